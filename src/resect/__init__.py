@@ -1,0 +1,1 @@
+"""resect: causal weight surgery on language models."""

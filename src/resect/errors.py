@@ -1,0 +1,50 @@
+"""Errors that a user can fix.
+
+A `ResectError` is printed without a traceback and ends the command with exit code 2. Any other
+exception is a bug, keeps its traceback and ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+
+class ResectError(Exception):
+    """Something that the user can fix: what is wrong, what was got, what is allowed, what to do."""
+
+    def __init__(self, what: str, *, got: str = "", allowed: str = "", fix: str = "") -> None:
+        """Compose one message.
+
+        Args:
+            what: What is wrong, a clause without a full stop.
+            got: The offending value as the user would recognise it.
+            allowed: What would have been accepted.
+            fix: The next step, an imperative sentence without a full stop.
+        """
+        self.what = what
+        self.got = got
+        self.allowed = allowed
+        self.fix = fix
+        parts = [what]
+        if got:
+            parts.append(f"got: {got}")
+        if allowed:
+            parts.append(f"allowed: {allowed}")
+        if fix:
+            parts.append(f"next step: {fix}")
+        super().__init__("\n  ".join(parts))
+
+
+class InputError(ResectError):
+    """A path, option or data file that cannot be used as given."""
+
+
+class MismatchError(ResectError):
+    """An artefact that does not belong to the model, tokenizer or data it is used with."""
+
+
+class CoverageError(ResectError):
+    """A model with block weights that resect can neither prune nor knowingly leave alone."""
+
+
+def unknown_name(kind: str, name: str, known: list[str]) -> InputError:
+    """Return the error for a name that is not in a family (method, judge, study, preset)."""
+    return InputError(f"unknown {kind}", got=repr(name), allowed=", ".join(sorted(known)))

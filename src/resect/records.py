@@ -1,0 +1,195 @@
+"""What crosses modules and disk: frozen records, and the conventions that hold everywhere.
+
+Conventions, said once:
+- A score is *higher when the behaviour depends on the weight more*. For signed SNIP this is the
+  facilitation a_w = -w * mean_e dL_e/dw, the first-order rise of the mean loss when w is removed.
+- A mask is True where a weight is *removed*.
+- Fractions lie in [0, 1]; losses are mean negative log-likelihoods in nats.
+- A rate is hits / scored. What could not be scored is counted apart and is never a zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+
+Format = Literal["raw", "chat"]
+Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
+Scope = Literal["tensor", "model"]
+Outcome = Literal["complied", "refused", "refused_late", "wrong", "benign", "incoherent"]
+VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
+
+OUTCOMES: tuple[Outcome, ...] = (
+    "complied",
+    "refused",
+    "refused_late",
+    "wrong",
+    "benign",
+    "incoherent",
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a behaviour set: a prompt, its response and what is known about them.
+
+    Attributes:
+        id: Unique within its set.
+        prompt: Text of the user's turn, or chat messages as (role, content) pairs.
+        completion: Text of the response that is scored or compared with.
+        category: For instance a harm type or a task; empty if there is none.
+        split: "calibration", "evaluation" or empty if the set is not split.
+        key: Answer key for the exact judge (`accept`, `form`, `benign`, `refusal`).
+    """
+
+    id: str
+    prompt: str | tuple[tuple[str, str], ...]
+    completion: str
+    category: str = ""
+    split: str = ""
+    key: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example as token ids.
+
+    Attributes:
+        id: Id of the example.
+        input_ids: Prompt and response, no padding.
+        first_scored: Position of the first response token that counts in the loss. Token t is
+            predicted from position t - 1, so this is at least 1. All tokens from here to the end
+            are scored.
+        weight: Factor of this example's loss; +1/n and -1/m make a contrast.
+    """
+
+    id: str
+    input_ids: tuple[int, ...]
+    first_scored: int
+    weight: float = 1.0
+
+    @property
+    def scored_tokens(self) -> int:
+        """Number of tokens that count in the loss."""
+        return len(self.input_ids) - self.first_scored
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model variant answered to one prompt, before any judge has seen it.
+
+    Attributes:
+        example_id: Id of the example in its set.
+        probe: Name of the probe that asked.
+        attack: Name of the attack under which it was asked.
+        category: Category of the example.
+        prompt: The prompt as text, for reports that show replies.
+        prefix: What the attack put into the assistant's mouth; not judged.
+        text: The model's own continuation, without special tokens.
+        key: Answer key of the example.
+        reference: The example's completion.
+        nll: Mean NLL (nats per token) of the continuation under the intact model, or None.
+        repetition: Share of repeated token 3-grams in the continuation, in [0, 1], or None.
+    """
+
+    example_id: str
+    probe: str
+    attack: str
+    category: str
+    prompt: str
+    prefix: str
+    text: str
+    key: dict[str, Any] = field(default_factory=dict)
+    reference: str = ""
+    nll: float | None = None
+    repetition: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one reply; `score is None` means unscored, never zero.
+
+    Attributes:
+        judge: Name of the judge.
+        rule: The rule that decided, as named in the judge's documentation.
+        score: 1.0 if the behaviour asked for by the probe is shown, 0.0 if not, graded judges in
+            between; None if the reply could not be scored.
+        outcome: Which of the six outcomes, or None where outcomes do not apply or are unknown.
+        raw: What the judge read or answered, verbatim.
+        reason: Why the reply is unscored; empty otherwise.
+    """
+
+    judge: str
+    rule: str
+    score: float | None
+    outcome: Outcome | None = None
+    raw: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A named value with its 95 % interval; bounds are None where none can be computed."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a study with its verdict, by a rule that was in the config before the run.
+
+    Attributes:
+        study: Name of the study.
+        claim: The claim in words.
+        verdict: One of four words.
+        effect: The number behind the verdict.
+        controls: The same number for the controls; never empty.
+        rule: The decision rule in words, with its thresholds.
+        seeds: Seeds that took part.
+        n: Prompts behind the effect, over all seeds.
+        reason: Why the verdict is what it is, in one sentence.
+    """
+
+    study: str
+    claim: str
+    verdict: VerdictWord
+    effect: Interval
+    controls: tuple[Interval, ...]
+    rule: str
+    seeds: tuple[int, ...]
+    n: int
+    reason: str
+
+    def __post_init__(self) -> None:
+        """Refuse a claim without controls: nothing is reported without its baselines."""
+        if not self.controls:
+            raise ValueError(f"claim {self.study!r} has no controls")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found: its claims and the tables from which its figures are drawn.
+
+    Attributes:
+        study: Name of the study.
+        title: The question, for a heading.
+        claims: One or more claims.
+        tables: Table name to rows; a row is a flat mapping of plain values. The report draws from
+            these alone.
+        shows: What the result shows, in plain words.
+        does_not_show: What it does not show.
+        settings: The study's settings as run.
+    """
+
+    study: str
+    title: str
+    claims: tuple[Claim, ...]
+    tables: dict[str, list[dict[str, Any]]]
+    shows: str
+    does_not_show: str
+    settings: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,261 @@
+"""Files: written whole or not at all, with their origin written beside them.
+
+Every write of the package goes through `atomic` (a file) or `atomic_folder` (a folder): the
+content is made in a sibling whose name ends in `.part`, flushed to disk and renamed. What has its
+final name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from resect.errors import InputError
+from resect.records import SCHEMA_VERSION
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path}",
+        got=error.strerror or str(error),
+        fix="free some space or choose another place with -o; what was there before is unchanged",
+    )
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a `.part` path beside `path`; rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: The place cannot be written (missing rights, full disk).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _sync(part)
+        os.replace(part, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a fresh sibling folder; rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: `path` exists and is not empty, or the place cannot be written.
+    """
+    path = Path(path)
+    refuse_full_folder(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            path.rmdir()
+        os.replace(part, path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_full_folder(path: Path) -> None:
+    """Raise `InputError` if `path` is a file or a folder with something in it."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(
+            "the output folder is not empty", got=str(path), fix="choose a new folder with -o"
+        )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples, sets and paths into what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all; NaN is refused by `json`."""
+    text = json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: The file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON", got=str(error)) from error
+
+
+def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as Parquet; nested values are stored as JSON text in columns named `*_json`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    flat = [
+        {
+            (f"{key}_json" if isinstance(value, dict | list | tuple) else key): (
+                json.dumps(plain(value), sort_keys=True)
+                if isinstance(value, dict | list | tuple)
+                else value
+            )
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+    with atomic(path) as part:
+        pq.write_table(pa.Table.from_pylist(flat), part)
+
+
+def read_parquet(path: str | Path) -> list[dict[str, Any]]:
+    """Read rows that `write_parquet` wrote.
+
+    Raises:
+        InputError: The file is missing or not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}", got=str(error).splitlines()[0]) from error
+    return [
+        {
+            key.removesuffix("_json"): (
+                json.loads(value) if key.endswith("_json") and value is not None else value
+            )
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+
+
+def hash_text(*parts: str) -> str:
+    """Return 16 hex digits that name the given texts in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]
+
+
+def hash_value(value: Any) -> str:
+    """Return 16 hex digits that name a plain value, whatever the order of its keys."""
+    return hash_text(json.dumps(plain(value), sort_keys=True))
+
+
+def hash_file(path: str | Path) -> str:
+    """Return 16 hex digits that name a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Return the folder for rebuildable things: $RESECT_CACHE, else the user's cache folder."""
+    given = os.environ.get("RESECT_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("resect")
+
+
+@functools.cache
+def _git_state() -> dict[str, Any]:
+    folder = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        return {
+            "git_commit": git("rev-parse", "HEAD"),
+            "git_dirty": bool(git("status", "--porcelain", "--", str(folder))),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}
+
+
+def package_versions(names: Iterable[str] = ("torch", "transformers", "numpy")) -> dict[str, str]:
+    """Return installed versions without importing the packages."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def provenance() -> dict[str, Any]:
+    """Return what every artefact says about the software that made it."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "resect_version": importlib.metadata.version("resect"),
+        "python": platform.python_version(),
+        "versions": package_versions(),
+        **_git_state(),
+    }
+
+
+def check_schema(found: Any, path: str | Path) -> None:
+    """Raise `InputError` if an artefact was written by an incompatible version."""
+    if found != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has a schema that this version cannot read",
+            got=f"schema version {found!r}",
+            allowed=str(SCHEMA_VERSION),
+            fix="make it again with this version of resect",
+        )
