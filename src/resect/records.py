@@ -92,6 +92,8 @@ class Reply:
         reference: The example's completion.
         nll: Mean NLL (nats per token) of the continuation under the intact model, or None.
         repetition: Share of repeated token 3-grams in the continuation, in [0, 1], or None.
+        kl: Mean KL divergence (nats per token) of the variant from the intact model on the
+            reference, measured by the likelihood probe alone.
     """
 
     example_id: str
@@ -105,6 +107,7 @@ class Reply:
     reference: str = ""
     nll: float | None = None
     repetition: float | None = None
+    kl: float | None = None
 
 
 @dataclass(frozen=True)

@@ -56,3 +56,138 @@ def wilson(hits: float, trials: int) -> tuple[float, float]:
         z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2)) / (1 + z**2 / trials)
     )
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Sample:
+    """A statistic with its bootstrap draws; arithmetic is carried out draw by draw.
+
+    Draws of two samples may be combined only if they come from the same resampled prompts, which
+    holds for everything that one `Resampler` returns.
+    """
+
+    def __init__(self, value: float, draws: Array, exact: tuple[float, float] | None = None):
+        """Hold a point estimate, draws [R] and, where known, bounds that need no resampling."""
+        self.value = value
+        self.draws = draws
+        self.exact = exact
+
+    def interval(self, name: str, level: float = LEVEL) -> Interval:
+        """Return the percentile interval, widened to the exact bounds where they are known.
+
+        A bootstrap of values that are all equal has no spread, however few they are; the exact
+        bounds (Wilson) keep such an interval honest.
+        """
+        if math.isnan(self.value):
+            return Interval(name, None)
+        finite = self.draws[np.isfinite(self.draws)]
+        if finite.size == 0:
+            return Interval(name, self.value)
+        tail = 100 * (1 - level) / 2
+        low, high = (float(bound) for bound in np.percentile(finite, [tail, 100 - tail]))
+        if self.exact is not None:
+            low, high = min(low, self.exact[0]), max(high, self.exact[1])
+        return Interval(name, self.value, min(low, self.value), max(high, self.value))
+
+    def __sub__(self, other: Sample) -> Sample:
+        """Return the paired difference."""
+        exact = None
+        if self.exact is not None and other.exact is not None and not np.ptp(self.draws - other.draws):
+            exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
+        return Sample(self.value - other.value, self.draws - other.draws, exact)
+
+
+class Resampler:
+    """Bootstrap over prompts within strata, the same resampled prompts for every arm.
+
+    A stratum is a (seed, category) pair: prompts are exchangeable within it, seeds and tasks are
+    kept apart. A rate is the mean over strata of the mean over a stratum's prompts.
+    """
+
+    def __init__(self, label: str, resamples: int = RESAMPLES):
+        """Name the draws by `label`."""
+        self.label = label
+        self.resamples = resamples
+        self._counts: dict[tuple[str, int], Array] = {}
+
+    def _weights(self, stratum: str, size: int) -> Array:
+        """Return bootstrap weights [R, size] whose rows sum to 1."""
+        key = (stratum, size)
+        if key not in self._counts:
+            draw = rng(f"bootstrap/{self.label}/{stratum}/{size}")
+            counts = draw.multinomial(size, np.full(size, 1 / size), size=self.resamples)
+            self._counts[key] = counts / size
+        return self._counts[key]
+
+    def rate(self, strata: dict[str, list[float | None]]) -> Sample:
+        """Return the mean over strata of the mean score; None entries are unscored and left out.
+
+        Args:
+            strata: For each stratum the scores in the order of its prompts, the same order for
+                every arm.
+        """
+        values, draws, hits, trials = [], [], 0.0, 0
+        for stratum, scores in strata.items():
+            scored = np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
+            known = ~np.isnan(scored)
+            if not known.any():
+                continue
+            weights = self._weights(stratum, len(scored))[:, known]
+            total = weights.sum(axis=1)
+            with np.errstate(invalid="ignore"):
+                draws.append(weights @ scored[known] / total)
+            values.append(float(scored[known].mean()))
+            hits, trials = hits + float(scored[known].sum()), trials + int(known.sum())
+        if not values:
+            return Sample(math.nan, np.full(self.resamples, np.nan))
+        stacked = np.mean(np.stack(draws), axis=0)
+        exact = wilson(hits, trials) if np.nanstd(stacked) == 0 else None
+        return Sample(float(np.mean(values)), stacked, exact)
+
+
+def relative_drop(intact: Sample, cut: Sample) -> Sample:
+    """Return 1 - cut / intact, draw by draw; NaN where the intact rate is zero."""
+    if intact.value == 0 or math.isnan(intact.value):
+        return Sample(math.nan, np.full(len(cut.draws), np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = 1 - cut.draws / intact.draws
+    exact = None
+    if cut.exact is not None:
+        exact = (1 - cut.exact[1] / intact.value, 1 - cut.exact[0] / intact.value)
+    return Sample(1 - cut.value / intact.value, draws, exact)
+
+
+def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sample]) -> Sample:
+    """Return the largest harm drop among cuts whose utility drop is within the budget.
+
+    The choice is repeated in every draw, so that its luck is inside the interval. No cut (a drop
+    of 0 at no cost) is always among the choices.
+
+    Args:
+        budget: Largest relative utility drop, a fraction.
+        harm_drops: One sample a cut.
+        utility_drops: Utility drops of the same cuts.
+    """
+
+    def choose(harm: Array, utility: Array) -> Array:
+        allowed = np.where(utility <= budget, np.nan_to_num(harm, nan=0.0), 0.0)
+        return np.maximum(allowed.max(axis=0), 0.0)
+
+    value = choose(
+        np.array([[sample.value] for sample in harm_drops]),
+        np.array([[sample.value] for sample in utility_drops]),
+    )
+    draws = choose(
+        np.stack([sample.draws for sample in harm_drops]),
+        np.stack([sample.draws for sample in utility_drops]),
+    )
+    chosen = [
+        sample
+        for sample, cost in zip(harm_drops, utility_drops, strict=True)
+        if cost.value <= budget and sample.value == value[0]
+    ]
+    return Sample(float(value[0]), draws, chosen[0].exact if chosen else None)
+
+
+def overlap_p_value(population: int, first: int, second: int, shared: int) -> float:
+    """Return P(overlap ≥ shared) for two random sets of these sizes (hypergeometric)."""
+    return float(scipy_stats.hypergeom.sf(shared - 1, population, first, second))

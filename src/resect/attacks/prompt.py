@@ -1,0 +1,41 @@
+"""Attacks that change the prompt alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resect.data.encode import PromptIds, encode_prompt
+from resect.errors import InputError
+from resect.records import Example, Format
+
+
+def none(
+    example: Example, tokenizer: Any, format: Format, tokens: int, phrase: str | None
+) -> PromptIds:
+    """Ask plainly; `tokens` and `phrase` are not used."""
+    del tokens, phrase
+    return encode_prompt(example, tokenizer, format=format)
+
+
+def prefill(
+    example: Example, tokenizer: Any, format: Format, tokens: int, phrase: str | None
+) -> PromptIds:
+    """Open the assistant's turn with the first tokens of a target answer, or a fixed phrase.
+
+    The verdict is on the continuation alone.
+
+    Raises:
+        InputError: The target answer is no longer than the prefix, so that nothing is left to say.
+    """
+    if phrase is None:
+        total = len(tokenizer(example.completion, add_special_tokens=False)["input_ids"])
+        if not 1 <= tokens < total:
+            raise InputError(
+                f"a prefill of {tokens} tokens leaves nothing of example {example.id!r}",
+                got=f"{total} tokens in its completion",
+                allowed=f"1 to {total - 1}",
+                fix="shorten the prefill or give a fixed phrase",
+            )
+    return encode_prompt(
+        example, tokenizer, format=format, prefix_tokens=tokens, prefix_text=phrase
+    )

@@ -1,0 +1,141 @@
+"""Turn examples into token ids.
+
+Two formats, as DESIGN fixes them:
+- `raw`: the prompt and a newline, and the completion, tokenised apart without special tokens and
+  concatenated, as the released code of arXiv 2604.09544 does.
+- `chat`: the prompt through the chat template with its generation prompt, then the completion; no
+  end token is added, so none is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resect.errors import InputError
+from resect.records import Encoded, Example, Format
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """A prompt ready for generation.
+
+    Attributes:
+        ids: Token ids of the prompt and of the attack's prefix.
+        prefix: Text of the prefix that was put into the assistant's mouth, "" for none.
+    """
+
+    ids: tuple[int, ...]
+    prefix: str = ""
+
+
+def prompt_text(example: Example) -> str:
+    """Return the prompt as one text, for `raw` format and for display."""
+    if isinstance(example.prompt, str):
+        return example.prompt
+    return "\n".join(content for _, content in example.prompt)
+
+
+def _text_ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _prompt_ids(tokenizer: Any, example: Example, format: Format) -> list[int]:
+    if format == "raw":
+        return _text_ids(tokenizer, prompt_text(example) + "\n")
+    turns = (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
+    messages = [{"role": role, "content": content} for role, content in turns]
+    # enable_thinking is read by the templates of reasoning models and ignored by the others.
+    encoded = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, enable_thinking=False
+    )
+    return list(encoded["input_ids"])
+
+
+def check_format(tokenizer: Any, format: Format) -> None:
+    """Refuse `chat` for a tokenizer without a chat template.
+
+    Raises:
+        InputError: The tokenizer has no template.
+    """
+    if format == "chat" and not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "the tokenizer has no chat template", allowed="--format raw", fix="use --format raw"
+        )
+
+
+def encode(
+    examples: Iterable[Example],
+    tokenizer: Any,
+    *,
+    format: Format = "chat",
+    skip: int = 0,
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """Encode prompts with their completions for scoring.
+
+    Args:
+        examples: The examples.
+        tokenizer: A Hugging Face tokenizer.
+        format: `raw` or `chat`.
+        skip: Response tokens that are not scored, from the first.
+        max_length: The model's context in tokens; None for no limit.
+
+    Raises:
+        InputError: No chat template; an example without a scored token or longer than the
+            context, named by its id.
+    """
+    check_format(tokenizer, format)
+    encoded = []
+    for example in examples:
+        prompt = _prompt_ids(tokenizer, example, format)
+        response = _text_ids(tokenizer, example.completion)
+        if len(response) <= skip or not prompt:
+            raise InputError(
+                f"example {example.id!r} has no token to score",
+                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={skip}",
+                allowed="a prompt, and more response tokens than skip",
+                fix="lower --skip or remove the example",
+            )
+        length = len(prompt) + len(response)
+        if max_length is not None and length > max_length:
+            raise InputError(
+                f"example {example.id!r} is longer than the model's context",
+                got=f"{length} tokens",
+                allowed=f"{max_length} tokens",
+                fix="shorten or remove it: a cut response would change the loss",
+            )
+        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + skip))
+    return encoded
+
+
+def encode_prompt(
+    example: Example,
+    tokenizer: Any,
+    *,
+    format: Format,
+    prefix_tokens: int = 0,
+    prefix_text: str | None = None,
+) -> PromptIds:
+    """Encode a prompt for generation, with the start of an answer if an attack gives one.
+
+    Args:
+        example: The example.
+        tokenizer: A Hugging Face tokenizer.
+        format: `raw` or `chat`.
+        prefix_tokens: How many tokens of the example's completion open the answer.
+        prefix_text: A fixed opening instead.
+    """
+    ids = _prompt_ids(tokenizer, example, format)
+    text = example.completion if prefix_text is None else prefix_text
+    prefix = _text_ids(tokenizer, text)
+    if prefix_text is None:
+        prefix = prefix[:prefix_tokens]
+    return PromptIds((*ids, *prefix), decode(tokenizer, prefix) if prefix else "")
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of token ids, without special tokens."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
+    return text

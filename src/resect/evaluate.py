@@ -1,0 +1,210 @@
+"""Put probes to a model variant and judge its replies.
+
+Replies come first and verdicts second, so that replies can be stored before any judge runs and be
+judged again later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from resect.attacks import AttackSettings, attack_prompt
+from resect.data.encode import check_format, decode, encode, prompt_text
+from resect.data.load import BehaviourSet
+from resect.edit import removed
+from resect.errors import InputError
+from resect.generate import (
+    GenerationSettings,
+    by_length,
+    generate,
+    mean_nll,
+    mean_nlls,
+    repetition,
+    token_log_probs,
+)
+from resect.judges import find_judge
+from resect.mask import Mask
+from resect.probes import Probe, find_probe
+from resect.records import Format, Reply, Verdict
+
+NO_ATTACK = AttackSettings(name="none")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How model variants are asked and judged; the same for all arms of a comparison.
+
+    Attributes:
+        format: `raw` or `chat`.
+        attack: The attack of the probes that are put under one.
+        judge: The judge of generation and refusal.
+        generation: How replies are decoded.
+    """
+
+    format: Format = "chat"
+    attack: AttackSettings = AttackSettings()
+    judge: str = "exact"
+    generation: GenerationSettings = GenerationSettings()
+
+
+def _cut(model: Any, mask: Mask | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if mask is None else removed(model, mask)
+
+
+def ask(
+    model: Any,
+    tokenizer: Any,
+    probes: Mapping[str, BehaviourSet],
+    settings: EvaluationSettings,
+    mask: Mask | None = None,
+) -> list[Reply]:
+    """Return the replies of one variant to all probes.
+
+    Args:
+        model: The intact model.
+        tokenizer: Its tokenizer.
+        probes: Probe name to the examples that it is put to.
+        settings: How to ask.
+        mask: Weights that are removed while the model answers; None asks the intact model.
+
+    Raises:
+        InputError: An unknown probe, a prompt that leaves no room for a reply.
+        MismatchError: The mask belongs to another model.
+    """
+    check_format(tokenizer, settings.format)
+    replies: list[Reply] = []
+    for name, examples in probes.items():
+        probe = find_probe(name)
+        if probe.judged == "never":
+            replies += _likelihoods(model, tokenizer, examples, settings, mask)
+        else:
+            replies += _answers(model, tokenizer, (probe, examples), settings, mask)
+    return replies
+
+
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    question: tuple[Probe, BehaviourSet],
+    settings: EvaluationSettings,
+    mask: Mask | None,
+) -> list[Reply]:
+    probe, examples = question
+    attack = settings.attack if probe.attacked else NO_ATTACK
+    prompts = [
+        attack_prompt(attack, example, tokenizer, settings.format) for example in examples.examples
+    ]
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for example, prompt in zip(examples.examples, prompts, strict=True):
+        if room is not None and len(prompt.ids) >= room:
+            raise InputError(
+                f"example {example.id!r} leaves no room for a reply",
+                got=f"{len(prompt.ids)} prompt tokens",
+                allowed=f"fewer than the context of {room} tokens",
+                fix="shorten or remove it",
+            )
+    ids = [prompt.ids for prompt in prompts]
+    with _cut(model, mask):
+        tokens = generate(model, tokenizer, ids, settings.generation)
+    nlls: list[float | None] = [None] * len(tokens)
+    if probe.coherent:
+        rows = [(*prompt, *reply) for prompt, reply in zip(ids, tokens, strict=True)]
+        starts = [len(prompt) for prompt in ids]
+        nlls = mean_nlls(model, rows, starts, settings.generation.batch_size)
+    return [
+        Reply(
+            example_id=example.id,
+            probe=probe.name,
+            attack=attack.name,
+            category=example.category,
+            prompt=prompt_text(example),
+            prefix=prompt.prefix,
+            text=decode(tokenizer, reply),
+            key=example.key,
+            reference=example.completion,
+            nll=nll,
+            repetition=repetition(reply) if probe.coherent else None,
+        )
+        for example, prompt, reply, nll in zip(
+            examples.examples, prompts, tokens, nlls, strict=True
+        )
+    ]
+
+
+def _likelihoods(
+    model: Any,
+    tokenizer: Any,
+    examples: BehaviourSet,
+    settings: EvaluationSettings,
+    mask: Mask | None,
+) -> list[Reply]:
+    """Measure NLL of the references under the variant and KL(intact || variant) on them."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = encode(examples.examples, tokenizer, format=settings.format, max_length=room)
+    found: dict[str, tuple[float, float]] = {}
+    for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):
+        rows = [encoded[at].input_ids for at in batch]
+        starts = [encoded[at].first_scored for at in batch]
+        # Both models see the same batch, and only one batch of distributions exists at a time.
+        intact = token_log_probs(model, rows, starts)
+        with _cut(model, mask):
+            variant = token_log_probs(model, rows, starts)
+        for at, before, after in zip(batch, intact, variant, strict=True):
+            divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
+            nll = mean_nll(after, encoded[at].input_ids[encoded[at].first_scored :])
+            found[encoded[at].id] = (nll, float(divergence))
+    return [
+        Reply(
+            example_id=example.id,
+            probe="likelihood",
+            attack="none",
+            category=example.category,
+            prompt=prompt_text(example),
+            prefix="",
+            text="",
+            reference=example.completion,
+            nll=found[example.id][0],
+            kl=found[example.id][1],
+        )
+        for example in examples.examples
+    ]
+
+
+def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Verdict]:
+    """Judge stored replies; needs no model.
+
+    Raises:
+        InputError: An unknown judge.
+    """
+    verdicts = []
+    configured = find_judge(settings.judge)
+    exact = find_judge("exact")
+    for reply in replies:
+        probe = find_probe(reply.probe)
+        if probe.judged == "never":
+            verdicts.append(Verdict("none", "none", None, reason="measured, not judged"))
+        else:
+            judge = configured if probe.judged == "configured" else exact
+            verdicts.append(judge(reply, probe.asked))
+    return verdicts
+
+
+def rows_of(replies: Sequence[Reply], verdicts: Sequence[Verdict] | None) -> list[dict[str, Any]]:
+    """Return flat rows for a record file; verdict columns are null before judging."""
+    blank: dict[str, Any] = {field.name: None for field in fields(Verdict)}
+    return [
+        {
+            **asdict(reply),
+            **(blank if verdicts is None else asdict(verdicts[at])),
+        }
+        for at, reply in enumerate(replies)
+    ]
+
+
+def reply_of(row: Mapping[str, Any]) -> Reply:
+    """Return the reply that a record row holds."""
+    names = {field.name for field in fields(Reply)}
+    return Reply(**{key: value for key, value in row.items() if key in names})
