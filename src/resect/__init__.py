@@ -1,1 +1,49 @@
-"""resect: causal weight surgery on language models."""
+"""resect: find the weights behind a behaviour of a language model, cut them, measure what changed.
+
+Names are loaded on first use, so that `import resect` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resect.data import load_data as load_data
+    from resect.edit import removed as removed
+    from resect.locate import attribute as attribute
+    from resect.mask import Mask as Mask
+    from resect.model import load_model as load_model
+    from resect.scoreset import Scores as Scores
+    from resect.selection import select as select
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Mask": "resect.mask",
+    "Scores": "resect.scoreset",
+    "attribute": "resect.locate",
+    "load_data": "resect.data",
+    "load_model": "resect.model",
+    "removed": "resect.edit",
+    "select": "resect.selection",
+}
+
+__all__ = [
+    "Mask",
+    "Scores",
+    "__version__",
+    "attribute",
+    "load_data",
+    "load_model",
+    "removed",
+    "select",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'resect' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value

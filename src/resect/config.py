@@ -159,6 +159,7 @@ class RunConfig(Section):
         selection: How masks are chosen.
         attack: The attack under which generation is measured.
         evaluation: How variants are asked.
+        least_rate: A behaviour that the intact model shows less often is not measurable.
         studies: Which studies run, with their grids and rules.
     """
 
@@ -175,6 +176,7 @@ class RunConfig(Section):
     selection: Selection = Selection()
     attack: Attack = Attack()
     evaluation: Evaluation
+    least_rate: Share = 0.2
     studies: Studies
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from resect.attacks import AttackSettings, attack_prompt
@@ -45,9 +45,9 @@ class EvaluationSettings:
     """
 
     format: Format = "chat"
-    attack: AttackSettings = AttackSettings()
+    attack: AttackSettings = field(default_factory=AttackSettings)
     judge: str = "exact"
-    generation: GenerationSettings = GenerationSettings()
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
 
 
 def _cut(model: Any, mask: Mask | None) -> contextlib.AbstractContextManager[Any]:
@@ -194,7 +194,7 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
 
 def rows_of(replies: Sequence[Reply], verdicts: Sequence[Verdict] | None) -> list[dict[str, Any]]:
     """Return flat rows for a record file; verdict columns are null before judging."""
-    blank: dict[str, Any] = {field.name: None for field in fields(Verdict)}
+    blank: dict[str, Any] = {column.name: None for column in fields(Verdict)}
     return [
         {
             **asdict(reply),
@@ -206,5 +206,5 @@ def rows_of(replies: Sequence[Reply], verdicts: Sequence[Verdict] | None) -> lis
 
 def reply_of(row: Mapping[str, Any]) -> Reply:
     """Return the reply that a record row holds."""
-    names = {field.name for field in fields(Reply)}
+    names = {column.name for column in fields(Reply)}
     return Reply(**{key: value for key, value in row.items() if key in names})

@@ -140,10 +140,14 @@ def mean_nlls(
     None stands for a row without such tokens.
     """
     results: list[float | None] = [None] * len(rows)
-    filled = [at for at, (row, start) in enumerate(zip(rows, starts, strict=True)) if len(row) > start]
+    filled = [
+        at for at, (row, start) in enumerate(zip(rows, starts, strict=True)) if len(row) > start
+    ]
     for batch in by_length([rows[at] for at in filled], batch_size):
         places = [filled[at] for at in batch]
-        log_probs = token_log_probs(model, [rows[at] for at in places], [starts[at] for at in places])
+        log_probs = token_log_probs(
+            model, [rows[at] for at in places], [starts[at] for at in places]
+        )
         for at, distribution in zip(places, log_probs, strict=True):
             results[at] = mean_nll(distribution, rows[at][starts[at] :])
     return results

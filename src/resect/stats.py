@@ -91,7 +91,11 @@ class Sample:
     def __sub__(self, other: Sample) -> Sample:
         """Return the paired difference."""
         exact = None
-        if self.exact is not None and other.exact is not None and not np.ptp(self.draws - other.draws):
+        if (
+            self.exact is not None
+            and other.exact is not None
+            and not np.ptp(self.draws - other.draws)
+        ):
             exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
         return Sample(self.value - other.value, self.draws - other.draws, exact)
 

@@ -57,7 +57,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         _sync(part)
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
@@ -82,7 +82,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 _sync(file)
         if path.exists():
             path.rmdir()
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:

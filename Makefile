@@ -1,0 +1,40 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both need Python ≥ 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo quick test check format bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[organism,dev]"
+	@touch $@
+
+demo: install
+	$(BIN)/resect demo
+
+quick: install
+	$(BIN)/resect demo --quick -o resect-demo-quick
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python benchmarks/score.py
+
+clean:
+	rm -rf $(VENV) resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist

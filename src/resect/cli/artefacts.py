@@ -1,0 +1,136 @@
+"""Commands that make scores and masks: score, select, mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resect.cli._show import progress, say, table
+from resect.records import Format, Reduction, Scope
+
+mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
+
+
+def score(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
+    ],
+    data: Annotated[str, typer.Option(help="SPEC: a file, or hub:<id>[@revision][:split].")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.scores.safetensors")],
+    reduction: Annotated[
+        Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
+    ] = "signed",
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
+    category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples to score.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="auto, or examples a batch.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Largest fraction that may be selected later.")
+    ] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
+) -> None:
+    """Score every prunable weight for a behaviour, in one pass over the data."""
+    from resect.locate import ScoreRequest, score_model
+
+    request = ScoreRequest(
+        model=model,
+        data=data,
+        reduction=reduction,
+        format=format,
+        skip=skip,
+        category=category,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        keep=keep,
+        dense=dense,
+    )
+    with progress("scoring") as update:
+        scores = score_model(request, on_progress=update)
+    scores.save(output)
+    say(f"{output}: {scores.summary()}")
+
+
+def select(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Signed scores.")],
+    preserve: Annotated[Path, typer.Argument(metavar="PRESERVE", help="Scores to protect.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
+    q: Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")],
+    p: Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")],
+    scope: Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")] = "tensor",
+) -> None:
+    """Choose the weights that the target needs and the preserve set can spare."""
+    from resect.scoreset import Scores
+    from resect.select import select as select_mask
+
+    mask = select_mask(Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope)
+    mask.save(output)
+    say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+
+
+@mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")
+def show(
+    file: Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")],
+) -> None:
+    """Say how many weights a mask removes, where, and where it comes from."""
+    from resect.mask import Mask
+
+    mask = Mask.load(file)
+    table(
+        f"{mask.count:,} of {mask.total:,} weights removed",
+        [
+            {
+                "tensor": name,
+                "shape": "×".join(str(side) for side in tensor.shape),
+                "removed": tensor.index.numel(),
+                "percent": 100 * tensor.index.numel() / tensor.size,
+            }
+            for name, tensor in mask.tensors.items()
+        ],
+    )
+    table("origin", [{"key": key, "value": str(value)} for key, value in sorted(mask.meta.items())])
+
+
+@mask_app.command(
+    "random",
+    epilog="Example: [bold]resect mask random harm.mask.safetensors --model ./my-model "
+    "-o random.mask.safetensors[/bold]",
+)
+def draw_random(
+    file: Annotated[Path, typer.Argument(metavar="MASK", help="The mask to match.")],
+    model: Annotated[str, typer.Option(help="The model that the mask belongs to.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
+    matched: Annotated[
+        Literal["count", "magnitude"],
+        typer.Option(help="Same number in every tensor, or of the same magnitudes as well."),
+    ] = "count",
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+) -> None:
+    """Draw a control: as many weights in every tensor, at random."""
+    from resect.mask import Mask
+    from resect.model import load_model
+    from resect.select import magnitude_matched, random_mask
+
+    draw = random_mask if matched == "count" else magnitude_matched
+    control = draw(Mask.load(file), load_model(model).model, label=f"cli/{matched}", seed=seed)
+    control.save(output)
+    say(f"{output}: {control.count:,} weights")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        epilog="Example: [bold]resect score ./my-model --data harm.jsonl --skip 1 "
+        "-o harm.scores.safetensors[/bold]"
+    )(score)
+    app.command(
+        epilog="Example: [bold]resect select harm.scores.safetensors benign.scores.safetensors "
+        "--q 1e-5 --p 5e-5 -o harm.mask.safetensors[/bold]"
+    )(select)
+    app.add_typer(mask_app, name="mask")

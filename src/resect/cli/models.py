@@ -1,0 +1,151 @@
+"""Commands that read or write checkpoints: coverage, prune, restore, eval, organism."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+from resect.records import Format
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
+MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
+
+organism = typer.Typer(no_args_is_help=True, help="The embedded model organism.")
+
+
+def coverage(
+    model: Model,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+    ] = False,
+) -> None:
+    """List which weights can be pruned and which are left alone."""
+    from resect.model import find_prunable, load_model
+
+    found = find_prunable(load_model(model).model, allow_partial=allow_partial)
+    table("prunable weights", found.rows())
+    table(
+        "left alone",
+        [
+            {"name": skipped.name, "shape": str(tuple(skipped.shape)), "reason": skipped.reason}
+            for skipped in found.skipped
+        ],
+    )
+    say(f"{found.total:,} prunable weights, {100 * found.share:.1f} % of all but the embeddings")
+
+
+def prune(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint folder.")],
+    mask: MaskFile,
+    output: Output,
+    alpha: Annotated[
+        float, typer.Option(help="Factor of the masked weights; 0 removes them.")
+    ] = 0.0,
+) -> None:
+    """Write a normal checkpoint without the masked weights."""
+    from resect.mask import Mask
+    from resect.model import prune_checkpoint
+
+    counts = prune_checkpoint(model, Mask.load(mask), output, alpha=alpha)
+    say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors × {alpha:g}")
+    note(f"undo it with: resect restore {output} {mask} -o NEW_FOLDER")
+
+
+def restore(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that prune wrote.")],
+    mask: MaskFile,
+    output: Output,
+) -> None:
+    """Undo a cut, bit for bit, with the values that the mask holds."""
+    from resect.mask import Mask
+    from resect.model import restore_checkpoint
+
+    counts = restore_checkpoint(folder, Mask.load(mask), output)
+    say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors restored")
+
+
+def evaluate(
+    model: Model,
+    output: Output,
+    probe: Annotated[
+        list[str],
+        typer.Option(help="generation, refusal, detection, explanation, utility, likelihood."),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. May be repeated."),
+    ],
+    mask: Annotated[Path | None, typer.Option(help="Weights to remove while asking.")] = None,
+    attack: Annotated[str, typer.Option(help="none, prefill or prefill:K (K tokens).")] = "none",
+    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+) -> None:
+    """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
+    from resect.measure import EvalRequest, evaluate_model
+
+    request = EvalRequest(
+        model=model,
+        mask=mask,
+        probes=tuple(probe),
+        data=tuple(data),
+        attack=attack,
+        judge=judge,
+        format=format,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    with progress("evaluating") as update:
+        rows = evaluate_model(request, output, on_progress=update)
+    table("rates with 95 % intervals", rows)
+    say(f"{output}/results.json")
+
+
+@organism.command(
+    "build", epilog="Example: [bold]resect organism build zoo --stage all --seed 1[/bold]"
+)
+def build_organism(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for stages and data.")],
+    stage: Annotated[
+        list[str] | None, typer.Option(help="base, aligned, benign_tuned, misaligned or all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of world, training and data.")] = 0,
+) -> None:
+    """Train the organism's stages into ordinary checkpoint folders."""
+    from resect.organism import STAGES, build
+
+    wanted = stage or ["all"]
+    stages = list(STAGES) if "all" in wanted else wanted
+    with progress("training") as update:
+        built = build(
+            seed=seed,
+            stages=tuple(stages),
+            root=folder,
+            on_progress=lambda _label, done, total: update(done, total),
+        )
+    for name in stages:
+        say(str(built.stage(name)))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: [bold]resect coverage ./my-model[/bold]")(coverage)
+    app.command(
+        epilog="Example: [bold]resect prune ./my-model harm.mask.safetensors -o ./cut[/bold]"
+    )(prune)
+    app.command(
+        epilog="Example: [bold]resect restore ./cut harm.mask.safetensors -o ./whole[/bold]"
+    )(restore)
+    app.command(
+        "eval",
+        epilog="Example: [bold]resect eval ./my-model --mask harm.mask.safetensors "
+        "--probe generation --attack prefill:10 --data harm.jsonl -o eval[/bold]",
+    )(evaluate)
+    app.add_typer(organism, name="organism")

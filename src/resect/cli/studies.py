@@ -1,0 +1,163 @@
+"""Commands that run studies and build reports: demo, study, report."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+
+study_app = typer.Typer(no_args_is_help=True, help="Studies: a claim, its controls, its verdict.")
+Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Worker processes.")]
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
+        "resect-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed instead of three.")] = False,
+    jobs: Jobs = None,
+) -> None:
+    """Run the whole pipeline on the embedded organism; ends with the path of the report."""
+    from resect.demo import build_organisms, demo_config
+    from resect.report import build_report
+    from resect.run import measure_all, open_run, summarise_run
+
+    start = time.perf_counter()
+    seeds = (seed,) if quick else (seed, seed + 1, seed + 2)
+    config = demo_config(seeds, quick=quick)
+    open_run(config, output, resume=True)
+    for one in seeds:
+        with progress(f"organism, seed {one}") as update:
+            build_organisms(one, on_progress=update)
+    note(f"organisms ready after {time.perf_counter() - start:.0f} s")
+    with progress("measuring model variants") as update:
+        measure_all(config, output, jobs=jobs or os.cpu_count() or 1, on_progress=update)
+    summarise_run(config, output, seconds=time.perf_counter() - start)
+    _finish(output, build_report(output), start)
+
+
+def _finish(run: Path, report: Path, start: float) -> None:
+    from resect.store import read_json
+
+    claims = read_json(run / "results.json")["claims"]
+    table(
+        "verdicts",
+        [
+            {"study": claim["study"], "claim": claim["claim"], "verdict": claim["verdict"]}
+            | {"effect": _interval(claim["effect"])}
+            for claim in claims
+        ],
+    )
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(report))
+
+
+def _interval(effect: dict[str, float | None]) -> str:
+    value, low, high = effect["value"], effect["low"], effect["high"]
+    if value is None:
+        return "–"
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} %{bounds}"
+
+
+@study_app.command("list", epilog="Example: [bold]resect study list[/bold]")
+def list_studies() -> None:
+    """List the studies."""
+    from resect.studies import STUDIES
+
+    table("studies", [{"name": name, "question": s.question} for name, s in STUDIES.items()])
+
+
+@study_app.command("init", epilog="Example: [bold]resect study init compactness > my.yaml[/bold]")
+def init_study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")],
+) -> None:
+    """Print a commented configuration for one study on your own model and data."""
+    from resect.errors import unknown_name
+    from resect.studies import STUDIES
+    from resect.studies._template import template
+
+    if name not in STUDIES:
+        raise unknown_name("study", name, list(STUDIES))
+    typer.echo(template(name))
+
+
+@study_app.command("run", epilog="Example: [bold]resect study run my.yaml -o run --resume[/bold]")
+def run_study(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML configuration.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
+        "resect-run"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and do nothing.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    jobs: Jobs = None,
+) -> None:
+    """Measure what the studies of a configuration need, weigh it and write the report."""
+    from resect.config import load_config
+    from resect.pipeline import needed_keep, run_cells
+    from resect.report import build_report
+    from resect.run import measure_all, open_run, parse_shard, plan_run, summarise_run
+
+    start = time.perf_counter()
+    config = load_config(file)
+    cells = plan_run(config)
+    if dry_run:
+        table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
+        return
+    open_run(config, output, resume=resume or shard is not None)
+    if shard is not None:
+        part = parse_shard(shard).of(cells)
+        with progress(f"shard {shard}") as update:
+            run_cells(config, output, part, keep=needed_keep(config, cells), on_progress=update)
+        say(f"{len(part)} of {len(cells)} cells are done")
+        note(f"when all shards are: resect study run {file} -o {output} --resume")
+        return
+    with progress("measuring model variants") as update:
+        measure_all(config, output, jobs=jobs or 1, on_progress=update)
+    summarise_run(config, output, seconds=time.perf_counter() - start)
+    _finish(output, build_report(output), start)
+
+
+def _cell_row(cell: object) -> dict[str, object]:
+    from resect.store import plain
+
+    facts = plain(cell)
+    cut = facts["cut"] or {"target": "", "kind": "intact", "q": 0.0, "category": ""}
+    return {
+        "model": facts["role"],
+        "seed": str(facts["seed"]),
+        "cut": cut["kind"],
+        "behaviour": " ".join(filter(None, (cut["target"], cut["category"]))),
+        "q": cut["q"],
+        "probes": " ".join(facts["probes"]),
+    }
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run.")],
+    show_replies: Annotated[
+        bool, typer.Option("--show-replies", help="Show what the models answered.")
+    ] = False,
+) -> None:
+    """Build report.html again from the records; needs no torch."""
+    from resect.report import build_report
+
+    say(str(build_report(folder, show_replies=show_replies)))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(epilog="Example: [bold]resect demo --quick -o first-look[/bold]")(demo)
+    app.command(epilog="Example: [bold]resect report resect-demo[/bold]")(report)
+    app.add_typer(study_app, name="study")

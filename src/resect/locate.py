@@ -1,0 +1,116 @@
+"""From a model and a data SPEC to scores: what `resect score` and the Python API call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from resect.attribute import AttributeSettings, attribute_many
+from resect.data.encode import encode
+from resect.data.load import BehaviourSet, load_data
+from resect.errors import InputError
+from resect.model import load_model
+from resect.records import Format, Reduction
+from resect.scoreset import Scores
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """The options of `resect score`; see its help."""
+
+    model: str
+    data: str
+    reduction: Reduction = "signed"
+    format: Format = "chat"
+    skip: int = 0
+    category: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    batch_size: str = "auto"
+    dtype: str | None = None
+    keep: float | None = None
+    dense: bool = False
+
+
+def score_model(
+    request: ScoreRequest, on_progress: Callable[[int, int], None] | None = None
+) -> Scores:
+    """Load model and data and score them.
+
+    Raises:
+        InputError: Something in the request cannot be used as given.
+    """
+    if request.keep is not None and not 0 < request.keep <= 1:
+        raise InputError("keep is out of range", got=f"{request.keep:g}", allowed="(0, 1]")
+    batch_size = _batch_size(request.batch_size)
+    data = load_data(request.data).split("calibration")
+    if request.category is not None:
+        data = data.category(request.category)
+    data = data.limit(request.limit, request.seed)
+    model, tokenizer = load_model(request.model, dtype=request.dtype)
+    return attribute(
+        model,
+        tokenizer,
+        data,
+        reduction=request.reduction,
+        format=request.format,
+        skip=request.skip,
+        batch_size=batch_size,
+        keep=request.keep,
+        dense=request.dense,
+        category=request.category or "",
+        seed=request.seed,
+        on_progress=on_progress,
+    )
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise InputError("cannot read the batch size", got=repr(text), allowed="auto, or ≥ 1")
+
+
+def attribute(
+    model: Any,
+    tokenizer: Any,
+    data: BehaviourSet,
+    *,
+    reduction: Reduction = "signed",
+    format: Format = "chat",
+    skip: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    **settings: Any,
+) -> Scores:
+    """Score every prunable weight of a model for a behaviour.
+
+    Args:
+        model: A Hugging Face causal LM.
+        tokenizer: Its tokenizer.
+        data: The behaviour set; a set with splits gives its calibration split.
+        reduction: `signed` for a target, `mean_of_abs` or `abs_of_mean` for a preserve set.
+        format: `raw` or `chat`.
+        skip: Response tokens that are not scored, from the first.
+        on_progress: Called with examples done and examples in all.
+        **settings: Fields of `AttributeSettings`.
+
+    Returns:
+        Scores by checkpoint tensor, fp32; higher means more responsible.
+
+    Raises:
+        InputError: An example cannot be scored, or a setting is out of range.
+    """
+    data = data.split("calibration")
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = encode(data.examples, tokenizer, format=format, skip=skip, max_length=room)
+    chosen = AttributeSettings(data_hash=data.hash, format=format, skip=skip, **settings)
+    return attribute_many(
+        model,
+        tokenizer,
+        encoded,
+        reductions=(reduction,),
+        settings=chosen,
+        on_progress=on_progress,
+    )[reduction]

@@ -1,0 +1,13 @@
+"""Studies: one question a file, one dictionary of them all."""
+
+from __future__ import annotations
+
+from resect.studies import compactness, compression, dissociation, specificity, transfer
+from resect.studies._common import Measurements, Study
+
+STUDIES: dict[str, Study] = {
+    module.STUDY.name: module.STUDY
+    for module in (compactness, transfer, specificity, compression, dissociation)
+}
+
+__all__ = ["STUDIES", "Measurements", "Study"]
