@@ -61,7 +61,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        # The parent may be a file or gone; the error above says so already.
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,158 @@
+"""Behaviour sets: what loads, what is refused, and how examples become tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resect.data import check_disjoint, encode, encode_prompt, load_data
+from resect.errors import InputError
+from resect.records import Example
+
+ROWS = [
+    {"prompt": f"how {n}", "completion": f"so {n} it goes", "category": "ab"[n % 2]}
+    for n in range(10)
+]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+class Words:
+    """A tokenizer of words: ids are lengths, which is enough to see what was put where."""
+
+    chat_template = "{{ messages }}"
+
+    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+        assert add_special_tokens is False
+        return {"input_ids": [len(word) for word in text.split()]}
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
+        assert options["add_generation_prompt"] is True
+        words = " ".join(turn["content"] for turn in messages)
+        return {"input_ids": [100, *self(words, add_special_tokens=False)["input_ids"], 101]}
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return " ".join(str(one) for one in ids)
+
+
+def test_three_file_formats_give_the_same_set(tmp_path: Path) -> None:
+    import csv
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lines = write(tmp_path / "a.jsonl", ROWS)
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["prompt", "completion", "category"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    sets = [load_data(lines), load_data(tmp_path / "a.csv"), load_data(tmp_path / "a.parquet")]
+    assert len({found.hash for found in sets}) == 1
+    assert sets[0].examples == sets[1].examples == sets[2].examples
+    assert sets[0].categories == ("a", "b")
+
+
+def test_message_lists_are_read(tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "system", "content": "be"}, {"role": "user", "content": "how"}],
+        "completion": [{"role": "assistant", "content": "so"}],
+    }
+    example = load_data(write(tmp_path / "m.jsonl", [row])).examples[0]
+    assert example.prompt == (("system", "be"), ("user", "how"))
+    assert example.completion == "so"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "has no rows"),
+        ("{]", "line 1 is not valid JSON"),
+        ("[1]", "line 1 is not an object"),
+        ('{"prompt": "a"}', "row 1 has no 'completion'"),
+        ('{"prompt": "", "completion": "b"}', "row 1 has no 'prompt'"),
+        ('{"prompt": 3, "completion": "b"}', "neither text nor a list of messages"),
+        ('{"prompt": "a", "completion": [{"role": "user", "content": "x"}]}', "one turn of the"),
+        (
+            '{"id": 1, "prompt": "a", "completion": "b"}\n'
+            '{"id": 1, "prompt": "c", "completion": "d"}',
+            "two rows with one id",
+        ),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_data(path)
+
+
+def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such data file"):
+        load_data(tmp_path / "none.jsonl")
+    (tmp_path / "x.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(InputError, match="unknown data format"):
+        load_data(tmp_path / "x.txt")
+
+
+def test_splits_categories_and_limits(tmp_path: Path) -> None:
+    rows = [row | {"split": "calibration" if n < 6 else "evaluation"} for n, row in enumerate(ROWS)]
+    found = load_data(write(tmp_path / "a.jsonl", rows))
+    assert len(found.split("calibration")) == 6
+    assert len(found.split("evaluation").category("a")) == 2
+    with pytest.raises(InputError, match="no rows of split 'other'"):
+        found.split("other")
+    with pytest.raises(InputError, match="allowed: a, b"):
+        found.category("c")
+    first, again = found.limit(4, seed=1), found.limit(4, seed=1)
+    assert first.examples == again.examples
+    assert len(first) == 4
+    assert first.examples != found.limit(4, seed=2).examples
+    assert first.hash != found.hash
+
+
+def test_a_shared_prompt_is_an_error(tmp_path: Path) -> None:
+    one = load_data(write(tmp_path / "a.jsonl", ROWS[:3]))
+    two = load_data(write(tmp_path / "b.jsonl", ROWS[2:]))
+    with pytest.raises(InputError, match="3 in .*a.jsonl, 1 in .*b.jsonl"):
+        check_disjoint(one, two)
+    check_disjoint(one, load_data(write(tmp_path / "c.jsonl", ROWS[3:])))
+
+
+def test_encoding_scores_the_response_after_skip() -> None:
+    example = Example("x", "how is", "so it goes")
+    raw = encode([example], Words(), format="raw", skip=1)[0]
+    assert raw.input_ids == (3, 2, 2, 2, 4)
+    assert raw.first_scored == 3
+    assert raw.scored_tokens == 2
+    chat = encode([example], Words(), format="chat")[0]
+    assert chat.input_ids == (100, 3, 2, 101, 2, 2, 4)
+    assert chat.first_scored == 4
+
+
+def test_encoding_refuses_what_cannot_be_scored() -> None:
+    example = Example("x7", "how is", "so it goes")
+    with pytest.raises(InputError, match="'x7' has no token to score"):
+        encode([example], Words(), skip=3)
+    with pytest.raises(InputError, match="'x7' is longer than the model's context"):
+        encode([example], Words(), max_length=6)
+    plain = Words()
+    plain.chat_template = ""
+    with pytest.raises(InputError, match="no chat template"):
+        encode([example], plain, format="chat")
+
+
+def test_prefill_opens_the_answer() -> None:
+    example = Example("x", "how is", "so it goes")
+    prompt = encode_prompt(example, Words(), format="chat", prefix_tokens=2)
+    assert prompt.ids == (100, 3, 2, 101, 2, 2)
+    assert prompt.prefix == "2 2"
+    fixed = encode_prompt(example, Words(), format="raw", prefix_text="certainly")
+    assert fixed.ids == (3, 2, 9)
