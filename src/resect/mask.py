@@ -1,0 +1,235 @@
+"""Masks: which weights are removed, and what they were.
+
+A mask names tensors as the checkpoint on disk does, and holds for each the sorted flat indices of
+the removed weights with their original values. So it is small, restores a cut checkpoint without
+the base model, and is refused on a model whose values differ. True means removed.
+
+Legend: n weights of a tensor, k removed weights of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resect import store
+from resect.errors import InputError, MismatchError
+
+KIND = "resect.mask"
+
+
+@dataclass(frozen=True)
+class MaskTensor:
+    """What is removed from one checkpoint tensor.
+
+    Attributes:
+        shape: Shape of the tensor.
+        index: [k] flat indices of the removed weights, sorted, int64.
+        value: [k] their original values, in the model's dtype.
+        round: [k] the scoring round in which each was chosen, uint8, from 0.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor
+    value: Tensor
+    round: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of weights of the tensor, n."""
+        size = 1
+        for side in self.shape:
+            size *= side
+        return size
+
+    def keep(self, chosen: Tensor) -> MaskTensor:
+        """Return the entries at which `chosen` [k], bool, is true."""
+        return MaskTensor(self.shape, self.index[chosen], self.value[chosen], self.round[chosen])
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A set of removed weights with its origin.
+
+    Attributes:
+        tensors: Checkpoint tensor name to what is removed from it, in model order; all prunable
+            tensors are listed, those without a removed weight with an empty index.
+        meta: Origin: model and tokenizer fingerprints, p, q, scope, hashes, versions.
+    """
+
+    tensors: Mapping[str, MaskTensor]
+    meta: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Number of removed weights."""
+        return sum(tensor.index.numel() for tensor in self.tensors.values())
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def fraction(self) -> float:
+        """Removed weights as a fraction of the prunable ones."""
+        return self.count / self.total if self.total else 0.0
+
+    def intersect(self, other: Mask) -> Mask:
+        """Return the weights that both remove."""
+        return self._combine(other, lambda mine, theirs: mine.keep(torch.isin(mine.index, theirs)))
+
+    def subtract(self, other: Mask) -> Mask:
+        """Return the weights that this mask removes and the other does not."""
+        return self._combine(other, lambda mine, theirs: mine.keep(~torch.isin(mine.index, theirs)))
+
+    def union(self, other: Mask) -> Mask:
+        """Return the weights that either removes.
+
+        Raises:
+            MismatchError: The masks belong to different models.
+        """
+        rest = other.subtract(self)
+        tensors = {}
+        for name, mine in self.tensors.items():
+            more = rest.tensors[name]
+            index, order = torch.cat([mine.index, more.index]).sort()
+            tensors[name] = MaskTensor(
+                mine.shape,
+                index,
+                torch.cat([mine.value, more.value])[order],
+                torch.cat([mine.round, more.round])[order],
+            )
+        return Mask(tensors, dict(self.meta))
+
+    def overlap(self, other: Mask) -> float:
+        """Return the Jaccard index of the two sets, in [0, 1]; 0 if both are empty."""
+        shared = self.intersect(other).count
+        union = self.count + other.count - shared
+        return shared / union if union else 0.0
+
+    def _combine(self, other: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
+        for name, tensor in self.tensors.items():
+            if name not in other.tensors or other.tensors[name].shape != tensor.shape:
+                raise MismatchError(
+                    "the masks belong to different models", got=f"no {name} {tensor.shape} in one"
+                )
+        tensors = {
+            name: rule(tensor, other.tensors[name].index) for name, tensor in self.tensors.items()
+        }
+        return Mask(tensors, dict(self.meta))
+
+    def check(self, name: str, found: Tensor | None) -> None:
+        """Refuse a tensor that is not the one this mask was made from.
+
+        Args:
+            name: Checkpoint name of the tensor.
+            found: The tensor of the model, or None if it has none of this name.
+
+        Raises:
+            MismatchError: Name, shape, dtype or a value at a removed place differs.
+        """
+        expected = self.tensors[name]
+        fix = "use the model that the mask was made from"
+        if found is None:
+            raise MismatchError(f"the model has no tensor {name}", fix=fix)
+        if tuple(found.shape) != expected.shape:
+            raise MismatchError(
+                f"{name} has another shape than in the mask",
+                got=str(tuple(found.shape)),
+                allowed=str(expected.shape),
+                fix=fix,
+            )
+        if found.dtype != expected.value.dtype:
+            raise MismatchError(
+                f"{name} has another dtype than in the mask",
+                got=str(found.dtype),
+                allowed=str(expected.value.dtype),
+                fix="load the model in the dtype in which it was scored",
+            )
+        values = found.detach().reshape(-1)[expected.index.to(found.device)].cpu()
+        different = (values != expected.value).nonzero()
+        if different.numel():
+            at = int(different[0])
+            raise MismatchError(
+                f"{name} has another value than in the mask, flat index {int(expected.index[at])}",
+                got=f"{float(values[at]):.9g} ({different.shape[0]} values of this tensor differ)",
+                allowed=f"{float(expected.value[at]):.9g}",
+                fix=fix,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as safetensors, whole or not at all."""
+        blobs: dict[str, Tensor] = {}
+        shapes: dict[str, list[int]] = {}
+        for name, tensor in self.tensors.items():
+            narrow = torch.int32 if tensor.size < 2**31 else torch.int64
+            blobs[f"{name}|index"] = tensor.index.to(narrow).contiguous()
+            blobs[f"{name}|value"] = tensor.value.contiguous()
+            blobs[f"{name}|round"] = tensor.round.contiguous()
+            shapes[name] = list(tensor.shape)
+        facts = store.plain({"kind": KIND, "shapes": shapes, "meta": dict(self.meta)})
+        with store.atomic(path) as part:
+            save_file(blobs, part, {"resect": json.dumps(facts | store.provenance())})
+
+    @staticmethod
+    def load(path: str | Path) -> Mask:
+        """Read a mask.
+
+        Raises:
+            InputError: The file is missing, broken or not a mask of this version.
+        """
+        blobs, facts = load_artefact(path, KIND)
+        try:
+            tensors = {
+                name: MaskTensor(
+                    tuple(shape),
+                    blobs[f"{name}|index"].to(torch.int64),
+                    blobs[f"{name}|value"],
+                    blobs[f"{name}|round"],
+                )
+                for name, shape in facts["shapes"].items()
+            }
+        except KeyError as error:
+            raise InputError(f"{path} is not a whole mask", got=f"no {error}") from error
+        for name, tensor in tensors.items():
+            last = int(tensor.index[-1]) if tensor.index.numel() else -1
+            first = int(tensor.index[0]) if tensor.index.numel() else 0
+            if first < 0 or last >= tensor.size:
+                raise InputError(
+                    f"{path} has an index outside of {name}", got=str(max(last, first))
+                )
+        return Mask(tensors, facts["meta"])
+
+
+def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the facts of one of our safetensors files.
+
+    Raises:
+        InputError: The file is missing, broken, of another kind or of another version.
+    """
+    if not Path(path).is_file():
+        raise InputError("no such file", got=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("resect", "null"))
+            # safe_open has keys(), but is no mapping.
+            blobs = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a readable artefact", got=str(error)) from error
+    if not isinstance(facts, dict) or facts.get("kind") != kind:
+        raise InputError(
+            f"{path} is not the kind of file that is needed here",
+            got=str(facts.get("kind")) if isinstance(facts, dict) else "a file of another program",
+            allowed=kind,
+        )
+    store.check_schema(facts.get("schema_version"), path)
+    return blobs, facts

@@ -1,0 +1,19 @@
+"""Checkpoints: loading them, finding their prunable weights, cutting and restoring them on disk."""
+
+from resect.model.checkpoint import prune_checkpoint, restore_checkpoint
+from resect.model.load import LoadedModel, load_model, model_fingerprint, tokenizer_fingerprint
+from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
+
+__all__ = [
+    "Coverage",
+    "LoadedModel",
+    "PrunableWeight",
+    "Skipped",
+    "find_prunable",
+    "load_model",
+    "model_fingerprint",
+    "prunable_tensors",
+    "prune_checkpoint",
+    "restore_checkpoint",
+    "tokenizer_fingerprint",
+]

@@ -1,0 +1,116 @@
+"""Load a checkpoint, and name it by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from resect.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SAMPLE = 4096
+
+
+class LoadedModel(NamedTuple):
+    """A causal LM in evaluation mode and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+
+def load_model(
+    place: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
+) -> LoadedModel:
+    """Load a causal LM and its tokenizer.
+
+    Args:
+        place: A checkpoint folder, or a Hub id, `id@revision` for a fixed revision.
+        dtype: Dtype of the weights; None keeps the one on disk.
+        device: Device to move the model to; None for a GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: The place does not exist or is no checkpoint, or the tokenizer does not work.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, revision = _source(str(place))
+    chosen = _dtype(dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=chosen, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"cannot load a causal language model from {place}",
+            got=str(error).strip().splitlines()[0],
+            fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
+        ) from error
+    if not tokenizer("a b c", add_special_tokens=False)["input_ids"]:
+        # A word-level tokenizer beside the config of some families loads as that family's class.
+        raise InputError(
+            f"the tokenizer of {place} returns no tokens",
+            got=type(tokenizer).__name__,
+            fix="save the tokenizer with its class named in tokenizer_config.json",
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+def _source(place: str) -> tuple[str, str | None]:
+    """Tell a folder from a Hub id; nothing is fetched for what looks like a path."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"{place} is not a checkpoint folder",
+                got="no config.json in it",
+                allowed="a folder that save_pretrained wrote, or a Hub id",
+            )
+        return str(folder), None
+    name, _, revision = place.partition("@")
+    if place.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+        raise InputError(
+            "no such checkpoint folder", got=place, allowed="a folder, or a Hub id owner/name"
+        )
+    return name, revision or None
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+    if dtype is None:
+        return "auto"
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
+    return DTYPES[dtype]
+
+
+def model_fingerprint(model: Any) -> str:
+    """Return 16 hex digits over names, shapes, dtypes and a sample of values of all parameters.
+
+    Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
+    models and still tells any two training runs apart.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // SAMPLE)
+        # Through float32, because numpy has no bfloat16; the conversion loses nothing.
+        digest.update(flat[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return 16 hex digits over a tokenizer's rules, vocabulary and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
+    template = str(getattr(tokenizer, "chat_template", None))
+    return hashlib.sha256(f"{rules}\0{template}".encode()).hexdigest()[:16]

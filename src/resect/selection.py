@@ -1,0 +1,282 @@
+r"""Which weights are cut: needed by the target and not needed by the preserve set.
+
+    T_q = the top ⌊q·n⌋ weights by the target's score, only those with a score above 0
+    U_p = the top ⌊p·n⌋ weights by the preserve set's score
+    M   = T_q \ U_p
+
+n counts the weights of a tensor (`scope="tensor"`, the released code of arXiv 2604.09544) or of the
+model (`scope="model"`). Ties break by tensor order, then by flat index. Beside the mask itself this
+module draws its controls: as many weights of every tensor at random, or of the same magnitudes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resect.errors import InputError, MismatchError
+from resect.mask import Mask, MaskTensor
+from resect.records import Scope
+from resect.scoreset import Scores, TensorScores
+from resect.stats import rng
+
+
+def select(
+    target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope = "tensor"
+) -> Mask:
+    """Return the set difference of the module's header.
+
+    Args:
+        target: Signed scores of the behaviour.
+        preserve: Scores of what is protected; None protects nothing.
+        q: Fraction of the target's ranking, in (0, 1].
+        p: Fraction that is protected, in [0, 1].
+        scope: Rank within each tensor or over the model.
+
+    Raises:
+        InputError: q or p is out of range or above what the scores keep.
+        MismatchError: The scores belong to different models or tokenizers.
+    """
+    _check(target, preserve, q, p)
+    taken = _top(target, q, scope, above_zero=True)
+    spared = {} if preserve is None or p == 0 else _top(preserve, p, scope, above_zero=False)
+    return _mask(target, preserve, taken, spared, {"q": q, "p": p, "scope": scope})
+
+
+def next_slice(
+    target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope = "tensor"
+) -> Mask:
+    """Return ranks q to 2q of the target minus the protected set: the next weights in line.
+
+    Raises:
+        InputError: 2q is above what the scores keep, or an argument is out of range.
+        MismatchError: The scores belong to different models or tokenizers.
+    """
+    if not 0 < q <= 0.5:
+        raise InputError("q is out of range for the next slice", got=f"{q:g}", allowed="(0, 0.5]")
+    wide = select(target, preserve, q=2 * q, p=p, scope=scope)
+    mask = wide.subtract(select(target, None, q=q, p=0, scope=scope))
+    return Mask(mask.tensors, {**mask.meta, "q": q, "control": "next_slice"})
+
+
+def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
+    if not 0 < q <= 1:
+        raise InputError("q is out of range", got=f"{q:g}", allowed="(0, 1]")
+    if not 0 <= p <= 1:
+        raise InputError("p is out of range", got=f"{p:g}", allowed="[0, 1]")
+    if target.meta.reduction not in ("signed", "opposite"):
+        raise InputError(
+            "the target's scores have no sign",
+            got=target.meta.reduction,
+            allowed="signed",
+            fix="score the target again with --reduction signed",
+        )
+    for name, scores, reach in (("q", target, q), ("p", preserve, p)):
+        if scores is not None and reach > scores.meta.keep:
+            raise InputError(
+                f"{name} reaches beyond what the scores keep",
+                got=f"{reach:g}",
+                allowed=f"≤ {scores.meta.keep:g}",
+                fix=f"score again with --keep {reach:g}",
+            )
+    if preserve is None:
+        return
+    for what, first, second in (
+        ("models", target.meta.model_fingerprint, preserve.meta.model_fingerprint),
+        ("tokenizers", target.meta.tokenizer_fingerprint, preserve.meta.tokenizer_fingerprint),
+    ):
+        if first != second:
+            raise MismatchError(
+                f"the scores belong to different {what}",
+                got=f"{first} ({target.meta.model_id}) and {second} ({preserve.meta.model_id})",
+                fix="score both behaviours on the same model",
+            )
+    shapes = [
+        {name: tensor.shape for name, tensor in scores.tensors.items()}
+        for scores in (target, preserve)
+    ]
+    if shapes[0] != shapes[1]:
+        raise MismatchError("the scores cover different tensors", fix="score both the same way")
+
+
+def _top(scores: Scores, fraction: float, scope: Scope, *, above_zero: bool) -> dict[str, Tensor]:
+    """Return for each tensor the places [k] in its candidate list that are selected."""
+    if scope == "tensor":
+        chosen = {
+            name: torch.arange(min(math.floor(fraction * tensor.size), tensor.index.numel()))
+            for name, tensor in scores.tensors.items()
+        }
+    else:
+        chosen = _top_of_model(scores, math.floor(fraction * scores.total))
+    if above_zero:
+        chosen = {
+            name: places[scores.tensors[name].value[places] > 0] for name, places in chosen.items()
+        }
+    return chosen
+
+
+def _top_of_model(scores: Scores, count: int) -> dict[str, Tensor]:
+    values = torch.cat([tensor.value for tensor in scores.tensors.values()])
+    # A stable sort keeps candidates of equal score in tensor order, then in flat-index order,
+    # because each tensor's candidates are sorted that way already.
+    order = values.argsort(descending=True, stable=True)[:count]
+    sizes = [tensor.index.numel() for tensor in scores.tensors.values()]
+    edges = np.cumsum([0, *sizes])
+    return {
+        name: (order[(order >= start) & (order < stop)] - start).sort().values
+        for name, start, stop in zip(scores.tensors, edges[:-1], edges[1:], strict=True)
+    }
+
+
+def _mask(
+    target: Scores,
+    preserve: Scores | None,
+    taken: Mapping[str, Tensor],
+    spared: Mapping[str, Tensor],
+    settings: dict[str, Any],
+) -> Mask:
+    tensors = {}
+    for name, tensor in target.tensors.items():
+        places = taken[name]
+        if preserve is not None and name in spared:
+            safe = preserve.tensors[name].index[spared[name]]
+            places = places[~torch.isin(tensor.index[places], safe)]
+        tensors[name] = _mask_tensor(tensor, places)
+    meta = {
+        **settings,
+        "model_id": target.meta.model_id,
+        "model_fingerprint": target.meta.model_fingerprint,
+        "tokenizer_fingerprint": target.meta.tokenizer_fingerprint,
+        "target": store_facts(target),
+        "preserve": None if preserve is None else store_facts(preserve),
+    }
+    return Mask(tensors, meta)
+
+
+def store_facts(scores: Scores) -> dict[str, Any]:
+    """Return what a mask says of the scores that it was made from."""
+    meta = scores.meta
+    return {
+        "method": meta.method,
+        "reduction": meta.reduction,
+        "data_hash": meta.data_hash,
+        "examples": meta.examples,
+        "format": meta.format,
+        "skip": meta.skip,
+        "category": meta.category,
+        "seed": meta.seed,
+    }
+
+
+def _mask_tensor(tensor: TensorScores, places: Tensor) -> MaskTensor:
+    index, order = tensor.index[places].sort()
+    return MaskTensor(
+        tensor.shape,
+        index,
+        tensor.weight[places][order],
+        torch.zeros(index.numel(), dtype=torch.uint8),
+    )
+
+
+Draw = Callable[[MaskTensor, Tensor, np.random.Generator], Tensor]
+
+
+def _control(
+    mask: Mask, weights: Mapping[str, Tensor], kind: str, draw: Draw, seeded: tuple[str, int]
+) -> Mask:
+    label, seed = seeded
+    tensors = {}
+    for name, tensor in mask.tensors.items():
+        mask.check(name, weights.get(name))
+        flat = weights[name].reshape(-1)
+        generator = rng(f"control/{label}/{name}", seed)
+        index = draw(tensor, flat, generator).sort().values
+        value = flat[index.to(flat.device)].detach().cpu().clone()
+        tensors[name] = MaskTensor(
+            tensor.shape, index, value, torch.zeros(index.numel(), dtype=torch.uint8)
+        )
+    return Mask(tensors, {**mask.meta, "control": kind, "label": label, "control_seed": seed})
+
+
+def random_mask(
+    mask: Mask, weights: Mapping[str, Tensor], *, label: str = "random", seed: int = 0
+) -> Mask:
+    """Draw as many weights of every tensor at random, none of them in `mask`.
+
+    Args:
+        mask: The mask to match.
+        weights: Checkpoint tensors of its model by name.
+        label: Name of the draw.
+        seed: Seed of the draw.
+
+    Raises:
+        MismatchError: The mask belongs to another model.
+    """
+
+    def draw(tensor: MaskTensor, _: Tensor, generator: np.random.Generator) -> Tensor:
+        count, free = tensor.index.numel(), tensor.size - tensor.index.numel()
+        ranks = np.sort(generator.choice(free, size=min(count, free), replace=False))
+        # The r-th weight outside of the mask: each removed weight before it shifts it by one.
+        gaps = tensor.index.numpy() - np.arange(count)
+        return torch.from_numpy(ranks + np.searchsorted(gaps, ranks, side="right"))
+
+    return _control(mask, weights, "random", draw, (label, seed))
+
+
+def magnitude_matched(
+    mask: Mask, weights: Mapping[str, Tensor], *, label: str = "magnitude", seed: int = 0
+) -> Mask:
+    """Draw for every removed weight another one of the same tensor with nearly its magnitude.
+
+    The weights outside of the mask are sorted by |w|; each removed weight draws one of the 16
+    nearest places that are still free, so the two sets agree in every quantile of |w|.
+
+    Args:
+        mask: The mask to match.
+        weights: Checkpoint tensors of its model by name.
+        label: Name of the draw.
+        seed: Seed of the draw.
+
+    Raises:
+        MismatchError: The mask belongs to another model.
+    """
+
+    def draw(tensor: MaskTensor, flat: Tensor, generator: np.random.Generator) -> Tensor:
+        magnitude = flat.detach().abs().float().cpu().numpy()
+        inside = np.zeros(tensor.size, dtype=bool)
+        inside[tensor.index.numpy()] = True
+        free = np.flatnonzero(~inside)
+        free = free[np.argsort(magnitude[free], kind="stable")]
+        return torch.from_numpy(
+            _nearest(magnitude[free], magnitude[tensor.index.numpy()], free, generator)
+        )
+
+    return _control(mask, weights, "magnitude", draw, (label, seed))
+
+
+NEIGHBOURS = 16
+
+
+def _nearest(sorted_magnitudes: Any, wanted: Any, free: Any, generator: np.random.Generator) -> Any:
+    """Return for each wanted magnitude a free index of nearly that magnitude, no index twice."""
+    used: set[int] = set()
+    chosen = []
+    for magnitude in wanted[generator.permutation(len(wanted))]:
+        centre = int(np.searchsorted(sorted_magnitudes, magnitude))
+        width = NEIGHBOURS // 2
+        near: list[int] = []
+        while not near and width < 2 * len(free):
+            places = range(max(0, centre - width), min(len(free), centre + width))
+            near = [place for place in places if place not in used]
+            width *= 2
+        if not near:
+            break
+        place = near[int(generator.integers(len(near)))]
+        used.add(place)
+        chosen.append(int(free[place]))
+    return np.array(chosen, dtype=np.int64)

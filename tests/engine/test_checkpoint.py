@@ -1,0 +1,102 @@
+"""Checkpoint folders: cut and restored bit for bit, in one file or in shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_mask_and_edit import make
+from transformers import AutoModelForCausalLM
+
+import tiny
+from resect.errors import InputError, MismatchError
+from resect.model import load_model, prune_checkpoint, restore_checkpoint
+
+CASES = [
+    ("llama", torch.float32, {}),
+    ("llama", torch.bfloat16, {"max_shard_size": "4KB"}),
+    ("qwen3", torch.bfloat16, {}),
+    ("gpt2", torch.float32, {}),
+    ("gpt2", torch.float32, {"max_shard_size": "4KB"}),
+]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        found |= load_file(path)
+    return found
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize(("architecture", "dtype", "options"), CASES)
+def test_prune_and_restore(
+    architecture: str, dtype: torch.dtype, options: dict[str, Any], alpha: float, tmp_path: Path
+) -> None:
+    source = tiny.save(architecture, tmp_path / "m", dtype=dtype, **options)
+    if options:
+        assert len(list(source.glob("*.safetensors"))) > 1
+    mask = make(load_model(source).model)
+    before = tensors(source)
+    counts = prune_checkpoint(source, mask, tmp_path / "cut", alpha=alpha)
+    assert counts["weights"] == mask.count > 0
+    cut = tensors(tmp_path / "cut")
+    for name, tensor in before.items():
+        changed = (tensor != cut[name]).reshape(-1).nonzero().squeeze(1)
+        entry = mask.tensors.get(name)
+        assert changed.tolist() == ([] if entry is None else entry.index.tolist())
+        if alpha == 0 and entry is not None:
+            zeros = (cut[name] == 0).reshape(-1).nonzero().squeeze(1)
+            assert zeros.tolist() == entry.index.tolist()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    assert loaded.dtype == dtype
+    restore_checkpoint(tmp_path / "cut", mask, tmp_path / "back")
+    back = tensors(tmp_path / "back")
+    assert list(back) == list(before)
+    assert all(torch.equal(tensor, back[name]) for name, tensor in before.items())
+    assert {p.name for p in source.iterdir()} == {p.name for p in (tmp_path / "back").iterdir()}
+    for path in source.iterdir():
+        if path.suffix != ".safetensors":
+            assert path.read_bytes() == (tmp_path / "back" / path.name).read_bytes()
+    assert all(torch.equal(tensor, tensors(source)[name]) for name, tensor in before.items())
+
+
+def test_names_of_old_files_without_the_wrapper_prefix(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = tiny.save("gpt2", tmp_path / "m")
+    mask = make(load_model(source).model)
+    weights = load_file(source / "model.safetensors")
+    save_file(
+        {name.removeprefix("transformer."): tensor for name, tensor in weights.items()},
+        source / "model.safetensors",
+        {"format": "pt"},
+    )
+    prune_checkpoint(source, mask, tmp_path / "cut")
+    restore_checkpoint(tmp_path / "cut", mask, tmp_path / "back")
+    back = tensors(tmp_path / "back")
+    assert all(torch.equal(t, back[n.removeprefix("transformer.")]) for n, t in weights.items())
+
+
+def test_wrong_folders_leave_nothing(tmp_path: Path) -> None:
+    source = tiny.save("llama", tmp_path / "m")
+    mask = make(load_model(source).model)
+    for other, message in (
+        (tiny.save("llama", tmp_path / "seed", seed=1), "another value"),
+        (tiny.save("llama", tmp_path / "bf16", dtype=torch.bfloat16), "another dtype"),
+        (tiny.save("gpt2", tmp_path / "gpt2"), "no tensor"),
+    ):
+        with pytest.raises(MismatchError, match=message):
+            prune_checkpoint(other, mask, tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="lacks safetensors weights"):
+        prune_checkpoint(tmp_path / "empty", mask, tmp_path / "out")
+    with pytest.raises(InputError, match="no such checkpoint folder"):
+        prune_checkpoint(tmp_path / "none", mask, tmp_path / "out")
+    with pytest.raises(InputError, match="not empty"):
+        prune_checkpoint(source, mask, tmp_path / "m")
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if ".part" in path.name]

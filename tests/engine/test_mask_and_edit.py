@@ -1,0 +1,148 @@
+"""Masks keep what they need to undo themselves, and are refused where they do not belong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from resect.attribution import AttributeSettings, attribute_many
+from resect.edit import removed
+from resect.errors import InputError, MismatchError
+from resect.mask import Mask
+from resect.model import prunable_tensors
+from resect.selection import random_mask, select
+
+ARCHITECTURES = ("llama", "qwen3", "gpt2")
+
+
+def make(model: Any, q: float = 0.05) -> Mask:
+    scores = attribute_many(
+        model, tiny.tokenizer(), tiny.examples(3), settings=AttributeSettings(dense=True)
+    )
+    return select(scores["signed"], None, q=q, p=0)
+
+
+def state(model: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def same(model: Any, before: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -1.0])
+def test_edit_restores_every_bit(architecture: str, dtype: torch.dtype, alpha: float) -> None:
+    model = tiny.build(architecture, dtype=dtype)
+    mask, before = make(model), state(model)
+    with removed(model, mask, alpha=alpha):
+        assert not same(model, before)
+        for name, entry in mask.tensors.items():
+            flat = dict(model.named_parameters())[name].reshape(-1)
+            assert torch.equal(flat[entry.index], entry.value * alpha)
+            assert int((flat != before[name].reshape(-1)).sum()) <= entry.index.numel()
+    assert same(model, before)
+
+
+def test_edit_restores_after_an_exception_and_nested() -> None:
+    model = tiny.build("llama")
+    mask, before = make(model), state(model)
+    other = random_mask(mask, prunable_tensors(model))
+    with pytest.raises(ZeroDivisionError), removed(model, mask):
+        raise ZeroDivisionError
+    assert same(model, before)
+    with removed(model, mask):
+        inside = state(model)
+        with removed(model, other):
+            assert not same(model, inside)
+        assert same(model, inside)
+    assert same(model, before)
+
+
+def test_a_cut_cannot_be_made_twice() -> None:
+    model = tiny.build("llama")
+    mask = make(model)
+    with removed(model, mask):
+        inside = state(model)
+        with pytest.raises(MismatchError, match="another value"), removed(model, mask):
+            pass
+        assert same(model, inside)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_roundtrip(architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    mask = make(tiny.build(architecture, dtype=dtype))
+    mask.save(tmp_path / "a.mask.safetensors")
+    loaded = Mask.load(tmp_path / "a.mask.safetensors")
+    assert loaded.meta == mask.meta
+    assert list(loaded.tensors) == list(mask.tensors)
+    assert loaded.count == mask.count > 0
+    for name, entry in mask.tensors.items():
+        found = loaded.tensors[name]
+        assert found.shape == entry.shape
+        assert torch.equal(found.index, entry.index)
+        assert torch.equal(found.value, entry.value)
+        assert found.value.dtype == dtype
+
+
+def test_wrong_models_are_refused_with_the_first_mismatch(tmp_path: Path) -> None:
+    model = tiny.build("llama")
+    mask, before = make(model), state(model)
+    for other, message in (
+        (tiny.build("llama", seed=1), "has another value"),
+        (tiny.build("llama", dtype=torch.bfloat16), "has another dtype"),
+        (tiny.build("gpt2"), "the model has no tensor model.layers.0"),
+        (tiny.build("qwen3", seed=2), "another value"),
+    ):
+        with pytest.raises(MismatchError, match=message), removed(other, mask):
+            pass
+    name, entry = next((n, t) for n, t in mask.tensors.items() if t.index.numel())
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[entry.index[0]] += 1e-3
+    wrong = f"flat index {int(entry.index[0])}"
+    with pytest.raises(MismatchError, match=wrong), removed(model, mask):
+        pass
+    with torch.no_grad():
+        dict(model.named_parameters())[name].view(-1)[entry.index[0]] = entry.value[0]
+    assert same(model, before)
+
+
+def test_broken_mask_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.mask.safetensors"
+    with pytest.raises(InputError, match="no such file"):
+        Mask.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="not a readable artefact"):
+        Mask.load(path)
+    make(tiny.build("llama")).save(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match="not a readable artefact"):
+        Mask.load(path)
+    tiny.build("llama").save_pretrained(tmp_path / "m")
+    with pytest.raises(InputError, match="another program"):
+        Mask.load(tmp_path / "m" / "model.safetensors")
+
+
+def test_algebra() -> None:
+    model = tiny.build("llama")
+    small, large = make(model, 0.02), make(model, 0.05)
+    other = random_mask(large, prunable_tensors(model))
+    assert small.intersect(large).count == small.count
+    assert large.subtract(small).count == large.count - small.count
+    assert small.union(large).count == large.count
+    assert large.union(other).count == 2 * large.count
+    assert small.overlap(large) == pytest.approx(small.count / large.count)
+    assert large.overlap(other) == 0
+    joined = large.union(other)
+    before = state(model)
+    with removed(model, joined):
+        assert not same(model, before)
+    assert same(model, before)
+    with pytest.raises(MismatchError, match="different models"):
+        large.union(make(tiny.build("gpt2")))
