@@ -121,7 +121,7 @@ def test_splits_categories_and_limits(tmp_path: Path) -> None:
 def test_a_shared_prompt_is_an_error(tmp_path: Path) -> None:
     one = load_data(write(tmp_path / "a.jsonl", ROWS[:3]))
     two = load_data(write(tmp_path / "b.jsonl", ROWS[2:]))
-    with pytest.raises(InputError, match="3 in .*a.jsonl, 1 in .*b.jsonl"):
+    with pytest.raises(InputError, match=r"3 in .*a.jsonl, 1 in .*b.jsonl"):
         check_disjoint(one, two)
     check_disjoint(one, load_data(write(tmp_path / "c.jsonl", ROWS[3:])))
 

@@ -89,7 +89,5 @@ def test_best_within_the_budget_repeats_its_choice_in_every_draw() -> None:
 
 
 def test_overlap_p_value_is_the_hypergeometric_tail() -> None:
-    tail = sum(
-        math.comb(5, k) * math.comb(15, 6 - k) / math.comb(20, 6) for k in range(3, 6)
-    )
+    tail = sum(math.comb(5, k) * math.comb(15, 6 - k) / math.comb(20, 6) for k in range(3, 6))
     assert stats.overlap_p_value(20, 5, 6, 3) == pytest.approx(tail)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +67,7 @@ def test_folders_are_whole_or_absent(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), store.atomic_folder(tmp_path / "out") as part:
         (part / "a").write_text("a", encoding="utf-8")
         raise ZeroDivisionError
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
     with store.atomic_folder(tmp_path / "out") as part:
         (part / "a").write_text("a", encoding="utf-8")
     assert (tmp_path / "out" / "a").read_text(encoding="utf-8") == "a"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resect.attribute import AttributeSettings, attribute_many
+from resect.attribution import AttributeSettings, attribute_many
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError

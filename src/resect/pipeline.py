@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resect.attacks import AttackSettings
-from resect.attribute import AttributeSettings, attribute_many
+from resect.attribution import AttributeSettings, attribute_many
 from resect.config import RunConfig, Target
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, check_disjoint, load_data
@@ -29,10 +29,16 @@ from resect.errors import MismatchError
 from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, rows_of
 from resect.generate import GenerationSettings
 from resect.mask import Mask
-from resect.model import find_prunable, load_model, model_fingerprint, tokenizer_fingerprint
+from resect.model import (
+    find_prunable,
+    load_model,
+    model_fingerprint,
+    prunable_tensors,
+    tokenizer_fingerprint,
+)
 from resect.records import Encoded
 from resect.scoreset import Scores
-from resect.select import magnitude_matched, next_slice, random_mask, select
+from resect.selection import magnitude_matched, next_slice, random_mask, select
 from resect.store import hash_value, read_json, read_parquet, write_json, write_parquet
 
 Kind = Literal["target", "random", "magnitude", "opposite", "next_slice"]
@@ -171,9 +177,9 @@ class Workbench:
         if cut.kind == "target":
             mask.save(path)
             return mask
-        model = self._load(cell.role, cell.seed).model
+        weights = prunable_tensors(self._load(cell.role, cell.seed).model)
         draw = random_mask if cut.kind == "random" else magnitude_matched
-        return draw(mask, model, label=f"{cut.kind}/{cut.target}/{cut.q:g}", seed=cell.seed)
+        return draw(mask, weights, label=f"{cut.kind}/{cut.target}/{cut.q:g}", seed=cell.seed)
 
     def scores(self, role: str, seed: int, target: str, category: str = "") -> dict[str, Scores]:
         """Return facilitation and opposite-sign scores of a target behaviour."""

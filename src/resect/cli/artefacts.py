@@ -67,7 +67,7 @@ def select(
 ) -> None:
     """Choose the weights that the target needs and the preserve set can spare."""
     from resect.scoreset import Scores
-    from resect.select import select as select_mask
+    from resect.selection import select as select_mask
 
     mask = select_mask(Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope)
     mask.save(output)
@@ -114,11 +114,12 @@ def draw_random(
 ) -> None:
     """Draw a control: as many weights in every tensor, at random."""
     from resect.mask import Mask
-    from resect.model import load_model
-    from resect.select import magnitude_matched, random_mask
+    from resect.model import load_model, prunable_tensors
+    from resect.selection import magnitude_matched, random_mask
 
     draw = random_mask if matched == "count" else magnitude_matched
-    control = draw(Mask.load(file), load_model(model).model, label=f"cli/{matched}", seed=seed)
+    weights = prunable_tensors(load_model(model).model)
+    control = draw(Mask.load(file), weights, label=f"cli/{matched}", seed=seed)
     control.save(output)
     say(f"{output}: {control.count:,} weights")
 
