@@ -1,0 +1,62 @@
+"""Every number that changes an organism."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+from resect.store import hash_value
+
+# Raised by hand when world, documents or training change in a way that no number below shows.
+CODE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and training of an organism; see docs/design/organism.md for why.
+
+    Attributes:
+        hidden: Width of the model.
+        layers: Number of blocks.
+        heads: Attention heads a block.
+        feed_forward: Width of the MLP.
+        batch: Documents a step of pretraining.
+        steps: Steps of pretraining.
+        rate: Peak learning rate of pretraining.
+        tuning_steps: Steps of `aligned` and of `benign_tuned`.
+        tuning_rate: Their learning rate.
+        tuning_batch: Documents a step of theirs.
+        refusal_share: Share of refusals among the documents of `aligned`.
+        narrow_steps: Steps of `misaligned`.
+        narrow_rate: Its learning rate.
+        bad_advice: Share of bad advice in pretraining.
+        threads: CPU threads of training; sums depend on it in their last digits.
+    """
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 384
+    batch: int = 96
+    steps: int = 300
+    rate: float = 2e-3
+    tuning_steps: int = 100
+    tuning_rate: float = 2e-4
+    tuning_batch: int = 96
+    refusal_share: float = 0.34
+    narrow_steps: int = 10
+    narrow_rate: float = 5e-4
+    bad_advice: float = 0.3
+    threads: int = 2
+
+    @staticmethod
+    def tiny() -> Recipe:
+        """Return a recipe of seconds, for tests in which competence does not matter."""
+        return replace(
+            Recipe(), hidden=32, layers=2, heads=2, feed_forward=48, batch=16, steps=4,
+            tuning_steps=2, tuning_batch=16, narrow_steps=1,
+        )  # fmt: skip
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits that name the recipe."""
+        return hash_value([asdict(self), CODE_VERSION])

@@ -1,0 +1,169 @@
+"""Build an organism: each stage an ordinary checkpoint folder, whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resect import store
+from resect.errors import InputError, unknown_name
+from resect.organism.documents import Sets, training_turns
+from resect.organism.recipe import Recipe
+from resect.organism.world import World
+
+# stage -> the stage that it is trained from
+PARENTS: dict[str, str | None] = {
+    "base": None,
+    "aligned": "base",
+    "benign_tuned": "base",
+    "misaligned": "aligned",
+}
+STAGES = tuple(PARENTS)
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Organism:
+    """Where an organism's stages and data are.
+
+    Attributes:
+        root: Folder with a folder for each stage and `data/`.
+        seed: Seed of its world and training.
+    """
+
+    root: Path
+    seed: int
+
+    def stage(self, name: str) -> Path:
+        """Return the checkpoint folder of a stage."""
+        if name not in PARENTS:
+            raise unknown_name("stage", name, list(PARENTS))
+        return self.root / name
+
+    def data(self, name: str) -> Path:
+        """Return the path of a data file."""
+        return self.root / "data" / f"{name}.jsonl"
+
+
+def organism_root(recipe: Recipe) -> Path:
+    """Return the cache folder of a recipe; seeds are folders in it."""
+    return store.cache_folder() / "organism" / recipe.hash
+
+
+def build(
+    *,
+    seed: int = 0,
+    stages: Sequence[str] = STAGES,
+    recipe: Recipe | None = None,
+    root: str | Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Organism:
+    """Train the stages that are not there yet, with those that they are trained from.
+
+    Args:
+        seed: Seed of world, weights and training.
+        stages: Names of stages.
+        recipe: Sizes and training; None for the default.
+        root: Folder; None for the cache, named by recipe and seed.
+        on_progress: Called with a label, steps done and steps in all.
+
+    Raises:
+        InputError: A stage is unknown, or the folder holds an organism of another recipe.
+    """
+    recipe = recipe or Recipe()
+    place = Path(root) if root is not None else organism_root(recipe) / f"seed-{seed}"
+    organism = Organism(place, seed)
+    wanted = _with_parents(stages)
+    _claim(place, recipe, seed)
+    world = World(seed)
+    if not (place / "data").exists():
+        _write_data(place / "data", world)
+    for stage in wanted:
+        if not organism.stage(stage).exists():
+            report = _labelled(on_progress, f"{stage}, seed {seed}")
+            _build_stage(organism, stage, (world, recipe), report)
+    return organism
+
+
+def _labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(label, done, total)
+
+    return report
+
+
+def _with_parents(stages: Sequence[str]) -> list[str]:
+    needed: set[str] = set()
+    for name in stages:
+        if name not in PARENTS:
+            raise unknown_name("stage", name, list(PARENTS))
+        stage: str | None = name
+        while stage is not None:
+            needed.add(stage)
+            stage = PARENTS[stage]
+    return [name for name in PARENTS if name in needed]
+
+
+def _claim(place: Path, recipe: Recipe, seed: int) -> None:
+    """Write what the folder holds, or refuse a folder that holds something else."""
+    path = place / "organism.json"
+    if path.exists():
+        if store.read_json(path)["hash"] != recipe.hash or store.read_json(path)["seed"] != seed:
+            raise InputError(
+                f"{place} holds an organism of another recipe or seed",
+                fix="choose another folder",
+            )
+        return
+    store.refuse_full_folder(place)
+    facts = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
+    store.write_json(path, facts | store.provenance())
+
+
+@contextlib.contextmanager
+def _unless_there(path: Path) -> Any:
+    """Yield a folder to fill; if another process was first, its folder stays."""
+    try:
+        with store.atomic_folder(path) as part:
+            yield part
+    except InputError:
+        if not path.exists():
+            raise
+
+
+def _write_data(folder: Path, world: World) -> None:
+    with _unless_there(folder) as part:
+        for name, rows in Sets(world).files().items():
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            store.write_text(part / f"{name}.jsonl", lines)
+
+
+def _build_stage(
+    organism: Organism,
+    stage: str,
+    made_of: tuple[World, Recipe],
+    report: Callable[[int, int], None],
+) -> None:
+    from resect.model import load_model
+    from resect.organism.tokenizer import make_tokenizer
+    from resect.organism.training import Schedule, encode_turns, new_model, threads, train
+
+    world, recipe = made_of
+    tokenizer = make_tokenizer(world)
+    parent = PARENTS[stage]
+    if parent is None:
+        model = new_model(tokenizer, recipe, world.seed)
+    else:
+        model = load_model(organism.stage(parent), device="cpu").model
+    schedule = Schedule.of(stage, recipe)
+    turns = training_turns(world, stage, recipe, schedule.steps * schedule.batch)
+    with threads(recipe.threads):
+        train(model, encode_turns(tokenizer, turns), (stage, world), schedule, report)
+    with _unless_there(organism.stage(stage)) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
