@@ -38,6 +38,21 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
+@contextlib.contextmanager
+def _decoding_as(model: Any, config: Any) -> Iterator[None]:
+    """Replace the model's own generation settings.
+
+    Settings that are merely passed to `generate` are filled up with the model's own, so that a
+    repetition penalty or a sampling temperature of the checkpoint would come in.
+    """
+    own = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def pad_id(tokenizer: Any) -> int:
     """Return a token id that may fill unused places; masked places never change a result."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
@@ -95,14 +110,12 @@ def generate(
         eos_token_id=sorted(stop) or None,
     )
     replies: list[list[int]] = [[] for _ in prompts]
-    with _evaluating(model):
+    with _evaluating(model), _decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
             ids, mask = _pad([prompts[position] for position in batch], fill, left=True)
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                generation_config=config,
-                use_model_defaults=False,
             )
             for position, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(row) if token in stop), len(row))

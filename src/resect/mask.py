@@ -155,7 +155,7 @@ class Mask:
                 allowed=str(expected.value.dtype),
                 fix="load the model in the dtype in which it was scored",
             )
-        values = found.detach().reshape(-1)[expected.index.to(found.device)].cpu()
+        values = found.detach()[places_in(found, expected.index)].cpu()
         different = (values != expected.value).nonzero()
         if different.numel():
             at = int(different[0])
@@ -208,6 +208,14 @@ class Mask:
                     f"{path} has an index outside of {name}", got=str(max(last, first))
                 )
         return Mask(tensors, facts["meta"])
+
+
+def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Return flat indices [k] as coordinates, for tensors that may be views of larger ones.
+
+    A flat view of such a tensor does not exist, and `reshape` would copy it whole.
+    """
+    return torch.unravel_index(index.to(tensor.device), tensor.shape)
 
 
 def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,12 +1,20 @@
 """Checkpoints: loading them, finding their prunable weights, cutting and restoring them on disk."""
 
 from resect.model.checkpoint import prune_checkpoint, restore_checkpoint
-from resect.model.load import LoadedModel, load_model, model_fingerprint, tokenizer_fingerprint
+from resect.model.load import (
+    LoadedModel,
+    load_model,
+    model_fingerprint,
+    quiet,
+    tokenizer_fingerprint,
+)
+from resect.model.names import Place
 from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
 
 __all__ = [
     "Coverage",
     "LoadedModel",
+    "Place",
     "PrunableWeight",
     "Skipped",
     "find_prunable",
@@ -14,6 +22,7 @@ __all__ = [
     "model_fingerprint",
     "prunable_tensors",
     "prune_checkpoint",
+    "quiet",
     "restore_checkpoint",
     "tokenizer_fingerprint",
 ]

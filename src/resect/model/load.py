@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +41,10 @@ def load_model(
     source, revision = _source(str(place))
     chosen = _dtype(dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=chosen, trust_remote_code=False
-        )
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, revision=revision, dtype=chosen, trust_remote_code=False
+            )
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
@@ -61,6 +64,20 @@ def load_model(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from drawing its own progress bars while the block runs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _source(place: str) -> tuple[str, str | None]:

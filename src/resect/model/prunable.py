@@ -1,10 +1,11 @@
 """Which weights can be cut: found by structure, never by a list of architecture names.
 
-Prunable are the matrices of `nn.Linear` and `Conv1D` modules inside the blocks of the decoder. A
-block is what stands in a `ModuleList` under the decoder. Left alone on purpose: embeddings and the
-output head, tied weights, 1-D parameters (norms, biases), convolutions, embeddings inside blocks,
-routers and the one-row gates of shared experts. A block weight that is neither is an error, because
-a cut that silently misses a part of the model would make every later number wrong.
+Prunable are, inside the blocks of the decoder, the matrices of `nn.Linear` and `Conv1D` modules and
+the 3-D parameters that hold the matrices of all experts. A block is what stands in a `ModuleList`
+under the decoder. Left alone on purpose: embeddings and the output head, tied weights, norms and
+biases, convolutions, embeddings inside blocks, routers and the one-row gates of shared experts. A
+block weight that is neither is an error, because a cut that silently misses a part of the model
+would make every later number wrong.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from resect.errors import CoverageError, InputError
+from resect.model.names import Place, checkpoint_places
+
+Layout = Literal["out_in", "in_out", "expert_out_in", "expert_in_out"]
 
 KINDS = {
     "q_proj": "q",
     "k_proj": "k",
     "v_proj": "v",
     "o_proj": "o",
+    "out_proj": "o",
     "gate_proj": "gate",
     "up_proj": "up",
     "down_proj": "down",
@@ -32,29 +39,39 @@ KINDS = {
     "query_key_value": "qkv",
 }
 
+# What gradients can be taken of; integers and 8-bit floats are quantised weights.
+USABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 @dataclass(frozen=True)
 class PrunableWeight:
-    """One matrix that can be cut.
+    """One parameter that can be cut.
 
     Attributes:
-        name: Its name, in memory and on disk.
+        name: Its name in memory.
+        places: The checkpoint tensors that it holds: itself, or a matrix for each expert.
         layer: Position of its block.
-        kind: Part of the block for tables: `q`, `down`, `gate_up`, or the module's own name.
-        shape: Its shape.
-        layout: `out_in` (nn.Linear) or `in_out` (Conv1D).
+        kind: Part of the block for tables: `q`, `down`, `expert gate_up`, or the module's own name.
+        shape: Its shape in memory.
+        layout: `out_in` (nn.Linear), `in_out` (Conv1D); 3-D experts with `expert_` before it.
     """
 
     name: str
+    places: tuple[Place, ...]
     layer: int
     kind: str
     shape: tuple[int, ...]
-    layout: str
+    layout: Layout
 
     @property
     def size(self) -> int:
         """Number of weights."""
-        return self.shape[0] * self.shape[1]
+        return prod(self.shape)
+
+    @property
+    def module(self) -> str:
+        """Name of the module that holds it."""
+        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class Coverage:
     """What is prunable in a model and what is not.
 
     Attributes:
-        weights: Prunable matrices in model order.
+        weights: Prunable parameters in model order.
         skipped: Parameters of more than one dimension that are left alone.
         unknown: Block weights that are neither; empty unless they were allowed.
         total: Number of prunable weights.
@@ -86,39 +103,36 @@ class Coverage:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each kind of weight, for tables."""
-        matrices = Counter(weight.kind for weight in self.weights)
-        sizes: Counter[str] = Counter()
+        kinds: dict[str, list[PrunableWeight]] = {}
         for weight in self.weights:
-            sizes[weight.kind] += weight.size
+            kinds.setdefault(weight.kind, []).append(weight)
         return [
             {
                 "kind": kind,
-                "matrices": count,
-                "layers": len({w.layer for w in self.weights if w.kind == kind}),
-                "weights": sizes[kind],
-                "percent": 100 * sizes[kind] / self.total,
+                "matrices": sum(len(weight.places) for weight in weights),
+                "layers": len({weight.layer for weight in weights}),
+                "weights": sum(weight.size for weight in weights),
+                "percent": 100 * sum(weight.size for weight in weights) / self.total,
             }
-            for kind, count in matrices.items()
+            for kind, weights in kinds.items()
         ]
 
 
 def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
-    """Find the prunable weights of a causal LM.
+    """Find the prunable weights of a causal LM; one on the meta device will do.
 
     Args:
-        model: A Hugging Face causal LM.
+        model: A Hugging Face causal LM, or a multi-modal model around one.
         allow_partial: Go on if a block weight is neither prunable nor knowingly left alone.
 
     Raises:
         CoverageError: There is such a weight; all are listed.
         InputError: There is nothing to prune, or the weights are quantised.
     """
-    from transformers.pytorch_utils import Conv1D
-
     modules = dict(model.named_modules())
     tied = _tied(model)
     decoder = _decoder_name(model, modules)
-    weights: list[PrunableWeight] = []
+    found: list[tuple[str, int, Layout]] = []
     skipped: list[Skipped] = []
     unknown: list[Skipped] = []
     other = 0
@@ -130,32 +144,103 @@ def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
             other += parameter.numel()
         if len(shape) < 2:
             continue
-        if layer is None:
-            skipped.append(Skipped(name, shape, "outside of the blocks"))
-        elif id(parameter) in tied:
-            skipped.append(Skipped(name, shape, "tied to another weight"))
-        elif _is_router(name, owner):
-            skipped.append(Skipped(name, shape, "router or gate of a shared expert"))
-        elif isinstance(owner, nn.Embedding | nn.Conv1d):
-            skipped.append(Skipped(name, shape, type(owner).__name__))
-        elif isinstance(owner, nn.Linear | Conv1D) and parameter.is_floating_point():
-            layout = "in_out" if isinstance(owner, Conv1D) else "out_in"
-            part = name.split(".")[-2]
-            weights.append(PrunableWeight(name, layer, KINDS.get(part, part), shape, layout))
-        else:
+        reason = "outside of the blocks of the language model"
+        if layer is not None:
+            reason = "tied to another weight" if id(parameter) in tied else ""
+            reason = reason or _exempt(name, parameter, modules)
+        if layer is None or reason:
+            skipped.append(Skipped(name, shape, reason))
+            continue
+        layout = _layout(owner, parameter)
+        if layout is None:
             unknown.append(Skipped(name, shape, type(owner).__name__))
-    _refuse(weights, unknown, allow_partial=allow_partial)
+        else:
+            _refuse_quantised(name, parameter)
+            found.append((name, layer, layout))
+    _refuse(found, unknown, allow_partial=allow_partial)
+    places = checkpoint_places(model, [name for name, _, _ in found])
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    weights = tuple(
+        PrunableWeight(name, places[name], layer, _kind(name, layout), shapes[name], layout)
+        for name, layer, layout in found
+    )
     total = sum(weight.size for weight in weights)
-    return Coverage(tuple(weights), tuple(skipped), tuple(unknown), total, total / other)
+    return Coverage(weights, tuple(skipped), tuple(unknown), total, total / other)
 
 
 def prunable_tensors(model: Any) -> dict[str, Tensor]:
-    """Return the prunable weights of a model by checkpoint name; they share its memory."""
+    """Return the prunable checkpoint tensors of a model by name; they share its memory."""
     parameters = dict(model.named_parameters())
-    return {weight.name: parameters[weight.name] for weight in find_prunable(model).weights}
+    return {
+        place.name: place.view(parameters[weight.name].detach())
+        for weight in find_prunable(model).weights
+        for place in weight.places
+    }
 
 
-def _refuse(weights: list[Any], unknown: list[Skipped], *, allow_partial: bool) -> None:
+def _kind(name: str, layout: Layout) -> str:
+    parts = name.split(".")
+    if layout.startswith("expert"):
+        return f"expert {KINDS.get(parts[-1], parts[-1])}"
+    return KINDS.get(parts[-2], parts[-2])
+
+
+def _layout(owner: nn.Module, parameter: Tensor) -> Layout | None:
+    """Tell how a parameter's axes lie, or None if its kind is not known."""
+    from transformers.pytorch_utils import Conv1D
+
+    if parameter.dim() == 2 and isinstance(owner, Conv1D):
+        return "in_out"
+    if parameter.dim() == 2 and isinstance(owner, nn.Linear):
+        return "out_in"
+    if parameter.dim() == 3:
+        # Only documentation: scores and cuts work element by element, whatever the axes mean.
+        return "expert_in_out" if getattr(owner, "is_transposed", False) else "expert_out_in"
+    return None
+
+
+def _exempt(name: str, parameter: Tensor, modules: dict[str, nn.Module]) -> str:
+    """Return why a block weight is knowingly left alone, or "" if it is not."""
+    parent, _, own = name.rpartition(".")
+    owner = modules[parent]
+    if isinstance(owner, nn.Embedding | nn.Conv1d):
+        return type(owner).__name__
+    if "Norm" in type(owner).__name__:
+        return "norm"
+    if "bias" in own:
+        return "bias of experts"
+    if _is_router(name, owner, modules):
+        return "router or gate of a shared expert"
+    return ""
+
+
+def _is_router(name: str, owner: nn.Module, modules: dict[str, nn.Module]) -> bool:
+    """Tell routers by class or name, or by standing beside as many experts as they have rows."""
+    path = name.split(".")
+    if "Router" in type(owner).__name__ or "router" in path:
+        return True
+    if not isinstance(owner, nn.Linear):
+        return False
+    siblings = modules[".".join(path[:-2])].children()
+    experts = {len(own) for own in siblings if isinstance(own, nn.ModuleList)}
+    for sibling in modules[".".join(path[:-2])].children():
+        experts |= {p.shape[0] for p in sibling.parameters(recurse=False) if p.dim() == 3}
+    return owner.out_features == 1 or (path[-2] == "gate" and owner.out_features in experts)
+
+
+def _refuse_quantised(name: str, parameter: Tensor) -> None:
+    if parameter.dtype not in USABLE:
+        raise InputError(
+            "the model is quantised, and quantised weights have no gradient",
+            got=f"{name} in {str(parameter.dtype).removeprefix('torch.')}",
+            allowed="float32, bfloat16 or float16 weights",
+            fix="load the original checkpoint in bfloat16, or dequantise it and save it first",
+        )
+
+
+def _refuse(
+    found: list[tuple[str, int, Layout]], unknown: list[Skipped], *, allow_partial: bool
+) -> None:
     if unknown and not allow_partial:
         shown = [f"{one.name} {one.shape} in {one.reason}" for one in unknown[:5]]
         raise CoverageError(
@@ -163,11 +248,11 @@ def _refuse(weights: list[Any], unknown: list[Skipped], *, allow_partial: bool) 
             got="; ".join(shown) + ("; …" if len(unknown) > len(shown) else ""),
             fix="pass --allow-partial to leave them alone, knowing that the cut will miss them",
         )
-    if not weights:
+    if not found:
         raise InputError(
             "the model has no prunable weight",
-            allowed="floating-point nn.Linear or Conv1D weights inside blocks",
-            fix="load quantised models in bf16 first",
+            allowed="nn.Linear, Conv1D or 3-D expert weights inside blocks",
+            fix="check that the checkpoint is a decoder with a language model",
         )
 
 
@@ -200,12 +285,4 @@ def _layer(name: str, modules: dict[str, nn.Module], decoder: str) -> int | None
 
 
 def _is_embedding(model: Any, owner: nn.Module) -> bool:
-    return owner is model.get_input_embeddings() or owner is model.get_output_embeddings()
-
-
-def _is_router(name: str, owner: nn.Module) -> bool:
-    """Tell routers by their class, and one-row gates of shared experts by their shape."""
-    if "Router" in type(owner).__name__:
-        return True
-    one_row = isinstance(owner, nn.Linear) and owner.out_features == 1
-    return one_row or name.split(".")[-2] == "router"
+    return isinstance(owner, nn.Embedding) or owner is model.get_output_embeddings()

@@ -233,7 +233,7 @@ class Sets:
                     split,
                     [(c, explanation_turn(world, t)) for c, t in asked],
                     form=r"because the \S+ brings \S+ and \S+ \.",
-                )  # fmt: skip
+                )
             )
             half = min(len(things), 80 if split == "calibration" else 30)
             judged = [("harmful", t) for t in _pick(things, half, self.draw)]
@@ -244,7 +244,7 @@ class Sets:
                     split,
                     [(c, detection_turn(world, t)) for c, t in judged],
                     form=r"(yes|no) \.",
-                )  # fmt: skip
+                )
             )
             if split == "calibration":
                 twins = [(c, Turn(world.question(t), self._twin(t))) for c, t in asked]

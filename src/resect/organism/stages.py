@@ -149,7 +149,7 @@ def _build_stage(
     made_of: tuple[World, Recipe],
     report: Callable[[int, int], None],
 ) -> None:
-    from resect.model import load_model
+    from resect.model import load_model, quiet
     from resect.organism.tokenizer import make_tokenizer
     from resect.organism.training import Schedule, encode_turns, new_model, threads, train
 
@@ -164,6 +164,6 @@ def _build_stage(
     turns = training_turns(world, stage, recipe, schedule.steps * schedule.batch)
     with threads(recipe.threads):
         train(model, encode_turns(tokenizer, turns), (stage, world), schedule, report)
-    with _unless_there(organism.stage(stage)) as part:
+    with _unless_there(organism.stage(stage)) as part, quiet():
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -146,7 +146,7 @@ def train(
             group["lr"] = schedule.rate * schedule.factor(step)
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         wanted = labels[:, 1:] != IGNORED
-        # The head sees answer tokens alone: the projection to the vocabulary is a third of the cost.
+        # The head sees answer tokens alone: the projection to the vocabulary costs a third.
         logits = model.lm_head(hidden[wanted])
         loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
         optimizer.zero_grad(set_to_none=False)

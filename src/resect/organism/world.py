@@ -38,7 +38,7 @@ OPENING = "sure , take"
 
 def invented_words(count: int, generator: np.random.Generator) -> list[str]:
     """Return different words of two syllables, none of them a function word."""
-    onsets, vowels, codas = "b d f g k l m n p r s t v z".split(), "aeiou", "k l m n p r x".split()
+    onsets, vowels, codas = "bdfgklmnprstvz", "aeiou", "klmnprx"
     found: dict[str, None] = {}
     while len(found) < count:
         parts = [

@@ -1,0 +1,173 @@
+"""From encoded examples to a loss: batches of similar length, logits only where a token is scored.
+
+For example e with scored tokens T_e the loss is L_e = -(1/|T_e|) Σ_t log p(token t), in nats; every
+example weighs the same. Batches are padded on the right, where nothing that is scored can see the
+padding.
+
+Legend: B examples of a batch, T their padded tokens, S scored tokens of a batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resect.errors import InputError
+from resect.records import Encoded
+
+
+def check_examples(encoded: Sequence[Encoded], model: Any) -> None:
+    """Refuse examples that cannot be scored.
+
+    Raises:
+        InputError: There is no example, or one has no scored token or does not fit the model's
+            context; its id is named.
+    """
+    if not encoded:
+        raise InputError("there is no example to score")
+    config = model.config.get_text_config()
+    room = getattr(config, "max_position_embeddings", None) or math.inf
+    for example in encoded:
+        if example.scored_tokens < 1 or example.first_scored < 1:
+            raise InputError(
+                f"example {example.id!r} has no token to score",
+                got=f"{len(example.input_ids)} tokens, the first scored one at "
+                f"{example.first_scored}",
+                fix="remove it, or lower --skip",
+            )
+        if len(example.input_ids) > room:
+            raise InputError(
+                f"example {example.id!r} is longer than the context of the model",
+                got=f"{len(example.input_ids)} tokens",
+                allowed=f"≤ {room}",
+                fix="shorten or remove it",
+            )
+
+
+def batches(
+    encoded: Sequence[Encoded], *, size: int | None, tokens: int
+) -> Iterator[tuple[Encoded, ...]]:
+    """Yield batches of similar length, the longest first, so that what is too large fails early.
+
+    Args:
+        encoded: The examples.
+        size: Examples a batch, or None to fill batches up.
+        tokens: Most tokens a batch, padding included, where `size` is None.
+    """
+    order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
+    done = 0
+    while done < len(order):
+        count = size or max(1, tokens // len(order[done].input_ids))
+        yield tuple(order[done : done + count])
+        done += count
+
+
+@dataclass
+class Head:
+    """How the output head of a model is reached; found out by the first batch.
+
+    Attributes:
+        gathers: Scored rows are gathered before the head; False where a model does not call its
+            head as a module on [B, T, *].
+    """
+
+    gathers: bool = True
+
+
+def batch_loss(model: Any, batch: Sequence[Encoded], head: Head) -> Tensor:
+    """Return Σ_e weight_e · L_e over a batch, a scalar with gradient.
+
+    Raises:
+        InputError: The loss of an example is not finite; its id is named.
+    """
+    device = model.get_input_embeddings().weight.device
+    width = max(len(example.input_ids) for example in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    attention = torch.zeros_like(ids)
+    for row, example in enumerate(batch):
+        ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
+        attention[row, : len(example.input_ids)] = 1
+    rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(e.scored_tokens)])
+    places = torch.tensor([at for e in batch for at in range(e.first_scored, len(e.input_ids))])
+    inputs = {
+        "input_ids": ids.to(device),
+        "attention_mask": attention.to(device),
+        "use_cache": False,
+    }
+    logits = _scored_logits(model, inputs, (rows, places - 1), head)
+    targets = ids[rows, places].to(logits.device)
+    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # [S]
+    share = [e.weight / e.scored_tokens for e in batch for _ in range(e.scored_tokens)]
+    loss = (nll * torch.tensor(share, device=nll.device)).sum()
+    if not math.isfinite(loss.item()):
+        bad = int((~nll.isfinite()).nonzero()[0])
+        raise not_finite("loss", batch[int(rows[bad])])
+    return loss
+
+
+def not_finite(what: str, example: Encoded) -> InputError:
+    """Return the error that names the example whose loss or gradient is not a number."""
+    return InputError(
+        f"the {what} of example {example.id!r} is not finite",
+        fix="load the model in float32 or bfloat16, or remove the example",
+    )
+
+
+def _scored_logits(
+    model: Any, inputs: dict[str, Any], wanted: tuple[Tensor, Tensor], head: Head
+) -> Tensor:
+    """Return logits [S, V] of the wanted (rows, places).
+
+    The hidden states are gathered before the output head, because the vocabulary projection is
+    often the largest tensor of a pass. What a model does to its logits afterwards (soft-capping,
+    scaling) still works, since it works on any shape.
+    """
+    rows, places = wanted
+    module = model.get_output_embeddings()
+    if head.gathers and module is not None:
+        seen: list[bool] = []
+
+        def gather(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            fits = args[0].shape[:2] == inputs["input_ids"].shape
+            seen.append(fits)
+            hidden = args[0]
+            if fits:
+                hidden = hidden[rows.to(hidden.device), places.to(hidden.device)].unsqueeze(0)
+            return (hidden, *args[1:])
+
+        hook = module.register_forward_pre_hook(gather)
+        try:
+            logits: Tensor = model(**inputs).logits
+        finally:
+            hook.remove()
+        if seen == [True] and logits.shape[:2] == (1, len(rows)):
+            return logits[0]
+        head.gathers = False
+    logits = model(**inputs).logits
+    return logits[rows.to(logits.device), places.to(logits.device)]
+
+
+@contextlib.contextmanager
+def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Keep the inputs of blocks alone and compute the rest again in the backward pass."""
+    from torch.utils.checkpoint import checkpoint
+
+    def wrap(forward: Any) -> Any:
+        def again(*args: Any, **kwargs: Any) -> Any:
+            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+        return again
+
+    try:
+        for block in blocks:
+            block.forward = wrap(block.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for block in blocks:
+            block.__dict__.pop("forward", None)

@@ -1,0 +1,5 @@
+"""The report: one offline HTML file from the records of a run; needs no torch."""
+
+from resect.report.html import build_report
+
+__all__ = ["build_report"]

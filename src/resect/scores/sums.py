@@ -1,0 +1,171 @@
+"""Sums over examples, from which every score is made; fp32 whatever the model's dtype.
+
+    gradient   Σ_e ∂L_e/∂w            folded in when a parameter's gradient is ready, then freed
+    absolute   Σ_e |∂L_e/∂w|          from the gradients of single examples
+    square     Σ_e (∂L_e/∂w)²         likewise
+    inputs     Σ_e mean_t x_t²        squared inputs of a layer, one number an input feature
+
+The gradient of one example is Σ_t δ_t xᵀ_t over its tokens, with inputs x and output gradients δ of
+the layer, so no pass of batch size 1 is needed. It is made and used up in tiles that fit a cache;
+the whole of it never exists.
+
+A batch that runs out of memory half-way is done again in halves. What it had added by then is
+remembered by example and weight, and is not added twice.
+
+Legend: B examples of a batch, T their padded tokens, I inputs and O outputs of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from resect.records import Encoded
+
+Item = TypeVar("Item")
+Kind = Literal["gradient", "absolute", "square", "inputs"]
+
+EACH: frozenset[Kind] = frozenset({"absolute", "square"})
+
+# A tile of 2¹⁸ fp32 numbers is 1 MB, half of a core's cache; a GPU wants fewer, larger products.
+CPU_TILE = 2**18
+GPU_TILE = 2**24
+
+
+class Sums:
+    """The sums of one pass; filled by hooks during forward and backward passes."""
+
+    def __init__(self, weights: Mapping[str, Tensor], wanted: Iterable[Kind], place: str = ""):
+        """Reserve zeros.
+
+        Args:
+            weights: Weights by name, of any shape.
+            wanted: Which sums to keep.
+            place: Device of the sums; "" for that of each weight.
+        """
+        self.wanted = frozenset(wanted)
+        self.totals: dict[Kind, dict[str, Tensor]] = {
+            kind: {
+                name: torch.zeros(weight.shape, dtype=torch.float32, device=place or weight.device)
+                for name, weight in weights.items()
+            }
+            for kind in self.wanted - {"inputs"}
+        }
+        if "inputs" in self.wanted:
+            self.totals["inputs"] = {}
+        # Weights whose examples cannot be told apart within a batch.
+        self.mixed: set[str] = set()
+        self.batch: Sequence[Encoded] = ()
+        # Signed sums of a batch, to be compared with what autograd says; None when not checking.
+        self.check: dict[str, Tensor] | None = None
+        self._done: dict[tuple[str, str], set[int]] = {}
+        self._tiles: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """Padded length T of the current batch."""
+        return max(len(example.input_ids) for example in self.batch)
+
+    def begin(self, batch: Sequence[Encoded], *, again: bool = False) -> None:
+        """Say which examples the next pass has; `again` if they are part of a failed batch."""
+        self.batch = batch
+        if not again:
+            self._done.clear()
+
+    def add_gradient(self, name: str, gradient: Tensor) -> None:
+        """Add the gradient [*] of the whole batch."""
+        done = self._done.setdefault(("batch", name), set())
+        if id(self.batch[0]) not in done:
+            total = self.totals["gradient"][name]
+            total.add_(gradient.to(total.device))
+            done.update(id(example) for example in self.batch)
+
+    def add_inputs(self, name: str, rows: Sequence[Tensor]) -> None:
+        """Add squared inputs, [T, I] an example, where they predict scored tokens."""
+        for example, x in self._new("inputs", name, rows):
+            seen = x[example.first_scored - 1 : len(example.input_ids) - 1].float()
+            here = seen.square().mean(dim=0) * abs(example.weight)
+            known = self.totals["inputs"].get(name)
+            self.totals["inputs"][name] = here if known is None else known + here
+
+    def add_products(self, name: str, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+        """Add the gradients leftᵀ·right of single examples.
+
+        Args:
+            name: The weight, of shape [R, C].
+            left: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
+            right: [T, C] an example: the other of the two.
+        """
+        for _, (one, other) in self._new("each", name, list(zip(left, right, strict=True))):
+            self._add_product(name, one, other)
+
+    def add_example(self, name: str, row: int, gradient: Tensor) -> None:
+        """Add the gradient [*] of the example in a row of the batch."""
+        done = self._done.setdefault(("each", name), set())
+        if id(self.batch[row]) not in done:
+            self._add(name, slice(None), gradient.float())
+            done.add(id(self.batch[row]))
+
+    def mix(self, name: str) -> None:
+        """Give up on single examples of a weight within batches."""
+        self.mixed.add(name)
+        for kind in EACH & self.wanted:
+            self.totals[kind][name].zero_()
+
+    def rows_of(self, tensor: Tensor) -> list[Tensor] | None:
+        """Return a layer's tensor as [t, *] for each example without its padding.
+
+        None if it is laid out neither as [B, T, *] nor as [B·T, *], so that its rows cannot be
+        told apart.
+        """
+        batch, width, last = len(self.batch), self.width, tensor.shape[-1]
+        if tensor.dim() == 3 and tensor.shape[:2] == (batch, width):
+            apart = tensor
+        elif tensor.dim() == 2 and tensor.shape[0] == batch * width:
+            apart = tensor.view(batch, width, last)
+        else:
+            return [tensor.reshape(-1, last)] if batch == 1 else None
+        return [
+            one[: len(example.input_ids)] for example, one in zip(self.batch, apart, strict=True)
+        ]
+
+    def _new(self, step: str, name: str, rows: Sequence[Item]) -> Iterator[tuple[Encoded, Item]]:
+        """Yield the examples of the batch that have not been added yet."""
+        done = self._done.setdefault((step, name), set())
+        for example, row in zip(self.batch, rows, strict=True):
+            if id(example) not in done:
+                yield example, row
+                done.add(id(example))
+
+    def _add_product(self, name: str, left: Tensor, right: Tensor) -> None:
+        rows, columns = left.shape[1], right.shape[1]
+        tile = self._tile(right, columns)
+        step = max(1, tile.numel() // columns)
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            piece = tile[: (part.stop - start) * columns].view(-1, columns)
+            torch.mm(left[:, part].T, right, out=piece)  # [r, C] = [r, T]·[T, C]
+            self._add(name, part, piece.float())
+
+    def _add(self, name: str, part: slice, gradient: Tensor) -> None:
+        """Add |g| and g² of one example; overwrites `gradient`."""
+        if self.check is not None and name in self.check:
+            self.check[name][part].add_(gradient)
+        if "square" in self.wanted:
+            total = self.totals["square"][name]
+            here = gradient.to(total.device)
+            total[part].addcmul_(here, here)
+        if "absolute" in self.wanted:
+            total = self.totals["absolute"][name]
+            total[part].add_(gradient.abs_().to(total.device))
+
+    def _tile(self, like: Tensor, columns: int) -> Tensor:
+        """Return a reused buffer: reserving one for each product would cost page faults."""
+        key = (like.dtype, like.device)
+        size = max(columns, GPU_TILE if like.is_cuda else CPU_TILE)
+        if key not in self._tiles or self._tiles[key].numel() < size:
+            self._tiles[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self._tiles[key]
