@@ -1,41 +1,41 @@
 """One pass over the data scores every layer at once.
 
-For example e with scored tokens T_e the loss is L_e = -(1/|T_e|) Σ_t log p(token t), in nats; every
-example weighs the same. Batches are padded on the right, where nothing that is scored can see the
-padding, and logits are computed at scored positions alone.
-
-Two kinds of sums over examples are kept, each in fp32 whatever the model's dtype:
-- gradient sums Σ_e ∂L_e/∂w, folded in by a hook as soon as a parameter's gradient is there, which
-  is then freed;
-- absolute sums Σ_e |∂L_e/∂w|, from the inputs x and output gradients δ of each layer: the gradient
-  of one example is δᵀx over its tokens, so no pass of batch size 1 is needed.
-
-Legend: B examples of a batch, T tokens, S scored tokens of a batch, V vocabulary, I inputs and O
-outputs of a layer.
+The examples go through the model in padded batches; hooks add what each batch says of every weight
+to sums in fp32 (`resect.scores.sums`), and a rule turns weights and means into scores
+(`resect.scores`). Scores are kept by checkpoint tensor, sparse.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from resect.errors import InputError, ResectError
+from resect.edit import shrunk
+from resect.errors import InputError
+from resect.model.forward import Head, batch_loss, batches, check_examples, checkpointed
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
-from resect.model.prunable import PrunableWeight, find_prunable
+from resect.model.observe import Watch, observing
+from resect.model.prunable import Coverage, PrunableWeight, blocks, find_prunable
 from resect.records import Encoded
-from resect.scores import SNIP
+from resect.scores import Rule, rule_of
+from resect.scores.sums import EACH, Kind, Sums
 from resect.scoreset import ScoreMeta, Scores, TensorScores, candidates
+from resect.stats import seed_of
 
 # Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
 CPU_TOKENS = 1024
 GPU_TOKENS = 8192
 LARGE = 1_000_000_000
+
+Progress = Callable[[int, int], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,37 @@ class AttributeSettings:
     """How a pass is made, and what its artefact says of the data.
 
     Attributes:
-        batch_size: Examples a batch; None fills batches up to a number of tokens.
+        method: Name in `resect.scores.METHODS`.
+        reduction: Reduction that `attribute` returns.
+        batch_size: Examples a batch; None fills batches up to `batch_tokens`.
+        batch_tokens: Tokens a batch, padding included; "auto" for a number by device.
         keep: Largest fraction that can be selected later; None for 1e-2, or 1e-3 for models of
             more than a billion prunable weights.
         dense: Keep the score of every weight.
+        accumulator: Where sums are kept; "auto" for the device if they fit well, else the CPU.
+        layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
+            all of them.
+        checkpoint: Compute activations again in the backward pass, to save memory.
+        steps: Points of the path of `integrated`.
+        shrink_to: Factor of the weights at the end of that path.
         data_hash: 16 hex digits of the data.
         format: `raw` or `chat`.
         skip: Response tokens that are not scored.
         category: The one category that is scored, "" for all.
-        seed: Seed of the draw of examples.
+        seed: Seed of the draw of examples, and of `random`.
     """
 
+    method: str = "snip"
+    reduction: str = "signed"
     batch_size: int | None = None
+    batch_tokens: int | Literal["auto"] = "auto"
     keep: float | None = None
     dense: bool = False
+    accumulator: Literal["auto", "device", "cpu"] = "auto"
+    layers_per_pass: int | None = None
+    checkpoint: bool = False
+    steps: int = 4
+    shrink_to: float = 0.6
     data_hash: str = ""
     format: str = "chat"
     skip: int = 0
@@ -70,6 +87,53 @@ class AttributeSettings:
         return self.keep or (1e-3 if total > LARGE else 1e-2)
 
 
+@dataclass
+class _Job:
+    """What one call works on."""
+
+    model: Any
+    encoded: Sequence[Encoded]
+    settings: AttributeSettings
+    on_progress: Progress
+    passes: int = 1
+    done: int = 0
+    head: Head = field(default_factory=Head)
+
+    def advance(self, examples: int) -> None:
+        self.done += examples
+        # Extra passes are part of the work; the bar counts examples once.
+        self.on_progress(min(len(self.encoded), self.done // self.passes), len(self.encoded))
+
+
+def attribute(
+    model: Any,
+    tokenizer: Any,
+    encoded: Sequence[Encoded],
+    settings: AttributeSettings | None = None,
+    on_progress: Progress | None = None,
+    **keywords: Any,
+) -> Scores:
+    """Score every prunable weight in the one reduction that the settings name.
+
+    Args:
+        model: A Hugging Face causal LM.
+        tokenizer: Its tokenizer.
+        encoded: The examples.
+        settings: How the pass is made.
+        on_progress: Called with examples done and examples in all.
+        **keywords: Fields of `AttributeSettings`, instead of `settings`.
+
+    Raises:
+        InputError: An example cannot be scored, or the model has no gradients.
+        CoverageError: The model has block weights of an unknown kind.
+    """
+    settings = settings or AttributeSettings(**keywords)
+    names = (settings.reduction,)
+    return attribute_many(
+        model, tokenizer, encoded, reductions=names, settings=settings, on_progress=on_progress
+    )[settings.reduction]
+
+
 def attribute_many(
     model: Any,
     tokenizer: Any,
@@ -77,247 +141,264 @@ def attribute_many(
     *,
     reductions: Sequence[str] = ("signed",),
     settings: AttributeSettings | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Scores]:
     """Score every prunable weight, in several reductions from one pass.
 
     Args:
         model: A Hugging Face causal LM.
         tokenizer: Its tokenizer; its fingerprint goes into the artefact.
-        encoded: The examples.
-        reductions: Names in `resect.scores.SNIP`.
+        encoded: The examples; their weights make a contrast, +1/|D| and -1/|D'| up to a factor.
+        reductions: Names in `resect.scores.METHODS[settings.method]`.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
 
     Raises:
-        InputError: No example, or a loss or gradient that is not finite.
+        InputError: An example cannot be scored, a loss or gradient is not finite, or the model has
+            no gradients.
+        CoverageError: The model has block weights of an unknown kind.
     """
     settings = settings or AttributeSettings()
+    rules = {name: rule_of(settings.method, name) for name in reductions}
     coverage = find_prunable(model)
-    wanted = {SNIP[name][0] for name in reductions}
-    parameters = dict(model.named_parameters())
-    with _scoring(model, coverage.weights, wanted) as sums:
-        for done, batch in enumerate_batches(encoded, _budget(model, settings)):
-            if on_progress is not None:
-                on_progress(done, len(encoded))
-            sums.expect(batch)
-            batch_loss(model, batch).backward()  # type: ignore[no-untyped-call]
-    if on_progress is not None:
-        on_progress(len(encoded), len(encoded))
-    meta = {
-        "method": "snip",
-        "keep": settings.fraction(coverage.total),
-        "model_id": str(getattr(model, "name_or_path", "")),
-        "model_fingerprint": model_fingerprint(model),
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-        "data_hash": settings.data_hash,
-        "examples": len(encoded),
-        "tokens": sum(example.scored_tokens for example in encoded),
-        "format": settings.format,
-        "skip": settings.skip,
-        "category": settings.category,
-        "seed": settings.seed,
+    _refuse_absent(model)
+    check_examples(encoded, model)
+    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
+    wanted = {kind for rule in rules.values() for kind in rule.needs}
+    means = _means(job, coverage, wanted)
+    meta = _meta(job, coverage, tokenizer)
+    return {
+        name: _sparse(job, coverage, _dense(job, coverage, means, rule), meta(name))
+        for name, rule in rules.items()
     }
+
+
+def _refuse_absent(model: Any) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise InputError(
+                "the model is not wholly in memory, and offloaded weights have no gradient",
+                got=f"{name} on the meta device",
+                fix="load it without offloading, on more devices or with a smaller dtype",
+            )
+
+
+def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
+    settings = job.settings
+    model_name = model_fingerprint(job.model)
+    tokenizer_name = tokenizer_fingerprint(tokenizer)
+
+    def of(reduction: str) -> ScoreMeta:
+        return ScoreMeta(
+            method=settings.method,
+            reduction=reduction,
+            keep=settings.fraction(coverage.total),
+            model_id=str(getattr(job.model, "name_or_path", "")),
+            model_fingerprint=model_name,
+            tokenizer_fingerprint=tokenizer_name,
+            data_hash=settings.data_hash,
+            examples=len(job.encoded),
+            tokens=sum(example.scored_tokens for example in job.encoded),
+            format=settings.format,
+            skip=settings.skip,
+            category=settings.category,
+            seed=settings.seed,
+        )
+
+    return of
+
+
+def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[Kind, Tensor]]:
+    """Return means over examples for each weight, from as many passes as the settings ask for."""
+    settings, weights = job.settings, coverage.weights
+    means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in weights}
+    if "noise" in wanted:
+        for weight in weights:
+            draw = torch.Generator().manual_seed(
+                seed_of(f"scores/random/{weight.name}", settings.seed)
+            )
+            means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
+    if not wanted - {"noise"}:
+        return means
+    groups = _groups(weights, settings.layers_per_pass)
+    factors = [1.0]
+    if settings.method == "integrated":
+        points = [(at + 0.5) / settings.steps for at in range(settings.steps)]
+        factors = [1 - point * (1 - settings.shrink_to) for point in points]
+    job.passes = len(groups) * len(factors)
+    count = len(job.encoded) * len(factors)
+    for group in groups:
+        for factor in factors:
+            with _at(job, coverage, factor):
+                sums = _pass(job, group, wanted)
+            for weight in group:
+                for kind, total in sums.items():
+                    mean = total[weight.name].div_(count)
+                    known = means[weight.name].get(kind)
+                    means[weight.name][kind] = mean if known is None else known.add_(mean)
+    return means
+
+
+def _groups(weights: Sequence[PrunableWeight], layers: int | None) -> list[list[PrunableWeight]]:
+    if layers is None:
+        return [list(weights)]
+    found: dict[int, list[PrunableWeight]] = {}
+    for weight in weights:
+        found.setdefault(weight.layer // layers, []).append(weight)
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _at(job: _Job, coverage: Coverage, factor: float) -> Iterator[None]:
+    """Shrink all prunable weights to a point of the path of `integrated`."""
+    if factor == 1.0:
+        yield
+        return
+    weights = {weight.name: job.model.get_parameter(weight.name) for weight in coverage.weights}
+    with shrunk(weights, factor):
+        yield
+
+
+def _pass(
+    job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]
+) -> dict[Kind, dict[str, Tensor]]:
+    """Return sums over all examples, by kind and name."""
+    sums = Sums(_parameters(job, weights), wanted, _place(job, weights, wanted))
+    with observing(job.model, weights, sums) as watch:
+        _run_all(job, watch, job.encoded)
+    totals = dict(sums.totals)
+    mixed = [weight for weight in weights if weight.name in sums.mixed]
+    if "inputs" in wanted:
+        totals["inputs"] = _input_sums(sums, weights)
+    if mixed and EACH & wanted:
+        _log.warning(
+            "%d weights mix the examples of a batch; they are scored one example a pass",
+            len(mixed),
+        )
+        single = Sums(_parameters(job, mixed), EACH & wanted)
+        with observing(job.model, mixed, single, singly=True) as watch:
+            for example in job.encoded:
+                _run(job, watch, (example,))
+        for kind, found in single.totals.items():
+            totals[kind] = {**totals[kind], **found}
+    return totals
+
+
+def _input_sums(sums: Sums, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
+    unseen = [weight.name for weight in weights if weight.name not in sums.inputs]
+    if unseen:
+        raise InputError(
+            "the inputs of some weights cannot be told apart by example",
+            got=f"{unseen[0]} and {len(unseen) - 1} more",
+            allowed="models whose prunable weights are linear layers outside of experts",
+            fix="choose another method",
+        )
+    return {
+        weight.name: sums.inputs[weight.name].unsqueeze(1 if weight.layout == "in_out" else 0)
+        for weight in weights
+    }
+
+
+def _parameters(job: _Job, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
+    return {weight.name: job.model.get_parameter(weight.name) for weight in weights}
+
+
+def _place(job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]) -> str:
+    """Return the device of the sums, "" for that of each weight."""
+    chosen = job.settings.accumulator
+    if chosen == "auto" and torch.cuda.is_available():
+        need = 4 * sum(weight.size for weight in weights) * len(wanted)
+        free = sum(torch.cuda.mem_get_info(at)[0] for at in range(torch.cuda.device_count()))
+        # The rest is for activations, one layer's gradient and the logits.
+        chosen = "device" if need < free / 2 else "cpu"
+    return "cpu" if chosen == "cpu" else ""
+
+
+def _run_all(job: _Job, watch: Watch, encoded: Sequence[Encoded]) -> None:
+    """Run all examples; a batch that does not fit makes this and all later ones smaller."""
+    size, limit = job.settings.batch_size, job.settings.batch_tokens
+    on_gpu = job.model.get_input_embeddings().weight.is_cuda
+    tokens = limit if limit != "auto" else GPU_TOKENS if on_gpu else CPU_TOKENS
+    rest = list(encoded)
+    context = checkpointed(blocks(job.model)) if job.settings.checkpoint else None
+    with context or contextlib.nullcontext():
+        while rest:
+            for batch in batches(rest, size=size, tokens=tokens):
+                chosen = set(map(id, batch))
+                rest = [example for example in rest if id(example) not in chosen]
+                fitted = _run(job, watch, batch)
+                job.advance(len(batch))
+                if fitted < len(batch):
+                    size, tokens = size and min(size, fitted), max(1, tokens // 2)
+                    break
+
+
+def _run(job: _Job, watch: Watch, batch: Sequence[Encoded], *, again: bool = False) -> int:
+    """Run one batch, in halves if memory does not suffice; return how many examples fitted.
+
+    What a failed batch had added to the sums stays and is not added again.
+    """
+    watch.begin(batch, again=again)
+    try:
+        if watch.sums.wanted == {"inputs"}:
+            with torch.no_grad():
+                batch_loss(job.model, batch, job.head)
+        else:
+            with torch.enable_grad():
+                watch.backward(batch_loss(job.model, batch, job.head))
+        return len(batch)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        message = str(error).splitlines()[0]
+    # Outside of the handler, because a traceback would keep the activations alive.
+    watch.clear()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(batch) == 1:
+        raise InputError(
+            f"example {batch[0].id!r} does not fit into memory",
+            got=message,
+            fix="shorten it, score fewer layers a pass, keep sums on the CPU or use checkpointing",
+        )
+    _log.info("a batch of %d examples does not fit into memory; trying halves", len(batch))
+    half = len(batch) // 2
+    return min(
+        _run(job, watch, batch[:half], again=True), _run(job, watch, batch[half:], again=True)
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _dense(
+    job: _Job, coverage: Coverage, means: Mapping[str, Mapping[Kind, Tensor]], rule: Rule
+) -> dict[str, Tensor]:
+    """Return scores by checkpoint tensor [n], fp32, in the order of its flat indices."""
     found = {}
-    for name in reductions:
-        kind, rule = SNIP[name]
-        dense = {
-            weight: rule(
-                parameters[weight].detach(), sums.totals[kind][weight] / len(encoded)
-            ).reshape(-1)
-            for weight in sums.totals[kind]
-        }
-        _refuse_nan(dense)
-        found[name] = _sparse(dense, parameters, ScoreMeta(reduction=name, **meta))
+    for weight in coverage.weights:
+        parameter = job.model.get_parameter(weight.name).detach()
+        own = {kind: mean.to(parameter.device) for kind, mean in means[weight.name].items()}
+        scores = rule.formula(parameter, own)
+        if not bool(scores.isfinite().all()):
+            raise InputError(
+                f"the scores of {weight.name} are not finite",
+                fix="load the model in float32 or bfloat16, and check the data for odd examples",
+            )
+        for place in weight.places:
+            found[place.name] = place.view(scores).reshape(-1)
     return found
 
 
-def _sparse(dense: dict[str, Tensor], parameters: dict[str, Any], meta: ScoreMeta) -> Scores:
-    tensors = {
-        name: TensorScores(
-            tuple(parameters[name].shape),
-            index,
-            dense[name][index.to(dense[name].device)].cpu(),
-            parameters[name].detach().reshape(-1)[index.to(parameters[name].device)].cpu(),
-        )
-        for name, index in candidates(dense, meta.keep).items()
-    }
+def _sparse(job: _Job, coverage: Coverage, dense: dict[str, Tensor], meta: ScoreMeta) -> Scores:
+    kept = candidates(dense, meta.keep)
+    tensors = {}
+    for weight in coverage.weights:
+        parameter = job.model.get_parameter(weight.name).detach()
+        for place in weight.places:
+            index, own = kept[place.name], place.view(parameter)
+            at = torch.unravel_index(index.to(own.device), own.shape)
+            value = dense[place.name][index.to(own.device)].cpu()
+            tensors[place.name] = TensorScores(place.shape, index, value, own[at].cpu())
     return Scores(tensors, meta)
-
-
-def _refuse_nan(dense: dict[str, Tensor]) -> None:
-    for name, scores in dense.items():
-        if not bool(scores.isfinite().all()):
-            raise InputError(
-                f"the gradients of {name} are not finite",
-                fix="load the model in float32 or bfloat16, and check the data for odd examples",
-            )
-
-
-def _budget(model: Any, settings: AttributeSettings) -> tuple[int | None, int]:
-    return settings.batch_size, GPU_TOKENS if model.device.type == "cuda" else CPU_TOKENS
-
-
-def enumerate_batches(
-    encoded: Sequence[Encoded], budget: tuple[int | None, int]
-) -> Iterator[tuple[int, list[Encoded]]]:
-    """Yield (examples done before, batch), batches of similar length, longest first.
-
-    Args:
-        encoded: The examples.
-        budget: Examples a batch, or None and then at most this many tokens with padding.
-
-    Raises:
-        InputError: There is no example, or one of them has no scored token.
-    """
-    if not encoded:
-        raise InputError("there is no example to score")
-    for example in encoded:
-        if example.scored_tokens < 1 or example.first_scored < 1:
-            raise InputError(f"example {example.id!r} has no token to score")
-    size, tokens = budget
-    order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
-    done = 0
-    while done < len(order):
-        count = size or max(1, tokens // len(order[done].input_ids))
-        yield done, order[done : done + count]
-        done += count
-
-
-def batch_loss(model: Any, batch: Sequence[Encoded]) -> Tensor:
-    """Return Σ_e weight_e · L_e over a batch, a scalar with gradient.
-
-    Raises:
-        InputError: The loss of an example is not finite; its id is named.
-    """
-    width = max(len(example.input_ids) for example in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    attention = torch.zeros_like(ids)
-    for row, example in enumerate(batch):
-        ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
-        attention[row, : len(example.input_ids)] = 1
-    rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(e.scored_tokens)])
-    places = torch.tensor(
-        [place for e in batch for place in range(e.first_scored, len(e.input_ids))]
-    )
-    device = model.device
-    targets = ids[rows, places].to(device)
-    with _head_at(model, rows.to(device), (places - 1).to(device)):
-        logits = model(
-            input_ids=ids.to(device), attention_mask=attention.to(device), use_cache=False
-        ).logits
-    nll = torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="none")  # [S]
-    share = torch.tensor(
-        [e.weight / e.scored_tokens for e in batch for _ in range(e.scored_tokens)], device=device
-    )
-    loss = (nll * share).sum()
-    if not math.isfinite(loss.item()):
-        bad = int((~nll.isfinite()).nonzero()[0])
-        raise InputError(
-            f"the loss of example {batch[int(rows[bad])].id!r} is not finite",
-            fix="load the model in float32 or bfloat16, or remove the example",
-        )
-    return loss
-
-
-@contextlib.contextmanager
-def _head_at(model: Any, rows: Tensor, places: Tensor) -> Iterator[None]:
-    """Let the output head see scored positions alone; logits become [1, S, V].
-
-    What a model does to its logits afterwards (soft-capping, scaling) works on any shape.
-    """
-
-    def gather(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, places].unsqueeze(0), *args[1:])
-
-    hook = model.get_output_embeddings().register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-class _Sums:
-    """Sums over examples, one fp32 tensor a weight, filled by hooks during backward passes."""
-
-    def __init__(self, wanted: set[Any]) -> None:
-        self.totals: dict[str, dict[str, Tensor]] = {kind: {} for kind in wanted}
-        self._batch: list[Encoded] = []
-
-    def expect(self, batch: list[Encoded]) -> None:
-        """Say which examples the next pass has."""
-        self._batch = batch
-
-    def fold_gradient(self, name: str, parameter: Any) -> None:
-        """Add a parameter's gradient and free it."""
-        self.totals["gradient"][name].add_(parameter.grad)
-        parameter.grad = None
-
-    def fold_absolute(self, weight: PrunableWeight, inputs: Tensor, gradient: Tensor) -> None:
-        """Add |∂L_e/∂w| of each example, from inputs [B, T, I] and output gradient [B, T, O]."""
-        if inputs.dim() != 3 or inputs.shape[0] != len(self._batch):
-            raise ResectError(
-                f"{weight.name} mixes the tokens of several examples",
-                got=f"inputs of shape {tuple(inputs.shape)}",
-                fix="use --reduction abs_of_mean, or --batch-size 1",
-            )
-        total = self.totals["absolute"][weight.name]
-        for example, x, delta in zip(self._batch, inputs, gradient, strict=True):
-            # [O, I] for nn.Linear, [I, O] for Conv1D: the shape of the weight itself.
-            one = x.T @ delta if weight.layout == "in_out" else delta.T @ x
-            sign_free = one.float().abs_()
-            total.add_(sign_free if example.weight == 1.0 else sign_free * abs(example.weight))
-
-
-@contextlib.contextmanager
-def _scoring(model: Any, weights: Sequence[PrunableWeight], wanted: set[Any]) -> Iterator[_Sums]:
-    """Install the hooks, and leave the model as it was found, also after an exception."""
-    sums = _Sums(wanted)
-    parameters = dict(model.named_parameters())
-    modules = dict(model.named_modules())
-    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
-    gradients = {name: parameter.grad for name, parameter in parameters.items()}
-    training = model.training
-    hooks: list[Any] = []
-    model.eval()
-    try:
-        for parameter in parameters.values():
-            parameter.requires_grad_(requires_grad=False)
-            parameter.grad = None
-        # Activations must carry gradients even where no weight does.
-        hooks.append(model.get_input_embeddings().register_forward_hook(_require_grad))
-        for weight in weights:
-            parameter = parameters[weight.name]
-            for kind in wanted:
-                sums.totals[kind][weight.name] = torch.zeros_like(parameter, dtype=torch.float32)
-            if "gradient" in wanted:
-                parameter.requires_grad_(requires_grad=True)
-                hooks.append(
-                    parameter.register_post_accumulate_grad_hook(
-                        lambda p, name=weight.name: sums.fold_gradient(name, p)
-                    )
-                )
-            if "absolute" in wanted:
-                module = modules[weight.name.rpartition(".")[0]]
-                hooks.append(module.register_forward_hook(_watch(sums, weight)))
-        with torch.enable_grad():
-            yield sums
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(requires_grad=flags[name])
-            parameter.grad = gradients[name]
-        model.train(training)
-
-
-def _require_grad(_module: Any, _args: Any, output: Tensor) -> Tensor:
-    return output if output.requires_grad else output.requires_grad_()
-
-
-def _watch(sums: _Sums, weight: PrunableWeight) -> Callable[..., None]:
-    def on_forward(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs = args[0].detach()
-        output.register_hook(lambda gradient: sums.fold_absolute(weight, inputs, gradient))
-
-    return on_forward

@@ -14,11 +14,11 @@ import oracles
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
 from resect.errors import InputError
-from resect.scores import SNIP
+from resect.scores import METHODS
 from resect.scoreset import Scores, candidates
 from resect.selection import select
 
-REDUCTIONS = tuple(SNIP)
+REDUCTIONS = tuple(METHODS["snip"])
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
 
 

@@ -147,7 +147,7 @@ def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
         reason = "outside of the blocks of the language model"
         if layer is not None:
             reason = "tied to another weight" if id(parameter) in tied else ""
-            reason = reason or _exempt(name, parameter, modules)
+            reason = reason or _exempt(name, modules)
         if layer is None or reason:
             skipped.append(Skipped(name, shape, reason))
             continue
@@ -178,6 +178,18 @@ def prunable_tensors(model: Any) -> dict[str, Tensor]:
     }
 
 
+def blocks(model: Any) -> list[nn.Module]:
+    """Return the outermost blocks of the decoder that hold prunable weights, in order."""
+    modules = dict(model.named_modules())
+    found = {}
+    for weight in find_prunable(model, allow_partial=True).weights:
+        for parent, child in _ancestors(weight.name):
+            if isinstance(modules.get(parent), nn.ModuleList) and child.isdigit():
+                found[f"{parent}.{child}"] = modules[f"{parent}.{child}"]
+                break
+    return list(found.values())
+
+
 def _kind(name: str, layout: Layout) -> str:
     parts = name.split(".")
     if layout.startswith("expert"):
@@ -199,7 +211,7 @@ def _layout(owner: nn.Module, parameter: Tensor) -> Layout | None:
     return None
 
 
-def _exempt(name: str, parameter: Tensor, modules: dict[str, nn.Module]) -> str:
+def _exempt(name: str, modules: dict[str, nn.Module]) -> str:
     """Return why a block weight is knowingly left alone, or "" if it is not."""
     parent, _, own = name.rpartition(".")
     owner = modules[parent]

@@ -32,3 +32,8 @@ def abs_of_mean(weight: Tensor, gradient: Tensor) -> Tensor:
 def mean_of_abs(weight: Tensor, absolute: Tensor) -> Tensor:
     """Return |w|·mean |gradient of one example|: the importance in the released code."""
     return weight.float().abs() * absolute
+
+
+def gradient_size(_weight: Tensor, gradient: Tensor) -> Tensor:
+    """Return |mean gradient|, which leaves the size of the weight out; to compare with."""
+    return gradient.abs()

@@ -26,7 +26,7 @@ from torch import Tensor
 from resect.records import Encoded
 
 Item = TypeVar("Item")
-Kind = Literal["gradient", "absolute", "square", "inputs"]
+Kind = Literal["gradient", "absolute", "square", "inputs", "noise"]
 
 EACH: frozenset[Kind] = frozenset({"absolute", "square"})
 
@@ -46,16 +46,16 @@ class Sums:
             wanted: Which sums to keep.
             place: Device of the sums; "" for that of each weight.
         """
+        # What a layer's inputs sum up to has a shape that is known when they are there.
+        self.inputs: dict[str, Tensor] = {}
         self.wanted = frozenset(wanted)
         self.totals: dict[Kind, dict[str, Tensor]] = {
             kind: {
                 name: torch.zeros(weight.shape, dtype=torch.float32, device=place or weight.device)
                 for name, weight in weights.items()
             }
-            for kind in self.wanted - {"inputs"}
+            for kind in self.wanted - {"inputs", "noise"}
         }
-        if "inputs" in self.wanted:
-            self.totals["inputs"] = {}
         # Weights whose examples cannot be told apart within a batch.
         self.mixed: set[str] = set()
         self.batch: Sequence[Encoded] = ()
@@ -75,21 +75,21 @@ class Sums:
         if not again:
             self._done.clear()
 
-    def add_gradient(self, name: str, gradient: Tensor) -> None:
-        """Add the gradient [*] of the whole batch."""
+    def add_gradient(self, name: str, gradient: Tensor, row: int | None = None) -> None:
+        """Add the gradient [*] of the whole batch, or of the example in one of its rows."""
         done = self._done.setdefault(("batch", name), set())
-        if id(self.batch[0]) not in done:
+        examples = self.batch if row is None else self.batch[row : row + 1]
+        if id(examples[0]) not in done:
             total = self.totals["gradient"][name]
             total.add_(gradient.to(total.device))
-            done.update(id(example) for example in self.batch)
+            done.update(id(example) for example in examples)
 
     def add_inputs(self, name: str, rows: Sequence[Tensor]) -> None:
         """Add squared inputs, [T, I] an example, where they predict scored tokens."""
         for example, x in self._new("inputs", name, rows):
             seen = x[example.first_scored - 1 : len(example.input_ids) - 1].float()
             here = seen.square().mean(dim=0) * abs(example.weight)
-            known = self.totals["inputs"].get(name)
-            self.totals["inputs"][name] = here if known is None else known + here
+            self.inputs[name] = self.inputs[name] + here if name in self.inputs else here
 
     def add_products(self, name: str, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
         """Add the gradients leftᵀ·right of single examples.
