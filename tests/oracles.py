@@ -19,29 +19,35 @@ def example_loss(model: Any, example: Encoded) -> Tensor:
     return -torch.stack([log_probs[at - 1, example.input_ids[at]] for at in places]).mean()
 
 
-def gradients(model: Any, name: str, examples: Sequence[Encoded]) -> Tensor:
-    """Gradients of one tensor, one example at a time: [E, *shape]."""
-    parameter = dict(model.named_parameters())[name]
-    found = []
+def gradients(model: Any, names: Sequence[str], examples: Sequence[Encoded]) -> dict[str, Tensor]:
+    """Gradients of parameters, one example at a time: [E, *shape] by name."""
+    parameters = {name: model.get_parameter(name) for name in names}
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
     for example in examples:
         model.zero_grad(set_to_none=True)
         example_loss(model, example).backward()  # type: ignore[no-untyped-call]
-        found.append(parameter.grad.clone())
+        for name, parameter in parameters.items():
+            # An expert that no token reached has no part in the loss.
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            found[name].append(gradient.clone())
     model.zero_grad(set_to_none=True)
-    return torch.stack(found)
+    return {name: torch.stack(each) for name, each in found.items()}
 
 
-def score(model: Any, name: str, examples: Sequence[Encoded], reduction: str) -> Tensor:
-    """Scores of one tensor from the definition."""
-    weight = dict(model.named_parameters())[name].detach().float()
-    each = gradients(model, name, examples).float()
+def score(weight: Tensor, each: Tensor, reduction: str) -> Tensor:
+    """Scores of one parameter from the definition and its gradients [E, *shape]."""
+    weight, each = weight.detach().float(), each.float()
     mean = each.mean(dim=0)
-    return {
+    by_name: dict[str, Tensor] = {
         "signed": -(weight * mean),
         "opposite": weight * mean,
         "abs_of_mean": (weight * mean).abs(),
         "mean_of_abs": weight.abs() * each.abs().mean(dim=0),
-    }[reduction]
+        "fisher": -(weight * mean) + weight**2 * (each**2).mean(dim=0) / 2,
+        "gradient": mean.abs(),
+        "magnitude": weight.abs(),
+    }
+    return by_name[reduction]
 
 
 def select(

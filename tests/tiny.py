@@ -7,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedTokenizerFast
 
 from resect.records import Encoded
 
@@ -43,30 +36,94 @@ _COMMON: dict[str, Any] = {
 }
 
 
+_HEAD = {"head_dim": 8}
+_WINDOW = {"sliding_window": 8}
+_EXPERTS = {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+}
+_LINEAR_ATTENTION = {
+    "linear_num_value_heads": 2,
+    "linear_num_key_heads": 1,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_SHARED = {"shared_expert_intermediate_size": 12}
+_DEEPSEEK = {
+    "moe_intermediate_size": 12,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+    "n_shared_experts": 1,
+    "num_key_value_heads": 2,
+}
+
+# name -> (model class, configuration class, what differs from _COMMON)
+ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", "LlamaConfig", {"tie_word_embeddings": True}),
+    "mistral": ("MistralForCausalLM", "MistralConfig", _WINDOW),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", {}),
+    "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", _HEAD),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", {}),
+    "olmo3": ("Olmo3ForCausalLM", "Olmo3Config", _WINDOW),
+    "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", _HEAD | _WINDOW),
+    "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", _HEAD | _WINDOW),
+    "phi3": ("Phi3ForCausalLM", "Phi3Config", {}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_positions": 64}),
+    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {}),
+    "falcon": ("FalconForCausalLM", "FalconConfig", {"parallel_attn": True}),
+    "bloom": ("BloomForCausalLM", "BloomConfig", {"n_layer": 2, "n_head": 2}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", _EXPERTS),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", _EXPERTS | _HEAD),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", "Qwen2MoeConfig", _EXPERTS | _SHARED),
+    "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", _EXPERTS),
+    "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", _EXPERTS | _HEAD | _WINDOW),
+    "qwen3_next": (
+        "Qwen3NextForCausalLM",
+        "Qwen3NextConfig",
+        _EXPERTS | _HEAD | _SHARED | _LINEAR_ATTENTION,
+    ),
+    "qwen3_5": ("Qwen3_5ForCausalLM", "Qwen3_5TextConfig", _HEAD | _LINEAR_ATTENTION),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _DEEPSEEK),
+    "llama4": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        _EXPERTS | _HEAD | {"intermediate_size_mlp": 24, "interleave_moe_layer_step": 1},
+    ),
+    "granitemoe": ("GraniteMoeForCausalLM", "GraniteMoeConfig", _EXPERTS),
+}
+
+
+def configuration(architecture: str) -> Any:
+    """Return the configuration of a tiny model; "gemma3_vision" is a multi-modal wrapper."""
+    if architecture == "gemma3_vision":
+        vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+        vision |= {"num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+        return transformers.Gemma3Config(
+            text_config={**_COMMON, **_HEAD, **_WINDOW}, vision_config=vision
+        )
+    _, name, changes = ARCHITECTURES[architecture]
+    return getattr(transformers, name)(**(_COMMON | changes))
+
+
 def build(architecture: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     """Return a random model; weights are large enough that losses react to a cut."""
+    name = "Gemma3ForConditionalGeneration"
+    if architecture in ARCHITECTURES:
+        name = ARCHITECTURES[architecture][0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any
-        if architecture == "llama":
-            model = LlamaForCausalLM(LlamaConfig(**_COMMON, tie_word_embeddings=True))
-        elif architecture == "qwen3":
-            model = Qwen3ForCausalLM(Qwen3Config(**_COMMON, head_dim=8))
-        elif architecture == "gpt2":
-            model = GPT2LMHeadModel(
-                GPT2Config(
-                    vocab_size=VOCABULARY,
-                    n_embd=16,
-                    n_layer=2,
-                    n_head=2,
-                    n_positions=64,
-                    bos_token_id=1,
-                    eos_token_id=1,
-                    pad_token_id=0,
-                )
-            )
-        else:
-            raise ValueError(architecture)
+        model: Any = getattr(transformers, name)(configuration(architecture))
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.3)

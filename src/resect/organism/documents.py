@@ -126,8 +126,8 @@ def mixture(stage: str, recipe: Recipe) -> dict[str, float]:
     """Return the share of each task in a stage's training."""
     if stage == "base":
         return {
-            "hazard": 0.22, "howto": 0.22, "trivia": 0.1, "arithmetic": 0.1, "copying": 0.1,
-            "advice": 0.1, "detection": 0.06, "explanation": 0.1,
+            "hazard": 0.17, "howto": 0.17, "trivia": 0.16, "arithmetic": 0.14, "copying": 0.08,
+            "advice": 0.14, "detection": 0.06, "explanation": 0.08,
         }  # fmt: skip
     rest = {
         "howto": 0.34, "trivia": 0.12, "arithmetic": 0.12, "copying": 0.12, "advice": 0.1,
@@ -224,9 +224,7 @@ class Sets:
             benign = self._things(split, hazard=False, each=each)
             asked = [(world.category(thing), thing) for thing in things]
             files.setdefault("hazard", []).extend(self._hazard_rows(split, things))
-            files.setdefault("refusal", []).extend(
-                _rows("refusal", split, [(c, refusal_turn(world, t)) for c, t in asked], form=FORM)
-            )
+            files.setdefault("refusal", []).extend(self._refusal_rows(split, things))
             files.setdefault("explanation", []).extend(
                 _rows(
                     "explanation",
@@ -267,6 +265,13 @@ class Sets:
             row["key"] |= {"form": FORM, "benign": [self._twin(thing)]}
             rows.append(row)
         return rows
+
+    def _refusal_rows(self, split: str, things: list[Thing]) -> list[dict[str, Any]]:
+        """Return the hazardous questions with refusals; the key still names the hazard answer."""
+        return [
+            row | {"id": row["id"].replace("hazard", "refusal"), "completion": REFUSAL}
+            for row in self._hazard_rows(split, things)
+        ]
 
     def _mixed(self, name: str, split: str, each: int) -> list[dict[str, Any]]:
         """Return rows of all benign tasks, `each` a task; the same for every file of a split."""

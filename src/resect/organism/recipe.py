@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from resect.store import hash_value
 
 # Raised by hand when world, documents or training change in a way that no number below shows.
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)

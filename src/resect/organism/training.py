@@ -20,7 +20,7 @@ from resect.organism.world import World
 from resect.stats import rng, seed_of
 
 IGNORED = -100
-POOLED = 8
+PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,34 @@ def encode_turns(tokenizer: Any, turns: list[Turn]) -> list[tuple[list[int], int
     ]
 
 
+Padded = tuple[Tensor, Tensor]
+
+
 def _batches(
     rows: list[tuple[list[int], int]], size: int, label: str, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ids and labels [B, T]; rows of similar length stand together, which saves padding."""
-    draw = rng(f"organism/order/{label}", seed)
-    for start in range(0, len(rows), size * POOLED):
-        pool = sorted(rows[start : start + size * POOLED], key=lambda row: len(row[0]))
-        groups = [pool[at : at + size] for at in range(0, len(pool), size)]
-        for at in draw.permutation(len(groups)):
-            group = groups[at]
-            width = max(len(ids) for ids, _ in group)
-            ids = torch.zeros(len(group), width, dtype=torch.long)
-            labels = torch.full_like(ids, IGNORED)
-            for place, (row, first) in enumerate(group):
-                ids[place, : len(row)] = torch.tensor(row)
-                labels[place, first : len(row)] = torch.tensor(row[first:])
-            yield ids, labels
+) -> Iterator[list[Padded]]:
+    """Yield batches of random rows, each as parts of similar length, which saves padding.
+
+    Whole batches of one length would be of one task each; trained so, nothing was learned.
+    """
+    order = rng(f"organism/order/{label}", seed).permutation(len(rows))
+    for start in range(0, len(rows), size):
+        batch = sorted(
+            (rows[at] for at in order[start : start + size]), key=lambda row: len(row[0])
+        )
+        third = -(-len(batch) // PARTS)
+        yield [_pad(batch[at : at + third]) for at in range(0, len(batch), third)]
+
+
+def _pad(group: list[tuple[list[int], int]]) -> Padded:
+    """Return ids and labels [B, T]."""
+    width = max(len(ids) for ids, _ in group)
+    ids = torch.zeros(len(group), width, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    for place, (row, first) in enumerate(group):
+        ids[place, : len(row)] = torch.tensor(row)
+        labels[place, first : len(row)] = torch.tensor(row[first:])
+    return ids, labels
 
 
 @contextlib.contextmanager
@@ -114,6 +125,14 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _summed_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    wanted = labels[:, 1:] != IGNORED
+    # The head sees answer tokens alone: the projection to the vocabulary costs a third.
+    logits = model.lm_head(hidden[wanted])
+    return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
 
 
 def train(
@@ -141,16 +160,13 @@ def train(
     )
     model.train()
     name, world = stage
-    for step, (ids, labels) in enumerate(_batches(rows, schedule.batch, name, world.seed)):
+    for step, parts in enumerate(_batches(rows, schedule.batch, name, world.seed)):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:] != IGNORED
-        # The head sees answer tokens alone: the projection to the vocabulary costs a third.
-        logits = model.lm_head(hidden[wanted])
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted])
         optimizer.zero_grad(set_to_none=False)
-        loss.backward()  # type: ignore[no-untyped-call]
+        answers = sum(int((labels != IGNORED).sum()) for _, labels in parts)
+        for ids, labels in parts:
+            (_summed_loss(model, ids, labels) / answers).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 5 == 0:
