@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from test_mask_and_edit import make
-from transformers import AutoModelForCausalLM
 
 import tiny
 from resect.errors import InputError, MismatchError
-from resect.model import load_model, prune_checkpoint, restore_checkpoint
+from resect.model import (
+    load_model,
+    prunable_tensors,
+    prune_checkpoint,
+    restore_checkpoint,
+)
 
 CASES = [
     ("llama", torch.float32, {}),
@@ -21,7 +27,10 @@ CASES = [
     ("qwen3", torch.bfloat16, {}),
     ("gpt2", torch.float32, {}),
     ("gpt2", torch.float32, {"max_shard_size": "4KB"}),
+    ("mixtral", torch.bfloat16, {"max_shard_size": "4KB"}),
 ]
+# Every layout on disk: fused, transposed, matrices of experts, one tensor for all experts, renamed.
+EVERY = [(name, torch.float32, {}) for name in [*tiny.ARCHITECTURES, "gemma3_vision"]]
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -32,7 +41,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-@pytest.mark.parametrize(("architecture", "dtype", "options"), CASES)
+@pytest.mark.parametrize(("architecture", "dtype", "options"), CASES + EVERY)
 def test_prune_and_restore(
     architecture: str, dtype: torch.dtype, options: dict[str, Any], alpha: float, tmp_path: Path
 ) -> None:
@@ -51,8 +60,13 @@ def test_prune_and_restore(
         if alpha == 0 and entry is not None:
             zeros = (cut[name] == 0).reshape(-1).nonzero().squeeze(1)
             assert zeros.tolist() == entry.index.tolist()
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
+    loaded = load_model(tmp_path / "cut").model
     assert loaded.dtype == dtype
+    # The names on disk are those in memory: what was loaded lacks exactly the masked weights.
+    in_memory = prunable_tensors(loaded)
+    assert list(in_memory) == list(mask.tensors)
+    for name, entry in mask.tensors.items():
+        assert torch.equal(in_memory[name].reshape(-1)[entry.index], entry.value * alpha)
     restore_checkpoint(tmp_path / "cut", mask, tmp_path / "back")
     back = tensors(tmp_path / "back")
     assert list(back) == list(before)
@@ -62,6 +76,21 @@ def test_prune_and_restore(
         if path.suffix != ".safetensors":
             assert path.read_bytes() == (tmp_path / "back" / path.name).read_bytes()
     assert all(torch.equal(tensor, tensors(source)[name]) for name, tensor in before.items())
+
+
+def test_a_cut_folder_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    source = tiny.save("qwen3_moe", tmp_path / "m")
+    mask = make(load_model(source).model)
+    prune_checkpoint(source, mask, tmp_path / "cut")
+    code = (
+        "import sys, transformers; m = transformers.AutoModelForCausalLM.from_pretrained("
+        "sys.argv[1]); print(sum(int((p == 0).sum()) for p in m.parameters() if p.dim() > 1))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "cut")], capture_output=True, check=True
+    )
+    # The embedding of the padding token is random too, so no other weight is zero.
+    assert int(done.stdout) == mask.count
 
 
 def test_names_of_old_files_without_the_wrapper_prefix(tmp_path: Path) -> None:

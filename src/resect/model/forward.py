@@ -166,7 +166,7 @@ def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
 
     try:
         for block in blocks:
-            block.forward = wrap(block.forward)  # type: ignore[method-assign]
+            block.forward = wrap(block.forward)
         yield
     finally:
         for block in blocks:

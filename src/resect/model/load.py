@@ -36,7 +36,7 @@ def load_model(
     Raises:
         InputError: The place does not exist or is no checkpoint, or the tokenizer does not work.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     source, revision = _source(str(place))
     chosen = _dtype(dtype)
@@ -48,14 +48,17 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+        if not _speaks(tokenizer):
+            # Beside the config of some families (Qwen2) any tokenizer loads as that family's class,
+            # which has no use for a vocabulary of words; the file itself knows better.
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"cannot load a causal language model from {place}",
             got=str(error).strip().splitlines()[0],
             fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
         ) from error
-    if not tokenizer("a b c", add_special_tokens=False)["input_ids"]:
-        # A word-level tokenizer beside the config of some families loads as that family's class.
+    if not _speaks(tokenizer):
         raise InputError(
             f"the tokenizer of {place} returns no tokens",
             got=type(tokenizer).__name__,
@@ -64,6 +67,10 @@ def load_model(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+def _speaks(tokenizer: Any) -> bool:
+    return bool(tokenizer("a b c", add_special_tokens=False)["input_ids"])
 
 
 @contextlib.contextmanager

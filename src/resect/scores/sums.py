@@ -116,18 +116,22 @@ class Sums:
             self.totals[kind][name].zero_()
 
     def rows_of(self, tensor: Tensor) -> list[Tensor] | None:
-        """Return a layer's tensor as [t, *] for each example without its padding.
+        """Return a layer's tensor as [t, *] for each example, without its padding where it can go.
 
-        None if it is laid out neither as [B, T, *] nor as [B·T, *], so that its rows cannot be
-        told apart.
+        None if it is laid out neither as [B, T, *] (with more axes between, or T among them) nor as
+        [B·T, *], so that its rows cannot be told apart.
         """
         batch, width, last = len(self.batch), self.width, tensor.shape[-1]
         if tensor.dim() == 3 and tensor.shape[:2] == (batch, width):
             apart = tensor
         elif tensor.dim() == 2 and tensor.shape[0] == batch * width:
-            apart = tensor.view(batch, width, last)
+            apart = tensor.reshape(batch, width, last)
+        elif batch == 1:
+            return [tensor.reshape(-1, last)]
+        elif tensor.dim() > 3 and tensor.shape[0] == batch and width in tensor.shape[1:-1]:
+            return [one.reshape(-1, last) for one in tensor]
         else:
-            return [tensor.reshape(-1, last)] if batch == 1 else None
+            return None
         return [
             one[: len(example.input_ids)] for example, one in zip(self.batch, apart, strict=True)
         ]
