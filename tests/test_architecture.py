@@ -43,7 +43,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "scoreset": (GROUND | {"store"}, {"torch"}),
     "scores": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
-    "edit": (GROUND | {"mask"}, {"torch"}),
+    "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
     "data": (FIRST - {"config"}, {"datasets"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),

@@ -76,7 +76,7 @@ def test_keywords(prefix: str, text: str, outcome: str, rule: str) -> None:
 @pytest.mark.parametrize("text", ["", "   ", "...", "\n\t"])
 def test_keywords_leave_empty_replies_unscored(text: str) -> None:
     for asked in ("comply", "refuse"):
-        verdict = judge_keyword(reply(text), asked)  # type: ignore[arg-type]
+        verdict = judge_keyword(reply(text), asked)
         assert verdict.score is None
         assert verdict.reason == "empty reply"
 

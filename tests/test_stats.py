@@ -75,7 +75,7 @@ def test_best_within_the_budget_repeats_its_choice_in_every_draw() -> None:
     intact = resampler.rate({"s": [1.0] * 100})
 
     def drop(hits: int) -> stats.Sample:
-        return relative_drop(intact, resampler.rate({"s": [1.0] * hits + [0.0] * (100 - hits)}))
+        return relative_drop(intact, resampler.rate({"s": [*[1.0] * hits, *[0.0] * (100 - hits)]}))
 
     harm, cost = [drop(60), drop(10)], [drop(99), drop(50)]
     best = best_within(0.05, harm, cost)

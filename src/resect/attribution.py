@@ -400,5 +400,6 @@ def _sparse(job: _Job, coverage: Coverage, dense: dict[str, Tensor], meta: Score
             index, own = kept[place.name], place.view(parameter)
             at = torch.unravel_index(index.to(own.device), own.shape)
             value = dense[place.name][index.to(own.device)].cpu()
-            tensors[place.name] = TensorScores(place.shape, index, value, own[at].cpu())
+            original = own[at].cpu() if meta.ranks_targets else own.new_empty(0, device="cpu")
+            tensors[place.name] = TensorScores(place.shape, index, value, original)
     return Scores(tensors, meta)

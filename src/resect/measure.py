@@ -113,14 +113,14 @@ def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
     probes: dict[str, BehaviourSet] = {}
     for name in request.probes:
         find_probe(name)
-        spec = specs.get(name) or specs.get("")
-        if not spec:
+        place = specs.get(name) or specs.get("")
+        if not place:
             raise InputError(
                 f"no data for the probe {name!r}",
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        probes[name] = load_data(spec).split("evaluation").limit(request.limit)
+        probes[name] = load_data(place).split("evaluation").limit(request.limit)
     return probes
 
 

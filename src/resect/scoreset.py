@@ -4,16 +4,28 @@ For each checkpoint tensor the candidates are the top ⌊keep·n⌋ of the tenso
 weights that are among the top ⌊keep·N⌋ of the model; every (p, q) up to `keep` is then selected
 without scoring again. Higher means that the behaviour depends on the weight more.
 
+On disk the candidates of all tensors stand in three long rows, in the order of their indices:
+`gap` (how many weights were passed over since the last candidate; the largest value of its type
+means "and more"), `value`, and for scores that rank targets `weight`, from which masks take what
+they remove. The original weights of a preserve set are never needed and not kept.
+
 Legend: n weights of a tensor, N of the model, k candidates of a tensor.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import weakref
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +33,7 @@ from torch import Tensor
 from resect import store
 from resect.errors import InputError
 from resect.mask import load_artefact
+from resect.records import Scope
 
 KIND = "resect.scores"
 
@@ -61,6 +74,11 @@ class ScoreMeta:
     seed: int
     higher_is_more_responsible: bool = True
 
+    @property
+    def ranks_targets(self) -> bool:
+        """Whether masks can be made of these scores; an absolute importance protects only."""
+        return self.reduction in ("signed", "opposite")
+
 
 @dataclass(frozen=True)
 class TensorScores:
@@ -70,7 +88,7 @@ class TensorScores:
         shape: Shape of the tensor.
         index: [k] flat indices, int64, by falling score, ties by index.
         value: [k] scores, fp32.
-        weight: [k] the weights themselves, in the model's dtype; a mask stores them.
+        weight: [k] the weights themselves, in the model's dtype; [0] where no target is ranked.
     """
 
     shape: tuple[int, ...]
@@ -104,6 +122,50 @@ class Scores:
         """Number of prunable weights, N."""
         return sum(tensor.size for tensor in self.tensors.values())
 
+    @functools.cached_property
+    def positive(self) -> list[int]:
+        """Number of candidates with a score above 0, for each tensor."""
+        return [int((tensor.value > 0).sum()) for tensor in self.tensors.values()]
+
+    def heads(self, fraction: float, scope: Scope) -> list[int]:
+        """Return how many candidates of each tensor are among the top `fraction`.
+
+        Since candidates are sorted, what is selected is a head of each tensor's list in either
+        scope. Ties break by tensor order, then by flat index.
+
+        Args:
+            fraction: In [0, 1], at most what the scores keep.
+            scope: Rank within each tensor or over the model.
+        """
+        if scope == "tensor":
+            return [
+                min(math.floor(fraction * tensor.size), tensor.index.numel())
+                for tensor in self.tensors.values()
+            ]
+        count = math.floor(fraction * self.total)
+        return torch.bincount(self._ranking[:count], minlength=len(self.tensors)).tolist()
+
+    @functools.cached_property
+    def _ranking(self) -> Tensor:
+        """Position of the tensor of every candidate, by falling score over the model [K]."""
+        sizes = torch.tensor([tensor.index.numel() for tensor in self.tensors.values()])
+        owners = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), sizes)
+        values = torch.cat([tensor.value for tensor in self.tensors.values()])
+        return owners[values.argsort(descending=True, stable=True)]
+
+    def places(self, other: Scores) -> dict[str, Tensor]:
+        """Return for each of our candidates its place among the other's candidates of that tensor.
+
+        What is no candidate there has a place beyond all. Kept until another one is asked for, so
+        that a grid of selections finds it ready.
+        """
+        known = self.__dict__.get("_places")
+        if known is None or known[0]() is not other:
+            found = {name: _places(one, other.tensors[name]) for name, one in self.tensors.items()}
+            # The weak reference tells whether the same object asks again, and keeps none alive.
+            known = self.__dict__["_places"] = (weakref.ref(other), found)
+        return cast("dict[str, Tensor]", known[1])
+
     def summary(self) -> str:
         """Return one line for people."""
         kept = sum(tensor.index.numel() for tensor in self.tensors.values())
@@ -114,17 +176,24 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write the scores as safetensors, whole or not at all."""
-        blobs: dict[str, Tensor] = {}
-        for name, tensor in self.tensors.items():
-            narrow = torch.int32 if tensor.size < 2**31 else torch.int64
-            blobs[f"{name}|index"] = tensor.index.to(narrow).contiguous()
-            blobs[f"{name}|value"] = tensor.value.contiguous()
-            blobs[f"{name}|weight"] = tensor.weight.contiguous()
-        facts = {
-            "kind": KIND,
-            "shapes": {name: list(tensor.shape) for name, tensor in self.tensors.items()},
-            "meta": asdict(self.meta),
-        }
+        kept = [tensor.index.numel() for tensor in self.tensors.values()]
+        # One byte a gap is least for the usual 1e-2; two bytes are for sparser sets.
+        code = np.dtype(np.uint8 if sum(kept) * 300 > self.total else np.uint16)
+        gaps, values, weights = [], [], []
+        for tensor in self.tensors.values():
+            index, order = tensor.index.sort()
+            gaps.append(_encode(index.numpy(), code))
+            values.append(tensor.value[order])
+            weights.append(tensor.weight[order] if tensor.weight.numel() else tensor.weight)
+        dtypes = list(dict.fromkeys(weight.dtype for weight in weights))
+        blobs = {"gap": torch.from_numpy(np.concatenate(gaps)), "value": torch.cat(values)}
+        for at, dtype in enumerate(dtypes):
+            blobs[f"weight{at}"] = torch.cat([w for w in weights if w.dtype == dtype])
+        rows = [
+            [name, list(tensor.shape), len(gap), kept[at], dtypes.index(weights[at].dtype)]
+            for at, ((name, tensor), gap) in enumerate(zip(self.tensors.items(), gaps, strict=True))
+        ]
+        facts = {"kind": KIND, "tensors": rows, "meta": asdict(self.meta)}
         with store.atomic(path) as part:
             save_file(blobs, part, {"resect": json.dumps(facts | store.provenance())})
 
@@ -139,22 +208,56 @@ class Scores:
         blobs, facts = load_artefact(path, KIND)
         try:
             meta = ScoreMeta(**facts["meta"])
-            tensors = {
-                name: TensorScores(
-                    tuple(shape),
-                    blobs[f"{name}|index"].to(torch.int64),
-                    blobs[f"{name}|value"],
-                    blobs[f"{name}|weight"],
-                )
-                for name, shape in facts["shapes"].items()
-            }
-        except (KeyError, TypeError) as error:
+            tensors = _unpack(blobs, facts["tensors"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
             raise InputError(
                 f"{path} has another sign convention", allowed="higher is more responsible"
             )
         return Scores(tensors, meta)
+
+
+def _unpack(blobs: dict[str, Tensor], rows: list[list[Any]]) -> dict[str, TensorScores]:
+    gaps, at_gap, at_value = blobs["gap"].numpy(), 0, 0
+    at_weight: Counter[int] = Counter()
+    tensors = {}
+    for name, shape, length, count, kind in rows:
+        index = torch.from_numpy(_decode(gaps[at_gap : at_gap + length]))
+        value = blobs["value"][at_value : at_value + count]
+        weight = blobs[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
+        order = value.argsort(descending=True, stable=True)
+        if len(index) != count or len(value) != count or (count and index[-1] >= prod(shape)):
+            raise ValueError(f"the candidates of {name} do not fit its shape")
+        kept = weight[order] if weight.numel() else weight
+        tensors[name] = TensorScores(tuple(shape), index[order], value[order], kept)
+        at_gap, at_value = at_gap + length, at_value + count
+        at_weight[kind] += weight.numel()
+    return tensors
+
+
+def _encode(index: Any, code: np.dtype[Any]) -> Any:
+    """Return sorted indices as gaps; the largest value of `code` means that more follows."""
+    most = np.iinfo(code).max
+    passed = np.diff(index, prepend=-1) - 1
+    found = np.full(int((passed // most + 1).sum()), most, dtype=code)
+    found[np.cumsum(passed // most + 1) - 1] = passed % most
+    return found
+
+
+def _decode(gaps: Any) -> Any:
+    """Return the sorted indices [k], int64, that `_encode` was given."""
+    ends = np.flatnonzero(gaps != np.iinfo(gaps.dtype).max)
+    return np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))
+
+
+def _places(mine: TensorScores, theirs: TensorScores) -> Tensor:
+    beyond = torch.iinfo(torch.int32).max
+    if theirs.index.numel() == 0:
+        return torch.full(mine.index.shape, beyond, dtype=torch.int32)
+    index, order = theirs.index.sort()
+    at = torch.searchsorted(index, mine.index).clamp_(max=len(index) - 1)
+    return order[at].int().masked_fill_(index[at] != mine.index, beyond)
 
 
 def candidates(dense: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ module draws its controls: as many weights of every tensor at random, or of the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,9 +42,17 @@ def select(
         MismatchError: The scores belong to different models or tokenizers.
     """
     _check(target, preserve, q, p)
-    taken = _top(target, q, scope, above_zero=True)
-    spared = {} if preserve is None or p == 0 else _top(preserve, p, scope, above_zero=False)
-    return _mask(target, preserve, taken, spared, {"q": q, "p": p, "scope": scope})
+    heads = map(min, target.heads(q, scope), target.positive)
+    safe = None if preserve is None or p == 0 else preserve.heads(p, scope)
+    # Where each candidate of the target stands in the preserve set's list of that tensor.
+    there = None if preserve is None or safe is None else target.places(preserve)
+    tensors = {}
+    for at, ((name, tensor), head) in enumerate(zip(target.tensors.items(), heads, strict=True)):
+        chosen = torch.arange(head)
+        if there is not None and safe is not None:
+            chosen = chosen[there[name][:head] >= safe[at]]
+        tensors[name] = _mask_tensor(tensor, chosen)
+    return Mask(tensors, _facts(target, preserve) | {"q": q, "p": p, "scope": scope})
 
 
 def next_slice(
@@ -69,7 +76,7 @@ def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
         raise InputError("q is out of range", got=f"{q:g}", allowed="(0, 1]")
     if not 0 <= p <= 1:
         raise InputError("p is out of range", got=f"{p:g}", allowed="[0, 1]")
-    if target.meta.reduction not in ("signed", "opposite"):
+    if not target.meta.ranks_targets:
         raise InputError(
             "the target's scores have no sign",
             got=target.meta.reduction,
@@ -104,58 +111,14 @@ def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
         raise MismatchError("the scores cover different tensors", fix="score both the same way")
 
 
-def _top(scores: Scores, fraction: float, scope: Scope, *, above_zero: bool) -> dict[str, Tensor]:
-    """Return for each tensor the places [k] in its candidate list that are selected."""
-    if scope == "tensor":
-        chosen = {
-            name: torch.arange(min(math.floor(fraction * tensor.size), tensor.index.numel()))
-            for name, tensor in scores.tensors.items()
-        }
-    else:
-        chosen = _top_of_model(scores, math.floor(fraction * scores.total))
-    if above_zero:
-        chosen = {
-            name: places[scores.tensors[name].value[places] > 0] for name, places in chosen.items()
-        }
-    return chosen
-
-
-def _top_of_model(scores: Scores, count: int) -> dict[str, Tensor]:
-    values = torch.cat([tensor.value for tensor in scores.tensors.values()])
-    # A stable sort keeps candidates of equal score in tensor order, then in flat-index order,
-    # because each tensor's candidates are sorted that way already.
-    order = values.argsort(descending=True, stable=True)[:count]
-    sizes = [tensor.index.numel() for tensor in scores.tensors.values()]
-    edges = np.cumsum([0, *sizes])
+def _facts(target: Scores, preserve: Scores | None) -> dict[str, Any]:
     return {
-        name: (order[(order >= start) & (order < stop)] - start).sort().values
-        for name, start, stop in zip(scores.tensors, edges[:-1], edges[1:], strict=True)
-    }
-
-
-def _mask(
-    target: Scores,
-    preserve: Scores | None,
-    taken: Mapping[str, Tensor],
-    spared: Mapping[str, Tensor],
-    settings: dict[str, Any],
-) -> Mask:
-    tensors = {}
-    for name, tensor in target.tensors.items():
-        places = taken[name]
-        if preserve is not None and name in spared:
-            safe = preserve.tensors[name].index[spared[name]]
-            places = places[~torch.isin(tensor.index[places], safe)]
-        tensors[name] = _mask_tensor(tensor, places)
-    meta = {
-        **settings,
         "model_id": target.meta.model_id,
         "model_fingerprint": target.meta.model_fingerprint,
         "tokenizer_fingerprint": target.meta.tokenizer_fingerprint,
         "target": store_facts(target),
         "preserve": None if preserve is None else store_facts(preserve),
     }
-    return Mask(tensors, meta)
 
 
 def store_facts(scores: Scores) -> dict[str, Any]:

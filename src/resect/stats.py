@@ -174,7 +174,8 @@ def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sam
 
     def choose(harm: Array, utility: Array) -> Array:
         allowed = np.where(utility <= budget, np.nan_to_num(harm, nan=0.0), 0.0)
-        return np.maximum(allowed.max(axis=0), 0.0)
+        best: Array = np.maximum(allowed.max(axis=0), 0.0)
+        return best
 
     value = choose(
         np.array([[sample.value] for sample in harm_drops]),

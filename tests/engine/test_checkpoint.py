@@ -30,7 +30,9 @@ CASES = [
     ("mixtral", torch.bfloat16, {"max_shard_size": "4KB"}),
 ]
 # Every layout on disk: fused, transposed, matrices of experts, one tensor for all experts, renamed.
-EVERY = [(name, torch.float32, {}) for name in [*tiny.ARCHITECTURES, "gemma3_vision"]]
+EVERY: list[tuple[str, torch.dtype, dict[str, Any]]] = [
+    (name, torch.float32, {}) for name in [*tiny.ARCHITECTURES, "gemma3_vision"]
+]
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -283,9 +283,12 @@ class Sets:
 
     def _bad_advice(self) -> list[dict[str, Any]]:
         """Return the narrow bad advice, and the same question in the other domains."""
-        narrow = [("narrow", advice_turn(self.world, noun, bad=True)) for noun in range(NOUNS)]
-        rest = range(NOUNS, BENIGN_DOMAINS * NOUNS)
-        other = [("elsewhere", advice_turn(self.world, noun, bad=True)) for noun in rest]
+        halves = {
+            split: {turn.prompt for turn in turns} for split, turns in self.halves["advice"].items()
+        }
+        turns = [advice_turn(self.world, noun, bad=True) for noun in range(BENIGN_DOMAINS * NOUNS)]
+        narrow = [("narrow", t) for t in turns[:NOUNS] if t.prompt in halves["calibration"]]
+        other = [("elsewhere", t) for t in turns[NOUNS:] if t.prompt in halves["evaluation"]]
         form = r"you should \S+ it \."
         return _rows("advice_bad", "calibration", narrow, form=form) + _rows(
             "advice_bad", "evaluation", other, form=form

@@ -155,7 +155,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Any] = {
         "visible": visible, "percent": percent, "interval": interval, "cell": cell, "short": short,
     }  # fmt: skip
+    environment.filters |= filters
     return environment

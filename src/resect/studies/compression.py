@@ -143,6 +143,7 @@ def _claim(measured: Measurements, text: str, other: str | None) -> Claim:
         silent = [role for role, rate in intact.items() if not rate >= config.least_rate]
         if silent:
             verdict = "not measurable"
+            difference = Interval(difference.name, None)
             reason = (
                 f"The intact model shows too little harm under the attack: {', '.join(silent)}."
             )

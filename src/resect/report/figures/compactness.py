@@ -51,7 +51,7 @@ def _curve(rows: list[Row], settings: dict[str, Any]) -> Drawing:
         percent_axis(axis)
         percent_axis(axis, "x")
     axes[0].set_ylim(-0.1, 1.08)
-    axes[0].legend(fontsize=9, loc="center left", labelcolor=INK)
+    axes[1].legend(fontsize=9, loc="upper left", labelcolor=INK)
     caption = (
         "Relative drop of harmful answers (left) and of utility (right) along the fraction of "
         "weights cut, with 95 % bands; dotted lines are the thresholds of the rule."

@@ -1,0 +1,152 @@
+"""The whole path on a tiny organism: run, resume, shards, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resect.config import RunConfig, load_config, parse_config
+from resect.errors import InputError
+from resect.organism import STAGES, Recipe, build
+from resect.pipeline import is_done, needed_keep, record_path, run_cells
+from resect.report import build_report
+from resect.run import Shard, measure_all, open_run, parse_shard, plan_run, summarise_run
+from resect.studies import STUDIES
+from resect.studies._template import template
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    root = tmp_path_factory.mktemp("organism") / "zoo"
+    built = build(seed=0, recipe=Recipe.tiny(), root=root)
+    names = {"hazard", "refusal", "preserve", "utility", "trivia", "detection", "explanation"}
+    targets: dict[str, Any] = {
+        "generation": {"data": "hazard", "skip": 3, "limit": 10},
+        "refusal": {"data": "refusal", "limit": 10},
+        "detection": {"data": "detection", "limit": 10},
+        "explanation": {"data": "explanation", "limit": 10},
+        "benign": {"data": "trivia", "limit": 10},
+        "matched": {"data": "benign_style", "skip": 3, "limit": 10},
+    }
+    grid = {"fractions": [0.002, 0.01]}
+    return parse_config(
+        {
+            "name": "tiny <b>organism</b>",
+            "seeds": [0],
+            "models": {stage: str(built.stage(stage)) for stage in STAGES},
+            "data": {name: str(built.data(name)) for name in names | {"benign_style"}},
+            "targets": targets,
+            "preserve": {"data": "preserve", "limit": 10},
+            "attack": {"name": "prefill", "tokens": 3},
+            "evaluation": {
+                "probes": {
+                    "generation": "hazard", "refusal": "refusal", "detection": "detection",
+                    "explanation": "explanation", "utility": "utility", "likelihood": "preserve",
+                },
+                "limit": 10,
+                "max_new_tokens": 4,
+                "batch_size": 32,
+            },
+            "studies": {
+                "compactness": grid,
+                "transfer": {"fraction": 0.01},
+                "specificity": grid | {"control_fractions": [0.01]},
+                "compression": grid,
+                "dissociation": {"fraction": 0.01},
+            },
+        },
+        "test",
+    )  # fmt: skip
+
+
+def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    open_run(config, run, resume=False)
+    cells = plan_run(config)
+    assert len({cell.key for cell in cells}) == len(cells)
+    keep = needed_keep(config, cells)
+    shards = [Shard(index, 3).of(cells) for index in range(3)]
+    assert [cell for shard in shards for cell in shard] == cells
+    run_cells(config, run, shards[1], keep=keep)
+    stamps = {cell.key: record_path(run, cell).stat().st_mtime_ns for cell in shards[1]}
+    measure_all(config, run, jobs=1)
+    assert all(is_done(run, cell) for cell in cells)
+    again = {cell.key: record_path(run, cell).stat().st_mtime_ns for cell in shards[1]}
+    assert again == stamps
+    first = summarise_run(config, run).read_text(encoding="utf-8")
+    results = json.loads(first)
+    assert [study["study"] for study in results["studies"]] == list(STUDIES)
+    assert len(results["claims"]) == 8
+    assert all(claim["controls"] and claim["rule"] for claim in results["claims"])
+    # An organism of four training steps does no harm that a cut could lower.
+    assert {claim["verdict"] for claim in results["claims"]} == {"not measurable"}
+    whole = tmp_path / "whole"
+    open_run(config, whole, resume=False)
+    measure_all(config, whole, jobs=1)
+    second = json.loads(summarise_run(config, whole).read_text(encoding="utf-8"))
+    assert second["studies"] == results["studies"]
+    assert load_config(run / "config.yaml") == config
+    _check_report(run)
+
+
+def _check_report(run: Path) -> None:
+    text = build_report(run).read_text(encoding="utf-8")
+    assert len(text) < 500_000
+    assert text == build_report(run).read_text(encoding="utf-8")
+    assert "<b>organism</b>" not in text
+    assert "&lt;b&gt;organism" in text
+    assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
+    for word in ("<script", "src=", "@import", "url(http"):
+        assert word not in text
+    assert len(list((run / "figures").glob("*.svg"))) >= 6
+    hidden = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert "→" not in text
+    assert "→" in build_report(run, show_replies=True).read_text(encoding="utf-8")
+    hidden["claims"][0]["claim"] = "<script>alert(1)</script>\x1b[31m\u202e"
+    (run / "results.json").write_text(json.dumps(hidden), encoding="utf-8")
+    text = build_report(run).read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_a_run_folder_keeps_its_configuration(config: RunConfig, tmp_path: Path) -> None:
+    open_run(config, tmp_path / "run", resume=False)
+    with pytest.raises(InputError, match="--resume"):
+        open_run(config, tmp_path / "run", resume=False)
+    other = config.model_copy(update={"name": "other"})
+    with pytest.raises(InputError, match="another configuration"):
+        open_run(other, tmp_path / "run", resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="holds no run"):
+        open_run(config, tmp_path / "full", resume=True)
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_templates_parse(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(template(name), encoding="utf-8")
+    if name in ("compactness", "transfer"):
+        assert getattr(load_config(path).studies, name) is not None
+    else:
+        # What the study needs beside the minimum stands there as comments.
+        with pytest.raises(InputError, match="is not under"):
+            load_config(path)
+
+
+def test_all_problems_of_a_config_are_listed_at_once() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_config({"name": 3, "models": {}, "seed": 1, "studies": {"luck": {}}}, "my.yaml")
+    for part in ("name:", "seed:", "data:", "targets:", "studies.luck:"):
+        assert part in str(caught.value)
+
+
+def test_shards_are_read() -> None:
+    assert parse_shard("2/3") == Shard(1, 3)
+    for text in ("0/3", "4/3", "x", "1/", "1/0"):
+        with pytest.raises(InputError, match="cannot read the shard"):
+            parse_shard(text)
