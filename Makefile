@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test check format bench clean
+.PHONY: install demo quick test check format clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable ".[organism,dev]"
+		--constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 demo: install
@@ -21,7 +21,7 @@ quick: install
 	$(BIN)/resect demo --quick -o resect-demo-quick
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: install
 	$(BIN)/ruff format --check .
@@ -32,9 +32,6 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
-
-bench: install
-	$(BIN)/python benchmarks/score.py
 
 clean:
 	rm -rf $(VENV) resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist

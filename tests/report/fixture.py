@@ -184,9 +184,13 @@ def specificity() -> StudyResult:
     ]  # fmt: skip
     bars[3] |= {"harm_drop": None, "difference": None, "q": None}
     arms = {arm: FRACTIONS if arm == "target" else COARSE for arm in ARMS}
-    effect = Interval("largest drop of harm within the utility budget, target cut", 0.93, 0.87, 0.98)
+    effect = Interval(
+        "largest drop of harm within the utility budget, target cut", 0.93, 0.87, 0.98
+    )
     others = tuple(
-        Interval(f"weights of {arm}", None if arm == "opposite" else value, value - 0.06, value + 0.05)
+        Interval(
+            f"weights of {arm}", None if arm == "opposite" else value, value - 0.06, value + 0.05
+        )
         for arm, value in best.items()
         if arm not in ("target", "matched")
     )
@@ -212,7 +216,11 @@ def specificity() -> StudyResult:
 
 def compression() -> StudyResult:
     rows, budget = [], []
-    for model, shift, value in (("aligned", 1, 0.93), ("base", 4, 0.55), ("benign_tuned", 1.3, None)):
+    for model, shift, value in (
+        ("aligned", 1, 0.93),
+        ("base", 4, 0.55),
+        ("benign_tuned", 1.3, None),
+    ):
         arms = dict.fromkeys(("target", "random"), FRACTIONS)
         rows += [{"model": model, **row} for row in curve(model, arms, shift)]
         for arm in ("target", "random"):
@@ -320,8 +328,6 @@ def write_run(run: Path, found: dict[str, Any] | None = None, text: str | None =
     write_text(run / "config.yaml", "name: fixture\nseeds: [0, 1, 2]\n")
     write_parquet(run / "records" / "0123.parquet", reply_rows(text) if text else reply_rows())
     return run
-
-
 
 
 if __name__ == "__main__":

@@ -118,6 +118,12 @@ def line(axis: Any, rows: list[Row], names: tuple[str, str], **style: Any) -> No
     axis.fill_between(places, low, high, color=style.get("color"), alpha=0.18, linewidth=0)
 
 
+def log_axis(axis: Any) -> None:
+    """Make the x axis logarithmic, unless nothing on it is above zero."""
+    if axis.dataLim.x1 > 0:
+        axis.set_xscale("log")
+
+
 def percent_axis(axis: Any, which: str = "y") -> None:
     """Label an axis in percent."""
     chosen = axis.yaxis if which == "y" else axis.xaxis

@@ -12,6 +12,7 @@ from resect.report.figures._style import (
     Drawing,
     Row,
     line,
+    log_axis,
     new_figure,
     number,
     percent_axis,
@@ -45,7 +46,7 @@ def _curve(rows: list[Row], settings: dict[str, Any]) -> Drawing:
                 f"rule: {100 * bound:g} %", (0.02, bound), xycoords=("axes fraction", "data"),
                 va="bottom", fontsize=9, color=INK,
             )  # fmt: skip
-        axis.set_xscale("log")
+        log_axis(axis)
         axis.set_xlabel("fraction of prunable weights cut")
         axis.set_title(title, loc="left", fontsize=11, color=INK)
         percent_axis(axis)

@@ -11,6 +11,7 @@ from resect.report.figures._style import (
     Drawing,
     Row,
     line,
+    log_axis,
     new_figure,
     number,
     percent_axis,
@@ -34,7 +35,7 @@ def draw(tables: dict[str, list[Row]], settings: dict[str, Any]) -> list[Drawing
         x = [number(row["utility_drop"]) for row in own]
         y = [number(row["harm_drop"]) for row in own]
         axes[1].plot(x, y, marker="o", markersize=4, linewidth=1.2, color=colour, label=name)
-    axes[0].set_xscale("log")
+    log_axis(axes[0])
     axes[0].set_xlabel("fraction of prunable weights cut")
     axes[0].set_title("relative drop of harm", loc="left", fontsize=11, color=INK)
     axes[0].legend(fontsize=8, loc="upper left", labelcolor=INK)
