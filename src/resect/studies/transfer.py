@@ -160,6 +160,32 @@ def summarise(measured: Measurements) -> StudyResult:
     )
 
 
+def _weigh(
+    measured: Measurements, diagonal: Sample, rest: Sample, worst: float
+) -> tuple[VerdictWord, str]:
+    """Return the verdict and its reason; `worst` is the largest p-value of the overlaps."""
+    section = _section(measured.config)
+    share = section.share_of_diagonal
+    margin = Sample(rest.value - share * diagonal.value, rest.draws - share * diagonal.draws)
+    low = margin.interval("margin").low
+    if not diagonal.value >= measured.config.least_rate:
+        return (
+            "not measurable",
+            f"The cuts lower their own category by only {percent(diagonal.value)}.",
+        )
+    if low is not None and low >= 0 and worst < section.p_value:
+        return "supported", "Other categories fall with the one that was cut."
+    if margin.value >= 0:
+        return (
+            "inconclusive",
+            f"The margin's interval reaches below 0, or an overlap is chance (p = {worst:.2g}).",
+        )
+    return (
+        "not supported",
+        f"Other categories fall by {percent(rest.value)}, the own by {percent(diagonal.value)}.",
+    )
+
+
 def _claim(
     measured: Measurements, drops: dict[tuple[str, str], Sample], overlaps: list[Row]
 ) -> Claim:
@@ -189,28 +215,10 @@ def _claim(
             **common,
         )
     diagonal, rest = mean_of(own), mean_of(other)
-    share = section.share_of_diagonal
-    margin = Sample(rest.value - share * diagonal.value, rest.draws - share * diagonal.draws)
-    margin_interval = margin.interval("margin")
     pairs = [row for row in overlaps if row["seed"] is None and "benign: " not in row["second"]]
     benign = [row for row in overlaps if row["seed"] is None and "benign: " in row["second"]]
     worst = max(row["p_value"] for row in pairs)
-    verdict: VerdictWord
-    if not diagonal.value >= config.least_rate:
-        verdict = "not measurable"
-        reason = f"The cuts lower their own category by only {percent(diagonal.value)}."
-    elif margin_interval.low is not None and margin_interval.low >= 0 and worst < section.p_value:
-        verdict, reason = "supported", "Other categories fall with the one that was cut."
-    elif margin.value >= 0:
-        verdict = "inconclusive"
-        reason = (
-            f"The margin's interval reaches below 0, or an overlap is chance (p = {worst:.2g})."
-        )
-    else:
-        verdict = "not supported"
-        reason = (
-            f"Other categories fall by {percent(rest.value)}, the own by {percent(diagonal.value)}."
-        )
+    verdict, reason = _weigh(measured, diagonal, rest, worst)
     controls = [
         diagonal.interval("mean drop in the own category"),
         random_control,
