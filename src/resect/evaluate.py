@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from torch import Tensor
+
 from resect.attacks import AttackSettings, attack_prompt
 from resect.data.encode import check_format, decode, encode, prompt_text
 from resect.data.load import BehaviourSet
@@ -29,6 +31,7 @@ from resect.judges import find_judge
 from resect.mask import Mask
 from resect.probes import Probe, find_probe
 from resect.records import Format, Reply, Verdict
+from resect.tune import swapped
 
 NO_ATTACK = AttackSettings(name="none")
 
@@ -50,8 +53,14 @@ class EvaluationSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
 
 
-def _cut(model: Any, mask: Mask | None) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if mask is None else removed(model, mask)
+# A variant: None for the intact model, a mask to cut, or weights by name to put in.
+Variant = Mask | dict[str, Tensor] | None
+
+
+def _cut(model: Any, variant: Variant) -> contextlib.AbstractContextManager[Any]:
+    if variant is None:
+        return contextlib.nullcontext()
+    return removed(model, variant) if isinstance(variant, Mask) else swapped(model, variant)
 
 
 def ask(
@@ -59,7 +68,7 @@ def ask(
     tokenizer: Any,
     probes: Mapping[str, BehaviourSet],
     settings: EvaluationSettings,
-    mask: Mask | None = None,
+    mask: Variant = None,
 ) -> list[Reply]:
     """Return the replies of one variant to all probes.
 
@@ -68,7 +77,8 @@ def ask(
         tokenizer: Its tokenizer.
         probes: Probe name to the examples that it is put to.
         settings: How to ask.
-        mask: Weights that are removed while the model answers; None asks the intact model.
+        mask: Weights that are removed while the model answers, or parameters by name that stand in
+            the place of its own; None asks the intact model.
 
     Raises:
         InputError: An unknown probe, a prompt that leaves no room for a reply.
@@ -90,7 +100,7 @@ def _answers(
     tokenizer: Any,
     question: tuple[Probe, BehaviourSet],
     settings: EvaluationSettings,
-    mask: Mask | None,
+    mask: Variant,
 ) -> list[Reply]:
     probe, examples = question
     attack = settings.attack if probe.attacked else NO_ATTACK
@@ -139,7 +149,7 @@ def _likelihoods(
     tokenizer: Any,
     examples: BehaviourSet,
     settings: EvaluationSettings,
-    mask: Mask | None,
+    mask: Variant,
 ) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)

@@ -71,6 +71,7 @@ def encode(
     *,
     format: Format = "chat",
     skip: int = 0,
+    tokens: int | None = None,
     max_length: int | None = None,
 ) -> list[Encoded]:
     """Encode prompts with their completions for scoring.
@@ -80,6 +81,7 @@ def encode(
         tokenizer: A Hugging Face tokenizer.
         format: `raw` or `chat`.
         skip: Response tokens that are not scored, from the first.
+        tokens: Most response tokens that are scored after those; what follows is left out.
         max_length: The model's context in tokens; None for no limit.
 
     Raises:
@@ -91,6 +93,8 @@ def encode(
     for example in examples:
         prompt = _prompt_ids(tokenizer, example, format)
         response = _text_ids(tokenizer, example.completion)
+        if tokens is not None:
+            response = response[: skip + tokens]
         if len(response) <= skip or not prompt:
             raise InputError(
                 f"example {example.id!r} has no token to score",

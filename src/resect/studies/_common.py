@@ -12,7 +12,7 @@ import numpy as np
 
 from resect.config import RunConfig
 from resect.errors import InputError
-from resect.pipeline import Cell, Cut, record_path
+from resect.cells import Cell, Cut, record_path
 from resect.records import Interval, StudyResult
 from resect.stats import Resampler, Sample, relative_drop
 from resect.store import read_parquet

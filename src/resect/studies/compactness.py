@@ -6,8 +6,9 @@ same size in every tensor.
 
 from __future__ import annotations
 
-from resect.config import Compactness, RunConfig
-from resect.pipeline import Cell, Cut
+from resect.config import RunConfig
+from resect.rules import Compactness
+from resect.cells import Cell, Cut
 from resect.records import OUTCOMES, Claim, StudyResult, VerdictWord
 from resect.stats import LEVEL
 from resect.studies._common import (

@@ -7,8 +7,9 @@ show how fragile each model is to any cut.
 
 from __future__ import annotations
 
-from resect.config import Compression, RunConfig
-from resect.pipeline import Cell, Cut
+from resect.config import RunConfig
+from resect.rules import Compression
+from resect.cells import Cell, Cut
 from resect.records import Claim, Interval, StudyResult, VerdictWord
 from resect.stats import Sample, best_within
 from resect.studies._common import (

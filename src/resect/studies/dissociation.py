@@ -5,8 +5,9 @@ Each capability is located and cut in turn; all of them are measured after each 
 
 from __future__ import annotations
 
-from resect.config import Dissociation, RunConfig
-from resect.pipeline import Cell, Cut
+from resect.config import RunConfig
+from resect.rules import Dissociation
+from resect.cells import Cell, Cut
 from resect.records import Claim, Interval, StudyResult, VerdictWord
 from resect.stats import Sample, relative_drop
 from resect.studies._common import (

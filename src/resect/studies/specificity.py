@@ -6,8 +6,9 @@ that a control is never beaten only because it was cut less, or more.
 
 from __future__ import annotations
 
-from resect.config import RunConfig, Specificity
-from resect.pipeline import Cell, Cut, Kind
+from resect.config import RunConfig
+from resect.rules import Specificity
+from resect.cells import Cell, Cut, Kind
 from resect.records import Claim, StudyResult, VerdictWord
 from resect.stats import Sample, best_within
 from resect.studies._common import (

@@ -10,10 +10,11 @@ from typing import Any
 
 from scipy import stats as scipy_stats
 
-from resect.config import RunConfig, Transfer
+from resect.config import RunConfig
+from resect.rules import Transfer
 from resect.data.load import load_data
 from resect.mask import Mask
-from resect.pipeline import Cell, Cut, at_seed, mask_path
+from resect.cells import Cell, Cut, at_seed, mask_path
 from resect.records import Claim, Interval, StudyResult, VerdictWord
 from resect.stats import Sample, relative_drop
 from resect.studies._common import (
@@ -106,7 +107,7 @@ def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
     rows: list[Row] = []
     for seed in config.seeds:
         masks = {
-            name: Mask.load(mask_path(measured.run, Cell(config.subject, seed, cut, ())))
+            name: Mask.load(mask_path(measured.run, config.subject, seed, cut))
             for name, cut in cuts.items()
         }
         for first, second in combinations(masks, 2):
