@@ -34,7 +34,10 @@ FIFTH = FOURTH | {"config", "pipeline", "locate", "measure", "organism", "studie
 
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
-    "__init__": ({"data", "edit", "locate", "mask", "model", "scoreset", "selection"}, set()),
+    "__init__": (
+        {"data", "edit", "guard", "locate", "mask", "model", "scoreset", "selection"},
+        set(),
+    ),
     "errors": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
@@ -53,6 +56,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
+    "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "pipeline": (FOURTH | {"config"}, {"torch"}),
     "locate": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
