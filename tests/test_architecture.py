@@ -30,7 +30,7 @@ FIRST = GROUND | {"store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"attribution", "attacks", "judges", "probes", "evaluate"}
-FIFTH = FOURTH | {"config", "pipeline", "locate", "measure", "organism", "studies"}
+FIFTH = FOURTH | {"config", "pipeline", "locate", "rounds", "measure", "organism", "studies"}
 
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
@@ -53,8 +53,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
-    "pipeline": (FOURTH | {"config"}, {"torch"}),
+    "pipeline": (FOURTH | {"config", "rounds"}, {"torch"}),
     "locate": (FOURTH, {"torch"}),
+    "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
     "organism": (THIRD, {"torch", "transformers", "trl", "peft", "datasets"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
@@ -78,6 +79,7 @@ TOO_MANY_PARAMETERS = {
     "evaluate": "an option of the command line each",
     "select": "an option of the command line each",
     "run_study": "an option of the command line each",
+    "locate": "the same, and in rounds.py keyword-only",
 }
 
 
