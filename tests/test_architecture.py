@@ -29,8 +29,11 @@ GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit"}
 THIRD = SECOND | {"model", "data", "generate"}
-FOURTH = THIRD | {"attribution", "attacks", "judges", "probes", "evaluate"}
-FIFTH = FOURTH | {"config", "pipeline", "locate", "measure", "organism", "studies"}
+FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
+FIFTH = FOURTH | {
+    "rules", "config", "cells", "guard", "workbench", "pipeline", "locate", "rounds", "measure",
+    "organism", "studies",
+}  # fmt: skip
 
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
@@ -41,7 +44,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
-    "config": (GROUND, {"pydantic"}),
+    "rules": (set(), {"pydantic"}),
+    "config": (GROUND | {"rules"}, {"pydantic"}),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
@@ -51,14 +55,18 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
     "data": (FIRST - {"config"}, {"datasets"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
+    "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
+    "cells": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     "attacks": (THIRD, {"peft", "trl"}),
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
-    "pipeline": (FOURTH | {"config"}, {"torch"}),
+    "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
+    "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
     "locate": (FOURTH, {"torch"}),
+    "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
     "organism": (THIRD, {"torch", "transformers", "trl", "peft", "datasets"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
@@ -82,6 +90,7 @@ TOO_MANY_PARAMETERS = {
     "evaluate": "an option of the command line each",
     "select": "an option of the command line each",
     "run_study": "an option of the command line each",
+    "locate": "the same, and in rounds.py keyword-only",
 }
 
 

@@ -71,11 +71,20 @@ def next_slice(
     return Mask(mask.tensors, {**mask.meta, "q": q, "control": "next_slice"})
 
 
-def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
+def check_fractions(q: float, p: float) -> None:
+    """Refuse fractions that select nothing or more than there is.
+
+    Raises:
+        InputError: q or p is out of range.
+    """
     if not 0 < q <= 1:
         raise InputError("q is out of range", got=f"{q:g}", allowed="(0, 1]")
     if not 0 <= p <= 1:
         raise InputError("p is out of range", got=f"{p:g}", allowed="[0, 1]")
+
+
+def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
+    check_fractions(q, p)
     if not target.meta.ranks_targets:
         raise InputError(
             "the target's scores have no sign",
