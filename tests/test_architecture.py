@@ -68,7 +68,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "locate": (FOURTH, {"torch"}),
     "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
-    "organism": (THIRD, {"torch", "transformers", "trl", "peft", "datasets"}),
+    "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
     "demo": (FIFTH | {"run"}, set()),

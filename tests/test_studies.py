@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from resect.cells import record_path
 from resect.config import RunConfig, load_config, parse_config
 from resect.errors import InputError
 from resect.organism import STAGES, Recipe, build
-from resect.cells import record_path
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.report import build_report
 from resect.run import Shard, measure_all, open_run, parse_shard, plan_run, summarise_run

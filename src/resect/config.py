@@ -100,6 +100,7 @@ class RunConfig(Section):
         attack: The attack under which generation is measured.
         evaluation: How variants are asked.
         least_rate: A behaviour that the intact model shows less often is not measurable.
+        most_unscored: Nor is one of which the judge could not score a larger share.
         studies: Which studies run, with their grids and rules.
     """
 
@@ -117,6 +118,7 @@ class RunConfig(Section):
     attack: Attack = Attack()
     evaluation: Evaluation
     least_rate: Share = 0.2
+    most_unscored: Share = 0.2
     studies: Studies
 
     @model_validator(mode="after")
@@ -154,6 +156,7 @@ class RunConfig(Section):
         studies = self.studies
         if (one := studies.compression) is not None:
             need("compression", "models", (one.aligned, one.base, one.control, *one.others))
+            need("compression", "models", (role for pair in one.pairs for role in pair))
             need("compression", "targets", [one.best.target] if one.best else [])
         if (two := studies.specificity) is not None:
             need("specificity", "targets", (*two.benign, *two.matched))

@@ -18,14 +18,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from resect.attacks import AttackSettings
-from resect.cells import Cell, Cut, Tuning, record_path
+from resect.cells import Cell, Cut, record_path
 from resect.config import RunConfig
 from resect.edit import removed
 from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, rows_of
@@ -34,7 +34,7 @@ from resect.guard import HoldMask
 from resect.mask import Mask
 from resect.model import prunable_tensors
 from resect.selection import magnitude_matched
-from resect.store import hash_value, read_parquet, write_json, write_parquet
+from resect.store import read_parquet, write_json, write_parquet
 from resect.tune import TuneSettings, changes, restoring, snapshot, tune
 from resect.workbench import Loaded, Workbench
 

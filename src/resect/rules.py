@@ -73,8 +73,11 @@ class Compression(Section):
         base: Role of the model that it was made from.
         control: Role of a model that was tuned as long without any refusal; None if there is none.
         others: More roles for the curves.
+        pairs: More (aligned, base) pairs of roles, other sizes for instance, for the difference.
         best: A second way to rank, to see whether the difference is one of the method; None for
             the configuration's target alone.
+        best_fractions: Its grid.
+        needed_drop: The index of fractions needed is for this drop of harm.
     """
 
     fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
@@ -83,8 +86,10 @@ class Compression(Section):
     base: str = "base"
     control: str | None = "benign_tuned"
     others: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
     best: Method | None = None
-    best_fractions: Grid = (5e-4, 1e-3, 2e-3)
+    best_fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3)
+    needed_drop: Share = 0.5
 
 
 class Dissociation(Section):
@@ -107,6 +112,7 @@ class Emergent(Section):
         held_out: Category of the target's rows that are scored, "" for all.
         scored_on: Roles whose gradients rank the weights; each is an arm.
         fraction: Fraction of the ranking that is cut.
+        harm_fraction: Fraction of the harmful-generation ranking, where weight changes are sought.
         steps: Doses of fine-tuning.
         rates: Learning rates.
         batch: Examples a step.
@@ -121,6 +127,7 @@ class Emergent(Section):
     held_out: str = "held_out"
     scored_on: tuple[str, ...] = ("aligned", "misaligned")
     fraction: Fraction = 5e-3
+    harm_fraction: Fraction = 2e-3
     steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (4, 8, 16, 32)
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (3e-4,)
     batch: Count = 32

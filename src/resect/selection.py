@@ -138,6 +138,7 @@ def store_facts(scores: Scores) -> dict[str, Any]:
         "reduction": meta.reduction,
         "data_hash": meta.data_hash,
         "examples": meta.examples,
+        "tokens": meta.tokens,
         "format": meta.format,
         "skip": meta.skip,
         "category": meta.category,

@@ -7,11 +7,12 @@ as a `with` block does: a tuned model is never written to disk from here.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from torch import Tensor
 from resect.errors import InputError
 from resect.records import Example, Format
 from resect.stats import seed_of
+
+OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def tune(
     *,
     format: Format = "chat",
     callbacks: Sequence[Any] = (),
+    on_step: OnStep | None = None,
 ) -> None:
     """Fine-tune in place on the completions of the examples (mean NLL of completion and end token).
 
@@ -92,6 +96,7 @@ def tune(
         settings: How.
         format: `raw` or `chat`.
         callbacks: Trainer callbacks, for instance `resect.HoldMask`.
+        on_step: Called with steps done and steps in all.
 
     Raises:
         InputError: There is no example.
@@ -110,12 +115,73 @@ def tune(
             train_dataset=data,
             processing_class=tokenizer,
             peft_config=_adapter(settings) if settings.method == "lora" else None,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, *_reporting(on_step)],
         )
         trainer.train()
         if settings.method == "lora":
             # The adapter sits in the modules of `model`; merging puts plain layers back there.
             trainer.model.merge_and_unload()
+
+
+def tune_preferences(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str, str]],
+    settings: TuneSettings,
+    *,
+    beta: float = 0.1,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train in place by direct preference optimisation (Rafailov et al. 2023), in chat format.
+
+    Args:
+        model: A Hugging Face causal LM; a copy of it is the reference.
+        tokenizer: Its tokenizer.
+        pairs: (prompt, chosen answer, rejected answer).
+        settings: How; `method` must be `full`.
+        beta: Weight of the divergence from the reference.
+        on_step: Called with steps done and steps in all.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    def said(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    rows = [
+        {
+            "prompt": said("user", prompt),
+            "chosen": said("assistant", chosen),
+            "rejected": said("assistant", rejected),
+        }
+        for prompt, chosen, rejected in pairs
+    ]
+    with _left_as_found(model), _quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = DPOTrainer(
+            model=model,
+            ref_model=copy.deepcopy(model),
+            args=DPOConfig(**_arguments(folder, settings, model), beta=beta),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            callbacks=_reporting(on_step),
+        )
+        trainer.train()
+
+
+def _reporting(on_step: OnStep | None) -> list[Any]:
+    """Return a callback of the trainers that passes on how far they are."""
+    if on_step is None:
+        return []
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):  # type: ignore[misc]
+        """Tell how many steps are done."""
+
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_more: Any) -> None:
+            """Report one step."""
+            on_step(state.global_step, state.max_steps)
+
+    return [Report()]
 
 
 def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any]:

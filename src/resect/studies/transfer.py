@@ -8,14 +8,12 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from scipy import stats as scipy_stats
-
+from resect.cells import Cell, Cut, at_seed, mask_path
 from resect.config import RunConfig
-from resect.rules import Transfer
 from resect.data.load import load_data
 from resect.mask import Mask
-from resect.cells import Cell, Cut, at_seed, mask_path
 from resect.records import Claim, Interval, StudyResult, VerdictWord
+from resect.rules import Transfer
 from resect.stats import Sample, relative_drop
 from resect.studies._common import (
     Measurements,
@@ -27,6 +25,7 @@ from resect.studies._common import (
     mean_of,
     percent,
 )
+from resect.studies._overlap import chance_overlap
 
 CLAIM = "The weights behind harmful generation are shared across harm types."
 
@@ -76,27 +75,6 @@ def _drop(measured: Measurements, cut: Cut | None, category: str) -> Sample:
     before = measured.rate(cells_of(config, config.subject, None, ()), "generation", category)
     after = measured.rate(cells_of(config, config.subject, cut, ()), "generation", category)
     return relative_drop(before, after)
-
-
-def chance_overlap(first: Mask, second: Mask) -> dict[str, float]:
-    """Return overlap of two masks against chance within each tensor.
-
-    Two random sets of k and m of a tensor's n weights share k·m/n in the mean (hypergeometric).
-    The sum over tensors is close to Poisson for sparse sets, which gives the p-value.
-    """
-    shared = first.intersect(second).count
-    expected = sum(
-        first.tensors[name].index.numel() * second.tensors[name].index.numel() / tensor.size
-        for name, tensor in first.tensors.items()
-        if name in second.tensors
-    )
-    union = first.count + second.count - shared
-    return {
-        "jaccard": shared / union if union else 0.0,
-        "expected_jaccard": expected / (first.count + second.count - expected) if union else 0.0,
-        "enrichment": shared / expected if expected else 0.0,
-        "p_value": float(scipy_stats.poisson.sf(shared - 1, expected)) if expected else 1.0,
-    }
 
 
 def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
