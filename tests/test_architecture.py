@@ -58,9 +58,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
-    # Attribution, because the refusal-ablation attack is a cut of our own.
+    # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
     "attacks": (
-        THIRD | {"attribution"},
+        THIRD | {"attribution", "rounds"},
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),

@@ -13,7 +13,7 @@ Presets:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from resect.attacks.patch import Patch
@@ -24,6 +24,7 @@ from resect.edit import removed
 from resect.errors import InputError
 from resect.mask import Mask
 from resect.records import Encoded, Format
+from resect.rounds import contrasted
 from resect.selection import select
 
 
@@ -97,8 +98,15 @@ def ablate_refusal(
         for role in settings.roles
     }
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    gate = ("refusal", "target") if settings.preset == "contrast" else ()
     encoded = {
-        role: encode(found.examples, tokenizer, format=format, max_length=room)
+        role: encode(
+            found.examples,
+            tokenizer,
+            format=format,
+            tokens=1 if role in gate else None,
+            max_length=room,
+        )
         for role, found in chosen.items()
     }
     mask = refusal_mask(model, tokenizer, settings, encoded)
@@ -138,27 +146,20 @@ def refusal_mask(
 
 
 def contrast(refusals: Sequence[Encoded], answers: Sequence[Encoded]) -> list[Encoded]:
-    """Return the first response tokens of both, weighted so that their losses are subtracted.
+    """Return the examples of both sets, weighted so that their losses are subtracted.
+
+    Args:
+        refusals: Refusals, of which the first response token alone is scored.
+        answers: Compliant answers, likewise.
 
     Raises:
         InputError: All refusals and answers begin with the same token.
     """
-    first = [_first_token(one, 1 / len(refusals), "refusal") for one in refusals]
-    other = [_first_token(one, -1 / len(answers), "target") for one in answers]
-    openings = {one.input_ids[-1] for one in (*first, *other)}
+    openings = {one.input_ids[one.first_scored] for one in (*refusals, *answers)}
     if len(openings) == 1:
         raise InputError(
             "refusals and compliant answers begin with the same token",
             got=f"token {openings.pop()}",
             fix="give answers as the model begins them, or use ablate_refusal:published",
         )
-    return first + other
-
-
-def _first_token(one: Encoded, weight: float, role: str) -> Encoded:
-    return replace(
-        one,
-        id=f"{role}/{one.id}",
-        input_ids=one.input_ids[: one.first_scored + 1],
-        weight=weight,
-    )
+    return contrasted(refusals, answers)
