@@ -58,7 +58,11 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
-    "attacks": (THIRD, {"peft", "trl"}),
+    # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
+    "attacks": (
+        THIRD | {"attribution", "rounds"},
+        {"torch", "transformers", "datasets", "peft", "trl"},
+    ),
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),

@@ -33,9 +33,15 @@ class Words:
         return {"input_ids": [len(word) for word in text.split()]}
 
     def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
-        assert options["add_generation_prompt"] is True
+        opening: list[int] = []
+        if options.get("continue_final_message"):
+            *messages, last = messages
+            opening = self(last["content"], add_special_tokens=False)["input_ids"]
+        else:
+            assert options["add_generation_prompt"] is True
         words = " ".join(turn["content"] for turn in messages)
-        return {"input_ids": [100, *self(words, add_special_tokens=False)["input_ids"], 101]}
+        ids = self(words, add_special_tokens=False)["input_ids"]
+        return {"input_ids": [100, *ids, 101, *opening]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return " ".join(str(one) for one in ids)
@@ -152,7 +158,7 @@ def test_encoding_refuses_what_cannot_be_scored() -> None:
 def test_prefill_opens_the_answer() -> None:
     example = Example("x", "how is", "so it goes")
     prompt = encode_prompt(example, Words(), format="chat", prefix_tokens=2)
-    assert prompt.ids == (100, 3, 2, 101, 2, 2)
+    assert prompt.ids == (100, 3, 2, 101, 1, 1)  # the words of the fake tokenizer's text "2 2"
     assert prompt.prefix == "2 2"
     fixed = encode_prompt(example, Words(), format="raw", prefix_text="certainly")
     assert fixed.ids == (3, 2, 9)

@@ -7,15 +7,16 @@ judged again later.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
 
-from resect.attacks import AttackSettings, attack_prompt
+from resect.attacks import AttackSettings, attack_prompt, prepare_attack
+from resect.attacks.patch import Patch
 from resect.data.encode import check_format, decode, encode, prompt_text
-from resect.data.load import BehaviourSet
+from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit import removed
 from resect.errors import InputError
 from resect.generate import (
@@ -42,7 +43,8 @@ class EvaluationSettings:
 
     Attributes:
         format: `raw` or `chat`.
-        attack: The attack of the probes that are put under one.
+        attack: The attack: its model part holds for every probe, its prompt part for those that
+            are put under one.
         judge: The judge of generation and refusal.
         generation: How replies are decoded.
     """
@@ -57,6 +59,19 @@ class EvaluationSettings:
 Variant = Mask | dict[str, Tensor] | None
 
 
+@dataclass(frozen=True)
+class _Answering:
+    """What the model is while it answers: a variant, then attacked."""
+
+    variant: Variant
+    patch: Patch
+
+    @contextlib.contextmanager
+    def applied(self, model: Any) -> Iterator[None]:
+        with _cut(model, self.variant), self.patch.applied():
+            yield
+
+
 def _cut(model: Any, variant: Variant) -> contextlib.AbstractContextManager[Any]:
     if variant is None:
         return contextlib.nullcontext()
@@ -69,6 +84,9 @@ def ask(
     probes: Mapping[str, BehaviourSet],
     settings: EvaluationSettings,
     mask: Variant = None,
+    *,
+    attack_data: Mapping[str, BehaviourSet] | None = None,
+    on_attack: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> list[Reply]:
     """Return the replies of one variant to all probes.
 
@@ -79,19 +97,34 @@ def ask(
         settings: How to ask.
         mask: Weights that are removed while the model answers, or parameters by name that stand in
             the place of its own; None asks the intact model.
+        attack_data: What the model attack needs, by role. The attack comes after the cut: it is
+            made on the cut model, as an attacker of a released checkpoint would.
+        on_attack: Called with what the model attack did, if there is one.
 
     Raises:
-        InputError: An unknown probe, a prompt that leaves no room for a reply.
+        InputError: An unknown probe, a prompt that leaves no room for a reply, an attack without
+            its data or with the prompt of a probe among them.
         MismatchError: The mask belongs to another model.
     """
     check_format(tokenizer, settings.format)
+    for role in settings.attack.roles:
+        for examples in probes.values():
+            if attack_data is not None and role in attack_data:
+                check_disjoint(attack_data[role].split("calibration"), examples)
+    with _cut(model, mask):
+        patch = prepare_attack(
+            model, tokenizer, settings.attack, attack_data, format=settings.format
+        )
+    if patch.facts and on_attack is not None:
+        on_attack(patch.facts)
+    answering = _Answering(mask, patch)
     replies: list[Reply] = []
     for name, examples in probes.items():
         probe = find_probe(name)
         if probe.judged == "never":
-            replies += _likelihoods(model, tokenizer, examples, settings, mask)
+            replies += _likelihoods(model, tokenizer, examples, settings, answering)
         else:
-            replies += _answers(model, tokenizer, (probe, examples), settings, mask)
+            replies += _answers(model, tokenizer, (probe, examples), settings, answering)
     return replies
 
 
@@ -100,10 +133,11 @@ def _answers(
     tokenizer: Any,
     question: tuple[Probe, BehaviourSet],
     settings: EvaluationSettings,
-    mask: Variant,
+    answering: _Answering,
 ) -> list[Reply]:
     probe, examples = question
-    attack = settings.attack if probe.attacked else NO_ATTACK
+    prompted = settings.attack.opens(probe.name, default=probe.attacked)
+    attack = settings.attack if prompted else NO_ATTACK
     prompts = [
         attack_prompt(attack, example, tokenizer, settings.format) for example in examples.examples
     ]
@@ -117,7 +151,7 @@ def _answers(
                 fix="shorten or remove it",
             )
     ids = [prompt.ids for prompt in prompts]
-    with _cut(model, mask):
+    with answering.applied(model):
         tokens = generate(model, tokenizer, ids, settings.generation)
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
@@ -128,7 +162,7 @@ def _answers(
         Reply(
             example_id=example.id,
             probe=probe.name,
-            attack=attack.name,
+            attack=settings.attack.label(prompted=prompted),
             category=example.category,
             prompt=prompt_text(example),
             prefix=prompt.prefix,
@@ -149,7 +183,7 @@ def _likelihoods(
     tokenizer: Any,
     examples: BehaviourSet,
     settings: EvaluationSettings,
-    mask: Variant,
+    answering: _Answering,
 ) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -160,9 +194,9 @@ def _likelihoods(
         starts = [encoded[at].first_scored for at in batch]
         # Both models see the same batch, and only one batch of distributions exists at a time.
         intact = token_log_probs(model, rows, starts)
-        with _cut(model, mask):
-            variant = token_log_probs(model, rows, starts)
-        for at, before, after in zip(batch, intact, variant, strict=True):
+        with answering.applied(model):
+            changed = token_log_probs(model, rows, starts)
+        for at, before, after in zip(batch, intact, changed, strict=True):
             divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
             nll = mean_nll(after, encoded[at].input_ids[encoded[at].first_scored :])
             found[encoded[at].id] = (nll, float(divergence))
@@ -170,7 +204,7 @@ def _likelihoods(
         Reply(
             example_id=example.id,
             probe="likelihood",
-            attack="none",
+            attack=settings.attack.label(prompted=False),
             category=example.category,
             prompt=prompt_text(example),
             prefix="",

@@ -41,14 +41,25 @@ def _text_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _prompt_ids(tokenizer: Any, example: Example, format: Format) -> list[int]:
+def _prompt_ids(
+    tokenizer: Any, example: Example, format: Format, opening: str | None = None
+) -> list[int]:
+    """Return the ids of a prompt, with an opening of the assistant's turn if there is one."""
     if format == "raw":
-        return _text_ids(tokenizer, prompt_text(example) + "\n")
+        return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(
+            tokenizer, opening or ""
+        )
     turns = (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
     messages = [{"role": role, "content": content} for role, content in turns]
+    how = {"add_generation_prompt": True}
+    if opening is not None:
+        # The template itself writes the turn that goes on: some write more than the generation
+        # prompt (a closed thought) or strip the text, and a model has only seen that.
+        messages.append({"role": "assistant", "content": opening})
+        how = {"continue_final_message": True}
     # enable_thinking is read by the templates of reasoning models and ignored by the others.
     encoded = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=True, enable_thinking=False
+        messages, return_dict=True, enable_thinking=False, **how
     )
     return list(encoded["input_ids"])
 
@@ -130,13 +141,14 @@ def encode_prompt(
         format: `raw` or `chat`.
         prefix_tokens: How many tokens of the example's completion open the answer.
         prefix_text: A fixed opening instead.
+
+    In `chat` format the template continues an assistant turn (`continue_final_message`); in `raw`
+    format the opening's tokens follow the prompt's.
     """
-    ids = _prompt_ids(tokenizer, example, format)
-    text = example.completion if prefix_text is None else prefix_text
-    prefix = _text_ids(tokenizer, text)
-    if prefix_text is None:
-        prefix = prefix[:prefix_tokens]
-    return PromptIds((*ids, *prefix), decode(tokenizer, prefix) if prefix else "")
+    opening = prefix_text
+    if prefix_text is None and prefix_tokens:
+        opening = decode(tokenizer, _text_ids(tokenizer, example.completion)[:prefix_tokens])
+    return PromptIds(tuple(_prompt_ids(tokenizer, example, format, opening)), opening or "")
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
