@@ -98,6 +98,7 @@ class RunConfig(Section):
         preserve: The behaviour that is protected.
         selection: How masks are chosen.
         attack: The attack under which generation is measured.
+        attack_data: What model attacks need: `target`, `refusal`, `preserve` to names under `data`.
         evaluation: How variants are asked.
         least_rate: A behaviour that the intact model shows less often is not measurable.
         most_unscored: Nor is one of which the judge could not score a larger share.
@@ -116,6 +117,7 @@ class RunConfig(Section):
     preserve: Preserve
     selection: Selection = Selection()
     attack: Attack = Attack()
+    attack_data: dict[Literal["target", "refusal", "preserve"], str] = Field(default_factory=dict)
     evaluation: Evaluation
     least_rate: Share = 0.2
     most_unscored: Share = 0.2
@@ -126,6 +128,7 @@ class RunConfig(Section):
         problems = [
             *_missing("subject", [self.subject], self.models, "models"),
             *_missing("target", [self.target], self.targets, "targets"),
+            *_missing("attack_data", list(self.attack_data.values()), self.data, "data"),
             *_missing("preserve.data", [self.preserve.data], self.data, "data"),
             *_missing(
                 "evaluation.probes", list(self.evaluation.probes.values()), self.data, "data"

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resect.attacks import AttackSettings
+from resect.attacks import AttackSettings, parse_attack
 from resect.cells import Cell, Cut, record_path
 from resect.config import RunConfig
 from resect.edit import removed
@@ -58,7 +58,8 @@ def measure(bench: Workbench, cell: Cell) -> None:
     variant: Mask | dict[str, Tensor] | None = mask
     if cell.tuning is not None:
         variant = _changed_weights(bench, cell, loaded, mask)
-    replies = ask(loaded.model, loaded.tokenizer, probes, settings, variant)
+    needed = {role: bench.attack_data(role, cell.seed) for role in settings.attack.roles}
+    replies = ask(loaded.model, loaded.tokenizer, probes, settings, variant, attack_data=needed)
     facts = _facts(cell, mask, loaded)
     path = record_path(run, cell)
     write_parquet(path, [facts | row for row in rows_of(replies, None)])
@@ -168,13 +169,13 @@ def evaluation_settings(config: RunConfig, attack: str = "") -> EvaluationSettin
 
     Args:
         config: The run's configuration.
-        attack: Name of a prompt attack in the place of the configuration's.
+        attack: An attack as the command line writes it, in the place of the configuration's.
     """
     evaluation = config.evaluation
-    name = attack or config.attack.name
+    usual = AttackSettings(config.attack.name, config.attack.tokens, config.attack.phrase)
     return EvaluationSettings(
         format=config.format,
-        attack=AttackSettings(name, config.attack.tokens, config.attack.phrase),
+        attack=parse_attack(attack) if attack else usual,
         judge=evaluation.judge,
         generation=GenerationSettings(evaluation.max_new_tokens, evaluation.batch_size),
     )

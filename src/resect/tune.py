@@ -60,7 +60,7 @@ class TuneSettings:
 
 def rows_for_trl(examples: Sequence[Example], format: Format) -> list[dict[str, Any]]:
     """Return examples as TRL wants them: prompt and completion, as messages for `chat`."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for example in examples:
         turns = example.prompt
         if format == "raw":
@@ -172,6 +172,7 @@ def _reporting(on_step: OnStep | None) -> list[Any]:
     """Return a callback of the trainers that passes on how far they are."""
     if on_step is None:
         return []
+    report = on_step
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc]
@@ -179,7 +180,7 @@ def _reporting(on_step: OnStep | None) -> list[Any]:
 
         def on_step_end(self, _args: Any, state: Any, _control: Any, **_more: Any) -> None:
             """Report one step."""
-            on_step(state.global_step, state.max_steps)
+            report(state.global_step, state.max_steps)
 
     return [Report()]
 

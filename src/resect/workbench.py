@@ -15,7 +15,7 @@ from resect.cells import Cut, at_seed, mask_path
 from resect.config import RunConfig, Target
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, check_disjoint, load_data
-from resect.errors import MismatchError
+from resect.errors import InputError, MismatchError
 from resect.mask import Mask
 from resect.model import (
     find_prunable,
@@ -211,6 +211,21 @@ class Workbench:
         """Return the evaluation examples of a probe; the same for every arm."""
         evaluation = self.config.evaluation
         return self.set(evaluation.probes[probe], seed).split("evaluation").limit(evaluation.limit)
+
+    def attack_data(self, role: str, seed: int) -> BehaviourSet:
+        """Return what a model attack trains on or cuts with, by the role that the data play.
+
+        Raises:
+            InputError: The configuration names no set for this role.
+        """
+        names = self.config.attack_data
+        if role not in names:
+            raise InputError(
+                f"a model attack needs data for {role!r}",
+                got=", ".join(names) or "no attack_data",
+                fix=f"name a set for {role} under attack_data",
+            )
+        return self.set(names[role], seed).split("calibration")
 
     def set(self, name: str, seed: int) -> BehaviourSet:
         """Return a data set of the configuration."""

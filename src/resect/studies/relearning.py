@@ -8,7 +8,7 @@ under the configured attack, so that the gate is open and the capability is what
 
 from __future__ import annotations
 
-from resect.cells import Cell, Cut, Tuning
+from resect.cells import Cell, Cut, Kind, Tuning
 from resect.config import RunConfig
 from resect.records import Claim, StudyResult, VerdictWord
 from resect.rules import Relearning
@@ -57,7 +57,7 @@ def _variant(
     config: RunConfig, arm: str, dose: tuple[int, int]
 ) -> tuple[Cut | None, Tuning | None]:
     section = _section(config)
-    kind = "random" if arm == RANDOM else "target"
+    kind: Kind = "random" if arm == RANDOM else "target"
     cut = None if arm == INTACT else Cut(config.target, kind, section.fraction)
     examples, steps = dose
     if steps == 0:

@@ -229,7 +229,7 @@ def _effect_claim(measured: Measurements, rows: list[Row]) -> Claim:
     section = _section(config)
     pooled = [row for row in rows if row["seed"] is None]
     weakest = min(pooled, key=lambda row: _number(row["harm_drop"]))
-    spread = [_number(row["harm_drop"]) for row in pooled]
+    known = [row["harm_drop"] for row in pooled if row["harm_drop"] is not None]
     silent = [
         why
         for group in _variations(config).values()
@@ -259,7 +259,7 @@ def _effect_claim(measured: Measurements, rows: list[Row]) -> Claim:
             weakest["harm_drop_high"],
         ),
         controls=(
-            Interval("largest drop of harm of all variations", max(spread)),
+            Interval("largest drop of harm of all variations", max(known, default=None)),
             random.harm_drop.interval("drop of harm, random cut of the same size"),
         ),
         rule=(
