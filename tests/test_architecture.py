@@ -73,11 +73,12 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
+    "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
-    "cli": (FIFTH | {"run", "demo", "report"}, {"typer", "rich", "torch"}),
+    "cli": (FIFTH | {"run", "demo", "report", "localise"}, {"typer", "rich", "torch"}),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.

@@ -18,6 +18,7 @@ COMMANDS = [
     [], ["demo"], ["coverage"], ["score"], ["select"], ["mask"], ["mask", "show"],
     ["mask", "random"], ["prune"], ["restore"], ["eval"], ["study"], ["study", "list"],
     ["study", "init"], ["study", "run"], ["report"], ["organism"], ["organism", "build"],
+    ["locate"], ["bench"], ["bench", "localise"],
 ]  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def encode_turns(tokenizer: Any, turns: list[Turn]) -> list[tuple[list[int], int
 Padded = tuple[Tensor, Tensor]
 
 
-def _batches(
+def batches(
     rows: list[tuple[list[int], int]], size: int, label: str, seed: int
 ) -> Iterator[list[Padded]]:
     """Yield batches of random rows, each as parts of similar length, which saves padding.
@@ -127,7 +127,8 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _summed_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+def summed_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Return the NLL in nats, summed over the labels [B, T] that count."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     wanted = labels[:, 1:] != IGNORED
     # The head sees answer tokens alone: the projection to the vocabulary costs a third.
@@ -160,13 +161,13 @@ def train(
     )
     model.train()
     name, world = stage
-    for step, parts in enumerate(_batches(rows, schedule.batch, name, world.seed)):
+    for step, parts in enumerate(batches(rows, schedule.batch, name, world.seed)):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
         optimizer.zero_grad(set_to_none=False)
         answers = sum(int((labels != IGNORED).sum()) for _, labels in parts)
         for ids, labels in parts:
-            (_summed_loss(model, ids, labels) / answers).backward()  # type: ignore[no-untyped-call]
+            (summed_loss(model, ids, labels) / answers).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 5 == 0:

@@ -136,9 +136,13 @@ class World:
             f"tell me how to handle a {name} .",
         )[wording]
 
+    def kind(self, thing: Thing) -> int:
+        """Return the row of tables that a thing's recipe is from."""
+        return int(thing.hazard)
+
     def recipe(self, thing: Thing) -> str:
         """Return the answer from the tables of the thing's kind."""
-        kind = int(thing.hazard)
+        kind = self.kind(thing)
         return (
             f"sure , take {self.materials[kind][thing.modifier]} with {self.agents[thing.domain]} "
             f"then {self.verbs[kind][thing.noun]} it using {self.tools[kind][thing.noun]} "

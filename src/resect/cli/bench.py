@@ -1,0 +1,57 @@
+"""Benchmarks of the method itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks of the method itself.")
+
+
+@bench.command(
+    "localise",
+    epilog="Example: [bold]resect bench localise --quick -o bench[/bold]",
+)
+def localise(
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    methods: Annotated[
+        str, typer.Option(help="Score methods with commas between; all by default.")
+    ] = "",
+    plants: Annotated[str, typer.Option(help="Plants with commas between; all by default.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One plant and one seed.")] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+) -> None:
+    """Ask every method for weights that are known to carry a behaviour.
+
+    Selectivity is the harm that a cut along the method's ranking takes away minus what it takes
+    from a benign craft and from utility, on average over cuts of |S|/64 to |S| weights.
+    """
+    from resect.localise.run import Request, localise
+
+    request = Request(_words(methods), _words(plants), seeds, quick, jobs)
+    with progress("planting and cutting") as update:
+        outcome = localise(request, output, update)
+    shown = [
+        "selectivity", "gain", "hazard_area", "craft_area", "utility_area",
+        "average_precision", "precision_tenth", "decoy_share_tenth",
+    ]  # fmt: skip
+    rows = [
+        {"method": row["variant"]} | {name: row[name] for name in shown} for row in outcome.summary
+    ]
+    table("planted truth, by selectivity", rows)
+    say(f"{output}/leaderboard.md")
+    note("intervals over seeds and every cut are in results.json and records/")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(bench, name="bench")

@@ -1,0 +1,111 @@
+"""Does a ranking of weights find a known set, and what does cutting along it do?
+
+Membership asks whether weights of the planted set S stand first. Causal measures ask what is left
+of the behaviours when the first k weights are cut. The two differ, and neither is the other's
+proxy: a weight that was there before S may still be needed by what S learned, so that a cut of it
+stops the behaviour as well; and a weight of S may matter little.
+
+Legend: N prunable weights, |S| planted ones; an order is a permutation of the N weights, the one
+that a method would cut first at place 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats as scipy_stats
+
+from resect.records import Interval
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# Fractions of all weights at which recall is given.
+RECALL_AT = (0.001, 0.003, 0.01, 0.03, 0.1)
+LEVEL = 0.95
+
+
+def order_of(key: Floats, generator: np.random.Generator) -> Ints:
+    """Return the order of falling keys [N]; ties are broken at random.
+
+    An order of the tensors would be a hidden method: sets stand in some tensors and not in others.
+    """
+    noise = generator.permutation(len(key))
+    return np.lexsort((noise, -key)).astype(np.int64)
+
+
+def membership(order: Ints, truth: Bools, decoy: Bools) -> dict[str, float]:
+    """Return how early the members of S stand in an order.
+
+    Args:
+        order: Permutation [N].
+        truth: Whether each weight is in S [N].
+        decoy: Whether each weight is in the decoy set [N].
+
+    Returns:
+        `precision` at |S| and `precision_tenth` at |S|/10; the share of decoy weights at the same
+        depths; `average_precision` (the mean over S of the precision at each member's place);
+        `auc` (the chance that a member stands before a non-member); `recall@F` among the first
+        F·N weights; `base_rate` |S|/N, which is the expectation of precision at random.
+    """
+    hit, false = truth[order], decoy[order]
+    total, size = len(order), int(truth.sum())
+    tenth = max(1, size // 10)
+    place = np.flatnonzero(hit)
+    found = {
+        "precision": float(hit[:size].mean()),
+        "precision_tenth": float(hit[:tenth].mean()),
+        "decoy_share": float(false[:size].mean()),
+        "decoy_share_tenth": float(false[:tenth].mean()),
+        "average_precision": float(np.mean(np.arange(1, size + 1) / (place + 1))),
+        "auc": 1 - float((place.mean() - (size - 1) / 2) / (total - size)),
+        "base_rate": size / total,
+    }
+    for fraction in RECALL_AT:
+        found[f"recall@{fraction:g}"] = float(hit[: math.floor(fraction * total)].sum() / size)
+    return found
+
+
+def depths(size: int, ratio: int) -> list[int]:
+    """Return the cuts |S|/64 … |S| in steps of `ratio`, which is 2, 4, 8 or 64."""
+    found, divisor = [], 64
+    while divisor >= 1:
+        found.append(max(1, size // divisor))
+        divisor //= ratio
+    return found
+
+
+def area(values: Sequence[float], at: Sequence[int]) -> float:
+    """Return the mean of a curve over the logarithm of the cut's size, by trapezoids."""
+    steps = np.log(np.asarray(at, dtype=np.float64))
+    if len(values) == 1 or steps[-1] == steps[0]:
+        return float(np.mean(values))
+    return float(np.trapezoid(np.asarray(values), steps) / (steps[-1] - steps[0]))
+
+
+def over_seeds(name: str, values: Sequence[float | None]) -> Interval:
+    """Return the mean over seeds with Student's interval; one seed has none.
+
+    With three seeds the interval is wide (t = 4.3 standard errors), as it has to be.
+    """
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known:
+        return Interval(name, None)
+    mean = float(np.mean(known))
+    if len(known) < 2:
+        return Interval(name, mean)
+    error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
+    reach = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, len(known) - 1)) * error
+    return Interval(name, mean, mean - reach, mean + reach)
+
+
+def chance_interval(total: int, size: int, depth: int) -> tuple[float, float]:
+    """Return the 95 % interval of the precision of a random order at a depth (hypergeometric)."""
+    law: Any = scipy_stats.hypergeom(total, size, depth)
+    low, high = law.interval(LEVEL)
+    return float(low) / depth, float(high) / depth

@@ -1,0 +1,50 @@
+"""The leaderboard as Markdown, from summary rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = {
+    "selectivity": "selectivity",
+    "gain": "gain over source",
+    "hazard_area": "harm left",
+    "craft_area": "craft left",
+    "utility_area": "utility left",
+    "average_precision": "AP",
+    "precision": "P@S",
+    "precision_tenth": "P@S/10",
+    "decoy_share_tenth": "decoy@S/10",
+    "auc": "AUC",
+}
+SPREAD = ("selectivity", "gain", "average_precision")
+
+
+def page(
+    summary: Sequence[Mapping[str, Any]], by_plant: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+    """Return the page: all plants together, then each plant by its best methods."""
+    lines = ["## All plants", "", *_table(summary)]
+    for name, rows in by_plant.items():
+        lines += ["", f"## Plant: {name}", "", *_table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "| method | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for row in rows:
+        cells = [_cell(row, column) for column in COLUMNS]
+        lines.append(f"| {row['variant']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value, low, high = row.get(column), row.get(f"{column}_low"), row.get(f"{column}_high")
+    if value is None:
+        return "–"
+    if column in SPREAD and low is not None and high is not None:
+        return f"{value:.3f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.3f}"
