@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
 from resect import stats
+from resect.records import Interval
 from resect.stats import Resampler, best_within, relative_drop
 
 
@@ -116,10 +119,11 @@ def test_paired_comparison_agrees_with_scipy() -> None:
     first = (draw.random(150) < 0.7).astype(float)
     second = np.where(draw.random(150) < 0.6, first, (draw.random(150) < 0.3).astype(float))
     found = stats.compare_paired("scipy", list(first), list(second))
-    for interval, statistic in (
+    statistics: list[tuple[Interval, Callable[..., Any]]] = [
         (found.difference, lambda a, b, axis: a.mean(axis) - b.mean(axis)),
         (found.ratio, lambda a, b, axis: a.mean(axis) / b.mean(axis)),
-    ):
+    ]
+    for interval, statistic in statistics:
         result = scipy_stats.bootstrap(
             (first, second),
             statistic,
