@@ -53,7 +53,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets"}),
+    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),

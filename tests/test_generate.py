@@ -81,7 +81,7 @@ def test_sampling_needs_a_stream_for_each_prompt() -> None:
 @pytest.mark.parametrize(("window", "stride"), [(4, 1), (4, 3), (5, 2), (40, 20), (2, 1)])
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 13])
 def test_windows_score_each_token_once(length: int, window: int, stride: int) -> None:
-    scored = []
+    scored: list[int] = []
     for part in sliding_windows(length, window, stride):
         assert 0 < part.end - part.start <= window
         assert part.start < part.first_scored

@@ -225,7 +225,7 @@ def mean_nll(log_probs: Tensor, tokens: Sequence[int]) -> float:
     return float(-log_probs.gather(1, targets[:, None]).mean())
 
 
-def repetition(tokens: Sequence[int], order: int = 3) -> float | None:
+def repetition(tokens: Sequence[Any], order: int = 3) -> float | None:
     """Return the share of repeated n-grams, in [0, 1]; None for a text shorter than an n-gram."""
     grams = [tuple(tokens[at : at + order]) for at in range(len(tokens) - order + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else None

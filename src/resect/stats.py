@@ -127,10 +127,18 @@ class Resampler:
         """Return the mean over strata of the mean score; None entries are unscored and left out.
 
         Args:
-            strata: For each stratum the scores in the order of its prompts, the same order for
-                every arm.
+            strata: For each stratum the scores, in [0, 1], in the order of its prompts, the same
+                order for every arm.
         """
-        values, draws, hits, trials = [], [], 0.0, 0
+        sample = self.mean(strata)
+        if np.isnan(sample.draws).all() or np.nanstd(sample.draws) > 0:
+            return sample
+        scored = [s for scores in strata.values() for s in scores if s is not None]
+        return Sample(sample.value, sample.draws, wilson(sum(scored), len(scored)))
+
+    def mean(self, strata: dict[str, list[float | None]]) -> Sample:
+        """Return what `rate` returns, for values that are no scores and have no exact bounds."""
+        values, draws = [], []
         for stratum, scores in strata.items():
             scored = np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
             known = ~np.isnan(scored)
@@ -141,12 +149,9 @@ class Resampler:
             with np.errstate(invalid="ignore"):
                 draws.append(weights @ scored[known] / total)
             values.append(float(scored[known].mean()))
-            hits, trials = hits + float(scored[known].sum()), trials + int(known.sum())
         if not values:
             return Sample(math.nan, np.full(self.resamples, np.nan))
-        stacked = np.mean(np.stack(draws), axis=0)
-        exact = wilson(hits, trials) if np.nanstd(stacked) == 0 else None
-        return Sample(float(np.mean(values)), stacked, exact)
+        return Sample(float(np.mean(values)), np.mean(np.stack(draws), axis=0))
 
 
 def relative_drop(intact: Sample, cut: Sample) -> Sample:
