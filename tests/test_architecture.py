@@ -75,9 +75,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
+    "collect": (FOURTH | {"measure"}, set()),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
-    "cli": (FIFTH | {"run", "demo", "report"}, {"typer", "rich", "torch"}),
+    "cli": (FIFTH | {"collect"} | {"run", "demo", "report"}, {"typer", "rich", "torch"}),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.
@@ -95,6 +96,7 @@ TOO_MANY_PARAMETERS = {
     "select": "an option of the command line each",
     "run_study": "an option of the command line each",
     "locate": "the same, and in rounds.py keyword-only",
+    "collect": "an option of the command line each",
 }
 
 

@@ -67,6 +67,13 @@ def test_no_hits_in_few_prompts_is_not_certainty() -> None:
     assert interval.low == pytest.approx(1 - stats.wilson(0, 20)[1])
 
 
+@pytest.mark.parametrize("size", [3, 6, 7, 49])
+def test_equal_scores_keep_their_exact_bounds(size: int) -> None:
+    # The weights of a resample of six do not sum to 1 in floating point.
+    interval = Resampler("x").rate({"s": [1.0] * size}).interval("r")
+    assert interval.low == pytest.approx(stats.wilson(size, size)[0])
+
+
 def test_drop_of_nothing_is_unknown() -> None:
     resampler = Resampler("x")
     none = resampler.rate({"s": [0.0] * 20})

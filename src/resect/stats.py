@@ -95,7 +95,7 @@ class Sample:
         if (
             self.exact is not None
             and other.exact is not None
-            and not np.ptp(self.draws - other.draws)
+            and np.ptp(self.draws - other.draws) < 1e-12
         ):
             exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
         return Sample(self.value - other.value, self.draws - other.draws, exact)
@@ -131,7 +131,8 @@ class Resampler:
                 order for every arm.
         """
         sample = self.mean(strata)
-        if np.isnan(sample.draws).all() or np.nanstd(sample.draws) > 0:
+        # Weights such as 1/6 do not sum to 1 exactly: equal scores may differ in a last bit.
+        if np.isnan(sample.draws).all() or np.nanstd(sample.draws) > 1e-12:
             return sample
         scored = [s for scores in strata.values() for s in scores if s is not None]
         return Sample(sample.value, sample.draws, wilson(sum(scored), len(scored)))

@@ -8,7 +8,7 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, locate, models, studies
+from resect.cli import artefacts, data, locate, models, studies
 from resect.errors import ResectError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog="Start here: [bold]resect demo --quick[/bold]",
 )
 artefacts.register(app)
+data.register(app)
 locate.register(app)
 models.register(app)
 studies.register(app)
