@@ -19,6 +19,7 @@ from resect.data import load_data
 from resect.data.check import check_set, plain
 from resect.data.encode import encode
 from resect.errors import InputError
+from resect.generate import generate
 from resect.judges import JUDGES
 from resect.measure import EvalRequest, evaluate_model
 from resect.model import load_model
@@ -76,13 +77,13 @@ def test_interrupted_collection_gives_the_same_files(
     whole = tmp_path / "whole.jsonl"
     collect(asked(model, prompts), whole)
     monkeypatch.setattr(collecting, "CHUNK", 2)
-    real, calls = collecting.generate, []
+    calls: list[int] = []
 
     def interrupted(*arguments: Any) -> Any:
         calls.append(len(arguments[2]))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return generate(*arguments)
 
     monkeypatch.setattr(collecting, "generate", interrupted)
     broken = tmp_path / "broken.jsonl"
@@ -177,7 +178,8 @@ def test_collect_and_check_from_the_command_line(
     )
     out = tmp_path / "set.jsonl"
     shown = ok(capsys, "data", "collect", model, "--data", bare, "--attack", "none",
-               "--judge", "keyword", "-n", 2, "--temperature", 2, "--max-new-tokens", 5, "-o", out)  # fmt: skip
+               "--judge", "keyword", "-n", 2, "--temperature", 2, "--max-new-tokens", 5,
+               "-o", out)  # fmt: skip
     assert "8 rows" in shown
     assert "tokens" in ok(capsys, "data", "check", out, "--model", model)
     both = write(tmp_path / "both.jsonl", tiny.rows(7, "p", split="evaluation")[2:])

@@ -269,14 +269,18 @@ def test_moving_revision_is_warned_of(
     assert caplog.text == ""
 
 
-def test_hub_spec_reads_a_folder_of_files(tmp_path: Path) -> None:
+def test_hub_spec_reads_a_folder_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
     # `datasets` reads a folder of data files as it reads a Hub repository of them.
     rows = [{"prompt": [{"role": "user", "content": "dax"}], "completion": "fep"}]
-    (tmp_path / "train.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
-    found = load_data(f"hub:{tmp_path}")
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
+    found = load_data(f"hub:{tmp_path}/set")
     assert found.examples[0].prompt == (("user", "dax"),)
     with pytest.raises(InputError, match="cannot load"):
-        load_data(f"hub:{tmp_path}:none")
+        load_data(f"hub:{tmp_path}/set:none")
 
 
 def test_headerless_files_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from resect.evaluate import EvaluationSettings, judge_replies
 from resect.generate import GenerationSettings, generate
 from resect.measure import parse_attack
 from resect.model import load_model, model_fingerprint
-from resect.records import Example, Format, Reply, Verdict
+from resect.records import SCHEMA_VERSION, Example, Format, Reply, Verdict
 
 # Prompts that are saved together: what an interruption may lose.
 CHUNK = 32
@@ -139,7 +139,7 @@ def _facts(request: CollectRequest, data: BehaviourSet, model: Any) -> dict[str,
             "data_origin": data.origin,
             "model_fingerprint": model_fingerprint(model),
             "least_score": LEAST_SCORE,
-            "schema_version": store.SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION,
         }
     )
     return facts
@@ -220,12 +220,12 @@ def _row(
     example, sample = asked
     prompt, reply = answer
     completion, prefix_tokens = whole_turn(tokenizer, prompt.prefix, reply)
-    plain = isinstance(example.prompt, str)
+    asked_for: Any = example.prompt
+    if not isinstance(example.prompt, str):
+        asked_for = [{"role": role, "content": content} for role, content in example.prompt]
     return {
         "id": f"{example.id}/{sample}",
-        "prompt": example.prompt
-        if plain
-        else [{"role": role, "content": content} for role, content in example.prompt],
+        "prompt": asked_for,
         "completion": completion,
         "category": example.category,
         "split": example.split,
@@ -278,7 +278,9 @@ def _finish(
     rows: list[dict[str, Any]], output: Path, facts: dict[str, Any], parts: Path
 ) -> Collected:
     """Write the set, what was rejected, and where both come from; the set comes last."""
-    kept, rejected, seen = [], [], set()
+    kept: list[dict[str, Any]] = []
+    rejected: list[dict[str, Any]] = []
+    seen: set[tuple[str, str]] = set()
     for row in rows:
         # The same answer twice would weigh twice.
         said = (row["prompt_id"], row["completion"])
