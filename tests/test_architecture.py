@@ -75,7 +75,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
-    "collect": (FOURTH | {"measure"}, set()),
+    "collect": (FOURTH, set()),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "cli": (FIFTH | {"collect"} | {"run", "demo", "report"}, {"typer", "rich", "torch"}),

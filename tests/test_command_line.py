@@ -175,6 +175,9 @@ BAD = {
         "eval {b}/m --probe perplexity --data {h} --window 128 -o {o}", "do not fit",
     ),
     "unknown preset": ("data show luck", "no such data file or preset"),
+    "collect under a model attack": (
+        "data collect {b}/m --data {h} --attack finetune -o {o}.jsonl", "the model as it is",
+    ),
     "collect to no lines": (
         "data collect {b}/m --data {h} --attack none -o {o}.csv", "written as JSON lines",
     ),

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resect import stats, store
-from resect.attacks import AttackSettings, attack_prompt
+from resect.attacks import AttackSettings, attack_prompt, parse_attack
 from resect.data.encode import PromptIds, check_format, decode, prompt_text
 from resect.data.load import BehaviourSet, load_data
 from resect.data.rows import read_rows
 from resect.errors import InputError
 from resect.evaluate import EvaluationSettings, judge_replies
 from resect.generate import GenerationSettings, generate
-from resect.measure import parse_attack
 from resect.model import load_model, model_fingerprint
 from resect.records import SCHEMA_VERSION, Example, Format, Reply, Verdict
 
@@ -91,6 +90,13 @@ def collect(
     """
     _check(request, output)
     attack = parse_attack(request.attack)
+    if attack.model != "none":
+        raise InputError(
+            "responses are collected from the model as it is",
+            got=request.attack,
+            allowed="none, prefill:K, prefill=PHRASE",
+            fix="fine-tune or cut a checkpoint of your own and collect from that",
+        )
     data = load_data(request.data, data_dir=request.data_dir, prompts_only=True)
     data = data.category(request.category) if request.category else data
     data = data.limit(request.limit, request.seed)

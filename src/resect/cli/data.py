@@ -163,7 +163,9 @@ def collect(
     ],
     data: Annotated[str, typer.Option(metavar="SPEC", help="Prompts, with answers for prefill:K.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="New FILE.jsonl.")],
-    attack: Annotated[str, typer.Option(help="none, prefill or prefill:K.")] = "prefill:10",
+    attack: Annotated[
+        str, typer.Option(help="none, prefill[:K] or prefill=PHRASE.")
+    ] = "prefill:10",
     judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
     want: Annotated[
         Literal["complied", "refused"], typer.Option(help="Which replies are kept.")
