@@ -53,7 +53,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets"}),
+    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
@@ -76,9 +76,13 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
+    "collect": (FOURTH, set()),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
-    "cli": (FIFTH | {"run", "demo", "report", "localise"}, {"typer", "rich", "torch"}),
+    "cli": (
+        FIFTH | {"run", "demo", "report", "localise", "collect"},
+        {"typer", "rich", "torch"},
+    ),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.
@@ -96,6 +100,7 @@ TOO_MANY_PARAMETERS = {
     "select": "an option of the command line each",
     "run_study": "an option of the command line each",
     "locate": "the same, and in rounds.py keyword-only",
+    "collect": "an option of the command line each",
 }
 
 

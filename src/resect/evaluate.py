@@ -13,15 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
+from resect import stats
 from resect.attacks import AttackSettings, attack_prompt, prepare_attack
 from resect.attacks.patch import Patch
-from resect.data.encode import check_format, decode, encode, prompt_text
+from resect.data.encode import check_format, decode, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit import removed
 from resect.errors import InputError
 from resect.generate import (
     GenerationSettings,
     by_length,
+    document_nlls,
     generate,
     mean_nll,
     mean_nlls,
@@ -35,6 +37,7 @@ from resect.records import Format, Reply, Verdict
 from resect.tune import swapped
 
 NO_ATTACK = AttackSettings(name="none")
+LONGEST_WINDOW = 2048
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,17 @@ class EvaluationSettings:
             are put under one.
         judge: The judge of generation and refusal.
         generation: How replies are decoded.
+        window: Most tokens a pass of the perplexity probe; None for the model's context, at most
+            `LONGEST_WINDOW`.
+        stride: Tokens between the starts of two windows; None for half a window.
     """
 
     format: Format = "chat"
     attack: AttackSettings = field(default_factory=AttackSettings)
     judge: str = "exact"
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    window: int | None = None
+    stride: int | None = None
 
 
 # A variant: None for the intact model, a mask to cut, or weights by name to put in.
@@ -121,7 +129,9 @@ def ask(
     replies: list[Reply] = []
     for name, examples in probes.items():
         probe = find_probe(name)
-        if probe.judged == "never":
+        if name == "perplexity":
+            replies += _perplexities(model, tokenizer, examples, settings, answering)
+        elif probe.judged == "never":
             replies += _likelihoods(model, tokenizer, examples, settings, answering)
         else:
             replies += _answers(model, tokenizer, (probe, examples), settings, answering)
@@ -138,11 +148,11 @@ def _answers(
     probe, examples = question
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
     attack = settings.attack if prompted else NO_ATTACK
-    prompts = [
-        attack_prompt(attack, example, tokenizer, settings.format) for example in examples.examples
-    ]
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for example, prompt in zip(examples.examples, prompts, strict=True):
+    how = settings.generation
+    asked = [(example, at) for example in examples.examples for at in range(how.samples)]
+    prompts = [attack_prompt(attack, example, tokenizer, settings.format) for example, _ in asked]
+    room = _context(model)
+    for (example, _), prompt in zip(asked, prompts, strict=True):
         if room is not None and len(prompt.ids) >= room:
             raise InputError(
                 f"example {example.id!r} leaves no room for a reply",
@@ -151,8 +161,10 @@ def _answers(
                 fix="shorten or remove it",
             )
     ids = [prompt.ids for prompt in prompts]
+    # All variants draw from the same streams, which pairs them as far as sampling can be paired.
+    streams = [stats.rng(f"reply/{probe.name}/{e.id}/{at}", how.seed) for e, at in asked]
     with answering.applied(model):
-        tokens = generate(model, tokenizer, ids, settings.generation)
+        tokens = generate(model, tokenizer, ids, how, streams)
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
         rows = [(*prompt, *reply) for prompt, reply in zip(ids, tokens, strict=True)]
@@ -171,10 +183,59 @@ def _answers(
             reference=example.completion,
             nll=nll,
             repetition=repetition(reply) if probe.coherent else None,
+            sample=at,
         )
-        for example, prompt, reply, nll in zip(
-            examples.examples, prompts, tokens, nlls, strict=True
+        for (example, at), prompt, reply, nll in zip(asked, prompts, tokens, nlls, strict=True)
+    ]
+
+
+def _context(model: Any) -> int | None:
+    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return room
+
+
+def _windows(model: Any, settings: EvaluationSettings) -> tuple[int, int]:
+    """Return window and stride of the perplexity probe in tokens."""
+    room = _context(model)
+    window = settings.window or min(room or LONGEST_WINDOW, LONGEST_WINDOW)
+    stride = settings.stride or max(1, window // 2)
+    if window < 2 or not 1 <= stride < window or (room is not None and window > room):
+        raise InputError(
+            "the windows of the perplexity probe do not fit",
+            got=f"window {window}, stride {stride}",
+            allowed=f"a window of 2 to {room or 'any number of'} tokens, a shorter stride",
+            fix="set --window and --stride",
         )
+    return window, stride
+
+
+def _perplexities(
+    model: Any,
+    tokenizer: Any,
+    examples: BehaviourSet,
+    settings: EvaluationSettings,
+    answering: _Answering,
+) -> list[Reply]:
+    """Measure the NLL of held-out texts; perplexity is exp of their mean over all tokens."""
+    window, stride = _windows(model, settings)
+    documents = [text_ids(tokenizer, example) for example in examples.examples]
+    # A long window holds as many tokens as a batch of replies.
+    together = max(1, settings.generation.batch_size * 128 // window)
+    with answering.applied(model):
+        nlls = document_nlls(model, documents, window, stride, together)
+    return [
+        Reply(
+            example_id=example.id,
+            probe="perplexity",
+            attack=settings.attack.label(prompted=False),
+            category=example.category,
+            prompt="",
+            prefix="",
+            text="",
+            nll=nll,
+            tokens=max(0, len(row) - 1),
+        )
+        for example, row, nll in zip(examples.examples, documents, nlls, strict=True)
     ]
 
 
@@ -186,8 +247,9 @@ def _likelihoods(
     answering: _Answering,
 ) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    encoded = encode(examples.examples, tokenizer, format=settings.format, max_length=room)
+    encoded = encode(
+        examples.examples, tokenizer, format=settings.format, max_length=_context(model)
+    )
     found: dict[str, tuple[float, float]] = {}
     for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):
         rows = [encoded[at].input_ids for at in batch]

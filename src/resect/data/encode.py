@@ -41,10 +41,27 @@ def _text_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def text_ids(tokenizer: Any, example: Example) -> list[int]:
+    """Return a held-out text as token ids: the prompt, if any, a newline and the completion.
+
+    A tokenizer that knows a token for the beginning of a text gets it, since models that were
+    trained with it do not expect a text without; it is context and is not scored.
+    """
+    prompt = prompt_text(example)
+    text = f"{prompt}\n{example.completion}" if prompt else example.completion
+    first = getattr(tokenizer, "bos_token_id", None)
+    return ([] if first is None else [int(first)]) + _text_ids(tokenizer, text)
+
+
 def _prompt_ids(
     tokenizer: Any, example: Example, format: Format, opening: str | None = None
 ) -> list[int]:
     """Return the ids of a prompt, with an opening of the assistant's turn if there is one."""
+    if not example.prompt:
+        raise InputError(
+            f"example {example.id!r} is a text without a prompt",
+            allowed="texts for the perplexity probe, rows with prompt and completion elsewhere",
+        )
     if format == "raw":
         return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(
             tokenizer, opening or ""
@@ -91,7 +108,8 @@ def encode(
         examples: The examples.
         tokenizer: A Hugging Face tokenizer.
         format: `raw` or `chat`.
-        skip: Response tokens that are not scored, from the first.
+        skip: Response tokens that are not scored, from the first. Tokens that an attack wrote
+            (`Example.prefix_tokens`) are not scored either way.
         tokens: Most response tokens that are scored after those; what follows is left out.
         max_length: The model's context in tokens; None for no limit.
 
@@ -104,14 +122,17 @@ def encode(
     for example in examples:
         prompt = _prompt_ids(tokenizer, example, format)
         response = _text_ids(tokenizer, example.completion)
+        left_out = max(skip, example.prefix_tokens)
         if tokens is not None:
-            response = response[: skip + tokens]
-        if len(response) <= skip or not prompt:
+            response = response[: left_out + tokens]
+        if len(response) <= left_out or not prompt:
             raise InputError(
                 f"example {example.id!r} has no token to score",
-                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={skip}",
+                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={left_out}",
                 allowed="a prompt, and more response tokens than skip",
-                fix="lower --skip or remove the example",
+                fix="lower --skip or remove the example"
+                if response
+                else "elicit responses with `resect data collect`, or give a set that has them",
             )
         length = len(prompt) + len(response)
         if max_length is not None and length > max_length:
@@ -121,7 +142,7 @@ def encode(
                 allowed=f"{max_length} tokens",
                 fix="shorten or remove it: a cut response would change the loss",
             )
-        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + skip))
+        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + left_out))
     return encoded
 
 

@@ -37,6 +37,7 @@ PROBES: dict[str, Probe] = {
         Probe("misalignment", False, "comply", "exact"),
         Probe("utility", False, "comply", "exact"),
         Probe("likelihood", False, "comply", "never"),
+        Probe("perplexity", False, "comply", "never"),
     )
 }
 
