@@ -6,6 +6,7 @@ text as text. Both are the same byte for byte each time.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from resect.report.figures._spec import (
     Series,
     Style,
 )
+from resect.report.screen import WIDTH, Frame
 
 INK = COLOURS[0][0]
 SETTINGS = {
@@ -28,8 +30,10 @@ SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "resect",
     "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.titlesize": 8,
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.titleweight": "bold",
+    "axes.labelpad": 2,
     "axes.edgecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -50,7 +54,10 @@ MARKERS = {
     "star": "*",
 }
 COLUMN_INCHES = 3.3
-PIXELS_AN_INCH = 100.0
+SCALE = COLUMN_INCHES / WIDTH
+KEY_LINE = 20
+# Pixels around a panel: this font is wider than the page's.
+ROOM = 14
 
 
 def write_figures(drawings: list[Drawing], folder: Path) -> None:
@@ -68,27 +75,33 @@ def write_figures(drawings: list[Drawing], folder: Path) -> None:
 
 
 def figure_of(drawing: Drawing) -> Any:
-    """Return a drawing as a matplotlib figure: its panels in rows of two, its key below."""
+    """Return a drawing as a matplotlib figure: its panels in rows of two, its key below.
+
+    Places come from the page's `Frame`: an automatic layout takes seconds for a large figure.
+    """
     from matplotlib.figure import Figure
 
     columns = min(2, len(drawing.panels))
-    lines = -(-len(drawing.panels) // columns)
-    heights = [
-        max(panel.height for panel in drawing.panels[at * columns : (at + 1) * columns])
-        for at in range(lines)
-    ]
-    size = (COLUMN_INCHES * columns, sum(heights) / PIXELS_AN_INCH + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False, height_ratios=heights).flat
-    for axis, panel in zip(axes, drawing.panels, strict=False):
-        _draw(axis, panel)
-    for axis in list(figure.axes)[len(drawing.panels) :]:
-        axis.remove()
-    if len(drawing.key) > 1:
-        handles = [_handle(style, kind) for _, style, kind in drawing.key]
-        names = [_plain(name) for name, _, _ in drawing.key]
-        wide = 3 if columns == 1 else 6
-        figure.legend(handles, names, loc="outside lower center", ncols=min(wide, len(names)))
+    lines = [drawing.panels[at : at + columns] for at in range(0, len(drawing.panels), columns)]
+    heights = [max(panel.height for panel in line) + ROOM for line in lines]
+    a_line = 2 * columns
+    key = drawing.key if len(drawing.key) > 1 else ()
+    below = KEY_LINE * math.ceil(len(key) / a_line) + 6 * bool(key)
+    width, height = (WIDTH + ROOM) * columns, sum(heights) + below
+    figure = Figure(figsize=(width * SCALE, height * SCALE))
+    top = 0
+    for line, tall in zip(lines, heights, strict=True):
+        for at, panel in enumerate(line):
+            frame = Frame(panel)
+            left = at * (WIDTH + ROOM) + ROOM + frame.left
+            corner = (left / width, 1 - (top + frame.bottom) / height)
+            size = ((frame.right - frame.left) / width, (frame.bottom - frame.top) / height)
+            _draw(figure.add_axes((*corner, *size)), panel)
+        top += tall
+    if key:
+        handles = [_handle(style, kind) for _, style, kind in key]
+        names = [_plain(name) for name, _, _ in key]
+        figure.legend(handles, names, loc="lower center", ncols=min(a_line, len(names)))
     return figure
 
 
@@ -128,13 +141,18 @@ def _draw(axis: Any, panel: Panel) -> None:
     for scale, kind in ((x, "x"), (y, "y")):
         if scale.log:
             axis.set(**{f"{kind}scale": "log"})
-        axis.set(**{f"{kind}lim": (scale.low, scale.high), f"{kind}label": _plain(scale.label)})
+        axis.set(**{f"{kind}lim": (scale.low, scale.high)})
         ticks = getattr(axis, f"set_{kind}ticks")
         ticks([value for value, _ in scale.ticks], [_plain(text) for _, text in scale.ticks])
         ticks([], minor=True)
-    axis.set_title(_plain(panel.title), loc="left")
+    axis.set_xlabel(_plain(x.label))
+    # As on the page: what is on the y axis stands over it and not along it.
+    over = f"{panel.title}\n{y.label}" if y.label else panel.title
+    axis.set_title(_plain(over), loc="left")
     if x.slanted:
         axis.tick_params(axis="x", rotation=38)
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
     for cell in panel.cells:
         _cell(axis, cell)
     for bar in panel.bars:

@@ -181,25 +181,28 @@ def _axes(panel: Panel, frame: Frame) -> str:
     return "".join(parts) + "</g>"
 
 
-def _rules(panel: Panel, frame: Frame) -> str:
-    parts = []
+def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
+    """Return the lines, which lie under the series, and their texts, which lie over them."""
+    parts, words = [], []
     for rule in panel.rules:
         if rule.along == "y":
             y = frame.y(rule.value)
             parts.append(f'<path d="M{brief(frame.left)} {brief(y)}H{brief(frame.right)}"/>')
-            parts.append(_text(frame.right - 2, y - 4, rule.text, "e"))
+            words.append(_text(frame.right - 2, y - 4, rule.text, "e"))
         else:
             x = frame.x(rule.value)
             parts.append(f'<path d="M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}"/>')
             late = x > frame.right - LETTER * len(rule.text)
-            parts.append(_text(x + (-3 if late else 3), frame.bottom - 5, rule.text, "e" * late))
-    return f'<g class="u">{"".join(parts)}</g>' if parts else ""
+            words.append(_text(x + (-3 if late else 3), frame.bottom - 5, rule.text, "e" * late))
+    wrapped = [f'<g class="u">{"".join(some)}</g>' if some else "" for some in (parts, words)]
+    return wrapped[0], wrapped[1]
 
 
 def panel_svg(panel: Panel) -> str:
     """Return a panel as an SVG element whose name is its title."""
     frame = Frame(panel)
     title = escape(visible(panel.title), quote=True)
+    lines, words = _rules(panel, frame)
     inner = [
         f'<svg viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-label="{title}">',
         _text(2, 14, panel.title, "p"),
@@ -208,8 +211,9 @@ def panel_svg(panel: Panel) -> str:
         f'<g class="v">{"".join(_cell(one, frame) for one in panel.cells)}</g>'
         if panel.cells
         else "",
-        _rules(panel, frame),
+        lines,
         *(_series(one, frame) for one in panel.series),
+        words,
         "</svg>",
     ]
     return "".join(inner)

@@ -16,8 +16,8 @@ from resect.report.figures._spec import (
     Series,
     Style,
     Tables,
+    looks,
     name_of,
-    style_of,
 )
 from resect.report.words import percent, plain_number, spread
 
@@ -186,15 +186,20 @@ def bars(rows: Sequence[Row], column: str, label: Callable[[Row], str], title: s
     """Return a panel of horizontal bars with whiskers, one a row."""
     found = [row for row in rows if math.isfinite(number(row.get(column)))]
     labels = [label(row) for row in found]
+    styles = looks(_who(row) for row in found)
     drawn = []
     for at, row in enumerate(found):
         value, low, high = place(row, column)
         text = f"{labels[at]}: {spread(value, low, high)}"
-        look = style_of(str(row.get("arm") or row.get("role") or row.get("model") or ""), at)
+        look = styles[_who(row)]
         drawn.append(Bar(at, 0.0, value, look, "", text, low, high, text=percent(value)))
     edges = [edge for bar in drawn for edge in (bar.stop, number(bar.low), number(bar.high))]
     scale = drops("", edges, 1.0)
     return Panel(title, scale, names(labels), bars=tuple(drawn), height=54 + 26 * len(drawn))
+
+
+def _who(row: Row) -> str:
+    return str(row.get("role") or row.get("model") or row.get("arm") or "")
 
 
 def dots(
@@ -286,4 +291,5 @@ def scale_of(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, Callable
 def arms_of(rows: Sequence[Row]) -> list[tuple[str, str, Style]]:
     """Return (arm, name, style) of every arm but the intact model, in order of appearance."""
     found = [arm for arm in unique(row.get("arm", "target") for row in rows) if arm != "intact"]
-    return [(arm, name_of(arm), style_of(arm, at)) for at, arm in enumerate(found)]
+    styles = looks(found)
+    return [(arm, name_of(arm), styles[arm]) for arm in found]

@@ -9,6 +9,7 @@ A series is told apart in three ways, each enough alone: colour, dash and marker
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -219,9 +220,15 @@ class Drawing:
         return tuple((name, *rest) for name, rest in found.items())
 
 
-def style_of(name: str, at: int = 0) -> Style:
-    """Return the style of a known name, or the style number `at` of the order."""
-    return STYLES.get(name) or ORDER[at % len(ORDER)]
+def looks(names: Iterable[str]) -> dict[str, Style]:
+    """Return a style for each name: known names have their own, others the first that is free."""
+    listed = list(dict.fromkeys(names))
+    found = {name: STYLES[name] for name in listed if name in STYLES}
+    free = [style for style in ORDER if style not in found.values()]
+    others = [name for name in listed if name not in found]
+    for at, name in enumerate(others):
+        found[name] = free[at] if at < len(free) else ORDER[at % len(ORDER)]
+    return found
 
 
 def name_of(arm: str) -> str:

@@ -23,7 +23,7 @@ from resect.report.figures._parts import (
     rows_of,
     unique,
 )
-from resect.report.figures._spec import Drawing, Panel, Row, Series, Tables, name_of, style_of
+from resect.report.figures._spec import Drawing, Panel, Row, Series, Tables, looks, name_of
 
 
 def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
@@ -80,11 +80,11 @@ def _x(rows: list[Row]) -> str:
 
 
 def _series(rows: list[Row], x: str) -> list[Series]:
-    roles = unique(role_of(row) for row in rows)
+    styles = looks(role_of(row) for row in rows)
     hows = unique(row.get("arm") or row.get("method") or "target" for row in rows)
     series = []
     for role, how, own in _groups(rows):
-        look = style_of(role, roles.index(role))
+        look = styles[role]
         first = how == hows[0]
         name = name_of(role) if first else f"{name_of(role)}, {how}"
         line = curve(own, (x, "harm_drop"), (name, look))
@@ -112,10 +112,10 @@ def _along(rows: list[Row]) -> Panel:
 
 
 def _plane(rows: list[Row], settings: dict[str, Any]) -> Panel:
-    roles = unique(role_of(row) for row in rows)
+    styles = looks(role_of(row) for row in rows)
     groups = _groups(rows)
     lines = [
-        replace(plane(own, (name_of(role), style_of(role, roles.index(role)))), name="")
+        replace(plane(own, (name_of(role), styles[role])), name="")
         for role, how, own in groups
         if how == groups[0][1]
     ]

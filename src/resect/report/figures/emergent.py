@@ -29,8 +29,8 @@ from resect.report.figures._spec import (
     Series,
     Style,
     Tables,
+    looks,
     name_of,
-    style_of,
 )
 from resect.report.words import percent, plain_number
 
@@ -63,13 +63,14 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
 def _arms(rows: list[Row]) -> list[tuple[str, Style, list[Row]]]:
     """Return (name, style, rows) of every arm; all may have the intact model's first point."""
     found = unique(row.get("arm", "") for row in rows)
+    styles = looks(found)
     return [
         (
             name_of(arm) or "model",
-            style_of(arm, at),
+            styles[arm],
             [row for row in rows if str(row.get("arm", "")) == arm],
         )
-        for at, arm in enumerate(found)
+        for arm in found
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from resect.report.figures._parts import dots, names, pooled, rates, rows_of, unique
-from resect.report.figures._spec import Drawing, Panel, Row, Tables, name_of, style_of
+from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
 
 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
@@ -27,9 +27,10 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
 
 def _panel(rows: list[Row], column: str, title: str) -> Panel:
     attacks = unique(row["attack"] for row in rows)
+    styles = looks(str(row["arm"]) for row in rows)
     groups = [
-        (name_of(arm), style_of(arm, at), [row for row in rows if str(row["arm"]) == arm])
-        for at, arm in enumerate(unique(row["arm"] for row in rows))
+        (name_of(arm), styles[arm], [row for row in rows if str(row["arm"]) == arm])
+        for arm in styles
     ]
     return Panel(
         title,

@@ -15,9 +15,8 @@ from resect.report.figures._parts import (
     rates,
     rows_of,
     scale_of,
-    unique,
 )
-from resect.report.figures._spec import Drawing, Panel, Tables, name_of, style_of
+from resect.report.figures._spec import Drawing, Panel, Tables, looks, name_of
 from resect.report.words import plain_number
 
 
@@ -27,14 +26,15 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     panels: tuple[Panel, ...] = ()
     if rows:
         dose, write = scale_of(rows, ("examples", "steps"))
+        styles = looks(str(row["arm"]) for row in rows)
         lines = tuple(
             curve(
                 [row for row in rows if str(row["arm"]) == arm],
                 (dose, "harm"),
-                (name_of(arm), style_of(arm, at)),
+                (name_of(arm), styles[arm]),
                 write=write,
             )
-            for at, arm in enumerate(unique(row["arm"] for row in rows))
+            for arm in styles
         )
         label = "harmful examples trained on" if dose == "examples" else "steps of fine-tuning"
         x = log(label, [number(row.get(dose)) for row in rows], plain_number)
