@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from scipy import stats as scipy_stats
 
 from resect.mask import Mask
@@ -36,14 +36,14 @@ def rank_agreement(first: Mask, second: Mask) -> float | None:
     tensors every tensor gives its own share before the set difference, so it says whether the set
     difference bites in the same places. None where one of the two is constant.
     """
-    counts = torch.tensor(
+    counts = np.array(
         [
             [first.tensors[name].index.numel(), second.tensors[name].index.numel()]
             for name in first.tensors
         ],
-        dtype=torch.float64,
+        dtype=np.float64,
     )
-    if (counts.std(dim=0) == 0).any():
+    if (counts.std(axis=0) == 0).any():
         return None
-    found = scipy_stats.spearmanr(counts[:, 0].numpy(), counts[:, 1].numpy())
+    found = scipy_stats.spearmanr(counts[:, 0], counts[:, 1])
     return float(found.statistic)
