@@ -27,7 +27,7 @@ HEAVY = {
 
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
-SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit"}
+SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
@@ -50,6 +50,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
     "scores": (GROUND, {"torch"}),
+    "ranks": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
@@ -83,6 +84,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         FIFTH | {"run", "demo", "report", "localise", "collect"},
         {"typer", "rich", "torch"},
     ),
+    "__main__": ({"cli"}, set()),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.
@@ -90,7 +92,7 @@ TORCH_FREE = ("resect", "resect.cli", "resect.report", "resect.config", "resect.
 
 LONGEST_MODULE = 400
 # name -> lines; the list may only shrink.
-LONGER_MODULES = {"attribution.py": 405}
+LONGER_MODULES: dict[str, int] = {}
 LONGEST_FUNCTION = 60
 MOST_PARAMETERS = 6
 # name -> why it is longer; the list may only shrink.

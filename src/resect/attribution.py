@@ -8,9 +8,8 @@ to sums in fp32 (`resect.scores.sums`), and a rule turns weights and means into 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -18,13 +17,15 @@ from torch import Tensor
 
 from resect.edit import shrunk
 from resect.errors import InputError
-from resect.model.forward import Head, batch_loss, batches, check_examples, checkpointed
+from resect.model.forward import check_examples
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
-from resect.model.observe import Watch, observing
-from resect.model.prunable import Coverage, PrunableWeight, blocks, find_prunable
+from resect.model.passes import Feed
+from resect.model.prunable import Coverage, PrunableWeight, find_prunable
+from resect.model.totals import sum_examples
+from resect.ranks import ALONE, Ranks, is_sharded, ranks_of, whole
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
-from resect.scores.sums import EACH, Kind, Sums
+from resect.scores.sums import EACH, Kind
 from resect.scoreset import ScoreMeta, Scores, TensorScores, candidates
 from resect.stats import seed_of
 
@@ -34,8 +35,6 @@ GPU_TOKENS = 8192
 LARGE = 1_000_000_000
 
 Progress = Callable[[int, int], None]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,14 +94,20 @@ class _Job:
     encoded: Sequence[Encoded]
     settings: AttributeSettings
     on_progress: Progress
+    feed: Feed
     passes: int = 1
     done: int = 0
-    head: Head = field(default_factory=Head)
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.feed.ranks
 
     def advance(self, examples: int) -> None:
         self.done += examples
-        # Extra passes are part of the work; the bar counts examples once.
-        self.on_progress(min(len(self.encoded), self.done // self.passes), len(self.encoded))
+        # Extra passes are part of the work, and the other processes keep up; the bar counts
+        # examples once.
+        done, total = self.done * self.ranks.count // self.passes, len(self.encoded)
+        self.on_progress(min(done, total), total)
 
 
 def attribute(
@@ -111,6 +116,7 @@ def attribute(
     encoded: Sequence[Encoded],
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
+    ranks: Ranks = ALONE,
     **keywords: Any,
 ) -> Scores:
     """Score every prunable weight in the one reduction that the settings name.
@@ -121,6 +127,7 @@ def attribute(
         encoded: The examples.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples, as in `attribute_many`.
         **keywords: Fields of `AttributeSettings`, instead of `settings`.
 
     Raises:
@@ -128,9 +135,14 @@ def attribute(
         CoverageError: The model has block weights of an unknown kind.
     """
     settings = settings or AttributeSettings(**keywords)
-    names = (settings.reduction,)
     return attribute_many(
-        model, tokenizer, encoded, reductions=names, settings=settings, on_progress=on_progress
+        model,
+        tokenizer,
+        encoded,
+        reductions=(settings.reduction,),
+        settings=settings,
+        on_progress=on_progress,
+        ranks=ranks,
     )[settings.reduction]
 
 
@@ -142,6 +154,7 @@ def attribute_many(
     reductions: Sequence[str] = ("signed",),
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Scores]:
     """Score every prunable weight, in several reductions from one pass.
 
@@ -152,6 +165,9 @@ def attribute_many(
         reductions: Names in `resect.scores.METHODS[settings.method]`.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples (`resect.ranks.joined`). All of them call this
+            with the same arguments, and all get the same scores. A model that `fully_shard` has
+            sharded is run by all processes whatever is said here.
 
     Raises:
         InputError: An example cannot be scored, a loss or gradient is not finite, or the model has
@@ -163,8 +179,10 @@ def attribute_many(
     coverage = find_prunable(model)
     _refuse_absent(model)
     check_examples(encoded, model)
-    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
     wanted = {kind for rule in rules.values() for kind in rule.needs}
+    _refuse_sharded(model, wanted)
+    feed = _feed(model, settings, ranks_of(model, ranks))
+    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None), feed)
     means = _means(job, coverage, wanted)
     meta = _meta(job, coverage, tokenizer)
     return {
@@ -179,8 +197,27 @@ def _refuse_absent(model: Any) -> None:
             raise InputError(
                 "the model is not wholly in memory, and offloaded weights have no gradient",
                 got=f"{name} on the meta device",
-                fix="load it without offloading, on more devices or with a smaller dtype",
+                fix="load it without offloading: in bfloat16, or over more GPUs (--device auto)",
             )
+
+
+def _refuse_sharded(model: Any, wanted: set[Kind]) -> None:
+    if EACH & wanted and any(is_sharded(parameter) for parameter in model.parameters()):
+        raise InputError(
+            "gradients of single examples cannot be had from sharded weights, because FSDP adds "
+            "those of all processes up before anyone sees them",
+            got=f"a reduction that needs the {' and '.join(sorted(EACH & wanted))} sums",
+            allowed="signed, opposite or abs_of_mean",
+            fix="choose one of these, or load the model whole in every process or with "
+            "--device auto",
+        )
+
+
+def _feed(model: Any, settings: AttributeSettings, ranks: Ranks) -> Feed:
+    tokens = settings.batch_tokens
+    if tokens == "auto":
+        tokens = GPU_TOKENS if model.get_input_embeddings().weight.is_cuda else CPU_TOKENS
+    return Feed(settings.batch_size, tokens, settings.checkpoint, ranks)
 
 
 def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
@@ -230,7 +267,16 @@ def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[K
     for group in groups:
         for factor in factors:
             with _at(job, coverage, factor):
-                sums = _pass(job, group, wanted)
+                place = _place(job, group, wanted)
+                sums = sum_examples(
+                    job.model,
+                    group,
+                    wanted,
+                    job.encoded,
+                    job.feed,
+                    place=place,
+                    on_done=job.advance,
+                )
             for weight in group:
                 for kind, total in sums.items():
                     mean = total[weight.name].div_(count)
@@ -259,50 +305,6 @@ def _at(job: _Job, coverage: Coverage, factor: float) -> Iterator[None]:
         yield
 
 
-def _pass(
-    job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]
-) -> dict[Kind, dict[str, Tensor]]:
-    """Return sums over all examples, by kind and name."""
-    sums = Sums(_parameters(job, weights), wanted, _place(job, weights, wanted))
-    with observing(job.model, weights, sums) as watch:
-        _run_all(job, watch, job.encoded)
-    totals = dict(sums.totals)
-    mixed = [weight for weight in weights if weight.name in sums.mixed]
-    if "inputs" in wanted:
-        totals["inputs"] = _input_sums(sums, weights)
-    if mixed and EACH & wanted:
-        _log.warning(
-            "%d weights mix the examples of a batch; they are scored one example a pass",
-            len(mixed),
-        )
-        single = Sums(_parameters(job, mixed), EACH & wanted)
-        with observing(job.model, mixed, single, singly=True) as watch:
-            for example in job.encoded:
-                _run(job, watch, (example,))
-        for kind, found in single.totals.items():
-            totals[kind] = {**totals[kind], **found}
-    return totals
-
-
-def _input_sums(sums: Sums, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
-    unseen = [weight.name for weight in weights if weight.name not in sums.inputs]
-    if unseen:
-        raise InputError(
-            "the inputs of some weights cannot be told apart by example",
-            got=f"{unseen[0]} and {len(unseen) - 1} more",
-            allowed="models whose prunable weights are linear layers outside of experts",
-            fix="choose another method",
-        )
-    return {
-        weight.name: sums.inputs[weight.name].unsqueeze(1 if weight.layout == "in_out" else 0)
-        for weight in weights
-    }
-
-
-def _parameters(job: _Job, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
-    return {weight.name: job.model.get_parameter(weight.name) for weight in weights}
-
-
 def _place(job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]) -> str:
     """Return the device of the sums, "" for that of each weight."""
     chosen = job.settings.accumulator
@@ -311,65 +313,8 @@ def _place(job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]) -> s
         free = sum(torch.cuda.mem_get_info(at)[0] for at in range(torch.cuda.device_count()))
         # The rest is for activations, one layer's gradient and the logits.
         chosen = "device" if need < free / 2 else "cpu"
-    return "cpu" if chosen == "cpu" else ""
-
-
-def _run_all(job: _Job, watch: Watch, encoded: Sequence[Encoded]) -> None:
-    """Run all examples; a batch that does not fit makes this and all later ones smaller."""
-    size, limit = job.settings.batch_size, job.settings.batch_tokens
-    on_gpu = job.model.get_input_embeddings().weight.is_cuda
-    tokens = limit if limit != "auto" else GPU_TOKENS if on_gpu else CPU_TOKENS
-    rest = list(encoded)
-    context = checkpointed(blocks(job.model)) if job.settings.checkpoint else None
-    with context or contextlib.nullcontext():
-        while rest:
-            for batch in batches(rest, size=size, tokens=tokens):
-                chosen = set(map(id, batch))
-                rest = [example for example in rest if id(example) not in chosen]
-                fitted = _run(job, watch, batch)
-                job.advance(len(batch))
-                if fitted < len(batch):
-                    size, tokens = size and min(size, fitted), max(1, tokens // 2)
-                    break
-
-
-def _run(job: _Job, watch: Watch, batch: Sequence[Encoded], *, again: bool = False) -> int:
-    """Run one batch, in halves if memory does not suffice; return how many examples fitted.
-
-    What a failed batch had added to the sums stays and is not added again.
-    """
-    watch.begin(batch, again=again)
-    try:
-        if watch.sums.wanted == {"inputs"}:
-            with torch.no_grad():
-                batch_loss(job.model, batch, job.head)
-        else:
-            with torch.enable_grad():
-                watch.backward(batch_loss(job.model, batch, job.head))
-        return len(batch)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        message = str(error).splitlines()[0]
-    # Outside of the handler, because a traceback would keep the activations alive.
-    watch.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if len(batch) == 1:
-        raise InputError(
-            f"example {batch[0].id!r} does not fit into memory",
-            got=message,
-            fix="shorten it, score fewer layers a pass, keep sums on the CPU or use checkpointing",
-        )
-    _log.info("a batch of %d examples does not fit into memory; trying halves", len(batch))
-    half = len(batch) // 2
-    return min(
-        _run(job, watch, batch[:half], again=True), _run(job, watch, batch[half:], again=True)
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # Free memory differs between processes, but sums can only be added up in one kind of place.
+    return "cpu" if job.ranks.either([chosen == "cpu"])[0] else ""
 
 
 def _dense(
@@ -378,8 +323,8 @@ def _dense(
     """Return scores by checkpoint tensor [n], fp32, in the order of its flat indices."""
     found = {}
     for weight in coverage.weights:
-        parameter = job.model.get_parameter(weight.name).detach()
-        own = {kind: mean.to(parameter.device) for kind, mean in means[weight.name].items()}
+        parameter = whole(job.model.get_parameter(weight.name).detach())
+        own = {kind: whole(mean).to(parameter.device) for kind, mean in means[weight.name].items()}
         scores = rule.formula(parameter, own)
         if not bool(scores.isfinite().all()):
             raise InputError(
@@ -395,7 +340,7 @@ def _sparse(job: _Job, coverage: Coverage, dense: dict[str, Tensor], meta: Score
     kept = candidates(dense, meta.keep)
     tensors = {}
     for weight in coverage.weights:
-        parameter = job.model.get_parameter(weight.name).detach()
+        parameter = whole(job.model.get_parameter(weight.name).detach())
         for place in weight.places:
             index, own = kept[place.name], place.view(parameter)
             at = torch.unravel_index(index.to(own.device), own.shape)

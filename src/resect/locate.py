@@ -11,6 +11,7 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.model import load_model
+from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
 from resect.scoreset import Scores
 
@@ -31,12 +32,20 @@ class ScoreRequest:
     dtype: str | None = None
     keep: float | None = None
     dense: bool = False
+    device: str | None = None
 
 
 def score_model(
-    request: ScoreRequest, on_progress: Callable[[int, int], None] | None = None
+    request: ScoreRequest,
+    on_progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Load model and data and score them.
+
+    Args:
+        request: What to score.
+        on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples; each of them calls this.
 
     Raises:
         InputError: Something in the request cannot be used as given.
@@ -48,7 +57,7 @@ def score_model(
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
-    model, tokenizer = load_model(request.model, dtype=request.dtype)
+    model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
     return attribute(
         model,
         tokenizer,
@@ -62,6 +71,7 @@ def score_model(
         category=request.category or "",
         seed=request.seed,
         on_progress=on_progress,
+        ranks=ranks,
     )
 
 
@@ -82,6 +92,7 @@ def attribute(
     format: Format = "chat",
     skip: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
     **settings: Any,
 ) -> Scores:
     """Score every prunable weight of a model for a behaviour.
@@ -94,6 +105,7 @@ def attribute(
         format: `raw` or `chat`.
         skip: Response tokens that are not scored, from the first.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples, from `resect.ranks.joined`.
         **settings: Fields of `AttributeSettings`.
 
     Returns:
@@ -113,4 +125,5 @@ def attribute(
         reductions=(reduction,),
         settings=chosen,
         on_progress=on_progress,
+        ranks=ranks,
     )[reduction]

@@ -33,9 +33,17 @@ def score(
         float | None, typer.Option(help="Largest fraction that may be selected later.")
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
+    ] = None,
 ) -> None:
-    """Score every prunable weight for a behaviour, in one pass over the data."""
+    """Score every prunable weight for a behaviour, in one pass over the data.
+
+    To share the examples between processes, put torchrun in front: torchrun --nproc-per-node 8
+    -m resect score …
+    """
     from resect.locate import ScoreRequest, score_model
+    from resect.ranks import joined
 
     request = ScoreRequest(
         model=model,
@@ -50,11 +58,16 @@ def score(
         dtype=dtype,
         keep=keep,
         dense=dense,
+        device=device,
     )
-    with progress("scoring") as update:
-        scores = score_model(request, on_progress=update)
-    scores.save(output)
-    say(f"{output}: {scores.summary()}")
+    with joined() as ranks:
+        with progress("scoring", shown=ranks.rank == 0) as update:
+            scores = score_model(request, update, ranks)
+        # Past this point no process can fail but the one that writes.
+        ranks.meet()
+        if ranks.rank == 0:
+            scores.save(output)
+            say(f"{output}: {scores.summary()}")
 
 
 def select(

@@ -18,7 +18,7 @@ Legend: B examples of a batch, T their padded tokens, I inputs and O outputs of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,7 +51,13 @@ class Sums:
         self.wanted = frozenset(wanted)
         self.totals: dict[Kind, dict[str, Tensor]] = {
             kind: {
-                name: torch.zeros(weight.shape, dtype=torch.float32, device=place or weight.device)
+                # Sums of sharded weights are sharded likewise.
+                name: torch.zeros_like(
+                    weight.detach(),
+                    dtype=torch.float32,
+                    device=place or weight.device,
+                    memory_format=torch.contiguous_format,
+                )
                 for name, weight in weights.items()
             }
             for kind in self.wanted - {"inputs", "noise"}
@@ -61,7 +67,7 @@ class Sums:
         self.batch: Sequence[Encoded] = ()
         # Signed sums of a batch, to be compared with what autograd says; None when not checking.
         self.check: dict[str, Tensor] | None = None
-        self._done: dict[tuple[str, str], set[int]] = {}
+        self._done: dict[tuple[str, str], set[Any]] = {}
         self._tiles: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
@@ -99,8 +105,10 @@ class Sums:
             left: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
             right: [T, C] an example: the other of the two.
         """
-        for _, (one, other) in self._new("each", name, list(zip(left, right, strict=True))):
-            self._add_product(name, one, other)
+        done = self._done.setdefault(("each", name), set())
+        for example, one, other in zip(self.batch, left, right, strict=True):
+            self._add_product(name, id(example), one, other)
+            done.add(id(example))
 
     def add_example(self, name: str, row: int, gradient: Tensor) -> None:
         """Add the gradient [*] of the example in a row of the batch."""
@@ -112,6 +120,7 @@ class Sums:
     def mix(self, name: str) -> None:
         """Give up on single examples of a weight within batches."""
         self.mixed.add(name)
+        self.inputs.pop(name, None)
         for kind in EACH & self.wanted:
             self.totals[kind][name].zero_()
 
@@ -144,7 +153,13 @@ class Sums:
                 yield example, row
                 done.add(id(example))
 
-    def _add_product(self, name: str, left: Tensor, right: Tensor) -> None:
+    def _add_product(self, name: str, example: int, left: Tensor, right: Tensor) -> None:
+        """Add leftᵀ·right of an example by tiles; what a failed batch has added is checked only."""
+        done = example in self._done["each", name]
+        tiles = self._done.setdefault(("tiles", name), set())
+        check = None if self.check is None else self.check.get(name)
+        if done and check is None:
+            return
         rows, columns = left.shape[1], right.shape[1]
         tile = self._tile(right, columns)
         step = max(1, tile.numel() // columns)
@@ -152,19 +167,23 @@ class Sums:
             part = slice(start, min(start + step, rows))
             piece = tile[: (part.stop - start) * columns].view(-1, columns)
             torch.mm(left[:, part].T, right, out=piece)  # [r, C] = [r, T]·[T, C]
-            self._add(name, part, piece.float())
+            gradient = piece.float()
+            if check is not None:
+                check[part].add_(gradient)
+            if not done and (example, start) not in tiles:
+                self._add(name, part, gradient)
+                tiles.add((example, start))
 
     def _add(self, name: str, part: slice, gradient: Tensor) -> None:
         """Add |g| and g² of one example; overwrites `gradient`."""
-        if self.check is not None and name in self.check:
-            self.check[name][part].add_(gradient)
-        if "square" in self.wanted:
-            total = self.totals["square"][name]
-            here = gradient.to(total.device)
-            total[part].addcmul_(here, here)
-        if "absolute" in self.wanted:
-            total = self.totals["absolute"][name]
-            total[part].add_(gradient.abs_().to(total.device))
+        kinds = sorted(EACH & self.wanted)
+        # All memory is asked for before the first sum changes, so that running out of it leaves
+        # either all of them changed or none.
+        here = gradient.to(self.totals[kinds[0]][name].device)
+        if "square" in kinds:
+            self.totals["square"][name][part].addcmul_(here, here)
+        if "absolute" in kinds:
+            self.totals["absolute"][name][part].add_(here.abs_())
 
     def _tile(self, like: Tensor, columns: int) -> Tensor:
         """Return a reused buffer: reserving one for each product would cost page faults."""
