@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,36 +73,6 @@ def test_scores_and_masks_equal_the_slow_loop(architecture: str) -> None:
         found_mask = {name: tensor.index.tolist() for name, tensor in mask.tensors.items()}
         assert found_mask == expected_mask
         assert mask.count > 0
-
-
-@pytest.mark.parametrize("change", ["one", "three", "all", "order", "longer"])
-def test_batching_padding_and_order_change_nothing(change: str) -> None:
-    model, encoded = tiny.build("qwen3"), tiny.examples(7)
-    base = run(model, encoded)
-    shuffled = list(encoded)
-    random.Random(0).shuffle(shuffled)
-    other = {
-        "one": lambda: run(model, encoded, batch_size=1),
-        "three": lambda: run(model, encoded, batch_size=3),
-        "all": lambda: run(model, encoded, batch_size=100),
-        "order": lambda: run(model, shuffled, batch_size=2),
-        # A long example of weight 0 pads all others and adds nothing; the mean has one more.
-        "longer": lambda: run(
-            model, [*encoded, replace(tiny.examples(1, 9, 40)[0], id="long", weight=0.0)]
-        ),
-    }[change]()
-    factor = 8 / 7 if change == "longer" else 1.0
-    for reduction in REDUCTIONS:
-        for name, found in dense(other[reduction]).items():
-            torch.testing.assert_close(
-                found * factor, dense(base[reduction])[name], rtol=1e-4, atol=1e-7
-            )
-    first = select(base["signed"], base["mean_of_abs"], q=0.05, p=0.1)
-    second = select(other["signed"], other["mean_of_abs"], q=0.05, p=0.1)
-    assert all(
-        torch.equal(tensor.index, second.tensors[name].index)
-        for name, tensor in first.tensors.items()
-    )
 
 
 def test_weights_of_examples_make_a_contrast() -> None:

@@ -11,6 +11,8 @@ from rich.console import Console
 from resect.cli import artefacts, bench, data, locate, models, studies
 from resect.errors import ResectError
 
+STOPPED = 130
+
 app = typer.Typer(
     name="resect",
     no_args_is_help=True,
@@ -43,10 +45,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        code = STOPPED
+    if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
