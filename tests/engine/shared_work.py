@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.multiprocessing as processes
 import transformers
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
 
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
@@ -95,4 +95,4 @@ if __name__ == "__main__":
     for module in MODELS:  # before the fork, so that it is done once
         tiny.configuration(module)
         getattr(transformers, tiny.ARCHITECTURES[module][0])
-    processes.start_processes(work, (Path(sys.argv[1]),), nprocs=3, start_method="fork")
+    start_processes(work, (Path(sys.argv[1]),), nprocs=3, start_method="fork")
