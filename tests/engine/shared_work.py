@@ -95,4 +95,6 @@ if __name__ == "__main__":
     for module in MODELS:  # before the fork, so that it is done once
         tiny.configuration(module)
         getattr(transformers, tiny.ARCHITECTURES[module][0])
-    start_processes(work, (Path(sys.argv[1]),), nprocs=3, start_method="fork")
+    start_processes(  # type: ignore[no-untyped-call]
+        work, (Path(sys.argv[1]),), nprocs=3, start_method="fork"
+    )
