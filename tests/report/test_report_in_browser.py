@@ -7,6 +7,7 @@ writes what it saw into itself; `--dump-dom` prints it. No driver is needed.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import shutil
@@ -97,7 +98,7 @@ def check(seen: dict[str, Any], console: str) -> None:
     levels = seen["headings"]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - one <= 1 for one, later in zip(levels, levels[1:], strict=False))
+    assert all(later - one <= 1 for one, later in itertools.pairwise(levels))
 
 
 def values(texts: list[str]) -> list[float]:
