@@ -33,7 +33,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 HARNESS = """<!doctype html><meta charset="utf-8"><body style="margin:0">
-<iframe id="f" src="SOURCE" width="WIDTH" height="800" style="border:0"></iframe><pre id="out"></pre>
+<iframe id="f" src="SOURCE" width="WIDTH" height="800" style="border:0"></iframe>
+<pre id="out"></pre>
 <script>
 document.getElementById("f").addEventListener("load", () => {
   const page = document.getElementById("f").contentWindow, doc = page.document;
