@@ -7,10 +7,10 @@ from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
-import example_run
 import pytest
 from typer.testing import CliRunner
 
+import example_run
 from resect.cli import app
 from resect.errors import InputError
 from resect.report import build_comparison, build_report

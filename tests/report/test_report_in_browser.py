@@ -15,9 +15,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import example_run
 import pytest
 
+import example_run
 from resect.report import build_comparison, build_report
 
 BROWSER = next(
