@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from typer.testing import CliRunner
@@ -85,7 +85,7 @@ def test_page_and_files_show_the_same_ticks() -> None:
             axes = figure_of(drawing).axes
             assert len(axes) == len(drawing.panels)
             for axis, panel in zip(axes, drawing.panels, strict=True):
-                ElementTree.fromstring(panel_svg(panel))
+                ET.fromstring(panel_svg(panel))
                 assert [one.get_text() for one in axis.get_xticklabels()] == [
                     text for _, text in panel.x.ticks
                 ]
