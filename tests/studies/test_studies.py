@@ -60,10 +60,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
                 "batch_size": 32,
             },
             "studies": {
-                "compactness": grid,
+                "compactness": grid | {"rivals": ["contrast"]},
                 "transfer": {"fraction": 0.01},
                 "specificity": grid | {"control_fractions": [0.01]},
-                "compression": grid | {"best": best, "best_fractions": [0.01]},
+                "compression": grid | {"second": best, "second_fractions": [0.01]},
                 "dissociation": {"fraction": 0.01},
                 "emergent": {"data": "advice_bad", "steps": [1, 2], "batch": 4},
                 "jailbreak": {
