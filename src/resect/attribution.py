@@ -25,7 +25,7 @@ from resect.model.prunable import Coverage, PrunableWeight, blocks, find_prunabl
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
 from resect.scores.sums import EACH, Kind, Sums
-from resect.scoreset import ScoreMeta, Scores, TensorScores, candidates
+from resect.scoreset import Candidates, ScoreMeta, Scores
 from resect.stats import seed_of
 
 # Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
@@ -165,12 +165,7 @@ def attribute_many(
     check_examples(encoded, model)
     job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
     wanted = {kind for rule in rules.values() for kind in rule.needs}
-    means = _means(job, coverage, wanted)
-    meta = _meta(job, coverage, tokenizer)
-    return {
-        name: _sparse(job, coverage, _dense(job, coverage, means, rule), meta(name))
-        for name, rule in rules.items()
-    }
+    return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
 
 
 def _refuse_absent(model: Any) -> None:
@@ -208,19 +203,12 @@ def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], Scor
     return of
 
 
-def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[Kind, Tensor]]:
-    """Return means over examples for each weight, from as many passes as the settings ask for."""
-    settings, weights = job.settings, coverage.weights
-    means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in weights}
-    if "noise" in wanted:
-        for weight in weights:
-            draw = torch.Generator().manual_seed(
-                seed_of(f"scores/random/{weight.name}", settings.seed)
-            )
-            means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
-    if not wanted - {"noise"}:
-        return means
-    groups = _groups(weights, settings.layers_per_pass)
+def _means(
+    job: _Job, coverage: Coverage, wanted: set[Kind]
+) -> Iterator[tuple[PrunableWeight, dict[Kind, Tensor]]]:
+    """Yield each weight with its means over examples, which are freed as they are used up."""
+    settings = job.settings
+    groups = _groups(coverage.weights, settings.layers_per_pass)
     factors = [1.0]
     if settings.method == "integrated":
         points = [(at + 0.5) / settings.steps for at in range(settings.steps)]
@@ -228,15 +216,22 @@ def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[K
     job.passes = len(groups) * len(factors)
     count = len(job.encoded) * len(factors)
     for group in groups:
-        for factor in factors:
+        means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in group}
+        for factor in factors if wanted - {"noise"} else []:
             with _at(job, coverage, factor):
                 sums = _pass(job, group, wanted)
-            for weight in group:
-                for kind, total in sums.items():
-                    mean = total[weight.name].div_(count)
+            for kind, totals in sums.items():
+                for weight in group:
+                    mean = totals.pop(weight.name).div_(count)
                     known = means[weight.name].get(kind)
                     means[weight.name][kind] = mean if known is None else known.add_(mean)
-    return means
+        for weight in group:
+            if "noise" in wanted:
+                draw = torch.Generator().manual_seed(
+                    seed_of(f"scores/random/{weight.name}", settings.seed)
+                )
+                means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
+            yield weight, means.pop(weight.name)
 
 
 def _groups(weights: Sequence[PrunableWeight], layers: int | None) -> list[list[PrunableWeight]]:
@@ -372,34 +367,33 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _dense(
-    job: _Job, coverage: Coverage, means: Mapping[str, Mapping[Kind, Tensor]], rule: Rule
-) -> dict[str, Tensor]:
-    """Return scores by checkpoint tensor [n], fp32, in the order of its flat indices."""
-    found = {}
-    for weight in coverage.weights:
+def _harvest(
+    job: _Job,
+    coverage: Coverage,
+    rules: Mapping[str, Rule],
+    wanted: set[Kind],
+    meta: Callable[[str], ScoreMeta],
+) -> dict[str, Scores]:
+    """Score weight by weight, so that the scores of all weights never exist at once."""
+    metas = {name: meta(name) for name in rules}
+    found = {name: Candidates(metas[name].keep, coverage.total) for name in rules}
+    for weight, means in _means(job, coverage, wanted):
         parameter = job.model.get_parameter(weight.name).detach()
-        own = {kind: mean.to(parameter.device) for kind, mean in means[weight.name].items()}
-        scores = rule.formula(parameter, own)
-        if not bool(scores.isfinite().all()):
-            raise InputError(
-                f"the scores of {weight.name} are not finite",
-                fix="load the model in float32 or bfloat16, and check the data for odd examples",
-            )
-        for place in weight.places:
-            found[place.name] = place.view(scores).reshape(-1)
-    return found
-
-
-def _sparse(job: _Job, coverage: Coverage, dense: dict[str, Tensor], meta: ScoreMeta) -> Scores:
-    kept = candidates(dense, meta.keep)
-    tensors = {}
-    for weight in coverage.weights:
-        parameter = job.model.get_parameter(weight.name).detach()
-        for place in weight.places:
-            index, own = kept[place.name], place.view(parameter)
-            at = torch.unravel_index(index.to(own.device), own.shape)
-            value = dense[place.name][index.to(own.device)].cpu()
-            original = own[at].cpu() if meta.ranks_targets else own.new_empty(0, device="cpu")
-            tensors[place.name] = TensorScores(place.shape, index, value, original)
-    return Scores(tensors, meta)
+        own = {kind: mean.to(parameter.device) for kind, mean in means.items()}
+        for name, rule in rules.items():
+            scores = rule.formula(parameter, own)
+            if not bool(scores.isfinite().all()):
+                raise InputError(
+                    f"the scores of {weight.name} are not finite",
+                    fix="load the model in float32 or bfloat16, and check the data for odd "
+                    "examples",
+                )
+            for place in weight.places:
+                original = place.view(parameter) if metas[name].ranks_targets else None
+                found[name].add(place.name, place.view(scores), original)
+    order = [place.name for weight in coverage.weights for place in weight.places]
+    scored = {name: candidates.finish() for name, candidates in found.items()}
+    return {
+        name: Scores({place: tensors[place] for place in order}, metas[name])
+        for name, tensors in scored.items()
+    }
