@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,69 +22,18 @@ from resect.model.forward import Head, batch_loss, batches, check_examples, chec
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
 from resect.model.observe import Watch, observing
 from resect.model.prunable import Coverage, PrunableWeight, blocks, find_prunable
+from resect.model.settings import AttributeSettings, planned
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
 from resect.scores.sums import EACH, Kind, Sums
 from resect.scoreset import Candidates, ScoreMeta, Scores
 from resect.stats import seed_of
 
-# Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
-CPU_TOKENS = 1024
-GPU_TOKENS = 8192
-LARGE = 1_000_000_000
+__all__ = ["AttributeSettings", "attribute", "attribute_many"]
 
 Progress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AttributeSettings:
-    """How a pass is made, and what its artefact says of the data.
-
-    Attributes:
-        method: Name in `resect.scores.METHODS`.
-        reduction: Reduction that `attribute` returns.
-        batch_size: Examples a batch; None fills batches up to `batch_tokens`.
-        batch_tokens: Tokens a batch, padding included; "auto" for a number by device.
-        keep: Largest fraction that can be selected later; None for 1e-2, or 1e-3 for models of
-            more than a billion prunable weights.
-        dense: Keep the score of every weight.
-        accumulator: Where sums are kept; "auto" for the device if they fit well, else the CPU.
-        layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
-            all of them.
-        checkpoint: Compute activations again in the backward pass, to save memory.
-        steps: Points of the path of `integrated`.
-        shrink_to: Factor of the weights at the end of that path.
-        data_hash: 16 hex digits of the data.
-        format: `raw` or `chat`.
-        skip: Response tokens that are not scored.
-        category: The one category that is scored, "" for all.
-        seed: Seed of the draw of examples, and of `random`.
-    """
-
-    method: str = "snip"
-    reduction: str = "signed"
-    batch_size: int | None = None
-    batch_tokens: int | Literal["auto"] = "auto"
-    keep: float | None = None
-    dense: bool = False
-    accumulator: Literal["auto", "device", "cpu"] = "auto"
-    layers_per_pass: int | None = None
-    checkpoint: bool = False
-    steps: int = 4
-    shrink_to: float = 0.6
-    data_hash: str = ""
-    format: str = "chat"
-    skip: int = 0
-    category: str = ""
-    seed: int = 0
-
-    def fraction(self, total: int) -> float:
-        """Return the fraction of candidates to keep for a model of `total` prunable weights."""
-        if self.dense:
-            return 1.0
-        return self.keep or (1e-3 if total > LARGE else 1e-2)
 
 
 @dataclass
@@ -163,8 +112,9 @@ def attribute_many(
     coverage = find_prunable(model)
     _refuse_absent(model)
     check_examples(encoded, model)
-    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
     wanted = {kind for rule in rules.values() for kind in rule.needs}
+    settings = planned(model, encoded, settings, coverage, len(wanted))
+    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
     return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
 
 
@@ -258,7 +208,8 @@ def _pass(
     job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]
 ) -> dict[Kind, dict[str, Tensor]]:
     """Return sums over all examples, by kind and name."""
-    sums = Sums(_parameters(job, weights), wanted, _place(job, weights, wanted))
+    place = "cpu" if job.settings.accumulator == "cpu" else ""
+    sums = Sums(_parameters(job, weights), wanted, place)
     with observing(job.model, weights, sums) as watch:
         _run_all(job, watch, job.encoded)
     totals = dict(sums.totals)
@@ -298,22 +249,10 @@ def _parameters(job: _Job, weights: Sequence[PrunableWeight]) -> dict[str, Tenso
     return {weight.name: job.model.get_parameter(weight.name) for weight in weights}
 
 
-def _place(job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]) -> str:
-    """Return the device of the sums, "" for that of each weight."""
-    chosen = job.settings.accumulator
-    if chosen == "auto" and torch.cuda.is_available():
-        need = 4 * sum(weight.size for weight in weights) * len(wanted)
-        free = sum(torch.cuda.mem_get_info(at)[0] for at in range(torch.cuda.device_count()))
-        # The rest is for activations, one layer's gradient and the logits.
-        chosen = "device" if need < free / 2 else "cpu"
-    return "cpu" if chosen == "cpu" else ""
-
-
 def _run_all(job: _Job, watch: Watch, encoded: Sequence[Encoded]) -> None:
     """Run all examples; a batch that does not fit makes this and all later ones smaller."""
     size, limit = job.settings.batch_size, job.settings.batch_tokens
-    on_gpu = job.model.get_input_embeddings().weight.is_cuda
-    tokens = limit if limit != "auto" else GPU_TOKENS if on_gpu else CPU_TOKENS
+    tokens = 1 if limit == "auto" else limit  # `planned` leaves no auto
     rest = list(encoded)
     context = checkpointed(blocks(job.model)) if job.settings.checkpoint else None
     with context or contextlib.nullcontext():

@@ -70,7 +70,7 @@ def add_sums(
     one, other = torch.cat(list(left)), torch.cat(list(right))
     grid = (-(-rows // BLOCK), -(-columns // BLOCK))
     # Triton launches on the current device, which need not be the one of the weight.
-    with torch.cuda.device_of(total):
+    with torch.cuda.device_of(total):  # type: ignore[no-untyped-call]
         _kernel()[grid](
             one,
             other,
