@@ -109,7 +109,7 @@ def attribute_many(
     """
     settings = settings or AttributeSettings()
     rules = {name: rule_of(settings.method, name) for name in reductions}
-    coverage = find_prunable(model)
+    coverage = find_prunable(model, allow_partial=settings.allow_partial)
     _refuse_absent(model)
     check_examples(encoded, model)
     wanted = {kind for rule in rules.values() for kind in rule.needs}

@@ -33,6 +33,27 @@ def score(
         float | None, typer.Option(help="Largest fraction that may be selected later.")
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="snip, snip_abs, integrated, gradient, fisher, wanda, magnitude or random."
+        ),
+    ] = "snip",
+    contrast: Annotated[
+        str | None, typer.Option(help="SPEC whose score is subtracted in the same pass.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+    ] = False,
+    accumulator: Annotated[
+        Literal["auto", "device", "cpu"], typer.Option(help="Where sums are kept.")
+    ] = "auto",
+    layers_per_pass: Annotated[
+        int | None, typer.Option(min=1, help="Layers scored in one pass, to save memory.")
+    ] = None,
+    checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
+    ] = False,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data."""
     from resect.locate import ScoreRequest, score_model
@@ -50,6 +71,12 @@ def score(
         dtype=dtype,
         keep=keep,
         dense=dense,
+        method=method,
+        contrast=contrast,
+        allow_partial=allow_partial,
+        accumulator=accumulator,
+        layers_per_pass=layers_per_pass,
+        checkpoint=checkpoint,
     )
     with progress("scoring") as update:
         scores = score_model(request, on_progress=update)

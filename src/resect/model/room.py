@@ -7,12 +7,12 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.plan import Free, Plan, Work, plan, shape_of
+from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of
 from resect.model.prunable import Coverage
 from resect.records import Encoded
 
@@ -137,3 +137,72 @@ def matrix_rate(dtype: torch.dtype) -> float:
         torch.mm(one, one)[0, 0].item()  # waits for a GPU
         seconds = min(seconds, time.perf_counter() - start)
     return 2.0 * side**3 / seconds
+
+
+class Report(NamedTuple):
+    """A plan for people: rows of a table, and lines below it."""
+
+    rows: list[dict[str, Any]]
+    lines: list[str]
+
+
+# What a large accelerator does of bf16 products in practice, and a bus between it and the host.
+ASSUMED_RATE = 3e14
+ASSUMED_BUS = 2e10
+# Share of a matrix product's rate that a whole pass reaches.
+EFFICIENCY = 0.5
+
+
+def plan_report(
+    place: str, *, examples: int, length: int, memory: float = 0, tflops: float = 0
+) -> Report:
+    """Plan for a model of which the configuration is enough.
+
+    Args:
+        place: As in `empty_model`.
+        examples: Number of examples.
+        length: Tokens of each, half of them scored.
+        memory: GiB of the device; 0 for what is free on this machine.
+        tflops: 10¹² operations a second; 0 to measure here, or to assume for another device.
+
+    Raises:
+        InputError: The configuration cannot be read or used.
+    """
+    shape = shape_of(empty_model(place))
+    free = free_memory()
+    if memory:
+        free = Free(device=memory * GIB, host=free.host or free.device)
+    large = memory or torch.cuda.is_available()
+    work = Work(
+        tokens=examples * length,
+        scored=examples * length // 2,
+        batch_tokens=8192 if large else 1024,
+        longest=length,
+        keep=1e-3 if shape.total > 1e9 else 1e-2,
+    )
+    found = plan(shape, work, free)
+    dtype = torch.float32 if shape.itemsize == 4 else torch.bfloat16
+    rate, source = tflops * 1e12, "given"
+    if not rate and memory:
+        rate, source = ASSUMED_RATE, "assumed for a large accelerator"
+    if not rate:
+        rate, source = EFFICIENCY * matrix_rate(dtype), "half of a matrix product's, measured here"
+    seconds = found.operations / rate + found.moved / ASSUMED_BUS
+    rows = [{"what": what, "GiB": size / GIB} for what, size in found.memory.items()]
+    rows += [
+        {"what": "all on the device", "GiB": found.device / GIB},
+        {"what": "sums in CPU memory", "GiB": found.host / GIB},
+        {"what": "free on the device", "GiB": free.device / GIB},
+        {"what": "free in CPU memory", "GiB": free.host / GIB},
+    ]
+    lines = [
+        ("fits: " if found.fits else "DOES NOT FIT; the least is: ") + found.summary(),
+        f"time: {seconds / 60:.3g} min at {rate / 1e12:.3g} TFLOP/s ({source}); "
+        f"{found.operations:.3g} operations, {found.moved / GIB:.3g} GiB moved to CPU memory "
+        f"at {ASSUMED_BUS / 1e9:.3g} GB/s",
+        f"files: at most {found.sparse / 1e6:.4g} MB of scores at keep {work.keep:g}, "
+        f"{found.dense / 1e6:.4g} MB if dense; {shape.total:,} prunable weights",
+        f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
+        "attention that does not keep its weights; nine tenths of free memory",
+    ]
+    return Report(rows, lines)

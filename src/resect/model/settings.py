@@ -37,6 +37,7 @@ class AttributeSettings:
         layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
             all of them, or as planned.
         checkpoint: Compute activations again in the backward pass, to save memory.
+        allow_partial: Leave block weights of an unknown kind alone instead of refusing them.
         steps: Points of the path of `integrated`.
         shrink_to: Factor of the weights at the end of that path.
         data_hash: 16 hex digits of the data.
@@ -55,6 +56,7 @@ class AttributeSettings:
     accumulator: Literal["auto", "device", "cpu"] = "auto"
     layers_per_pass: int | None = None
     checkpoint: bool = False
+    allow_partial: bool = False
     steps: int = 4
     shrink_to: float = 0.6
     data_hash: str = ""
