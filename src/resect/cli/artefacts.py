@@ -13,6 +13,25 @@ from resect.records import Format, Reduction, Scope
 mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
 
 
+Method = Annotated[
+    str,
+    typer.Option(help="snip, snip_abs, integrated, gradient, fisher, wanda, magnitude or random."),
+]
+Contrast = Annotated[
+    str | None, typer.Option(help="SPEC whose score is subtracted in the same pass.")
+]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+]
+Accumulator = Annotated[Literal["auto", "device", "cpu"], typer.Option(help="Where sums are kept.")]
+LayersPerPass = Annotated[
+    int | None, typer.Option(min=1, help="Layers scored in one pass, to save memory.")
+]
+Checkpoint = Annotated[
+    bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
+]
+
+
 def score(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -33,6 +52,12 @@ def score(
         float | None, typer.Option(help="Largest fraction that may be selected later.")
     ] = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
+    method: Method = "snip",
+    contrast: Contrast = None,
+    allow_partial: AllowPartial = False,
+    accumulator: Accumulator = "auto",
+    layers_per_pass: LayersPerPass = None,
+    checkpoint: Checkpoint = False,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data."""
     from resect.locate import ScoreRequest, score_model
@@ -50,6 +75,12 @@ def score(
         dtype=dtype,
         keep=keep,
         dense=dense,
+        method=method,
+        contrast=contrast,
+        allow_partial=allow_partial,
+        accumulator=accumulator,
+        layers_per_pass=layers_per_pass,
+        checkpoint=checkpoint,
     )
     with progress("scoring") as update:
         scores = score_model(request, on_progress=update)

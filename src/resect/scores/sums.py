@@ -7,7 +7,7 @@
 
 The gradient of one example is Σ_t δ_t xᵀ_t over its tokens, with inputs x and output gradients δ of
 the layer, so no pass of batch size 1 is needed. It is made and used up in tiles that fit a cache;
-the whole of it never exists.
+the whole of it never exists. On CUDA with Triton not even the tiles do (`resect.scores.kernel`).
 
 A batch that runs out of memory half-way is done again in halves. What it had added by then is
 remembered by example and weight, and is not added twice.
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from resect.records import Encoded
+from resect.scores import kernel
 
 Item = TypeVar("Item")
 Kind = Literal["gradient", "absolute", "square", "inputs", "noise"]
@@ -99,7 +100,11 @@ class Sums:
             left: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
             right: [T, C] an example: the other of the two.
         """
-        for _, (one, other) in self._new("each", name, list(zip(left, right, strict=True))):
+        pairs = list(zip(left, right, strict=True))
+        if pairs and kernel.usable(pairs[0][0]) and (self.check is None or name not in self.check):
+            self._add_at_once(name, pairs)
+            return
+        for _, (one, other) in self._new("each", name, pairs):
             self._add_product(name, one, other)
 
     def add_example(self, name: str, row: int, gradient: Tensor) -> None:
@@ -143,6 +148,30 @@ class Sums:
             if id(example) not in done:
                 yield example, row
                 done.add(id(example))
+
+    def _add_at_once(self, name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add the products of all examples that have not been added yet, by the kernel."""
+        done = self._done.setdefault(("each", name), set())
+        new = [at for at, example in enumerate(self.batch) if id(example) not in done]
+        if not new:
+            return
+        here = pairs[0][0].device
+        totals = {kind: self.totals[kind][name] for kind in EACH & self.wanted}
+        # Where sums are kept elsewhere, what a batch adds crosses over once.
+        buffers = {
+            kind: total if total.device == here else torch.zeros_like(total, device=here)
+            for kind, total in totals.items()
+        }
+        kernel.add_sums(
+            [pairs[at][0] for at in new],
+            [pairs[at][1] for at in new],
+            absolute=buffers.get("absolute"),
+            square=buffers.get("square"),
+        )
+        for kind, total in totals.items():
+            if buffers[kind] is not total:
+                total.add_(buffers[kind].to(total.device))
+        done.update(id(self.batch[at]) for at in new)
 
     def _add_product(self, name: str, left: Tensor, right: Tensor) -> None:
         rows, columns = left.shape[1], right.shape[1]
