@@ -66,6 +66,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
+    "algebra": (GROUND | {"mask", "stats"}, set()),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
@@ -80,7 +81,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "cli": (
-        FIFTH | {"run", "demo", "report", "localise", "collect"},
+        FIFTH | {"run", "demo", "report", "localise", "collect", "algebra"},
         {"typer", "rich", "torch"},
     ),
 }
