@@ -67,6 +67,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
+    "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
@@ -81,7 +82,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "cli": (
-        FIFTH | {"run", "demo", "report", "localise", "collect", "algebra"},
+        FIFTH | {"run", "demo", "report", "localise", "collect", "algebra", "audit"},
         {"typer", "rich", "torch"},
     ),
 }

@@ -20,6 +20,7 @@ COMMANDS = [
     ["data"], ["data", "list"], ["data", "show"], ["data", "check"], ["data", "collect"],
     ["study", "init"], ["study", "run"], ["report"], ["organism"], ["organism", "build"],
     ["mask", "union"], ["mask", "intersect"], ["mask", "subtract"], ["mask", "overlap"],
+    ["audit"],
     ["locate"], ["bench"], ["bench", "localise"],
 ]  # fmt: skip
 
