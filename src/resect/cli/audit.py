@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resect.cli._show import note, progress, say, table
 from resect.records import Format
+
+if TYPE_CHECKING:
+    from resect.audit import Audit
 
 
 def audit(
@@ -42,7 +45,6 @@ def audit(
     """Say whether a fine-tune touched the weights behind a harm, or brought the harm back."""
     from resect.audit import WORDS, AuditRequest, audit_models
     from resect.report.audit import build_audit_report
-    from resect.store import plain
 
     request = AuditRequest(
         base=base,
@@ -61,8 +63,19 @@ def audit(
     )
     with progress("auditing") as update:
         found = audit_models(request, output, on_progress=update)
-    whole = plain(found.shares["model"])
-    table("where the change falls", whole)
+    _show(found)
+    say(f"{build_audit_report(output)}")
+    say(f"verdict: {found.verdict.word}")
+    for reason in found.verdict.reasons:
+        note(reason)
+    failed = fail_on is not None and WORDS.index(found.verdict.word) >= WORDS.index(fail_on)
+    return 3 if failed else 0
+
+
+def _show(found: Audit) -> None:
+    from resect.store import plain
+
+    table("where the change falls", plain(found.shares["model"]))
     table(
         "before and after",
         [
@@ -78,12 +91,6 @@ def audit(
             for one in found.measured
         ],
     )
-    say(f"{build_audit_report(output)}")
-    say(f"verdict: {found.verdict.word}")
-    for reason in found.verdict.reasons:
-        note(reason)
-    failed = fail_on is not None and WORDS.index(found.verdict.word) >= WORDS.index(fail_on)
-    return 3 if failed else 0
 
 
 def register(app: typer.Typer) -> None:
