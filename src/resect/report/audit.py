@@ -8,7 +8,7 @@ import jinja2
 
 from resect import store
 from resect.errors import InputError
-from resect.report.html import cell, visible
+from resect.report.words import cell, visible
 
 SIGNS = {"untouched": "✓", "touched": "!", "reactivated": "✗"}
 
