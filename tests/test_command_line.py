@@ -19,6 +19,8 @@ COMMANDS = [
     ["mask", "random"], ["prune"], ["restore"], ["eval"], ["study"], ["study", "list"],
     ["data"], ["data", "list"], ["data", "show"], ["data", "check"], ["data", "collect"],
     ["study", "init"], ["study", "run"], ["report"], ["organism"], ["organism", "build"],
+    ["mask", "union"], ["mask", "intersect"], ["mask", "subtract"], ["mask", "overlap"],
+    ["audit"],
     ["locate"], ["bench"], ["bench", "localise"],
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,69 +21,18 @@ from resect.model.forward import check_examples
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
 from resect.model.passes import Feed
 from resect.model.prunable import Coverage, PrunableWeight, find_prunable
+from resect.model.settings import AttributeSettings, planned
 from resect.model.totals import sum_examples
 from resect.ranks import ALONE, Ranks, is_sharded, ranks_of, whole
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
 from resect.scores.sums import EACH, Kind
-from resect.scoreset import ScoreMeta, Scores, TensorScores, candidates
+from resect.scoreset import Candidates, ScoreMeta, Scores
 from resect.stats import seed_of
 
-# Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
-CPU_TOKENS = 1024
-GPU_TOKENS = 8192
-LARGE = 1_000_000_000
+__all__ = ["AttributeSettings", "attribute", "attribute_many"]
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class AttributeSettings:
-    """How a pass is made, and what its artefact says of the data.
-
-    Attributes:
-        method: Name in `resect.scores.METHODS`.
-        reduction: Reduction that `attribute` returns.
-        batch_size: Examples a batch; None fills batches up to `batch_tokens`.
-        batch_tokens: Tokens a batch, padding included; "auto" for a number by device.
-        keep: Largest fraction that can be selected later; None for 1e-2, or 1e-3 for models of
-            more than a billion prunable weights.
-        dense: Keep the score of every weight.
-        accumulator: Where sums are kept; "auto" for the device if they fit well, else the CPU.
-        layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
-            all of them.
-        checkpoint: Compute activations again in the backward pass, to save memory.
-        steps: Points of the path of `integrated`.
-        shrink_to: Factor of the weights at the end of that path.
-        data_hash: 16 hex digits of the data.
-        format: `raw` or `chat`.
-        skip: Response tokens that are not scored.
-        category: The one category that is scored, "" for all.
-        seed: Seed of the draw of examples, and of `random`.
-    """
-
-    method: str = "snip"
-    reduction: str = "signed"
-    batch_size: int | None = None
-    batch_tokens: int | Literal["auto"] = "auto"
-    keep: float | None = None
-    dense: bool = False
-    accumulator: Literal["auto", "device", "cpu"] = "auto"
-    layers_per_pass: int | None = None
-    checkpoint: bool = False
-    steps: int = 4
-    shrink_to: float = 0.6
-    data_hash: str = ""
-    format: str = "chat"
-    skip: int = 0
-    category: str = ""
-    seed: int = 0
-
-    def fraction(self, total: int) -> float:
-        """Return the fraction of candidates to keep for a model of `total` prunable weights."""
-        if self.dense:
-            return 1.0
-        return self.keep or (1e-3 if total > LARGE else 1e-2)
 
 
 @dataclass
@@ -176,19 +125,16 @@ def attribute_many(
     """
     settings = settings or AttributeSettings()
     rules = {name: rule_of(settings.method, name) for name in reductions}
-    coverage = find_prunable(model)
+    coverage = find_prunable(model, allow_partial=settings.allow_partial)
     _refuse_absent(model)
     check_examples(encoded, model)
     wanted = {kind for rule in rules.values() for kind in rule.needs}
     _refuse_sharded(model, wanted)
-    feed = _feed(model, settings, ranks_of(model, ranks))
+    ranks = ranks_of(model, ranks)
+    settings = planned(model, encoded, settings, coverage, len(wanted), ranks)
+    feed = _feed(settings, ranks)
     job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None), feed)
-    means = _means(job, coverage, wanted)
-    meta = _meta(job, coverage, tokenizer)
-    return {
-        name: _sparse(job, coverage, _dense(job, coverage, means, rule), meta(name))
-        for name, rule in rules.items()
-    }
+    return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
 
 
 def _refuse_absent(model: Any) -> None:
@@ -213,11 +159,11 @@ def _refuse_sharded(model: Any, wanted: set[Kind]) -> None:
         )
 
 
-def _feed(model: Any, settings: AttributeSettings, ranks: Ranks) -> Feed:
+def _feed(settings: AttributeSettings, ranks: Ranks) -> Feed:
     tokens = settings.batch_tokens
-    if tokens == "auto":
-        tokens = GPU_TOKENS if model.get_input_embeddings().weight.is_cuda else CPU_TOKENS
-    return Feed(settings.batch_size, tokens, settings.checkpoint, ranks)
+    # `planned` leaves no auto.
+    most = 1 if tokens == "auto" else tokens
+    return Feed(settings.batch_size, most, settings.checkpoint, ranks)
 
 
 def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
@@ -245,19 +191,12 @@ def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], Scor
     return of
 
 
-def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[Kind, Tensor]]:
-    """Return means over examples for each weight, from as many passes as the settings ask for."""
-    settings, weights = job.settings, coverage.weights
-    means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in weights}
-    if "noise" in wanted:
-        for weight in weights:
-            draw = torch.Generator().manual_seed(
-                seed_of(f"scores/random/{weight.name}", settings.seed)
-            )
-            means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
-    if not wanted - {"noise"}:
-        return means
-    groups = _groups(weights, settings.layers_per_pass)
+def _means(
+    job: _Job, coverage: Coverage, wanted: set[Kind]
+) -> Iterator[tuple[PrunableWeight, dict[Kind, Tensor]]]:
+    """Yield each weight with its means over examples, which are freed as they are used up."""
+    settings = job.settings
+    groups = _groups(coverage.weights, settings.layers_per_pass)
     factors = [1.0]
     if settings.method == "integrated":
         points = [(at + 0.5) / settings.steps for at in range(settings.steps)]
@@ -265,24 +204,30 @@ def _means(job: _Job, coverage: Coverage, wanted: set[Kind]) -> dict[str, dict[K
     job.passes = len(groups) * len(factors)
     count = len(job.encoded) * len(factors)
     for group in groups:
-        for factor in factors:
+        means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in group}
+        for factor in factors if wanted - {"noise"} else []:
             with _at(job, coverage, factor):
-                place = _place(job, group, wanted)
                 sums = sum_examples(
                     job.model,
                     group,
                     wanted,
                     job.encoded,
                     job.feed,
-                    place=place,
+                    place="cpu" if settings.accumulator == "cpu" else "",
                     on_done=job.advance,
                 )
-            for weight in group:
-                for kind, total in sums.items():
-                    mean = total[weight.name].div_(count)
+            for kind, totals in sums.items():
+                for weight in group:
+                    mean = totals.pop(weight.name).div_(count)
                     known = means[weight.name].get(kind)
                     means[weight.name][kind] = mean if known is None else known.add_(mean)
-    return means
+        for weight in group:
+            if "noise" in wanted:
+                draw = torch.Generator().manual_seed(
+                    seed_of(f"scores/random/{weight.name}", settings.seed)
+                )
+                means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
+            yield weight, means.pop(weight.name)
 
 
 def _groups(weights: Sequence[PrunableWeight], layers: int | None) -> list[list[PrunableWeight]]:
@@ -305,46 +250,34 @@ def _at(job: _Job, coverage: Coverage, factor: float) -> Iterator[None]:
         yield
 
 
-def _place(job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]) -> str:
-    """Return the device of the sums, "" for that of each weight."""
-    chosen = job.settings.accumulator
-    if chosen == "auto" and torch.cuda.is_available():
-        need = 4 * sum(weight.size for weight in weights) * len(wanted)
-        free = sum(torch.cuda.mem_get_info(at)[0] for at in range(torch.cuda.device_count()))
-        # The rest is for activations, one layer's gradient and the logits.
-        chosen = "device" if need < free / 2 else "cpu"
-    # Free memory differs between processes, but sums can only be added up in one kind of place.
-    return "cpu" if job.ranks.either([chosen == "cpu"])[0] else ""
-
-
-def _dense(
-    job: _Job, coverage: Coverage, means: Mapping[str, Mapping[Kind, Tensor]], rule: Rule
-) -> dict[str, Tensor]:
-    """Return scores by checkpoint tensor [n], fp32, in the order of its flat indices."""
-    found = {}
-    for weight in coverage.weights:
+def _harvest(
+    job: _Job,
+    coverage: Coverage,
+    rules: Mapping[str, Rule],
+    wanted: set[Kind],
+    meta: Callable[[str], ScoreMeta],
+) -> dict[str, Scores]:
+    """Score weight by weight, so that the scores of all weights never exist at once."""
+    metas = {name: meta(name) for name in rules}
+    found = {name: Candidates(metas[name].keep, coverage.total) for name in rules}
+    for weight, means in _means(job, coverage, wanted):
         parameter = whole(job.model.get_parameter(weight.name).detach())
-        own = {kind: whole(mean).to(parameter.device) for kind, mean in means[weight.name].items()}
-        scores = rule.formula(parameter, own)
-        if not bool(scores.isfinite().all()):
-            raise InputError(
-                f"the scores of {weight.name} are not finite",
-                fix="load the model in float32 or bfloat16, and check the data for odd examples",
-            )
-        for place in weight.places:
-            found[place.name] = place.view(scores).reshape(-1)
-    return found
-
-
-def _sparse(job: _Job, coverage: Coverage, dense: dict[str, Tensor], meta: ScoreMeta) -> Scores:
-    kept = candidates(dense, meta.keep)
-    tensors = {}
-    for weight in coverage.weights:
-        parameter = whole(job.model.get_parameter(weight.name).detach())
-        for place in weight.places:
-            index, own = kept[place.name], place.view(parameter)
-            at = torch.unravel_index(index.to(own.device), own.shape)
-            value = dense[place.name][index.to(own.device)].cpu()
-            original = own[at].cpu() if meta.ranks_targets else own.new_empty(0, device="cpu")
-            tensors[place.name] = TensorScores(place.shape, index, value, original)
-    return Scores(tensors, meta)
+        # Sorted, because gathering is done by all processes, and sets differ in order.
+        own = {kind: whole(mean).to(parameter.device) for kind, mean in sorted(means.items())}
+        for name, rule in rules.items():
+            scores = rule.formula(parameter, own)
+            if not bool(scores.isfinite().all()):
+                raise InputError(
+                    f"the scores of {weight.name} are not finite",
+                    fix="load the model in float32 or bfloat16, and check the data for odd "
+                    "examples",
+                )
+            for place in weight.places:
+                original = place.view(parameter) if metas[name].ranks_targets else None
+                found[name].add(place.name, place.view(scores), original)
+    order = [place.name for weight in coverage.weights for place in weight.places]
+    scored = {name: candidates.finish() for name, candidates in found.items()}
+    return {
+        name: Scores({place: tensors[place] for place in order}, metas[name])
+        for name, tensors in scored.items()
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from resect.attribution import AttributeSettings, attribute_many
 from resect.data.encode import encode
@@ -13,7 +13,10 @@ from resect.errors import InputError
 from resect.model import load_model
 from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
+from resect.rounds import LINEAR, contrasted
+from resect.scores import rule_of
 from resect.scoreset import Scores
+from resect.store import hash_value
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class ScoreRequest:
     dtype: str | None = None
     keep: float | None = None
     dense: bool = False
+    method: str = "snip"
+    contrast: str | None = None
+    allow_partial: bool = False
+    accumulator: Literal["auto", "device", "cpu"] = "auto"
+    layers_per_pass: int | None = None
+    checkpoint: bool = False
     device: str | None = None
 
 
@@ -53,7 +62,9 @@ def score_model(
     if request.keep is not None and not 0 < request.keep <= 1:
         raise InputError("keep is out of range", got=f"{request.keep:g}", allowed="(0, 1]")
     batch_size = _batch_size(request.batch_size)
+    rule_of(request.method, request.reduction)
     data = load_data(request.data).split("calibration")
+    contrast = None if request.contrast is None else load_data(request.contrast)
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
@@ -68,6 +79,12 @@ def score_model(
         batch_size=batch_size,
         keep=request.keep,
         dense=request.dense,
+        method=request.method,
+        contrast=contrast,
+        allow_partial=request.allow_partial,
+        accumulator=request.accumulator,
+        layers_per_pass=request.layers_per_pass,
+        checkpoint=request.checkpoint,
         category=request.category or "",
         seed=request.seed,
         on_progress=on_progress,
@@ -91,6 +108,7 @@ def attribute(
     reduction: Reduction = "signed",
     format: Format = "chat",
     skip: int = 0,
+    contrast: BehaviourSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
     **settings: Any,
@@ -104,6 +122,8 @@ def attribute(
         reduction: `signed` for a target, `mean_of_abs` or `abs_of_mean` for a preserve set.
         format: `raw` or `chat`.
         skip: Response tokens that are not scored, from the first.
+        contrast: A set whose score is subtracted in the same pass, for instance harmless answers in
+            the same style; signed scores of linear methods only.
         on_progress: Called with examples done and examples in all.
         ranks: The processes that share the examples, from `resect.ranks.joined`.
         **settings: Fields of `AttributeSettings`.
@@ -117,7 +137,21 @@ def attribute(
     data = data.split("calibration")
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = encode(data.examples, tokenizer, format=format, skip=skip, max_length=room)
-    chosen = AttributeSettings(data_hash=data.hash, format=format, skip=skip, **settings)
+    data_hash = data.hash
+    if contrast is not None:
+        method = settings.get("method", "snip")
+        if method not in LINEAR or reduction != "signed":
+            raise InputError(
+                "a contrast needs signed scores",
+                got=f"{method}, {reduction}",
+                allowed=f"{' or '.join(LINEAR)}, signed",
+                fix="leave the contrast out or choose another method",
+            )
+        other = contrast.split("calibration")
+        against = encode(other.examples, tokenizer, format=format, skip=skip, max_length=room)
+        encoded = contrasted(encoded, against)
+        data_hash = hash_value([data.hash, other.hash])
+    chosen = AttributeSettings(data_hash=data_hash, format=format, skip=skip, **settings)
     return attribute_many(
         model,
         tokenizer,

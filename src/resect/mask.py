@@ -9,6 +9,8 @@ Legend: n weights of a tensor, k removed weights of it.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,6 +75,17 @@ class Mask:
         """Number of removed weights."""
         return sum(tensor.index.numel() for tensor in self.tensors.values())
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hex digits over the removed weights and their values, whatever the file's origin."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}/{tensor.shape}/{tensor.value.dtype}".encode())
+            digest.update(tensor.index.numpy().tobytes())
+            # Bytes, because numpy has no bfloat16.
+            digest.update(tensor.value.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
     @property
     def total(self) -> int:
         """Number of prunable weights."""
@@ -116,12 +129,32 @@ class Mask:
         union = self.count + other.count - shared
         return shared / union if union else 0.0
 
-    def _combine(self, other: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
-        for name, tensor in self.tensors.items():
-            if name not in other.tensors or other.tensors[name].shape != tensor.shape:
-                raise MismatchError(
-                    "the masks belong to different models", got=f"no {name} {tensor.shape} in one"
+    def refuse_other_model(self, other: Mask) -> None:
+        """Refuse a mask of another model.
+
+        Raises:
+            MismatchError: Fingerprints, tensors, shapes, dtypes or values at shared places differ.
+        """
+        prints = [mask.meta.get("model_fingerprint") for mask in (self, other)]
+        if None not in prints and prints[0] != prints[1]:
+            raise _different_models(f"fingerprints {prints[0]} and {prints[1]}")
+        for name in [*self.tensors, *other.tensors]:
+            mine, theirs = self.tensors.get(name), other.tensors.get(name)
+            if mine is None or theirs is None:
+                raise _different_models(f"no {name} in one")
+            if mine.shape != theirs.shape or mine.value.dtype != theirs.value.dtype:
+                raise _different_models(
+                    f"{name} as {mine.shape} {mine.value.dtype} and "
+                    f"{theirs.shape} {theirs.value.dtype}"
                 )
+            here = torch.isin(mine.index, theirs.index)
+            there = torch.isin(theirs.index, mine.index)
+            # Both are sorted by place, so what is shared stands in the same order.
+            if not torch.equal(mine.value[here], theirs.value[there]):
+                raise _different_models(f"another value in {name} at a place that both remove")
+
+    def _combine(self, other: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
+        self.refuse_other_model(other)
         tensors = {
             name: rule(tensor, other.tensors[name].index) for name, tensor in self.tensors.items()
         }
@@ -208,6 +241,14 @@ class Mask:
                     f"{path} has an index outside of {name}", got=str(max(last, first))
                 )
         return Mask(tensors, facts["meta"])
+
+
+def _different_models(got: str) -> MismatchError:
+    return MismatchError(
+        "the masks belong to different models",
+        got=got,
+        fix="make both masks on the same checkpoint in the same dtype",
+    )
 
 
 def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:

@@ -40,6 +40,11 @@ class Ranks:
     count: int = 1
     group: Any = None
 
+    @property
+    def neighbours(self) -> int:
+        """Number of processes on this machine, this one included."""
+        return 1 if self.count == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return what this process does of a list that all have in the same order."""
         return items[self.rank :: self.count]
@@ -63,6 +68,15 @@ class Ranks:
         found = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
         self._reduce(found, dist.ReduceOp.MAX)
         return [bool(flag) for flag in found.tolist()]
+
+    def least(self, numbers: Sequence[float]) -> list[float]:
+        """Return the least that any process has of each number."""
+        if self.count == 1:
+            return list(numbers)
+        found = torch.tensor(list(numbers), dtype=torch.float64)
+        self._reduce(found, dist.ReduceOp.MIN)
+        least: list[float] = found.tolist()
+        return least
 
     def meet(self) -> None:
         """Wait until all processes are here, so that none of them has failed before."""

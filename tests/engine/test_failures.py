@@ -114,6 +114,42 @@ def test_running_out_within_a_product_adds_nothing_twice(
     assert calls[0] > 207
 
 
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_running_out_before_the_kernel_adds_nothing_twice(
+    bad: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch goes by tiles and fails among them; its second half goes by the kernel."""
+    from resect.scores import kernel, sums
+
+    def slow(left: Any, right: Any, **totals: torch.Tensor | None) -> None:
+        step("kernel")
+        for one, other in zip(left, right, strict=True):
+            gradient = one.float().T @ other.float()
+            if (sizes := totals["absolute"]) is not None:
+                sizes.add_(gradient.abs())
+            if (squares := totals["square"]) is not None:
+                squares.add_(gradient.square())
+
+    def step(what: str) -> None:
+        calls[what] = calls.get(what, 0) + 1
+        if calls[what] == {"tiles": 7 + 100 * bad, "kernel": 2 + 3 * bad}[what]:
+            raise torch.OutOfMemoryError("out of memory")
+
+    def tiles(self: Any, *args: Any) -> None:
+        step("tiles")
+        add(self, *args)
+
+    calls: dict[str, int] = {}
+    add = sums.Sums._add
+    monkeypatch.setattr(sums, "CPU_TILE", 1)
+    monkeypatch.setattr(sums.Sums, "_add", tiles)
+    monkeypatch.setattr(kernel, "usable", lambda _tensor: True)
+    monkeypatch.setattr(kernel, "add_sums", slow)
+    assert_same(run(tiny.build("llama"), tiny.examples(EXAMPLES), batch_size=4), base("llama"))
+    assert calls["tiles"] > 207
+    assert calls["kernel"] > 8
+
+
 def test_one_example_that_does_not_fit_is_named() -> None:
     model = tiny.build("llama")
     with scarce(model, 0, "forward"), pytest.raises(InputError) as caught:

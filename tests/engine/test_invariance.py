@@ -17,7 +17,10 @@ from shared_work import EXAMPLES, FEW, MODELS, REDUCTIONS
 
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
-from resect.model import passes
+from resect.model import find_prunable, passes, room
+from resect.model.plan import Free
+from resect.model.settings import planned
+from resect.ranks import Ranks
 from resect.records import Encoded, Scope
 from resect.scoreset import Scores
 from resect.selection import select
@@ -223,6 +226,33 @@ def test_sharded_weights_are_refused_for_sums_over_single_examples(shared: Path)
         message = (shared / f"refused-{rank}.txt").read_text(encoding="utf-8")
         assert "gradients of single examples cannot be had from sharded weights" in message
         assert "allowed: signed, opposite or abs_of_mean" in message
+
+
+def test_processes_with_different_free_memory_follow_one_plan(shared: Path) -> None:
+    for rank in range(3):
+        assert_same(load(shared, "uneven", rank), base("qwen3"))
+        assert_same(
+            load(shared, "uneven-sharded", rank, ("signed",)), {"signed": base("qwen3")["signed"]}
+        )
+
+
+def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pair(Ranks):
+        def _reduce(self, tensor: torch.Tensor, how: Any) -> None:
+            if tensor.is_floating_point():
+                other = torch.tensor([1e3, 0.0], dtype=tensor.dtype)
+                tensor.copy_(torch.minimum(tensor, other))
+
+    model, encoded = tiny.build("qwen3"), tiny.examples(EXAMPLES)
+    coverage = find_prunable(model)
+    monkeypatch.setattr(room, "free_memory", lambda _devices: Free(1e12, 0.0))
+    roomy = planned(model, encoded, AttributeSettings(), coverage, 1)
+    assert (roomy.layers_per_pass, roomy.checkpoint) == (None, False)
+    careful = planned(model, encoded, AttributeSettings(), coverage, 1, Pair(0, 2))
+    assert (careful.layers_per_pass, careful.checkpoint) == (1, True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert Pair(0, 8).neighbours == 4
+    assert Ranks().neighbours == 1
 
 
 def test_more_processes_than_examples(shared: Path) -> None:

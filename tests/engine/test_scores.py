@@ -17,7 +17,7 @@ from resect.model import find_prunable
 from resect.records import Scope
 from resect.scores import METHODS
 from resect.scores.sums import Sums
-from resect.scoreset import Scores, candidates
+from resect.scoreset import Candidates, Scores, TensorScores
 from resect.selection import select
 
 REDUCTIONS = tuple(METHODS["snip"])
@@ -220,8 +220,57 @@ def test_candidates_hold_every_selection_up_to_keep(tmp_path: Path) -> None:
         select(loaded["signed"], None, q=0.3, p=0)
 
 
+def ranked(dense_scores: dict[str, torch.Tensor], keep: float) -> dict[str, TensorScores]:
+    found = Candidates(keep, sum(scores.numel() for scores in dense_scores.values()))
+    for name, scores in dense_scores.items():
+        found.add(name, scores)
+    return found.finish()
+
+
 def test_ties_go_to_the_lower_index() -> None:
     ties = {"a": torch.tensor([1.0, 1.0, 1.0, 0.0]), "b": torch.tensor([1.0, 1.0, 2.0, 1.0])}
-    found = candidates(ties, 0.5)
-    assert found["a"][:2].tolist() == [0, 1]
-    assert found["b"][:2].tolist() == [2, 0]
+    found = ranked(ties, 0.5)
+    # b's 2 and the first three of the six ones are the top half of the model.
+    assert found["a"].index.tolist() == [0, 1, 2]
+    assert found["b"].index.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("kind", ["normal", "rising", "falling", "ties", "zeros"])
+@pytest.mark.parametrize("keep", [0.0004, 0.03, 0.4, 1.0])
+def test_candidates_are_those_of_a_full_sort(kind: str, keep: float) -> None:
+    draw = torch.Generator().manual_seed(len(kind))
+    dense_scores = {}
+    for at, size in enumerate([40, 3, 900, 1, 300, 500, 40, 200]):
+        scores = torch.randn(size, generator=draw)
+        scores *= {"rising": 3.0**at, "falling": 3.0**-at}.get(kind, 1.0)
+        if kind == "ties":
+            scores = scores.mul(2).round()
+        if kind == "zeros":
+            scores = scores.clamp(min=2.5).sub(2.5)
+        dense_scores[f"t{at}"] = scores
+    everything = [
+        (-value, at, place)
+        for at, scores in enumerate(dense_scores.values())
+        for place, value in enumerate(scores.tolist())
+    ]
+    whole = sorted(everything)[: int(keep * len(everything))]
+    found = ranked(dense_scores, keep)
+    for at, (name, scores) in enumerate(dense_scores.items()):
+        own = sorted(one for one in everything if one[1] == at)[: int(keep * scores.numel())]
+        expected = sorted({*own, *(one for one in whole if one[1] == at)})
+        assert found[name].index.tolist() == [place for _, _, place in expected], name
+        assert found[name].value.tolist() == [-value for value, _, _ in expected]
+
+
+def test_candidates_hold_no_second_copy_of_the_scores() -> None:
+    """Every tensor has higher scores than all before it, which leaves most behind to be cut."""
+    draw = torch.Generator().manual_seed(0)
+    keep, size, count = 0.01, 20_000, 40
+    found = Candidates(keep, size * count)
+    most = 0
+    for at in range(count):
+        found.add(f"t{at}", torch.rand(size, generator=draw) + at, torch.zeros(size))
+        held = sum(tensor.index.numel() for tensor in found._found.values())
+        most = max(most, held + found._best.numel())
+    assert most <= 7 * keep * size * count
+    assert sum(tensor.index.numel() for tensor in found.finish().values()) < 2 * keep * size * count

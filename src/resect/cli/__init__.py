@@ -8,7 +8,7 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, bench, data, locate, models, studies
+from resect.cli import artefacts, audit, bench, data, locate, masks, models, studies
 from resect.errors import ResectError
 
 STOPPED = 130
@@ -30,6 +30,8 @@ data.register(app)
 locate.register(app)
 models.register(app)
 studies.register(app)
+masks.register()
+audit.register(app)
 
 
 def main() -> None:

@@ -13,15 +13,38 @@ from resect.records import Format, Reduction, Scope
 mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
 
 
+Method = Annotated[
+    str,
+    typer.Option(help="snip, snip_abs, integrated, gradient, fisher, wanda, magnitude or random."),
+]
+Contrast = Annotated[
+    str | None, typer.Option(help="SPEC whose score is subtracted in the same pass.")
+]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+]
+Accumulator = Annotated[Literal["auto", "device", "cpu"], typer.Option(help="Where sums are kept.")]
+LayersPerPass = Annotated[
+    int | None, typer.Option(min=1, help="Layers scored in one pass, to save memory.")
+]
+Checkpoint = Annotated[
+    bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
+Purpose = Annotated[
+    Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
+]
+Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be selected later.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
+]
+
+
 def score(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
-    ],
+    model: Model,
     data: Annotated[str, typer.Option(help="SPEC: a file, or hub:<id>[@revision][:split].")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.scores.safetensors")],
-    reduction: Annotated[
-        Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
-    ] = "signed",
+    reduction: Purpose = "signed",
     format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
     skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
     category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
@@ -29,13 +52,15 @@ def score(
     seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
     batch_size: Annotated[str, typer.Option(help="auto, or examples a batch.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    keep: Annotated[
-        float | None, typer.Option(help="Largest fraction that may be selected later.")
-    ] = None,
+    keep: Keep = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
-    ] = None,
+    method: Method = "snip",
+    contrast: Contrast = None,
+    allow_partial: AllowPartial = False,
+    accumulator: Accumulator = "auto",
+    layers_per_pass: LayersPerPass = None,
+    checkpoint: Checkpoint = False,
+    device: Device = None,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data.
 
@@ -58,6 +83,12 @@ def score(
         dtype=dtype,
         keep=keep,
         dense=dense,
+        method=method,
+        contrast=contrast,
+        allow_partial=allow_partial,
+        accumulator=accumulator,
+        layers_per_pass=layers_per_pass,
+        checkpoint=checkpoint,
         device=device,
     )
     with joined() as ranks:

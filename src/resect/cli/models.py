@@ -18,12 +18,45 @@ organism = typer.Typer(no_args_is_help=True, help="The embedded model organism."
 
 
 def coverage(
-    model: Model,
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="Checkpoint folder or Hub id[@rev].")
+    ] = "",
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what scoring needs; a config.json is enough.")
+    ] = False,
+    shape: Annotated[str, typer.Option(help="Plan for llama-8b, qwen-32b or llama-70b.")] = "",
+    memory: Annotated[
+        float, typer.Option(min=0, help="Plan for a device with so many GiB; 0 for this machine.")
+    ] = 0,
+    examples: Annotated[int, typer.Option(min=1, help="Examples to plan for.")] = 400,
+    length: Annotated[int, typer.Option(min=2, help="Tokens an example, half scored.")] = 256,
+    tflops: Annotated[
+        float, typer.Option(min=0, help="TFLOP/s to plan with; 0 to measure or assume.")
+    ] = 0,
 ) -> None:
-    """List which weights can be pruned and which are left alone."""
+    """List which weights can be pruned and which are left alone, or plan what scoring needs."""
+    if not model and not shape:
+        from resect.errors import InputError
+
+        raise InputError(
+            "there is no model to look at",
+            got="neither MODEL nor --shape",
+            fix="name a checkpoint folder or Hub id, or plan for a shape: "
+            "resect coverage --shape llama-8b",
+        )
+    if plan or shape:
+        from resect.model.room import plan_report
+
+        report = plan_report(
+            shape or model, examples=examples, length=length, memory=memory, tflops=tflops
+        )
+        table("memory", report.rows)
+        for line in report.lines:
+            say(line)
+        return
     from resect.model import find_prunable, load_model
 
     found = find_prunable(load_model(model).model, allow_partial=allow_partial)

@@ -164,4 +164,6 @@ def _run(
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # The CPU's allocator and Triton have no class of their own for it.
+    words = ("can't allocate memory", "[CUDA]: out of memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in words)

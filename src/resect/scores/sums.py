@@ -7,7 +7,7 @@
 
 The gradient of one example is Σ_t δ_t xᵀ_t over its tokens, with inputs x and output gradients δ of
 the layer, so no pass of batch size 1 is needed. It is made and used up in tiles that fit a cache;
-the whole of it never exists.
+the whole of it never exists. On CUDA with Triton not even the tiles do (`resect.scores.kernel`).
 
 A batch that runs out of memory half-way is done again in halves. What it had added by then is
 remembered by example and weight, and is not added twice.
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from resect.records import Encoded
+from resect.scores import kernel
 
 Item = TypeVar("Item")
 Kind = Literal["gradient", "absolute", "square", "inputs", "noise"]
@@ -106,7 +107,12 @@ class Sums:
             right: [T, C] an example: the other of the two.
         """
         done = self._done.setdefault(("each", name), set())
-        for example, one, other in zip(self.batch, left, right, strict=True):
+        pairs = list(zip(left, right, strict=True))
+        checking = self.check is not None and name in self.check
+        if pairs and kernel.usable(pairs[0][0]) and not checking:
+            self._add_at_once(name, pairs)
+        # What is left: without the kernel all, otherwise what a failed batch had begun by tiles.
+        for example, (one, other) in zip(self.batch, pairs, strict=True):
             self._add_product(name, id(example), one, other)
             done.add(id(example))
 
@@ -152,6 +158,37 @@ class Sums:
             if id(example) not in done:
                 yield example, row
                 done.add(id(example))
+
+    def _add_at_once(self, name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Add the products of all examples of which nothing has been added yet, by the kernel."""
+        done = self._done.setdefault(("each", name), set())
+        begun = {example for example, _ in self._done.get(("tiles", name), set())}
+        fresh = [at for at, example in enumerate(self.batch) if id(example) not in done | begun]
+        if not fresh:
+            return
+        here = pairs[0][0].device
+        totals = {kind: self.totals[kind][name] for kind in EACH & self.wanted}
+        # Where sums are kept elsewhere, what a batch adds crosses over once.
+        buffers = {
+            kind: total if total.device == here else torch.zeros_like(total, device=here)
+            for kind, total in totals.items()
+        }
+        # It asks for all its memory before it changes anything.
+        kernel.add_sums(
+            [pairs[at][0] for at in fresh],
+            [pairs[at][1] for at in fresh],
+            absolute=buffers.get("absolute"),
+            square=buffers.get("square"),
+        )
+        # Likewise: either all sums change or none.
+        crossed = [
+            (total, buffers[kind].to(total.device))
+            for kind, total in totals.items()
+            if buffers[kind] is not total
+        ]
+        for total, more in crossed:
+            total.add_(more)
+        done.update(id(self.batch[at]) for at in fresh)
 
     def _add_product(self, name: str, example: int, left: Tensor, right: Tensor) -> None:
         """Add leftᵀ·right of an example by tiles; what a failed batch has added is checked only."""

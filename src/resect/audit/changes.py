@@ -1,0 +1,298 @@
+"""Where the weights of a model changed, and what the change predicts for a behaviour.
+
+    Δ_w   value after minus value before
+    E_S   Σ_{w in S} Δ_w², the energy of the change in a set S of weights
+    G_S   Σ_{w in S} g_w·Δ_w, its first-order effect on a loss in nats, g the loss's gradient before
+
+A harm set M of k of the n weights of a tensor holds by chance k/n of that tensor's energy: Σ_t
+E_t·k_t/n_t over all tensors, given how much each tensor changed. Since M's weights are larger than
+most, and what a trainer does may depend on the size of a weight, E_M is also compared with sets
+that match M in number and magnitude, tensor by tensor. Enrichment is E_M over either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resect.errors import MismatchError
+from resect.mask import Mask
+from resect.model import find_prunable
+from resect.model.forward import Head, batch_loss, batches, check_examples
+from resect.records import Encoded
+
+# As attribution: batches of similar length, small enough for two CPU cores.
+BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """What changed in one checkpoint tensor.
+
+    Attributes:
+        name: Checkpoint name.
+        layer: Position of its block.
+        kind: Part of the block, for tables.
+        size: Number of weights, n.
+        masked: Weights of the harm set in it, k.
+        changed: Weights whose value differs.
+        changed_masked: Those of them in the harm set.
+        energy: Σ Δ².
+        energy_masked: Σ Δ² in the harm set.
+        energy_controls: Σ Δ² in each matched set.
+        predicted: Σ g·Δ in nats; 0 where no gradient was taken.
+        predicted_masked: Σ g·Δ in the harm set.
+        predicted_controls: Σ g·Δ in each matched set.
+    """
+
+    name: str
+    layer: int
+    kind: str
+    size: int
+    masked: int
+    changed: int
+    changed_masked: int
+    energy: float
+    energy_masked: float
+    energy_controls: tuple[float, ...]
+    predicted: float = 0.0
+    predicted_masked: float = 0.0
+    predicted_controls: tuple[float, ...] = ()
+
+    @property
+    def chance(self) -> float:
+        """Energy that the harm set holds by chance, given the tensor's."""
+        return self.energy * self.masked / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of the change falls in the harm set, in a part of the model.
+
+    Attributes:
+        part: Name of the part.
+        weights: Weights in it.
+        masked: Those in the harm set.
+        changed: Fraction of its weights that changed.
+        energy: Σ Δ² of the part as a fraction of the model's.
+        share: Fraction of the part's energy in the harm set; None if nothing changed.
+        chance: The same for a random set, given the energy of every tensor.
+        matched: The same for magnitude-matched sets, their mean.
+        enrichment: `share` over `chance`; None where that is 0.
+        matched_enrichment: `share` over `matched`.
+        p_value: (1 + matched sets with at least this share) / (1 + their number).
+        predicted: First-order change of the loss in nats, all weights of the part.
+        predicted_masked: The part of it in the harm set.
+    """
+
+    part: str
+    weights: int
+    masked: int
+    changed: float
+    energy: float
+    share: float | None
+    chance: float | None
+    matched: float | None
+    enrichment: float | None
+    matched_enrichment: float | None
+    p_value: float | None
+    predicted: float
+    predicted_masked: float
+
+
+@dataclass
+class _Sets:
+    """Flat indices of the harm set and of its controls, in one tensor."""
+
+    masked: Tensor
+    controls: list[Tensor] = field(default_factory=list)
+
+
+def change_of(
+    model: Any,
+    tuned: Mapping[str, Tensor],
+    mask: Mask,
+    controls: Sequence[Mask],
+    encoded: Sequence[Encoded] = (),
+) -> list[TensorChange]:
+    """Compare a model with its tuned weights, tensor by tensor.
+
+    Args:
+        model: The model before; its gradients are left empty.
+        tuned: Checkpoint tensor name to the weights after, of the same shapes.
+        mask: The harm set.
+        controls: Magnitude-matched sets.
+        encoded: Examples whose mean loss the change is projected on; none skips that.
+
+    Raises:
+        MismatchError: The two models differ in more than values.
+    """
+    parameters = dict(model.named_parameters())
+    coverage = find_prunable(model)
+    sets = {
+        name: _Sets(entry.index, [control.tensors[name].index for control in controls])
+        for name, entry in mask.tensors.items()
+    }
+    slopes = _slopes(model, tuned, sets, encoded)
+    rows = []
+    for weight in coverage.weights:
+        for place in weight.places:
+            before = place.view(parameters[weight.name].detach())
+            delta = _delta(place.name, before, tuned)
+            chosen = sets.get(place.name) or _Sets(torch.empty(0, dtype=torch.int64))
+            total, masked, matched = _sums(delta.square(), chosen)
+            slope = slopes.get(place.name, (0.0, 0.0, ()))
+            moved = delta != 0
+            rows.append(
+                TensorChange(
+                    name=place.name,
+                    layer=weight.layer,
+                    kind=weight.kind,
+                    size=place.size,
+                    masked=chosen.masked.numel(),
+                    changed=int(moved.sum()),
+                    changed_masked=int(moved[chosen.masked.to(moved.device)].sum()),
+                    energy=total,
+                    energy_masked=masked,
+                    energy_controls=matched,
+                    predicted=slope[0],
+                    predicted_masked=slope[1],
+                    predicted_controls=slope[2],
+                )
+            )
+    return rows
+
+
+def _delta(name: str, before: Tensor, tuned: Mapping[str, Tensor]) -> Tensor:
+    """Return the change [n] in fp32."""
+    after = tuned.get(name)
+    if after is None or after.shape != before.shape:
+        raise MismatchError(
+            "the two models do not have the same architecture",
+            got=f"{name}: {tuple(before.shape)} before, "
+            f"{'absent' if after is None else tuple(after.shape)} after",
+            fix="give the model that was tuned and what became of it",
+        )
+    return (after.to(before.device).float() - before.float()).reshape(-1)
+
+
+def _sums(values: Tensor, sets: _Sets) -> tuple[float, float, tuple[float, ...]]:
+    """Return the sums of values [n] over all weights, the harm set and each control."""
+
+    def over(index: Tensor) -> float:
+        return float(values[index.to(values.device)].sum(dtype=torch.float64))
+
+    return (
+        float(values.sum(dtype=torch.float64)),
+        over(sets.masked),
+        tuple(over(control) for control in sets.controls),
+    )
+
+
+def _slopes(
+    model: Any, tuned: Mapping[str, Tensor], sets: Mapping[str, _Sets], encoded: Sequence[Encoded]
+) -> dict[str, tuple[float, float, tuple[float, ...]]]:
+    """Return Σ g·Δ by checkpoint tensor; a parameter's gradient is used up when it is ready."""
+    if not encoded:
+        return {}
+    check_examples(encoded, model)
+    coverage = find_prunable(model)
+    found: dict[str, tuple[float, float, tuple[float, ...]]] = {}
+    handles = []
+
+    def watch(weight: Any, parameter: Tensor) -> None:
+        def use(ready: Tensor) -> None:
+            gradient = ready.grad
+            ready.grad = None
+            if gradient is None:
+                return
+            for place in weight.places:
+                before = place.view(ready.detach())
+                slope = place.view(gradient.contiguous()).reshape(-1).float()
+                delta = _delta(place.name, before, tuned)
+                chosen = sets.get(place.name) or _Sets(torch.empty(0, dtype=torch.int64))
+                here = _sums(slope * delta, chosen)
+                known = found.get(place.name, (0.0, 0.0, (0.0,) * len(here[2])))
+                matched = tuple(a + b for a, b in zip(known[2], here[2], strict=True))
+                found[place.name] = (known[0] + here[0], known[1] + here[1], matched)
+
+        handles.append(parameter.register_post_accumulate_grad_hook(use))  # type: ignore[no-untyped-call]
+
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    prunable = {weight.name: weight for weight in coverage.weights}
+    try:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in prunable)
+            if name in prunable:
+                watch(prunable[name], parameter)
+        head = Head()
+        for batch in batches(encoded, size=None, tokens=BATCH_TOKENS):
+            with torch.enable_grad():
+                (batch_loss(model, batch, head) / len(encoded)).backward()  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, needed in wanted.items():
+            parameter.requires_grad_(needed)
+    return found
+
+
+def mean_loss(model: Any, encoded: Sequence[Encoded]) -> float:
+    """Return the mean loss over examples, in nats: what `predicted` is a change of."""
+    head = Head()
+    with torch.no_grad():
+        parts = [
+            float(batch_loss(model, batch, head))
+            for batch in batches(encoded, size=None, tokens=BATCH_TOKENS)
+        ]
+    return sum(parts) / len(encoded)
+
+
+def shares(rows: Sequence[TensorChange]) -> dict[str, list[Share]]:
+    """Return the shares of the model, of its layers and of its kinds of weights."""
+    total = sum(row.energy for row in rows)
+    layers: dict[str, list[TensorChange]] = {}
+    kinds: dict[str, list[TensorChange]] = {}
+    for row in rows:
+        layers.setdefault(f"layer {row.layer}", []).append(row)
+        kinds.setdefault(row.kind, []).append(row)
+    return {
+        "model": [_share("all prunable weights", rows, total)],
+        "layers": [_share(part, own, total) for part, own in layers.items()],
+        "modules": [_share(part, own, total) for part, own in kinds.items()],
+    }
+
+
+def _share(part: str, rows: Sequence[TensorChange], total: float) -> Share:
+    energy = sum(row.energy for row in rows)
+    masked = sum(row.energy_masked for row in rows)
+    controls = _columns(row.energy_controls for row in rows)
+    chance = sum(row.chance for row in rows)
+    weights = sum(row.size for row in rows)
+    matched = sum(controls) / len(controls) if controls else None
+    return Share(
+        part=part,
+        weights=weights,
+        masked=sum(row.masked for row in rows),
+        changed=sum(row.changed for row in rows) / weights,
+        energy=energy / total if total else 0.0,
+        share=masked / energy if energy else None,
+        chance=chance / energy if energy else None,
+        matched=matched / energy if energy and matched is not None else None,
+        enrichment=masked / chance if chance else None,
+        matched_enrichment=masked / matched if matched else None,
+        p_value=(1 + sum(one >= masked for one in controls)) / (1 + len(controls))
+        if controls and energy
+        else None,
+        predicted=sum(row.predicted for row in rows),
+        predicted_masked=sum(row.predicted_masked for row in rows),
+    )
+
+
+def _columns(rows: Iterable[tuple[float, ...]]) -> list[float]:
+    """Return the sum over tensors of each control's number."""
+    return [sum(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,101 @@
+"""The command that audits a fine-tune: audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+from resect.records import Format
+
+if TYPE_CHECKING:
+    from resect.audit import Audit
+
+
+def audit(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model before: folder or id.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="The model after, or a LoRA adapter of BASE.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    mask: Annotated[Path | None, typer.Option(help="The harm set, made on BASE.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="SPEC of harmful answers: located, predicted, measured.")
+    ] = None,
+    preserve: Annotated[
+        str | None, typer.Option(help="SPEC of benign text: protected, and the utility.")
+    ] = None,
+    q: Annotated[float, typer.Option(help="Fraction of the target ranking to locate.")] = 2e-3,
+    p: Annotated[float, typer.Option(help="Fraction that is protected.")] = 2e-3,
+    skip: Annotated[
+        int, typer.Option(min=0, help="Answer tokens not scored; a prefill opens with as many.")
+    ] = 3,
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples a set.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    fail_on: Annotated[
+        Literal["touched", "reactivated"] | None,
+        typer.Option(help="Exit with 3 if the verdict is this or worse; for CI."),
+    ] = None,
+) -> int:
+    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back."""
+    from resect.audit import WORDS, AuditRequest, audit_models
+    from resect.report.audit import build_audit_report
+
+    request = AuditRequest(
+        base=base,
+        tuned=tuned,
+        mask=mask,
+        target=target,
+        preserve=preserve,
+        q=q,
+        p=p,
+        skip=skip,
+        format=format,
+        judge=judge,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    with progress("auditing") as update:
+        found = audit_models(request, output, on_progress=update)
+    _show(found)
+    say(f"{build_audit_report(output)}")
+    say(f"verdict: {found.verdict.word}")
+    for reason in found.verdict.reasons:
+        note(reason)
+    failed = fail_on is not None and WORDS.index(found.verdict.word) >= WORDS.index(fail_on)
+    return 3 if failed else 0
+
+
+def _show(found: Audit) -> None:
+    from resect.store import plain
+
+    table("where the change falls", plain(found.shares["model"]))
+    table(
+        "before and after",
+        [
+            {
+                "measured": one.name,
+                "before": one.before,
+                "after": one.after,
+                "rise": one.rise.value,
+                "low": one.rise.low,
+                "high": one.rise.high,
+                "n": one.n,
+            }
+            for one in found.measured
+        ],
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog="Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
+        "--preserve benign.jsonl --fail-on reactivated -o audit[/bold]"
+    )(audit)

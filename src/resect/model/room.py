@@ -1,0 +1,228 @@
+"""The free memory of this machine, and models without weights to plan for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from resect.errors import InputError, unknown_name
+from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of
+from resect.model.prunable import Coverage
+from resect.ranks import ALONE, Ranks, is_sharded
+from resect.records import Encoded
+
+# Shapes of published configurations, to plan for a model before it is there.
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "llama-8b": ("llama", {"hidden_size": 4096, "intermediate_size": 14336,
+                           "num_hidden_layers": 32, "num_attention_heads": 32,
+                           "num_key_value_heads": 8, "vocab_size": 128256}),
+    "qwen-32b": ("qwen3", {"hidden_size": 5120, "intermediate_size": 25600,
+                           "num_hidden_layers": 64, "num_attention_heads": 64,
+                           "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}),
+    "llama-70b": ("llama", {"hidden_size": 8192, "intermediate_size": 28672,
+                            "num_hidden_layers": 80, "num_attention_heads": 64,
+                            "num_key_value_heads": 8, "vocab_size": 128256}),
+}  # fmt: skip
+
+
+def plan_for(
+    model: Any,
+    coverage: Coverage,
+    encoded: Sequence[Encoded],
+    *,
+    sums: int,
+    batch_tokens: int,
+    batch_size: int | None = None,
+    fixed: bool = False,
+    ranks: Ranks = ALONE,
+) -> Plan:
+    """Plan a pass of a loaded model on this machine, the same in all processes.
+
+    Args:
+        model: A Hugging Face causal LM.
+        coverage: Its prunable weights.
+        encoded: The examples.
+        sums: Kinds of sums that are kept of each weight.
+        batch_tokens: Tokens of a batch, padding included.
+        batch_size: Examples of a batch instead.
+        fixed: Batches are not to be made smaller.
+        ranks: The processes that share the examples; all call this with the same arguments.
+
+    Raises:
+        InputError: Another process has ended.
+    """
+    longest = max(len(example.input_ids) for example in encoded)
+    batch = (batch_size or 0) * longest or max(batch_tokens, longest)
+    work = Work(
+        tokens=sum(len(example.input_ids) for example in encoded),
+        scored=sum(example.scored_tokens for example in encoded),
+        batch_tokens=batch,
+        longest=batch if fixed or batch_size else longest,
+        # Sums of sharded weights are sharded likewise.
+        sums=sums / ranks.count if any(map(is_sharded, model.parameters())) else sums,
+    )
+    free = _least_free({parameter.device for parameter in model.parameters()}, ranks)
+    return plan(shape_of(model, coverage), work, replace(free, holds_model=True))
+
+
+def _least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
+    """Return what every process can have for itself.
+
+    Processes add their sums up weight by weight, so all of them must follow one plan.
+    """
+    ranks.meet()  # until then some are still loading
+    free = free_memory(devices)
+    # Processes of one machine have their own GPUs, and share the memory of the CPU.
+    shared = 1 if free.host else ranks.neighbours
+    device, host = ranks.least([free.device / shared, free.host / ranks.neighbours])
+    return Free(device, host)
+
+
+def empty_model(place: str) -> Any:
+    """Return a model on the meta device: shapes and dtypes without weights.
+
+    Args:
+        place: A name in `SHAPES`, a folder with a `config.json`, or a Hub id.
+
+    Raises:
+        InputError: There is no such place, or its configuration is not of a causal LM.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        if place in SHAPES:
+            kind, sides = SHAPES[place]
+            config = AutoConfig.for_model(kind, **sides, tie_word_embeddings=False)
+        elif Path(place).exists() or "/" in place:
+            config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        else:
+            raise unknown_name("shape", place, list(SHAPES))
+        dtype = getattr(config.get_text_config(), "dtype", None) or torch.bfloat16
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"cannot read the configuration of a causal language model from {place}",
+            got=str(error).strip().splitlines()[0],
+            allowed=f"a folder with config.json, a Hub id, or {', '.join(SHAPES)}",
+        ) from error
+
+
+def free_memory(devices: Collection[torch.device] | None = None) -> Free:
+    """Return what is free on this machine.
+
+    Args:
+        devices: Where a loaded model is; None for all GPUs, or the CPU if there is none.
+    """
+    import psutil
+
+    host = min(float(psutil.virtual_memory().available), _left_of_group())
+    if devices is None:
+        devices = [torch.device("cuda", at) for at in range(torch.cuda.device_count())]
+    gpus = {device for device in devices if device.type == "cuda"}
+    if not gpus:
+        return Free(device=host, host=0.0)
+    return Free(device=float(sum(torch.cuda.mem_get_info(at)[0] for at in gpus)), host=host)
+
+
+def _left_of_group() -> float:
+    """Return what a container or a batch system lets this process use, infinity for all."""
+    root = Path("/sys/fs/cgroup")
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return float((root / most).read_text()) - float((root / used).read_text())
+        except (OSError, ValueError):
+            # No such file, or "max": no limit.
+            continue
+    return math.inf
+
+
+def matrix_rate(dtype: torch.dtype) -> float:
+    """Return floating-point operations a second of a matrix product here, measured in a moment."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side = 8192 if device == "cuda" else 1024
+    one = torch.ones(side, side, dtype=dtype, device=device)
+    seconds = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        torch.mm(one, one)[0, 0].item()  # waits for a GPU
+        seconds = min(seconds, time.perf_counter() - start)
+    return 2.0 * side**3 / seconds
+
+
+class Report(NamedTuple):
+    """A plan for people: rows of a table, and lines below it."""
+
+    rows: list[dict[str, Any]]
+    lines: list[str]
+
+
+# What a large accelerator does of bf16 products in practice, and a bus between it and the host.
+ASSUMED_RATE = 3e14
+ASSUMED_BUS = 2e10
+# Share of a matrix product's rate that a whole pass reaches.
+EFFICIENCY = 0.5
+
+
+def plan_report(
+    place: str, *, examples: int, length: int, memory: float = 0, tflops: float = 0
+) -> Report:
+    """Plan for a model of which the configuration is enough.
+
+    Args:
+        place: As in `empty_model`.
+        examples: Number of examples.
+        length: Tokens of each, half of them scored.
+        memory: GiB of the device; 0 for what is free on this machine.
+        tflops: 10¹² operations a second; 0 to measure here, or to assume for another device.
+
+    Raises:
+        InputError: The configuration cannot be read or used.
+    """
+    shape = shape_of(empty_model(place))
+    free = free_memory()
+    if memory:
+        free = Free(device=memory * GIB, host=free.host or free.device)
+    large = memory or torch.cuda.is_available()
+    work = Work(
+        tokens=examples * length,
+        scored=examples * length // 2,
+        batch_tokens=8192 if large else 1024,
+        longest=length,
+        keep=1e-3 if shape.total > 1e9 else 1e-2,
+    )
+    found = plan(shape, work, free)
+    dtype = torch.float32 if shape.itemsize == 4 else torch.bfloat16
+    rate, source = tflops * 1e12, "given"
+    if not rate and memory:
+        rate, source = ASSUMED_RATE, "assumed for a large accelerator"
+    if not rate:
+        rate, source = EFFICIENCY * matrix_rate(dtype), "half of a matrix product's, measured here"
+    seconds = found.operations / rate + found.moved / ASSUMED_BUS
+    rows = [{"what": what, "GiB": size / GIB} for what, size in found.memory.items()]
+    rows += [
+        {"what": "all on the device", "GiB": found.device / GIB},
+        {"what": "sums in CPU memory", "GiB": found.host / GIB},
+        {"what": "free on the device", "GiB": free.device / GIB},
+        {"what": "free in CPU memory", "GiB": free.host / GIB},
+    ]
+    lines = [
+        ("fits: " if found.fits else "DOES NOT FIT; the least is: ") + found.summary(),
+        f"time: {seconds / 60:.3g} min at {rate / 1e12:.3g} TFLOP/s ({source}); "
+        f"{found.operations:.3g} operations, {found.moved / GIB:.3g} GiB moved to CPU memory "
+        f"at {ASSUMED_BUS / 1e9:.3g} GB/s",
+        f"files: at most {found.sparse / 1e6:.4g} MB of scores at keep {work.keep:g}, "
+        f"{found.dense / 1e6:.4g} MB if dense; {shape.total:,} prunable weights",
+        f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
+        "attention that does not keep its weights; nine tenths of free memory",
+    ]
+    return Report(rows, lines)
