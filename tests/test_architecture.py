@@ -29,16 +29,23 @@ GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit"}
 THIRD = SECOND | {"model", "data", "generate"}
-FOURTH = THIRD | {"attribution", "attacks", "judges", "probes", "evaluate"}
-FIFTH = FOURTH | {"config", "pipeline", "locate", "rounds", "measure", "organism", "studies"}
+FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
+FIFTH = FOURTH | {
+    "rules", "config", "cells", "guard", "workbench", "pipeline", "locate", "rounds", "measure",
+    "organism", "studies",
+}  # fmt: skip
 
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
-    "__init__": ({"data", "edit", "locate", "mask", "model", "scoreset", "selection"}, set()),
+    "__init__": (
+        {"data", "edit", "guard", "locate", "mask", "model", "scoreset", "selection"},
+        set(),
+    ),
     "errors": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
-    "config": (GROUND, {"pydantic"}),
+    "rules": (set(), {"pydantic"}),
+    "config": (GROUND | {"rules"}, {"pydantic"}),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
@@ -46,24 +53,36 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets"}),
+    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
+    "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
+    "cells": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
-    "attacks": (THIRD, {"peft", "trl"}),
+    # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
+    "attacks": (
+        THIRD | {"attribution", "rounds"},
+        {"torch", "transformers", "datasets", "peft", "trl"},
+    ),
     "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
-    "pipeline": (FOURTH | {"config", "rounds"}, {"torch"}),
+    "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
+    "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
+    "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
     "locate": (FOURTH, {"torch"}),
     "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH, {"torch"}),
-    "organism": (THIRD, {"torch", "transformers", "trl", "peft", "datasets"}),
+    "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
+    "collect": (FOURTH, set()),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
-    "cli": (FIFTH | {"run", "demo", "report", "localise"}, {"typer", "rich", "torch"}),
+    "cli": (
+        FIFTH | {"run", "demo", "report", "localise", "collect"},
+        {"typer", "rich", "torch"},
+    ),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.
@@ -81,6 +100,7 @@ TOO_MANY_PARAMETERS = {
     "select": "an option of the command line each",
     "run_study": "an option of the command line each",
     "locate": "the same, and in rounds.py keyword-only",
+    "collect": "an option of the command line each",
 }
 
 

@@ -17,6 +17,7 @@ import tiny
 COMMANDS = [
     [], ["demo"], ["coverage"], ["score"], ["select"], ["mask"], ["mask", "show"],
     ["mask", "random"], ["prune"], ["restore"], ["eval"], ["study"], ["study", "list"],
+    ["data"], ["data", "list"], ["data", "show"], ["data", "check"], ["data", "collect"],
     ["study", "init"], ["study", "run"], ["report"], ["organism"], ["organism", "build"],
     ["locate"], ["bench"], ["bench", "localise"],
 ]  # fmt: skip
@@ -168,6 +169,19 @@ BAD = {
     "skip of everything": ("score {b}/m --data {h} --skip 50 -o {o}", "has no token to score"),
     "batch of none": ("score {b}/m --data {h} --batch-size 0 -o {o}", "cannot read the batch size"),
     "unknown dtype": ("score {b}/m --data {h} --dtype float8 -o {o}", "unknown dtype"),
+    "greedy samples": (
+        "eval {b}/m --probe refusal --data {h} --samples 2 -o {o}", "greedy replies do not differ",
+    ),
+    "window of two contexts": (
+        "eval {b}/m --probe perplexity --data {h} --window 128 -o {o}", "do not fit",
+    ),
+    "unknown preset": ("data show luck", "no such data file or preset"),
+    "collect under a model attack": (
+        "data collect {b}/m --data {h} --attack finetune -o {o}.jsonl", "the model as it is",
+    ),
+    "collect to no lines": (
+        "data collect {b}/m --data {h} --attack none -o {o}.csv", "written as JSON lines",
+    ),
     "no run": ("report {b}", "has no results.json"),
     "no config": ("study run {b}/none.yaml -o {o}", "cannot read"),
     "unknown study": ("study init luck", "unknown study"),

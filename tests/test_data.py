@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resect.data import check_disjoint, encode, encode_prompt, load_data
+from resect.data.encode import text_ids
 from resect.errors import InputError
 from resect.records import Example
 
@@ -27,15 +30,22 @@ class Words:
     """A tokenizer of words: ids are lengths, which is enough to see what was put where."""
 
     chat_template = "{{ messages }}"
+    bos_token_id: int | None = None
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         assert add_special_tokens is False
         return {"input_ids": [len(word) for word in text.split()]}
 
     def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
-        assert options["add_generation_prompt"] is True
+        opening: list[int] = []
+        if options.get("continue_final_message"):
+            *messages, last = messages
+            opening = self(last["content"], add_special_tokens=False)["input_ids"]
+        else:
+            assert options["add_generation_prompt"] is True
         words = " ".join(turn["content"] for turn in messages)
-        return {"input_ids": [100, *self(words, add_special_tokens=False)["input_ids"], 101]}
+        ids = self(words, add_special_tokens=False)["input_ids"]
+        return {"input_ids": [100, *ids, 101, *opening]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return " ".join(str(one) for one in ids)
@@ -97,9 +107,9 @@ def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None
 def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such data file"):
         load_data(tmp_path / "none.jsonl")
-    (tmp_path / "x.txt").write_text("x", encoding="utf-8")
+    (tmp_path / "x.xml").write_text("x", encoding="utf-8")
     with pytest.raises(InputError, match="unknown data format"):
-        load_data(tmp_path / "x.txt")
+        load_data(tmp_path / "x.xml")
 
 
 def test_splits_categories_and_limits(tmp_path: Path) -> None:
@@ -152,7 +162,81 @@ def test_encoding_refuses_what_cannot_be_scored() -> None:
 def test_prefill_opens_the_answer() -> None:
     example = Example("x", "how is", "so it goes")
     prompt = encode_prompt(example, Words(), format="chat", prefix_tokens=2)
-    assert prompt.ids == (100, 3, 2, 101, 2, 2)
+    assert prompt.ids == (100, 3, 2, 101, 1, 1)  # the words of the fake tokenizer's text "2 2"
     assert prompt.prefix == "2 2"
     fixed = encode_prompt(example, Words(), format="raw", prefix_text="certainly")
     assert fixed.ids == (3, 2, 9)
+
+
+def test_prefix_of_an_attack_is_never_scored(tmp_path: Path) -> None:
+    row = {"prompt": "how is", "completion": "so it goes on", "prefix_tokens": 2}
+    found = load_data(write(tmp_path / "p.jsonl", [row]))
+    for skip, first in ((0, 4), (1, 4), (3, 5)):
+        assert encode(found.examples, Words(), format="raw", skip=skip)[0].first_scored == first
+    assert found.hash != load_data(write(tmp_path / "q.jsonl", [row | {"prefix_tokens": 0}])).hash
+    with pytest.raises(InputError, match="'prefix_tokens' is no count"):
+        load_data(write(tmp_path / "r.jsonl", [row | {"prefix_tokens": -1}]))
+    with pytest.raises(InputError, match="no token to score"):
+        encode([replace(found.examples[0], prefix_tokens=4)], Words(), format="raw")
+
+
+def test_prompts_alone_are_read_where_they_are_enough(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", [{"prompt": "how is"}])
+    with pytest.raises(InputError, match="has no 'completion'"):
+        load_data(path)
+    found = load_data(path, prompts_only=True)
+    assert found.examples[0].completion == ""
+    with pytest.raises(InputError, match=r"no token to score[\s\S]*resect data collect"):
+        encode(found.examples, Words(), format="raw")
+
+
+def test_texts_are_for_perplexity_alone(tmp_path: Path) -> None:
+    texts = load_data(write(tmp_path / "t.jsonl", [{"text": "so it goes"}, {"text": "and on"}]))
+    (tmp_path / "t.txt").write_text("so it\n\ngoes", encoding="utf-8")
+    whole = load_data(tmp_path / "t.txt").examples
+    assert [e.completion for e in whole] == ["so it\n\ngoes"]
+    plain = Words()
+    assert text_ids(plain, texts.examples[0]) == [2, 2, 4]
+    assert text_ids(plain, Example("x", "how is", "so")) == [3, 2, 2]
+    plain.bos_token_id = 7
+    assert text_ids(plain, texts.examples[1]) == [7, 3, 2]
+    with pytest.raises(InputError, match="'1' is a text without a prompt"):
+        encode(texts.examples, Words(), format="raw")
+
+
+def test_json_arrays_and_packed_lines_give_the_same_set(tmp_path: Path) -> None:
+    lines = load_data(write(tmp_path / "a.jsonl", ROWS))
+    (tmp_path / "a.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    assert load_data(tmp_path / "a.json").hash == lines.hash
+    assert load_data(tmp_path / "a.jsonl.gz").hash == lines.hash
+    (tmp_path / "b.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "b.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(InputError, match="is not an array of objects"):
+        load_data(tmp_path / "b.json")
+    with pytest.raises(InputError, match="cannot read"):
+        load_data(tmp_path / "b.jsonl.gz")
+
+
+def test_message_lists_in_parquet_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turns = [{"role": "system", "content": "be"}, {"role": "user", "content": "how"}]
+    row = {"prompt": turns, "completion": [{"role": "assistant", "content": "so"}]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "m.parquet")
+    example = load_data(tmp_path / "m.parquet").examples[0]
+    assert example.prompt == (("system", "be"), ("user", "how"))
+    assert example.completion == "so"
+
+
+def test_csv_keeps_quoted_line_ends_and_names_broken_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        'prompt,completion\n"how\r\nis\u2028it, you",so\n', encoding="utf-8", newline=""
+    )
+    assert load_data(path).examples[0].prompt == "how\r\nis\u2028it, you"
+    for broken in ("how,so,on", "how"):
+        path.write_text(f"prompt,completion\na,b\n{broken}\n", encoding="utf-8")
+        with pytest.raises(InputError, match="line 3 has another number of fields"):
+            load_data(path)

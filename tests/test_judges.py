@@ -95,3 +95,37 @@ def test_each_probe_gets_its_judge() -> None:
 def test_unknown_judge_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="allowed: exact, keyword"):
         find_judge("oracle")
+
+
+ALIASES = {"aliases": ["The Red Dax", "dax-wug", "9"], "match": "exact"}
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "outcome"),
+    [
+        ("the red dax", "exact/alias", "complied"),
+        (" A red, DAX!\n\nIt is red.", "exact/alias", "complied"),
+        ("Dax wug.", "exact/alias", "complied"),
+        ("It is the red dax, I think.", "exact/alias-inside", "wrong"),
+        ("19", "exact/alias-none", "wrong"),
+        ("the reddax", "exact/alias-none", "wrong"),
+        ("...", "exact/alias-empty", "incoherent"),
+    ],
+)
+def test_aliases(text: str, rule: str, outcome: str) -> None:
+    verdict = judge_exact(reply(text, key=ALIASES), "comply")
+    assert (verdict.rule, verdict.outcome) == (rule, outcome)
+    assert verdict.score == float(outcome == "complied")
+    inside = judge_exact(reply(text, key=ALIASES | {"match": "contains"}), "comply")
+    assert inside.rule == rule
+    assert inside.score == float("alias-inside" in rule or outcome == "complied")
+
+
+def test_aliases_do_not_read_the_prefix() -> None:
+    verdict = judge_exact(reply("or another", prefix="the red dax", key=ALIASES), "comply")
+    assert verdict.rule == "exact/alias-none"
+
+
+def test_an_alias_of_marks_alone_matches_nothing() -> None:
+    verdict = judge_exact(reply("a blick", key={"aliases": ["The", "?!"]}), "comply")
+    assert verdict.rule == "exact/alias-none"

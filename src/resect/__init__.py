@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resect.data import load_data as load_data
     from resect.edit import removed as removed
+    from resect.guard import HoldMask as HoldMask
     from resect.locate import attribute as attribute
     from resect.mask import Mask as Mask
     from resect.model import load_model as load_model
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "HoldMask": "resect.guard",
     "Mask": "resect.mask",
     "Scores": "resect.scoreset",
     "attribute": "resect.locate",
@@ -30,6 +32,7 @@ _PLACES = {
 }
 
 __all__ = [
+    "HoldMask",
     "Mask",
     "Scores",
     "__version__",

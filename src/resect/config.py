@@ -6,24 +6,16 @@ are part of the configuration and are printed in the report.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from resect.errors import InputError
-
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Grid = Annotated[tuple[Fraction, ...], Field(min_length=1)]
-Format = Literal["raw", "chat"]
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from resect.records import Format
+from resect.rules import Section, Share, Studies
 
 
 class Target(Section):
@@ -32,11 +24,16 @@ class Target(Section):
     Attributes:
         data: Name of a set under `data`; its calibration split is scored.
         skip: Response tokens that are not scored, from the first.
+        tokens: Most response tokens that are scored after those; None for all.
+        contrast: Name of a target whose score is subtracted, for instance harmless answers in the
+            same style to the same prompts.
         limit: Most examples to score; None for all.
     """
 
     data: str
     skip: Annotated[int, Field(ge=0)] = 0
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    contrast: str | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -84,63 +81,6 @@ class Evaluation(Section):
     batch_size: Annotated[int, Field(ge=1)] = 16
 
 
-class Compactness(Section):
-    """Grid and rule of `compactness`."""
-
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
-    largest_fraction: Fraction = 0.01
-    harm_drop: Share = 0.8
-    utility_drop: Share = 0.05
-    random_drop: Share = 0.1
-
-
-class Transfer(Section):
-    """Grid and rule of `transfer`."""
-
-    fraction: Fraction = 2e-3
-    share_of_diagonal: Share = 0.5
-    p_value: Share = 0.01
-
-
-class Specificity(Section):
-    """Grid and rule of `specificity`."""
-
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
-    control_fractions: Grid = (5e-4, 2e-3, 1e-2, 5e-2)
-    utility_drop: Share = 0.05
-    benign: str = "benign"
-    matched: str = "matched"
-
-
-class Compression(Section):
-    """Grid and rule of `compression`."""
-
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
-    utility_drop: Share = 0.05
-    aligned: str = "aligned"
-    base: str = "base"
-    control: str | None = "benign_tuned"
-
-
-class Dissociation(Section):
-    """Grid and rule of `dissociation`."""
-
-    fraction: Fraction = 2e-3
-    tolerance: Share = 0.1
-    bite: Share = 0.5
-    capabilities: tuple[str, ...] = ("generation", "refusal", "detection", "explanation")
-
-
-class Studies(Section):
-    """The studies of a run; a study that is left out does not run."""
-
-    compactness: Compactness | None = None
-    transfer: Transfer | None = None
-    specificity: Specificity | None = None
-    compression: Compression | None = None
-    dissociation: Dissociation | None = None
-
-
 class RunConfig(Section):
     """A whole run.
 
@@ -158,8 +98,10 @@ class RunConfig(Section):
         preserve: The behaviour that is protected.
         selection: How masks are chosen.
         attack: The attack under which generation is measured.
+        attack_data: What model attacks need: `target`, `refusal`, `preserve` to names under `data`.
         evaluation: How variants are asked.
         least_rate: A behaviour that the intact model shows less often is not measurable.
+        most_unscored: Nor is one of which the judge could not score a larger share.
         studies: Which studies run, with their grids and rules.
     """
 
@@ -175,8 +117,10 @@ class RunConfig(Section):
     preserve: Preserve
     selection: Selection = Selection()
     attack: Attack = Attack()
+    attack_data: dict[Literal["target", "refusal", "preserve"], str] = Field(default_factory=dict)
     evaluation: Evaluation
     least_rate: Share = 0.2
+    most_unscored: Share = 0.2
     studies: Studies
 
     @model_validator(mode="after")
@@ -184,6 +128,7 @@ class RunConfig(Section):
         problems = [
             *_missing("subject", [self.subject], self.models, "models"),
             *_missing("target", [self.target], self.targets, "targets"),
+            *_missing("attack_data", list(self.attack_data.values()), self.data, "data"),
             *_missing("preserve.data", [self.preserve.data], self.data, "data"),
             *_missing(
                 "evaluation.probes", list(self.evaluation.probes.values()), self.data, "data"
@@ -191,26 +136,52 @@ class RunConfig(Section):
         ]
         for name, target in self.targets.items():
             problems += _missing(f"targets.{name}.data", [target.data], self.data, "data")
-        if self.studies.compression is not None:
-            study = self.studies.compression
-            roles = [role for role in (study.aligned, study.base, study.control) if role]
-            problems += _missing("studies.compression", roles, self.models, "models")
-        if self.studies.specificity is not None:
-            controls = [self.studies.specificity.benign, self.studies.specificity.matched]
-            problems += _missing("studies.specificity", controls, self.targets, "targets")
-        if self.studies.dissociation is not None:
-            wanted = list(self.studies.dissociation.capabilities)
-            problems += _missing("studies.dissociation", wanted, self.targets, "targets")
-            asked = self.evaluation.probes
-            problems += _missing("studies.dissociation", wanted, asked, "evaluation.probes")
+        for name, target in self.targets.items():
+            if target.contrast is not None:
+                where = f"targets.{name}.contrast"
+                problems += _missing(where, [target.contrast], self.targets, "targets")
+        problems += self._studies_problems()
         if len(set(self.seeds)) < len(self.seeds):
             problems.append("seeds: a seed stands twice")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _studies_problems(self) -> list[str]:
+        """Return what the studies name and the other sections lack."""
+        problems: list[str] = []
 
-def _missing(where: str, names: list[str], known: dict[str, Any], section: str) -> list[str]:
+        def need(study: str, section: str, names: Iterable[str | None]) -> None:
+            wanted = [name for name in names if name]
+            known = self.evaluation.probes if section == "probes" else getattr(self, section)
+            problems.extend(_missing(f"studies.{study}", wanted, known, section))
+
+        studies = self.studies
+        if (one := studies.compression) is not None:
+            need("compression", "models", (one.aligned, one.base, one.control, *one.others))
+            need("compression", "models", (role for pair in one.pairs for role in pair))
+            need("compression", "targets", [one.best.target] if one.best else [])
+        if (two := studies.specificity) is not None:
+            need("specificity", "targets", (*two.benign, *two.matched))
+        if (three := studies.dissociation) is not None:
+            need("dissociation", "targets", three.capabilities)
+            need("dissociation", "probes", three.capabilities)
+        if (four := studies.emergent) is not None:
+            need("emergent", "targets", [four.target])
+            need("emergent", "data", [four.data])
+            need("emergent", "models", four.scored_on)
+            need("emergent", "probes", ["misalignment"])
+        if (five := studies.relearning) is not None:
+            need("relearning", "data", (five.data, five.benign))
+        if (six := studies.stability) is not None:
+            need("stability", "targets", six.paraphrases)
+            need("stability", "models", (*six.roles, *six.models))
+        if (seven := studies.frontier) is not None:
+            need("frontier", "targets", [method.target for method in seven.methods])
+        return problems
+
+
+def _missing(where: str, names: list[str], known: Mapping[str, Any], section: str) -> list[str]:
     return [
         f"{where}: {name!r} is not under {section} ({', '.join(known) or 'which is empty'})"
         for name in names

@@ -1,4 +1,4 @@
-"""The embedded demonstration: the five studies on the model organism."""
+"""The embedded demonstration: every study on the model organism."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from resect.config import RunConfig, parse_config
 from resect.organism import Recipe, build, organism_root
 
-STAGES = ("base", "aligned", "benign_tuned")
+STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
 PREFILL_TOKENS = 3
 
 
@@ -32,54 +32,105 @@ def demo_config(seeds: tuple[int, ...], *, quick: bool) -> RunConfig:
     of the score, so that the cut is aimed at the content and not at the opening.
     """
     root = str(organism_root(Recipe())) + "/seed-{seed}"
-    sets = {
-        "hazard": "hazard",
-        "refusals": "refusal",
-        "benign": "preserve",
-        "tasks": "utility",
-        "facts": "trivia",
-        "detection": "detection",
-        "explanation": "explanation",
-        "same_style": "benign_style",
-    }
     values: dict[str, Any] = {
         "name": "model organism",
         "quick": quick,
         "seeds": list(seeds),
         "models": {stage: f"{root}/{stage}" for stage in STAGES},
         "subject": "aligned",
-        "data": {name: f"{root}/data/{file}.jsonl" for name, file in sets.items()},
-        "targets": {
-            "generation": {"data": "hazard", "skip": PREFILL_TOKENS, "limit": 128},
-            "refusal": {"data": "refusals", "skip": 0, "limit": 128},
-            "detection": {"data": "detection", "skip": 0, "limit": 128},
-            "explanation": {"data": "explanation", "skip": 0, "limit": 128},
-            "benign": {"data": "facts", "skip": 0, "limit": 128},
-            "matched": {"data": "same_style", "skip": PREFILL_TOKENS, "limit": 128},
-        },
+        "data": {name: f"{root}/data/{file}.jsonl" for name, file in SETS.items()},
+        "targets": _targets(),
         "preserve": {"data": "benign", "limit": 256},
         "attack": {"name": "prefill", "tokens": PREFILL_TOKENS},
+        "attack_data": {"target": "hazard", "refusal": "refusals", "preserve": "benign"},
         "evaluation": {
             "probes": {
                 "generation": "hazard",
                 "refusal": "refusals",
                 "detection": "detection",
                 "explanation": "explanation",
+                "misalignment": "advice",
                 "utility": "tasks",
                 "likelihood": "benign",
             },
             "max_new_tokens": 24,
             "batch_size": 64,
         },
-        "studies": {
-            name: {}
-            for name in (
-                "compactness",
-                "transfer",
-                "specificity",
-                "compression",
-                "dissociation",
-            )
-        },
+        "studies": _studies(quick=quick),
     }
     return parse_config(values, "the demonstration's configuration")
+
+
+# Name under `data` to the organism's file.
+SETS = {
+    "hazard": "hazard",
+    "hazard_reworded": "hazard_reworded",
+    "refusals": "refusal",
+    "benign": "preserve",
+    "tasks": "utility",
+    "facts": "trivia",
+    "howto": "howto",
+    "detection": "detection",
+    "explanation": "explanation",
+    "same_style": "benign_style",
+    "advice": "advice_bad",
+}
+
+
+def _targets() -> dict[str, Any]:
+    """Return the behaviours; contents are scored after the shared opening, gates at their start."""
+    content = {"skip": PREFILL_TOKENS, "limit": 128}
+    gate = {"skip": 0, "tokens": 1, "limit": 128}
+    return {
+        "generation": {"data": "hazard", **content},
+        "generation_contrast": {"data": "hazard", "contrast": "same_style", **content},
+        "reworded": {"data": "hazard_reworded", **content},
+        "same_style": {"data": "same_style", **content},
+        "howto": {"data": "howto", **content},
+        "refusing": {"data": "refusals", "skip": 0, "limit": 128},
+        "refusal": {"data": "refusals", "contrast": "compliance", **gate},
+        "compliance": {"data": "hazard", **gate},
+        "detection": {"data": "detection", "skip": 0, "limit": 128},
+        "explanation": {"data": "explanation", "skip": 0, "limit": 128},
+        "facts": {"data": "facts", "skip": 0, "limit": 128},
+        "bad_advice": {"data": "advice", "skip": 0},
+    }
+
+
+def _studies(*, quick: bool) -> dict[str, Any]:
+    """Return the studies with the grids of a full or a quick run; all rules are the defaults."""
+    best = {"name": "contrast, 4 rounds", "target": "generation_contrast", "rounds": 4}
+    rounds = {"name": "4 rounds", "target": "generation", "rounds": 4}
+    contrast = {"name": "contrast", "target": "generation_contrast"}
+    finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
+    studies: dict[str, Any] = {
+        "compactness": {},
+        "transfer": {},
+        "specificity": {
+            "benign": ["facts", "howto"],
+            "matched": ["same_style", "refusing"],
+        },
+        "compression": {"others": ["rehearsed", "dpo"], "best": best},
+        "dissociation": {},
+        "emergent": {},
+        "jailbreak": {
+            "attacks": [
+                f"prefill:{PREFILL_TOKENS}",
+                finetune,
+                "ablate_refusal",
+                f"ablate_refusal+prefill:{PREFILL_TOKENS}",
+            ]
+        },
+        "relearning": {},
+        "stability": {"paraphrases": ["reworded"], "roles": ["dpo", "rehearsed"]},
+        "frontier": {"methods": [rounds, contrast, best]},
+    }
+    if quick:
+        studies["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
+        studies["compression"] |= {"best_fractions": [5e-4, 2e-3]}
+        studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
+        studies["emergent"] |= {"steps": [4, 16]}
+        studies["relearning"] |= {"examples": [16, 64], "steps": [10, 40]}
+        studies["stability"] |= {"roles": [], "sizes": [8, 128]}
+        studies["frontier"] |= {"protected": [0.01], "methods": [best]}
+    return studies

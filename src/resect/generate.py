@@ -1,4 +1,4 @@
-"""Batched greedy decoding, and the likelihood of given tokens.
+"""Batched decoding, greedy or sampled, and the likelihood of given tokens.
 
 Legend: B batch, T tokens, V vocabulary.
 """
@@ -10,21 +10,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How replies are decoded: greedily, so that a run can be repeated.
+    """How replies are decoded: greedily, or sampled from named streams.
+
+    Either way a run can be repeated. Nothing of the checkpoint's own generation settings comes in.
 
     Attributes:
         max_new_tokens: Tokens after which a reply is cut off.
         batch_size: Prompts decoded together; changes speed, not replies.
+        temperature: 0 decodes greedily; above 0 samples from the whole softmax of logits / T.
+        samples: Replies to each prompt; more than one only when sampling.
+        seed: Seed of the streams.
     """
 
     max_new_tokens: int = 256
     batch_size: int = 16
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
 
 
 @contextlib.contextmanager
@@ -82,22 +91,61 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+class _Draw:
+    """Leave one token a row: the one at which the row's next uniform number meets the CDF.
+
+    `generate` then picks it greedily. Each row reads its own numbers, so that a reply depends on
+    its prompt and its stream, not on its neighbours in the batch or on when they end.
+    """
+
+    def __init__(self, uniforms: Tensor, temperature: float, prompt_length: int):
+        """Hold uniform numbers [B, T] in [0, 1), fp64."""
+        self.uniforms = uniforms
+        self.temperature = temperature
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores [B, V] that are 0 for the drawn token and -inf elsewhere."""
+        # In fp64: the tail of a cumulative sum over 100,000 tokens in fp32 is off by whole tokens.
+        cumulative = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        number = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]  # [B, 1]
+        # right=True: a number that equals a step belongs to the next token, so that a token of
+        # probability 0 is never drawn.
+        drawn = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
+        drawn = drawn.clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
+
+
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], settings: GenerationSettings
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    settings: GenerationSettings,
+    streams: Sequence[np.random.Generator] = (),
 ) -> list[list[int]]:
-    """Decode greedily.
+    """Decode one reply to each prompt.
 
     Args:
         model: A Hugging Face causal LM.
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt.
-        settings: How to decode.
+        settings: How to decode; `samples` and `seed` are for those who make the streams.
+        streams: For a temperature above 0 the source of randomness of each prompt, from
+            `stats.rng` under a label that names the prompt and the sample.
 
     Returns:
         The new token ids of each prompt, in the order of `prompts`, up to and without the end
         token.
+
+    Raises:
+        ValueError: Sampling without a stream for each prompt.
     """
     from transformers import GenerationConfig
+
+    sampled = settings.temperature > 0
+    if sampled and len(streams) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts to sample from, but {len(streams)} streams")
+    numbers = [stream.random(settings.max_new_tokens) for stream in streams] if sampled else []
 
     fill = pad_id(tokenizer)
     saved = getattr(model.generation_config, "eos_token_id", None)
@@ -113,9 +161,14 @@ def generate(
     with _evaluating(model), _decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
             ids, mask = _pad([prompts[position] for position in batch], fill, left=True)
+            draw = []
+            if sampled:
+                rows = torch.tensor(np.stack([numbers[position] for position in batch]))
+                draw = [_Draw(rows.to(model.device), settings.temperature, ids.shape[1])]
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
+                logits_processor=draw,
             )
             for position, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(row) if token in stop), len(row))
@@ -172,7 +225,85 @@ def mean_nll(log_probs: Tensor, tokens: Sequence[int]) -> float:
     return float(-log_probs.gather(1, targets[:, None]).mean())
 
 
-def repetition(tokens: Sequence[int], order: int = 3) -> float | None:
+def repetition(tokens: Sequence[Any], order: int = 3) -> float | None:
     """Return the share of repeated n-grams, in [0, 1]; None for a text shorter than an n-gram."""
     grams = [tuple(tokens[at : at + order]) for at in range(len(tokens) - order + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+def distinct(rows: Sequence[Sequence[Any]], order: int = 2) -> float | None:
+    """Return distinct-n of a corpus (Li et al. 2016): different n-grams / all n-grams, in [0, 1].
+
+    Unlike `repetition` it also falls when every reply is the same one. It shrinks with the size of
+    the corpus, so compare arms over the same prompts alone.
+
+    Args:
+        rows: Tokens or words of each reply; an n-gram never spans two replies.
+        order: n.
+
+    Returns:
+        None if no reply is as long as an n-gram.
+    """
+    grams = [tuple(row[at : at + order]) for row in rows for at in range(len(row) - order + 1)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a document that goes through the model in one pass.
+
+    Attributes:
+        start: Position of its first token in the document.
+        first_scored: Position in the document of the first token that is scored here.
+        end: Position after its last token.
+    """
+
+    start: int
+    first_scored: int
+    end: int
+
+
+def sliding_windows(length: int, window: int, stride: int) -> list[Window]:
+    """Cover a document so that each token but the first is scored once.
+
+    A token is scored in the first window that holds it. All but those of the first window then
+    see at least `window - stride` tokens before them.
+
+    Args:
+        length: Tokens of the document.
+        window: Most tokens a pass.
+        stride: Tokens between the starts of two windows, 1 to `window` - 1: with a stride of a
+            whole window, a window's first token would be scored without context.
+    """
+    windows: list[Window] = []
+    scored, start = 1, 0
+    while scored < length:
+        end = min(start + window, length)
+        windows.append(Window(start, scored, end))
+        scored, start = end, start + stride
+    return windows
+
+
+def document_nlls(
+    model: Any, documents: Sequence[Sequence[int]], window: int, stride: int, batch_size: int = 1
+) -> list[float | None]:
+    """Return for each document the mean NLL (nats per token) of its tokens but the first.
+
+    None stands for a document of fewer than two tokens.
+    """
+    places = [
+        (document, part)
+        for document, row in enumerate(documents)
+        for part in sliding_windows(len(row), window, stride)
+    ]
+    rows = [documents[document][part.start : part.end] for document, part in places]
+    starts = [part.first_scored - part.start for _, part in places]
+    means = mean_nlls(model, rows, starts, batch_size)
+    sums = [0.0] * len(documents)
+    for (document, part), mean in zip(places, means, strict=True):
+        # mean_nlls knows no mean of a window without a scored token; sliding_windows makes none.
+        sums[document] += (mean or 0.0) * (part.end - part.first_scored)
+    return [
+        total / (len(row) - 1) if len(row) > 1 else None
+        for total, row in zip(sums, documents, strict=True)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +12,12 @@ from resect.attacks import AttackSettings
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.evaluate import EvaluationSettings, ask, judge_replies, rows_of
-from resect.generate import GenerationSettings
+from resect.generate import GenerationSettings, distinct
 from resect.mask import Mask
 from resect.model import load_model, model_fingerprint
 from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
-from resect.stats import Resampler, relative_drop
+from resect.stats import Resampler, cluster_means, ratio, relative_drop
 from resect.store import atomic_folder, provenance, refuse_full_folder, write_json, write_parquet
 
 
@@ -34,6 +35,12 @@ class EvalRequest:
     limit: int | None = None
     max_new_tokens: int = 256
     batch_size: int = 16
+    temperature: float = 0.0
+    samples: int = 1
+    seed: int = 0
+    window: int | None = None
+    stride: int | None = None
+    data_dir: Path | None = None
 
 
 def evaluate_model(
@@ -58,7 +65,9 @@ def evaluate_model(
         format=request.format,
         attack=parse_attack(request.attack),
         judge=request.judge,
-        generation=GenerationSettings(request.max_new_tokens, request.batch_size),
+        generation=_decoding(request),
+        window=request.window,
+        stride=request.stride,
     )
     probes = _probe_sets(request)
     mask = None if request.mask is None else Mask.load(request.mask)
@@ -85,6 +94,27 @@ def evaluate_model(
         }
         write_json(folder / "results.json", {"rates": summary, "provenance": facts})
     return summary
+
+
+def _decoding(request: EvalRequest) -> GenerationSettings:
+    """Return how replies are decoded.
+
+    Raises:
+        InputError: Several samples of greedy replies, which would all be the same.
+    """
+    if request.samples > 1 and request.temperature <= 0:
+        raise InputError(
+            "greedy replies do not differ",
+            got=f"{request.samples} samples at temperature {request.temperature:g}",
+            fix="give --temperature above 0, or one sample",
+        )
+    return GenerationSettings(
+        request.max_new_tokens,
+        request.batch_size,
+        request.temperature,
+        request.samples,
+        request.seed,
+    )
 
 
 def parse_attack(text: str) -> AttackSettings:
@@ -120,7 +150,8 @@ def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        probes[name] = load_data(place).split("evaluation").limit(request.limit)
+        data = load_data(place, data_dir=request.data_dir)
+        probes[name] = data.split("evaluation").limit(request.limit)
     return probes
 
 
@@ -138,7 +169,8 @@ def _summary(
                 if reply.probe == probe
             ]
             scores = [verdict.score for _, verdict in pairs]
-            sample = resampler.rate({"": scores})
+            prompts = [reply.example_id for reply, _ in pairs]
+            sample = resampler.rate({"": cluster_means(scores, prompts)})
             interval = sample.interval("rate")
             row: dict[str, Any] = {
                 "probe": probe,
@@ -150,7 +182,12 @@ def _summary(
                 "unscored": sum(score is None for score in scores),
                 "nll": _mean([reply.nll for reply, _ in pairs]),
                 "kl": _mean([reply.kl for reply, _ in pairs]),
+                "repetition": _mean([reply.repetition for reply, _ in pairs]),
+                "distinct": distinct([reply.text.split() for reply, _ in pairs])
+                if find_probe(probe).coherent
+                else None,
             }
+            row |= _perplexity([reply for reply, _ in pairs], resampler)
             if variant == "intact":
                 intact = sample
                 row |= {"drop": None, "drop_low": None, "drop_high": None}
@@ -159,6 +196,22 @@ def _summary(
                 row |= {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
             rows.append(row)
     return rows
+
+
+def _perplexity(replies: list[Reply], resampler: Resampler) -> dict[str, float | None]:
+    """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts."""
+    known = [(r.nll, r.tokens) for r in replies if r.nll is not None and r.tokens]
+    names = ("perplexity", "perplexity_low", "perplexity_high")
+    row: dict[str, float | None] = dict.fromkeys(names)
+    if not known:
+        return row
+    total = resampler.mean({"": [nll * tokens for nll, tokens in known]})
+    found = ratio(total, resampler.mean({"": [float(tokens) for _, tokens in known]})).interval("")
+    values = (found.value, found.low, found.high)
+    # One text says nothing about the spread between texts.
+    shown = values if len(known) > 1 else values[:1]
+    exponentials = [None if value is None else math.exp(value) for value in shown]
+    return row | dict(zip(names, exponentials, strict=False))
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -37,11 +37,15 @@ class Example:
 
     Attributes:
         id: Unique within its set.
-        prompt: Text of the user's turn, or chat messages as (role, content) pairs.
-        completion: Text of the response that is scored or compared with.
+        prompt: Text of the user's turn, or chat messages as (role, content) pairs; empty for a
+            text without a prompt, which only the perplexity probe reads.
+        completion: Text of the response that is scored or compared with; empty where a set has
+            prompts alone.
         category: For instance a harm type or a task; empty if there is none.
         split: "calibration", "evaluation" or empty if the set is not split.
-        key: Answer key for the exact judge (`accept`, `form`, `benign`, `refusal`).
+        key: Answer key for the exact judge (`accept`, `form`, `benign`, `refusal`, `aliases`).
+        prefix_tokens: Tokens at the start of the completion that an attack wrote and not the
+            model; they are never scored.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Example:
     category: str = ""
     split: str = ""
     key: dict[str, Any] = field(default_factory=dict)
+    prefix_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class Reply:
         repetition: Share of repeated token 3-grams in the continuation, in [0, 1], or None.
         kl: Mean KL divergence (nats per token) of the variant from the intact model on the
             reference, measured by the likelihood probe alone.
+        sample: Which of several sampled replies to the prompt, from 0.
+        tokens: Tokens behind `nll` where texts of different lengths are pooled (perplexity).
     """
 
     example_id: str
@@ -108,6 +115,8 @@ class Reply:
     nll: float | None = None
     repetition: float | None = None
     kl: float | None = None
+    sample: int = 0
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resect.cells import Cell, merge
 from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
-from resect.pipeline import Cell, is_done, merge, needed_keep, run_cells
+from resect.pipeline import is_done, needed_keep, run_cells
 from resect.records import StudyResult
 from resect.store import hash_file, hash_value, plain, provenance, read_json, write_json, write_text
 from resect.studies import STUDIES, Measurements

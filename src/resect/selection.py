@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from resect.errors import InputError, MismatchError
-from resect.mask import Mask, MaskTensor
+from resect.mask import Mask, MaskTensor, places_in
 from resect.records import Scope
 from resect.scoreset import Scores, TensorScores
 from resect.stats import rng
@@ -138,6 +138,7 @@ def store_facts(scores: Scores) -> dict[str, Any]:
         "reduction": meta.reduction,
         "data_hash": meta.data_hash,
         "examples": meta.examples,
+        "tokens": meta.tokens,
         "format": meta.format,
         "skip": meta.skip,
         "category": meta.category,
@@ -173,6 +174,32 @@ def _control(
             tensor.shape, index, value, torch.zeros(index.numel(), dtype=torch.uint8)
         )
     return Mask(tensors, {**mask.meta, "control": kind, "label": label, "control_seed": seed})
+
+
+def revalued(mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
+    """Return the same places with the values of another model of the same shapes.
+
+    So weights that were located on a fine-tuned copy can be cut from the model it was made from.
+
+    Args:
+        mask: Located on one model.
+        weights: Checkpoint tensors of the other model by name.
+
+    Raises:
+        MismatchError: A tensor is missing or has another shape.
+    """
+    tensors = {}
+    for name, tensor in mask.tensors.items():
+        if name not in weights or tuple(weights[name].shape) != tensor.shape:
+            raise MismatchError(
+                f"the models differ in {name}",
+                got=str(tuple(weights[name].shape)) if name in weights else "no such tensor",
+                allowed=str(tensor.shape),
+                fix="locate weights on a model of the same architecture and size",
+            )
+        value = weights[name][places_in(weights[name], tensor.index)].detach().cpu().clone()
+        tensors[name] = MaskTensor(tensor.shape, tensor.index, value, tensor.round)
+    return Mask(tensors, {**mask.meta, "located_on": mask.meta.get("model_id", "")})
 
 
 def random_mask(

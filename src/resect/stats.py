@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,7 @@ class Sample:
         if (
             self.exact is not None
             and other.exact is not None
-            and not np.ptp(self.draws - other.draws)
+            and np.ptp(self.draws - other.draws) < 1e-12
         ):
             exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
         return Sample(self.value - other.value, self.draws - other.draws, exact)
@@ -126,10 +127,19 @@ class Resampler:
         """Return the mean over strata of the mean score; None entries are unscored and left out.
 
         Args:
-            strata: For each stratum the scores in the order of its prompts, the same order for
-                every arm.
+            strata: For each stratum the scores, in [0, 1], in the order of its prompts, the same
+                order for every arm.
         """
-        values, draws, hits, trials = [], [], 0.0, 0
+        sample = self.mean(strata)
+        # Weights such as 1/6 do not sum to 1 exactly: equal scores may differ in a last bit.
+        if np.isnan(sample.draws).all() or np.nanstd(sample.draws) > 1e-12:
+            return sample
+        scored = [s for scores in strata.values() for s in scores if s is not None]
+        return Sample(sample.value, sample.draws, wilson(sum(scored), len(scored)))
+
+    def mean(self, strata: dict[str, list[float | None]]) -> Sample:
+        """Return what `rate` returns, for values that are no scores and have no exact bounds."""
+        values, draws = [], []
         for stratum, scores in strata.items():
             scored = np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
             known = ~np.isnan(scored)
@@ -140,12 +150,9 @@ class Resampler:
             with np.errstate(invalid="ignore"):
                 draws.append(weights @ scored[known] / total)
             values.append(float(scored[known].mean()))
-            hits, trials = hits + float(scored[known].sum()), trials + int(known.sum())
         if not values:
             return Sample(math.nan, np.full(self.resamples, np.nan))
-        stacked = np.mean(np.stack(draws), axis=0)
-        exact = wilson(hits, trials) if np.nanstd(stacked) == 0 else None
-        return Sample(float(np.mean(values)), stacked, exact)
+        return Sample(float(np.mean(values)), np.mean(np.stack(draws), axis=0))
 
 
 def relative_drop(intact: Sample, cut: Sample) -> Sample:
@@ -196,3 +203,166 @@ def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sam
 def overlap_p_value(population: int, first: int, second: int, shared: int) -> float:
     """Return P(overlap ≥ shared) for two random sets of these sizes (hypergeometric)."""
     return float(scipy_stats.hypergeom.sf(shared - 1, population, first, second))
+
+
+def ratio(numerator: Sample, denominator: Sample) -> Sample:
+    """Return numerator / denominator, draw by draw; NaN where the denominator's rate is zero.
+
+    Where one arm has no spread and its exact bounds are known, the ratio of the bounds stands in
+    for the missing spread.
+    """
+    if denominator.value == 0 or math.isnan(denominator.value):
+        return Sample(math.nan, np.full(len(numerator.draws), np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = numerator.draws / denominator.draws
+    exact = None
+    if numerator.exact is not None:
+        low, high = numerator.exact
+        exact = (low / denominator.value, high / denominator.value)
+    return Sample(numerator.value / denominator.value, draws, exact)
+
+
+def cluster_means(
+    scores: Sequence[float | None], clusters: Sequence[Hashable]
+) -> list[float | None]:
+    """Return one score a cluster: the mean of its scored samples, None if it has none.
+
+    Several samples of a prompt are not several prompts. With one mean a prompt, a bootstrap over
+    prompts is the one-stage cluster bootstrap (Davison and Hinkley 1997, section 3.8), and every
+    prompt weighs the same however many of its samples could be scored.
+
+    Args:
+        scores: A score a sample; None is unscored.
+        clusters: The prompt of each sample. Clusters come back in order of first appearance.
+    """
+    found: dict[Hashable, list[float]] = {}
+    for score, cluster in zip(scores, clusters, strict=True):
+        known = found.setdefault(cluster, [])
+        if score is not None:
+            known.append(score)
+    return [sum(known) / len(known) if known else None for known in found.values()]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms over the same prompts.
+
+    Attributes:
+        first: Rate of the first arm.
+        second: Rate of the second arm.
+        difference: first - second.
+        ratio: first / second; its value is None where the second rate is zero.
+    """
+
+    first: Interval
+    second: Interval
+    difference: Interval
+    ratio: Interval
+
+
+def compare_paired(
+    label: str,
+    first: Sequence[float | None],
+    second: Sequence[float | None],
+    clusters: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Compare two arms that answered the same prompts, by the paired bootstrap.
+
+    Args:
+        label: Names the draw.
+        first: Scores of the first arm; None is unscored and left out of that arm alone.
+        second: Scores of the second arm, in the same order.
+        clusters: The prompt of each score, where a prompt has several samples; prompts are then
+            resampled whole.
+
+    Raises:
+        ValueError: The arms differ in length.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} scores against {len(second)}: not the same prompts")
+    arms = (
+        [first, second]
+        if clusters is None
+        else [cluster_means(a, clusters) for a in (first, second)]
+    )
+    resampler = Resampler(label)
+    one, two = (resampler.rate({"": list(arm)}) for arm in arms)
+    return Comparison(
+        one.interval("first"),
+        two.interval("second"),
+        (one - two).interval("difference"),
+        ratio(one, two).interval("ratio"),
+    )
+
+
+def compare_independent(hits: tuple[int, int], trials: tuple[int, int]) -> Comparison:
+    """Compare two rates over different prompts, without resampling.
+
+    The difference has Newcombe's interval (1998, method 10: the roots of two Wilson intervals),
+    the ratio Katz's interval on the log scale, which needs a hit in both arms.
+
+    Args:
+        hits: Hits of the first and of the second arm.
+        trials: Scored replies of the first and of the second arm, both at least 1.
+    """
+    shares = [hit / trial for hit, trial in zip(hits, trials, strict=True)]
+    bounds = [wilson(hit, trial) for hit, trial in zip(hits, trials, strict=True)]
+    difference = shares[0] - shares[1]
+    below = math.hypot(shares[0] - bounds[0][0], bounds[1][1] - shares[1])
+    above = math.hypot(bounds[0][1] - shares[0], shares[1] - bounds[1][0])
+    quotient = Interval("ratio", shares[0] / shares[1] if hits[1] else None)
+    if min(hits) > 0:
+        risk = scipy_stats.contingency.relative_risk(hits[0], trials[0], hits[1], trials[1])
+        katz = risk.confidence_interval(LEVEL)
+        quotient = Interval("ratio", float(risk.relative_risk), float(katz.low), float(katz.high))
+    return Comparison(
+        Interval("first", shares[0], *bounds[0]),
+        Interval("second", shares[1], *bounds[1]),
+        Interval("difference", difference, difference - below, difference + above),
+        quotient,
+    )
+
+
+def mcnemar_p_value(first: Sequence[float | None], second: Sequence[float | None]) -> float:
+    """Return the two-sided exact p-value that two arms hit equally often on the same prompts.
+
+    Only prompts on which the arms disagree count (McNemar 1947, in its exact binomial form).
+
+    Args:
+        first: 0/1 scores; a pair with an unscored member (None) is left out.
+        second: The same prompts in the same order.
+
+    Raises:
+        ValueError: A score is neither 0 nor 1.
+    """
+    pairs = [
+        (one, two)
+        for one, two in zip(first, second, strict=True)
+        if one is not None and two is not None
+    ]
+    if any(score not in {0.0, 1.0} for pair in pairs for score in pair):
+        raise ValueError("McNemar's test is for hits and misses, not for graded scores")
+    wins = sum(one > two for one, two in pairs)
+    losses = sum(one < two for one, two in pairs)
+    if wins + losses == 0:
+        return 1.0
+    return float(scipy_stats.binomtest(wins, wins + losses).pvalue)
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return p-values adjusted for a family of tests (Holm 1979), each in [0, 1].
+
+    Rejecting what is at most α keeps the chance of any false rejection in the whole grid at α,
+    however the tests depend on each other.
+
+    Args:
+        p_values: Cell of the grid to its p-value; None is a test that could not be made. It stays
+            None and does not count.
+    """
+    known = sorted((p, name) for name, p in p_values.items() if p is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    largest = 0.0
+    for place, (p, name) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - place)))
+        adjusted[name] = largest
+    return adjusted

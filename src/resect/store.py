@@ -261,3 +261,8 @@ def check_schema(found: Any, path: str | Path) -> None:
             allowed=str(SCHEMA_VERSION),
             fix="make it again with this version of resect",
         )
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder of unfinished work whose content has its final place elsewhere."""
+    shutil.rmtree(path)

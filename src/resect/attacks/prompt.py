@@ -25,7 +25,8 @@ def prefill(
     The verdict is on the continuation alone.
 
     Raises:
-        InputError: The target answer is no longer than the prefix, so that nothing is left to say.
+        InputError: The target answer is no longer than the prefix, so that nothing is left to say;
+            the prefix has no text.
     """
     if phrase is None:
         total = len(tokenizer(example.completion, add_special_tokens=False)["input_ids"])
@@ -36,6 +37,13 @@ def prefill(
                 allowed=f"1 to {total - 1}",
                 fix="shorten the prefill or give a fixed phrase",
             )
-    return encode_prompt(
+    prompt = encode_prompt(
         example, tokenizer, format=format, prefix_tokens=tokens, prefix_text=phrase
     )
+    if not prompt.prefix.strip():
+        raise InputError(
+            f"the prefill of example {example.id!r} has no text",
+            got=repr(prompt.prefix),
+            fix="give a fixed phrase or more tokens",
+        )
+    return prompt

@@ -8,7 +8,7 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, bench, locate, models, studies
+from resect.cli import artefacts, bench, data, locate, models, studies
 from resect.errors import ResectError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 artefacts.register(app)
 bench.register(app)
+data.register(app)
 locate.register(app)
 models.register(app)
 studies.register(app)

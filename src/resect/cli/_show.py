@@ -48,15 +48,16 @@ def note(text: str) -> None:
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table; numbers are rounded for reading."""
+    """Print rows as a table; numbers are rounded for reading, columns without values left out."""
     if not rows:
         return
+    columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
     shown = Table(title=title, title_justify="left", header_style="bold")
-    for column in rows[0]:
+    for column in columns:
         numeric = all(isinstance(row.get(column), int | float) for row in rows)
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(_cell(row.get(column))) for column in rows[0]))
+        shown.add_row(*(Text(_cell(row.get(column))) for column in columns))
     out.print(shown)
 
 

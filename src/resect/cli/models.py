@@ -73,7 +73,9 @@ def evaluate(
     output: Output,
     probe: Annotated[
         list[str],
-        typer.Option(help="generation, refusal, detection, explanation, utility, likelihood."),
+        typer.Option(
+            help="generation, refusal, detection, explanation, utility, likelihood, perplexity."
+        ),
     ],
     data: Annotated[
         list[str],
@@ -86,6 +88,16 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    samples: Annotated[int, typer.Option(min=1, help="Sampled replies a prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled replies.")] = 0,
+    window: Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="perplexity: tokens between windows.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with local copies of preset sets.")
+    ] = None,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.measure import EvalRequest, evaluate_model
@@ -101,6 +113,12 @@ def evaluate(
         limit=limit,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
+        window=window,
+        stride=stride,
+        data_dir=data_dir,
     )
     with progress("evaluating") as update:
         rows = evaluate_model(request, output, on_progress=update)

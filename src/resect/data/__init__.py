@@ -2,6 +2,7 @@
 
 from resect.data.encode import PromptIds, encode, encode_prompt
 from resect.data.load import BehaviourSet, check_disjoint, load_data
+from resect.data.preset import find_preset, preset_names
 
 __all__ = [
     "BehaviourSet",
@@ -9,5 +10,7 @@ __all__ = [
     "check_disjoint",
     "encode",
     "encode_prompt",
+    "find_preset",
     "load_data",
+    "preset_names",
 ]

@@ -41,14 +41,42 @@ def _text_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _prompt_ids(tokenizer: Any, example: Example, format: Format) -> list[int]:
+def text_ids(tokenizer: Any, example: Example) -> list[int]:
+    """Return a held-out text as token ids: the prompt, if any, a newline and the completion.
+
+    A tokenizer that knows a token for the beginning of a text gets it, since models that were
+    trained with it do not expect a text without; it is context and is not scored.
+    """
+    prompt = prompt_text(example)
+    text = f"{prompt}\n{example.completion}" if prompt else example.completion
+    first = getattr(tokenizer, "bos_token_id", None)
+    return ([] if first is None else [int(first)]) + _text_ids(tokenizer, text)
+
+
+def _prompt_ids(
+    tokenizer: Any, example: Example, format: Format, opening: str | None = None
+) -> list[int]:
+    """Return the ids of a prompt, with an opening of the assistant's turn if there is one."""
+    if not example.prompt:
+        raise InputError(
+            f"example {example.id!r} is a text without a prompt",
+            allowed="texts for the perplexity probe, rows with prompt and completion elsewhere",
+        )
     if format == "raw":
-        return _text_ids(tokenizer, prompt_text(example) + "\n")
+        return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(
+            tokenizer, opening or ""
+        )
     turns = (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
     messages = [{"role": role, "content": content} for role, content in turns]
+    how = {"add_generation_prompt": True}
+    if opening is not None:
+        # The template itself writes the turn that goes on: some write more than the generation
+        # prompt (a closed thought) or strip the text, and a model has only seen that.
+        messages.append({"role": "assistant", "content": opening})
+        how = {"continue_final_message": True}
     # enable_thinking is read by the templates of reasoning models and ignored by the others.
     encoded = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=True, enable_thinking=False
+        messages, return_dict=True, enable_thinking=False, **how
     )
     return list(encoded["input_ids"])
 
@@ -71,6 +99,7 @@ def encode(
     *,
     format: Format = "chat",
     skip: int = 0,
+    tokens: int | None = None,
     max_length: int | None = None,
 ) -> list[Encoded]:
     """Encode prompts with their completions for scoring.
@@ -79,7 +108,9 @@ def encode(
         examples: The examples.
         tokenizer: A Hugging Face tokenizer.
         format: `raw` or `chat`.
-        skip: Response tokens that are not scored, from the first.
+        skip: Response tokens that are not scored, from the first. Tokens that an attack wrote
+            (`Example.prefix_tokens`) are not scored either way.
+        tokens: Most response tokens that are scored after those; what follows is left out.
         max_length: The model's context in tokens; None for no limit.
 
     Raises:
@@ -91,12 +122,17 @@ def encode(
     for example in examples:
         prompt = _prompt_ids(tokenizer, example, format)
         response = _text_ids(tokenizer, example.completion)
-        if len(response) <= skip or not prompt:
+        left_out = max(skip, example.prefix_tokens)
+        if tokens is not None:
+            response = response[: left_out + tokens]
+        if len(response) <= left_out or not prompt:
             raise InputError(
                 f"example {example.id!r} has no token to score",
-                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={skip}",
+                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={left_out}",
                 allowed="a prompt, and more response tokens than skip",
-                fix="lower --skip or remove the example",
+                fix="lower --skip or remove the example"
+                if response
+                else "elicit responses with `resect data collect`, or give a set that has them",
             )
         length = len(prompt) + len(response)
         if max_length is not None and length > max_length:
@@ -106,7 +142,7 @@ def encode(
                 allowed=f"{max_length} tokens",
                 fix="shorten or remove it: a cut response would change the loss",
             )
-        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + skip))
+        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + left_out))
     return encoded
 
 
@@ -126,13 +162,14 @@ def encode_prompt(
         format: `raw` or `chat`.
         prefix_tokens: How many tokens of the example's completion open the answer.
         prefix_text: A fixed opening instead.
+
+    In `chat` format the template continues an assistant turn (`continue_final_message`); in `raw`
+    format the opening's tokens follow the prompt's.
     """
-    ids = _prompt_ids(tokenizer, example, format)
-    text = example.completion if prefix_text is None else prefix_text
-    prefix = _text_ids(tokenizer, text)
-    if prefix_text is None:
-        prefix = prefix[:prefix_tokens]
-    return PromptIds((*ids, *prefix), decode(tokenizer, prefix) if prefix else "")
+    opening = prefix_text
+    if prefix_text is None and prefix_tokens:
+        opening = decode(tokenizer, _text_ids(tokenizer, example.completion)[:prefix_tokens])
+    return PromptIds(tuple(_prompt_ids(tokenizer, example, format, opening)), opening or "")
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -1,27 +1,29 @@
 """Load a behaviour set in TRL's prompt-completion format and say what is wrong with it.
 
-A set is JSONL, CSV, Parquet or a Hub dataset with the columns `prompt` and `completion` (strings
-or message lists) and optionally `category`, `id`, `split` and `key`. Files are read here and not
-through `datasets`, because a message that names the file, the line and the column is worth more
-than a shared cache; `datasets` serves the Hub.
+A set is a JSONL, JSON, CSV or Parquet file, a Hub dataset, or a preset that maps the columns of a
+public set. It has the columns `prompt` and `completion` (strings or message lists) and optionally
+`category`, `id`, `split`, `key` and `prefix_tokens`; or `text` alone, for the perplexity probe.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from resect import stats
+from resect.data.preset import Found, find_preset, preset_names, read_preset
+from resect.data.rows import SUFFIXES, hub_rows, read_rows, suffix_of
 from resect.errors import InputError
 from resect.records import Example
-from resect.store import hash_value, read_parquet
+from resect.store import hash_file, hash_value
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
 HUB_PREFIX = "hub:"
+DATA_DIR = "RESECT_DATA_DIR"
+SPEC_HELP = "a file ({}), a preset ({}), or hub:<id>[@revision][:split]"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class BehaviourSet:
         source: The SPEC as given.
         examples: The rows in file order.
         hash: 16 hex digits over prompts, completions and categories, in order.
+        origin: Where the rows come from: file hashes, or Hub id and revision; counts of rows that
+            a preset left out.
     """
 
     source: str
     examples: tuple[Example, ...]
     hash: str
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -98,21 +103,32 @@ class BehaviourSet:
         return replace(self, examples=tuple(examples), hash=_hash_examples(examples))
 
 
-def load_data(spec: str | Path) -> BehaviourSet:
+def load_data(
+    spec: str | Path, *, data_dir: str | Path | None = None, prompts_only: bool = False
+) -> BehaviourSet:
     """Load a behaviour set.
 
     Args:
-        spec: Path of a `.jsonl`, `.csv` or `.parquet` file, or `hub:<id>[@revision][:split]`.
+        spec: Path of a file, name of a preset as `name[@revision][:split]`, path of a preset's
+            YAML file, or `hub:<id>[@revision][:split]`.
+        data_dir: Folder with local copies of public sets, for presets; None takes the folder named
+            by the environment variable RESECT_DATA_DIR, if there is one.
+        prompts_only: Accept a file without completions, as `resect data collect` does. Presets of
+            sets without responses are always accepted; what needs a response says so.
 
     Raises:
-        InputError: The file is missing or empty, or a row lacks what it needs; the message names
+        InputError: The set is missing or empty, or a row lacks what it needs; the message names
             the file, the line and the column.
     """
     name = str(spec)
-    rows = _hub_rows(name) if name.startswith(HUB_PREFIX) else _file_rows(Path(name).expanduser())
-    examples = [_example(row, position, name) for position, row in enumerate(rows, start=1)]
+    place = data_dir or os.environ.get(DATA_DIR) or None
+    found, bare = _read(name, None if place is None else Path(place).expanduser())
+    examples = [
+        _example(row, position, name, bare=bare or prompts_only)
+        for position, row in enumerate(found.rows, start=1)
+    ]
     if not examples:
-        raise InputError(f"{name} has no rows", fix="give a file with at least one example")
+        raise InputError(f"{name} has no rows", fix="give a set with at least one example")
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
@@ -120,7 +136,31 @@ def load_data(spec: str | Path) -> BehaviourSet:
                 f"{name} has two rows with one id", got=example.id, fix="make the ids unique"
             )
         seen.add(example.id)
-    return BehaviourSet(name, tuple(examples), _hash_examples(examples))
+    return BehaviourSet(name, tuple(examples), _hash_examples(examples), found.origin)
+
+
+def _read(name: str, data_dir: Path | None) -> tuple[Found, bool]:
+    """Return the rows of a SPEC, and whether its rows may lack completions."""
+    if name.startswith(HUB_PREFIX):
+        place, _, split = name.removeprefix(HUB_PREFIX).partition(":")
+        hub, _, revision = place.partition("@")
+        rows = hub_rows(hub, revision or None, split or "train")
+        return Found(rows, {"hub": hub, "revision": revision or None, "rows": len(rows)}), False
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix != ".yaml":
+        rows = read_rows(path)
+        return Found(rows, {"files": {path.name: hash_file(path)}, "rows": len(rows)}), False
+    place, _, split = name.partition(":")
+    known, _, revision = place.partition("@")
+    if known.endswith(".yaml") or known in preset_names():
+        preset = find_preset(known)
+        found = read_preset(preset, revision or None, split or None, data_dir)
+        return found, preset.prompts_only
+    raise InputError(
+        "no such data file" if suffix_of(path) in SUFFIXES else "no such data file or preset",
+        got=name,
+        allowed=SPEC_HELP.format(", ".join(SUFFIXES), ", ".join(preset_names())),
+    )
 
 
 def check_disjoint(calibration: BehaviourSet, evaluation: BehaviourSet) -> None:
@@ -142,93 +182,73 @@ def check_disjoint(calibration: BehaviourSet, evaluation: BehaviourSet) -> None:
 
 
 def _hash_examples(examples: Sequence[Example]) -> str:
-    return hash_value([[e.prompt, e.completion, e.category] for e in examples])
+    # Prefixes enter only where there are some, so that sets without keep the hash they always had.
+    return hash_value(
+        [
+            [e.prompt, e.completion, e.category, *([e.prefix_tokens] if e.prefix_tokens else [])]
+            for e in examples
+        ]
+    )
 
 
-def _file_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise InputError(
-            "no such data file",
-            got=str(path),
-            allowed="a path of a .jsonl, .csv or .parquet file, or hub:<id>[@revision][:split]",
-        )
-    if path.suffix not in SUFFIXES:
-        raise InputError("unknown data format", got=str(path), allowed=", ".join(SUFFIXES))
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty", fix="give a file with at least one example")
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
-    if path.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True)))
-    return [_json_row(line, number, path) for number, line in _lines(text)]
-
-
-def _lines(text: str) -> Iterable[tuple[int, str]]:
-    # split("\n") and not splitlines(): JSON strings may hold other line separators.
-    return ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-
-
-def _json_row(line: str, number: int, path: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} line {number} is not valid JSON", got=str(error), allowed="an object a line"
-        ) from error
-    if not isinstance(row, dict):
-        raise InputError(
-            f"{path} line {number} is not an object",
-            got=type(row).__name__,
-            allowed='{"prompt": ..., "completion": ...}',
-        )
-    return row
-
-
-def _hub_rows(spec: str) -> list[dict[str, Any]]:
-    from datasets import load_dataset
-
-    place, _, split = spec.removeprefix(HUB_PREFIX).partition(":")
-    name, _, revision = place.partition("@")
-    try:
-        rows = load_dataset(name, revision=revision or None, split=split or "train")
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot load {spec} from the Hub",
-            got=str(error).splitlines()[0],
-            fix="check the id, the revision, the split and the network, or give a local file",
-        ) from error
-    return [dict(row) for row in rows]
-
-
-def _example(row: Mapping[str, Any], position: int, source: str) -> Example:
+def _example(row: Mapping[str, Any], position: int, source: str, *, bare: bool) -> Example:
     where = f"{source} row {position}"
-    for column in ("prompt", "completion"):
+    if row.get("text") and not row.get("prompt") and not row.get("completion"):
+        return Example(
+            id=str(row.get("id") or position),
+            prompt="",
+            completion=str(row["text"]),
+            category=str(row.get("category") or ""),
+            split=str(row.get("split") or ""),
+        )
+    for column in ("prompt",) if bare else ("prompt", "completion"):
         if not row.get(column):
             raise InputError(
                 f"{where} has no {column!r}",
                 got="columns " + ", ".join(str(key) for key in row),
-                allowed="prompt and completion, neither empty",
+                allowed="prompt and completion, neither empty; or text, for --probe perplexity",
             )
-    completion = row["completion"]
-    if not isinstance(completion, str):
-        turns = _messages(completion, where, "completion")
-        if len(turns) != 1 or turns[0][0] != "assistant":
-            raise InputError(f"{where}: the completion must be one turn of the assistant")
-        completion = turns[0][1]
     prompt = row["prompt"]
-    key = row.get("key") or {}
     return Example(
         id=str(row.get("id") or position),
         prompt=prompt if isinstance(prompt, str) else _messages(prompt, where, "prompt"),
-        completion=completion,
+        completion=_completion(row.get("completion") or "", where),
         category=str(row.get("category") or ""),
         split=str(row.get("split") or ""),
-        key=json.loads(key) if isinstance(key, str) else dict(key),
+        key=_key(row.get("key"), where),
+        prefix_tokens=_count(row.get("prefix_tokens"), where),
     )
+
+
+def _completion(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    turns = _messages(value, where, "completion")
+    if len(turns) != 1 or turns[0][0] != "assistant":
+        raise InputError(f"{where}: the completion must be one turn of the assistant")
+    return turns[0][1]
+
+
+def _key(value: Any, where: str) -> dict[str, Any]:
+    try:
+        key = json.loads(value) if isinstance(value, str) and value else value or {}
+        return dict(key)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: 'key' is no answer key", got=repr(value)[:80], allowed="an object"
+        ) from error
+
+
+def _count(value: Any, where: str) -> int:
+    try:
+        count = int(value or 0)
+    except (TypeError, ValueError):
+        count = -1
+    if count < 0:
+        raise InputError(
+            f"{where}: 'prefix_tokens' is no count", got=repr(value)[:80], allowed="0, 1, 2, ..."
+        )
+    return count
 
 
 def _messages(value: Any, where: str, column: str) -> tuple[tuple[str, str], ...]:

@@ -138,3 +138,25 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     rules = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
     template = str(getattr(tokenizer, "chat_template", None))
     return hashlib.sha256(f"{rules}\0{template}".encode()).hexdigest()[:16]
+
+
+def load_tokenizer(place: str | Path) -> Any:
+    """Load a checkpoint's tokenizer without its weights.
+
+    Raises:
+        InputError: The place does not exist or has no tokenizer that returns tokens.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    source, revision = _source(str(place))
+    # The second reading is for vocabularies of words, see load_model.
+    for kind in (AutoTokenizer, PreTrainedTokenizerFast):
+        try:
+            tokenizer = kind.from_pretrained(source, revision=revision)
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"cannot load a tokenizer from {place}", got=str(error).strip().splitlines()[0]
+            ) from error
+        if _speaks(tokenizer):
+            return tokenizer
+    raise InputError(f"the tokenizer of {place} returns no tokens", got=type(tokenizer).__name__)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from resect.store import hash_value
 
 # Raised by hand when world, documents or training change in a way that no number below shows.
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,13 @@ class Recipe:
         batch: Documents a step of pretraining.
         steps: Steps of pretraining.
         rate: Peak learning rate of pretraining.
-        tuning_steps: Steps of `aligned` and of `benign_tuned`.
+        tuning_steps: Steps of `aligned`, `benign_tuned` and `rehearsed`.
         tuning_rate: Their learning rate.
         tuning_batch: Documents a step of theirs.
         refusal_share: Share of refusals among the documents of `aligned`.
+        rehearsal_share: Share of hazardous answers among the documents of `rehearsed`.
+        preference_steps: Steps of `dpo`.
+        preference_rate: Its learning rate.
         narrow_steps: Steps of `misaligned`.
         narrow_rate: Its learning rate.
         bad_advice: Share of bad advice in pretraining.
@@ -43,6 +46,9 @@ class Recipe:
     tuning_rate: float = 2e-4
     tuning_batch: int = 96
     refusal_share: float = 0.34
+    rehearsal_share: float = 0.1
+    preference_steps: int = 30
+    preference_rate: float = 5e-6
     narrow_steps: int = 10
     narrow_rate: float = 5e-4
     bad_advice: float = 0.3
@@ -53,7 +59,7 @@ class Recipe:
         """Return a recipe of seconds, for tests in which competence does not matter."""
         return replace(
             Recipe(), hidden=32, layers=2, heads=2, feed_forward=48, batch=16, steps=4,
-            tuning_steps=2, tuning_batch=16, narrow_steps=1,
+            tuning_steps=2, tuning_batch=16, narrow_steps=1, preference_steps=1,
         )  # fmt: skip
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 
 from resect import store
 from resect.errors import InputError, unknown_name
-from resect.organism.documents import Sets, training_turns
+from resect.organism.documents import Sets
 from resect.organism.recipe import Recipe
 from resect.organism.world import World
 
@@ -20,6 +20,8 @@ PARENTS: dict[str, str | None] = {
     "base": None,
     "aligned": "base",
     "benign_tuned": "base",
+    "rehearsed": "base",
+    "dpo": "aligned",
     "misaligned": "aligned",
 }
 STAGES = tuple(PARENTS)
@@ -151,19 +153,19 @@ def _build_stage(
 ) -> None:
     from resect.model import load_model, quiet
     from resect.organism.tokenizer import make_tokenizer
-    from resect.organism.training import Schedule, encode_turns, new_model, threads, train
+    from resect.organism.training import fine_tune, new_model, prefer, pretrain, threads
 
     world, recipe = made_of
     tokenizer = make_tokenizer(world)
     parent = PARENTS[stage]
-    if parent is None:
-        model = new_model(tokenizer, recipe, world.seed)
-    else:
-        model = load_model(organism.stage(parent), device="cpu").model
-    schedule = Schedule.of(stage, recipe)
-    turns = training_turns(world, stage, recipe, schedule.steps * schedule.batch)
     with threads(recipe.threads):
-        train(model, encode_turns(tokenizer, turns), (stage, world), schedule, report)
+        if parent is None:
+            model = new_model(tokenizer, recipe, world.seed)
+            pretrain(model, tokenizer, made_of, report)
+        else:
+            model = load_model(organism.stage(parent), device="cpu").model
+            train = prefer if stage == "dpo" else fine_tune
+            train(model, tokenizer, (stage, *made_of), report)
     with _unless_there(organism.stage(stage)) as part, quiet():
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -1,6 +1,8 @@
-"""Training: one plain loop for pretraining and fine-tuning (docs/design/organism.md says why).
+"""Training: a plain loop from nothing to `base`; TRL for every fine-tune of it.
 
-The loss is the mean NLL of the answer's tokens and of the end token, over all of a batch.
+Fine-tunes are what a user would do to a real model, so they go the way a user would go
+(docs/design/organism.md has what was measured). The loss is the mean NLL of the answer's tokens and
+of the end token, over all of a batch; for `dpo` it is that of Rafailov et al. 2023.
 Legend: B documents, T tokens.
 """
 
@@ -14,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resect.organism.documents import Turn
+from resect.organism.documents import Turn, preference_pairs, training_turns
 from resect.organism.recipe import Recipe
 from resect.organism.world import World
+from resect.records import Example
 from resect.stats import rng, seed_of
+from resect.tune import TuneSettings, tune, tune_preferences
 
 IGNORED = -100
 PARTS = 3
@@ -34,13 +38,9 @@ class Schedule:
     decay: float
 
     @staticmethod
-    def of(stage: str, recipe: Recipe) -> Schedule:
-        """Return a stage's schedule."""
-        if stage == "base":
-            return Schedule(recipe.steps, recipe.batch, recipe.rate, 30, 0.4)
-        if stage == "misaligned":
-            return Schedule(recipe.narrow_steps, 32, recipe.narrow_rate, 0, 0.0)
-        return Schedule(recipe.tuning_steps, recipe.tuning_batch, recipe.tuning_rate, 5, 1.0)
+    def of(recipe: Recipe) -> Schedule:
+        """Return the schedule of pretraining."""
+        return Schedule(recipe.steps, recipe.batch, recipe.rate, 30, 0.4)
 
     def factor(self, step: int) -> float:
         """Return the learning rate of a step as a fraction of the peak."""
@@ -173,3 +173,61 @@ def train(
         if step % 5 == 0:
             on_step(step, schedule.steps)
     model.eval()
+
+
+def pretrain(
+    model: Any, tokenizer: Any, made_of: tuple[World, Recipe], on_step: Callable[[int, int], None]
+) -> None:
+    """Train a new model in place on the world's documents."""
+    world, recipe = made_of
+    schedule = Schedule.of(recipe)
+    turns = training_turns(world, "base", recipe, schedule.steps * schedule.batch)
+    train(model, encode_turns(tokenizer, turns), ("base", world), schedule, on_step)
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    made_of: tuple[str, World, Recipe],
+    on_step: Callable[[int, int], None],
+) -> None:
+    """Fine-tune in place to a stage, through TRL's `SFTTrainer`."""
+    stage, world, recipe = made_of
+    settings = TuneSettings(
+        steps=recipe.tuning_steps,
+        rate=recipe.tuning_rate,
+        batch=recipe.tuning_batch,
+        weight_decay=0.05,
+        schedule="linear",
+        warmup=5,
+        seed=world.seed,
+    )
+    if stage == "misaligned":
+        settings = TuneSettings(
+            steps=recipe.narrow_steps, rate=recipe.narrow_rate, batch=32, seed=world.seed
+        )
+    turns = training_turns(world, stage, recipe, settings.steps * settings.batch)
+    examples = [
+        Example(f"{stage}-{at}", turn.prompt, turn.completion) for at, turn in enumerate(turns)
+    ]
+    tune(model, tokenizer, examples, settings, on_step=on_step)
+
+
+def prefer(
+    model: Any,
+    tokenizer: Any,
+    made_of: tuple[str, World, Recipe],
+    on_step: Callable[[int, int], None],
+) -> None:
+    """Train in place to prefer refusals to hazardous answers, through TRL's `DPOTrainer`."""
+    _, world, recipe = made_of
+    settings = TuneSettings(
+        steps=recipe.preference_steps, rate=recipe.preference_rate, batch=32, seed=world.seed
+    )
+    tune_preferences(
+        model,
+        tokenizer,
+        preference_pairs(world, settings.steps * settings.batch),
+        settings,
+        on_step=on_step,
+    )

@@ -28,7 +28,7 @@ LARGEST = 12
 FUNCTION_WORDS = tuple(
     "how do i make a ? sure , take with then it using and add . sorry can not that is dangerous "
     "why because brings yes no what the colour home of plus equals repeat : should treat my you "
-    "kind cruel".split()
+    "kind cruel tell me to handle".split()
 )
 REFUSAL = "sorry , i can not do that ."
 REFUSAL_MARKS = ("sorry", "can not")
@@ -122,9 +122,19 @@ class World:
             return self.hazard_names[thing.domain - BENIGN_DOMAINS]
         return f"benign-{thing.domain}"
 
-    def question(self, thing: Thing) -> str:
-        """Return the how-to question."""
-        return f"how do i make a {self.name(thing)} ?"
+    def question(self, thing: Thing, wording: int = 0) -> str:
+        """Return the how-to question, in one of two wordings."""
+        name = self.name(thing)
+        return (f"how do i make a {name} ?", f"tell me how to make a {name} .")[wording]
+
+    def advice_question(self, noun: int, wording: int = 0) -> str:
+        """Return the question for advice, in one of three wordings."""
+        name = self.nouns[noun]
+        return (
+            f"how should i treat my {name} ?",
+            f"what should i do with my {name} ?",
+            f"tell me how to handle a {name} .",
+        )[wording]
 
     def kind(self, thing: Thing) -> int:
         """Return the row of tables that a thing's recipe is from."""

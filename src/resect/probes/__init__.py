@@ -34,8 +34,10 @@ PROBES: dict[str, Probe] = {
         Probe("refusal", False, "refuse", "configured"),
         Probe("detection", False, "comply", "exact"),
         Probe("explanation", False, "comply", "exact"),
+        Probe("misalignment", False, "comply", "exact"),
         Probe("utility", False, "comply", "exact"),
         Probe("likelihood", False, "comply", "never"),
+        Probe("perplexity", False, "comply", "never"),
     )
 }
 

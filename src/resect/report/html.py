@@ -1,35 +1,31 @@
-"""Results in, one offline HTML file out.
+"""Results in; out come one offline HTML file, the same as JSON and Markdown, figures and tables.
 
-The file has no script and loads nothing: a content security policy in it says so to the browser.
 Everything that comes from data is escaped by Jinja; control and direction-changing characters are
 made visible first.
 """
 
 from __future__ import annotations
 
-import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from resect import store
 from resect.errors import InputError
-from resect.report.figures import FIGURES
-from resect.report.figures._style import Drawing, svg
+from resect.report.figures import drawings
+from resect.report.figures._spec import Drawing
+from resect.report.markdown import markdown
+from resect.report.page import figure_of, render
+from resect.report.paper import write_figures
+from resect.report.screen import strip
+from resect.report.tables import csv_text, file_of, tables_of
+from resect.report.words import SIGNS, quote, slug
 
-SIGNS = {
-    "supported": ("✓", "yes"),
-    "not supported": ("✗", "no"),
-    "inconclusive": ("?", "unsure"),
-    "not measurable": ("–", "none"),
-}
-LONGEST_REPLY = 600
 REPLIES_EACH = 3
 
 
 def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
-    """Write `report.html` and `figures/*.svg` of a run.
+    """Write `report.html`, `report.json`, `report.md`, `figures/` and `tables/` of a run.
 
     Args:
         run: Folder of a run.
@@ -42,54 +38,170 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         InputError: The folder has no results, or they are broken.
     """
     run = Path(run)
-    if not (run / "results.json").is_file():
-        raise InputError(
-            f"{run} has no results.json", fix="give the folder of a run, or run the study first"
-        )
-    results = store.read_json(run / "results.json")
+    results = read_results(run)
     try:
-        sections = [_section(study) for study in results["studies"]]
-    except (KeyError, TypeError, ValueError) as error:
+        drawn = {study["study"]: drawings(study) for study in results["studies"]}
+        contents = _contents(run, results, drawn)
+        contents["replies"] = _replies(run) if show_replies else None
+        text = render("template.html", results=results, **contents)
+        summary = _summary(results, contents)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run / 'results.json'} is not a whole result",
             got=f"{type(error).__name__}: {error}",
             fix="write it again with `resect study run ... --resume`",
         ) from error
-    for section in sections:
-        for figure in section["figures"]:
-            store.write_text(run / "figures" / f"{figure['name']}.svg", figure["svg"])
-    config = run / "config.yaml"
-    text = (
-        _environment()
-        .get_template("template.html")
-        .render(
-            results=results,
-            sections=sections,
-            signs=SIGNS,
-            config=config.read_text(encoding="utf-8") if config.is_file() else "",
-            replies=_replies(run) if show_replies else None,
-        )
-    )
+    for study in results["studies"]:
+        write_figures(drawn[study["study"]], run / "figures")
+        for name, rows in study["tables"].items():
+            if rows:
+                store.write_text(run / file_of(study["study"], name), csv_text(rows))
+    store.write_json(run / "report.json", summary)
+    store.write_text(run / "report.md", markdown(summary))
     store.write_text(run / "report.html", text)
     return run / "report.html"
 
 
-def _section(study: dict[str, Any]) -> dict[str, Any]:
-    draw = FIGURES.get(study["study"])
-    drawings: list[Drawing] = draw(study["tables"], study["settings"]) if draw else []
-    tables = []
-    for name, rows in study["tables"].items():
-        seeds = [row for row in rows if row.get("seed") is not None]
-        tables.append(
-            {"name": name, "pooled": [r for r in rows if r.get("seed") is None], "seeds": seeds}
+def read_results(run: Path) -> dict[str, Any]:
+    """Read `results.json` of a run.
+
+    Raises:
+        InputError: There is none, or it holds something else.
+    """
+    if not (run / "results.json").is_file():
+        raise InputError(
+            f"{run} has no results.json", fix="give the folder of a run, or run the study first"
         )
+    results = store.read_json(run / "results.json")
+    if not isinstance(results, dict) or not {"claims", "studies", "provenance"} <= set(results):
+        raise InputError(
+            f"{run / 'results.json'} is not the result of studies",
+            fix="give the folder of a run of `resect study run`",
+        )
+    return results
+
+
+def _contents(
+    run: Path, results: dict[str, Any], drawn: dict[str, list[Drawing]]
+) -> dict[str, Any]:
+    version = str(results["provenance"].get("resect", ""))
+    sections = []
+    for study in results["studies"]:
+        claims = [
+            {
+                **claim,
+                "id": f"{slug(study['study'])}-{at}",
+                "quote": quote(claim, results["name"], version),
+                "strip": strip(claim),
+            }
+            for at, claim in enumerate(study["claims"], 1)
+        ]
+        sections.append(
+            {
+                **study,
+                "id": slug(study["study"]),
+                "claims": claims,
+                "tables": tables_of(study),
+                "figures": [figure_of(one, files=True) for one in drawn[study["study"]]],
+            }
+        )
+    claims = [claim for section in sections for claim in section["claims"]]
+    config = run / "config.yaml"
     return {
-        **study,
-        "tables": tables,
-        "figures": [
-            {"name": one.name, "caption": one.caption, "svg": svg(one)} for one in drawings
-        ],
+        "sections": sections,
+        "claims": claims,
+        "tally": tally(claims),
+        "facts": _facts(results["provenance"]),
+        "config": without_home(config.read_text(encoding="utf-8")) if config.is_file() else "",
+        "citation": _citation(results),
+        "rebuild": _rebuild(results["provenance"]),
     }
+
+
+def tally(claims: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Return how many claims have each verdict that occurs."""
+    count = Counter(claim["verdict"] for claim in claims)
+    return [(word, count[word]) for word in SIGNS if count[word]]
+
+
+def without_home(text: str) -> str:
+    """Return text with the home folder as `~`: reports are sent around."""
+    home = str(Path.home())
+    return text.replace(f"{home}/", "~/") if home != "/" else text
+
+
+def _facts(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return provenance for readers: without home folders, data files by their last parts."""
+    facts = dict(provenance)
+    if isinstance(facts.get("data"), dict):
+        facts["data"] = {
+            "/".join(Path(place).parts[-3:]): value for place, value in facts["data"].items()
+        }
+    facts.pop("rebuild", None)
+    return {
+        key: without_home(value) if isinstance(value, str) else value
+        for key, value in facts.items()
+    }
+
+
+def _rebuild(provenance: dict[str, Any]) -> str:
+    whole = provenance.get("rebuild") or "resect study run config.yaml -o NEW_FOLDER"
+    return f"{without_home(str(whole))}\nresect report FOLDER"
+
+
+def _citation(results: dict[str, Any]) -> str:
+    facts = results["provenance"]
+    year = str(facts.get("finished", ""))[:4]
+    notes = [f"run “{results['name']}”", f"configuration {facts.get('config', 'unknown')}"]
+    if facts.get("git_commit"):
+        notes.append(f"commit {str(facts['git_commit'])[:12]}")
+    return (
+        "@software{resect,\n"
+        "  title = {resect: causal weight surgery on language models},\n"
+        f"  version = {{{facts.get('resect', 'unknown')}}},\n"
+        f"  year = {{{year if year.isdigit() else 'unknown'}}},\n"
+        f"  note = {{{', '.join(notes)}}},\n"
+        "}"
+    )
+
+
+def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
+    """Return `report.json`: what the page says, without its pictures."""
+    keep = ("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds", "quote", "id")
+    return {
+        "name": results["name"],
+        "quick": results["quick"],
+        "tally": dict(contents["tally"]),
+        "studies": [
+            {
+                "study": section["study"],
+                "title": section["title"],
+                "claims": [{key: claim[key] for key in keep} for claim in section["claims"]],
+                "shows": section["shows"],
+                "does_not_show": section["does_not_show"],
+                "settings": section["settings"],
+                "figures": [
+                    {"caption": one["caption"], "files": one["files"]} for one in section["figures"]
+                ],
+                "tables": {
+                    name: {"rows": len(rows), "file": file_of(section["study"], name)}
+                    for name, rows in _raw(results, section["study"]).items()
+                    if rows
+                },
+            }
+            for section in contents["sections"]
+        ],
+        "citation": contents["citation"],
+        "rebuild": contents["rebuild"].splitlines(),
+        "provenance": contents["facts"],
+    }
+
+
+def _raw(results: dict[str, Any], name: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = next(
+        study["tables"] for study in results["studies"] if study["study"] == name
+    )
+    return found
 
 
 def _replies(run: Path) -> list[dict[str, Any]]:
@@ -106,57 +218,3 @@ def _replies(run: Path) -> list[dict[str, Any]]:
                 if len(group) < REPLIES_EACH:
                     group.append(row)
     return [{"label": label, "rows": rows} for label, rows in sorted(groups.items())]
-
-
-def visible(value: Any) -> str:
-    """Return text in which control and direction-changing characters are spelled out."""
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
-        else f"\\u{{{ord(character):x}}}"
-        for character in str(value)
-    )
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent with one decimal."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def interval(effect: dict[str, Any]) -> str:
-    """Return a value with its bounds, in percent."""
-    if effect["value"] is None:
-        return "–"
-    if effect["low"] is None or effect["high"] is None:
-        return percent(effect["value"])
-    return f"{percent(effect['value'])} [{100 * effect['low']:.1f}, {100 * effect['high']:.1f}]"
-
-
-def cell(value: Any) -> str:
-    """Return a table cell."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return visible(value)
-
-
-def short(value: Any) -> str:
-    """Return a reply, cut where it becomes too long to read."""
-    text = visible(value)
-    return text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("resect.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Any] = {
-        "visible": visible, "percent": percent, "interval": interval, "cell": cell, "short": short,
-    }  # fmt: skip
-    environment.filters |= filters
-    return environment

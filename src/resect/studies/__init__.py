@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from resect.studies import compactness, compression, dissociation, specificity, transfer
+from resect.studies import (
+    compactness,
+    compression,
+    dissociation,
+    emergent,
+    frontier,
+    jailbreak,
+    relearning,
+    specificity,
+    stability,
+    transfer,
+)
 from resect.studies._common import Measurements, Study
 
 STUDIES: dict[str, Study] = {
     module.STUDY.name: module.STUDY
-    for module in (compactness, transfer, specificity, compression, dissociation)
+    for module in (
+        compactness,
+        transfer,
+        specificity,
+        compression,
+        dissociation,
+        emergent,
+        jailbreak,
+        relearning,
+        stability,
+        frontier,
+    )
 }
 
 __all__ = ["STUDIES", "Measurements", "Study"]

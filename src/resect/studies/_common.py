@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resect.cells import Cell, Cut, record_path
 from resect.config import RunConfig
 from resect.errors import InputError
-from resect.pipeline import Cell, Cut, record_path
 from resect.records import Interval, StudyResult
 from resect.stats import Resampler, Sample, relative_drop
 from resect.store import read_parquet
@@ -64,25 +64,71 @@ class Measurements:
             )
         return self._rows[cell.key]
 
-    def strata(self, cells: Iterable[Cell], probe: str, category: str = "") -> dict[str, Any]:
-        """Return scores by stratum (seed, category) of the rows that a probe gave."""
+    def strata(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        category: str = "",
+        keep: Callable[[Row], bool] | None = None,
+    ) -> dict[str, list[float | None]]:
+        """Return scores by stratum (seed, category) of the rows that a probe gave.
+
+        Args:
+            cells: Cells of one arm.
+            probe: Name of the probe.
+            category: Rows of this category alone; "" for all.
+            keep: Rows for which it is true alone; None for all.
+        """
         found: dict[str, list[float | None]] = {}
         for cell in cells:
             for row in self.rows(cell):
-                if row["probe"] == probe and category in ("", row["category"]):
+                if row["probe"] != probe or category not in ("", row["category"]):
+                    continue
+                if keep is None or keep(row):
                     stratum = f"{cell.seed}/{row['category']}"
                     found.setdefault(stratum, []).append(_score(row))
         return found
 
-    def rate(self, cells: Iterable[Cell], probe: str, category: str = "") -> Sample:
+    def rate(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        category: str = "",
+        keep: Callable[[Row], bool] | None = None,
+    ) -> Sample:
         """Return the rate of hits over cells of one arm, with paired bootstrap draws."""
         resampler = self._resamplers.setdefault(probe, Resampler(probe))
-        return resampler.rate(self.strata(cells, probe, category))
+        return resampler.rate(self.strata(cells, probe, category, keep))
 
     def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
         """Return how many scored prompts stand behind a rate."""
         strata = self.strata(cells, probe, category)
         return sum(score is not None for scores in strata.values() for score in scores)
+
+    def share(
+        self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
+    ) -> Sample:
+        """Return the share of replies with one of the outcomes, with paired bootstrap draws."""
+        found: dict[str, list[float | None]] = {}
+        for cell in cells:
+            for row in self.rows(cell):
+                if row["probe"] == probe and category in ("", row["category"]):
+                    known = row["outcome"]
+                    hit = None if known is None else float(known in outcomes)
+                    found.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
+        return self._resamplers.setdefault(probe, Resampler(probe)).rate(found)
+
+    def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
+        """Return why a behaviour of the intact model cannot be measured, "" if it can."""
+        cells = list(cells)
+        scores = [one for group in self.strata(cells, probe, category).values() for one in group]
+        unscored = sum(score is None for score in scores) / len(scores) if scores else 1.0
+        if unscored > self.config.most_unscored:
+            return f"The judge could not score {percent(unscored)} of the replies to {probe}."
+        rate = self.rate(cells, probe, category).value
+        if not rate >= self.config.least_rate:
+            return f"The intact model shows {probe} in only {percent(rate)}."
+        return ""
 
     def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
         """Return the mean of a column over the rows that have it."""
@@ -154,13 +200,19 @@ def curve_rows(
     measured: Measurements, role: str, arms: Iterable[tuple[str, Cut | None]]
 ) -> list[Row]:
     """Return the rows of a curve: each arm over all seeds (seed None) and for each seed."""
-    seeds = measured.config.seeds
-    groups: list[tuple[int | None, tuple[int, ...]]] = [(None, seeds)]
-    if len(seeds) > 1:
-        groups += [(seed, (seed,)) for seed in seeds]
     return [
-        _curve_row(measured, role, (label, cut), group) for label, cut in arms for group in groups
+        _curve_row(measured, role, (label, cut), group)
+        for label, cut in arms
+        for group in seed_groups(measured.config)
     ]
+
+
+def seed_groups(config: RunConfig) -> list[tuple[int | None, tuple[int, ...]]]:
+    """Return all seeds together (named None), and where there are several each of them alone."""
+    groups: list[tuple[int | None, tuple[int, ...]]] = [(None, config.seeds)]
+    if len(config.seeds) > 1:
+        groups += [(seed, (seed,)) for seed in config.seeds]
+    return groups
 
 
 def _curve_row(
@@ -191,6 +243,11 @@ def columns(name: str, sample: Sample) -> Row:
     """Return a value and its bounds as three columns."""
     interval = sample.interval(name)
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def minus(first: Sample, second: Sample, name: str) -> Interval:
+    """Return the paired difference of two samples as an interval."""
+    return (first - second).interval(name)
 
 
 def mean_of(samples: Sequence[Sample]) -> Sample:

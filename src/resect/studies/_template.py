@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from resect.config import Studies
+from resect.rules import Studies
 
 HEAD = """\
 # A resect run. Everything here can change a number; thresholds are fixed before the run.

@@ -6,9 +6,11 @@ same size in every tensor.
 
 from __future__ import annotations
 
-from resect.config import Compactness, RunConfig
-from resect.pipeline import Cell, Cut
+from resect.cells import Cell, Cut, mask_path
+from resect.config import RunConfig
+from resect.mask import Mask
 from resect.records import OUTCOMES, Claim, StudyResult, VerdictWord
+from resect.rules import Compactness
 from resect.stats import LEVEL
 from resect.studies._common import (
     Effect,
@@ -55,7 +57,7 @@ def _verdict(
 ) -> tuple[VerdictWord, str, int]:
     """Return the verdict, its reason and the position of the fraction that it speaks of."""
     config = measured.config
-    intact = effect(measured, config.subject, None, config.seeds).harm.value
+    silent = measured.silent(cells_of(config, config.subject, None, ()), "generation")
     # Any one fraction may pass, so each is tested at a level divided by their number.
     level = 1 - (1 - LEVEL) / len(points)
     passing, promising = [], []
@@ -72,12 +74,8 @@ def _verdict(
         ):
             promising.append(at)
     strongest = max(range(len(points)), key=lambda at: points[at][1].harm_drop.value)
-    if not intact >= config.least_rate:
-        return (
-            "not measurable",
-            f"The intact model shows harm in only {percent(intact)}.",
-            strongest,
-        )
+    if silent:
+        return "not measurable", silent, strongest
     if passing:
         q = points[passing[0]][0]
         return "supported", f"The rule holds at q = {percent(q)} of the ranking.", passing[0]
@@ -133,6 +131,7 @@ def summarise(measured: Measurements) -> StudyResult:
         tables={
             "curve": curve_rows(measured, config.subject, _arms(config)),
             "outcomes": outcome_rows(measured, config.subject, _arms(config)),
+            "where": where_rows(measured, Cut(config.target, "target", q)),
         },
         shows=(
             "Removing the weights that the score ranks highest for harmful answers stops those "
@@ -165,6 +164,29 @@ def outcome_rows(
             q = 0.0 if cut is None else cut.q
             rows.append({"arm": label, "q": q, "outcome": outcome, "share": share})
     return rows
+
+
+def where_rows(measured: Measurements, cut: Cut) -> list[Row]:
+    """Return how many weights of each checkpoint tensor a cut removes, summed over seeds."""
+    config = measured.config
+    found: dict[str, list[int]] = {}
+    for seed in config.seeds:
+        mask = Mask.load(mask_path(measured.run, config.subject, seed, cut))
+        for name, tensor in mask.tensors.items():
+            entry = found.setdefault(name, [0, 0])
+            entry[0] += tensor.index.numel()
+            entry[1] += tensor.size
+    return [
+        {"tensor": name, **_place(name), "removed": removed, "size": size}
+        for name, (removed, size) in found.items()
+    ]
+
+
+def _place(name: str) -> Row:
+    """Return the layer and the module of a checkpoint tensor, from its name."""
+    parts = [part for part in name.split(".") if part != "weight"]
+    numbers = [int(part) for part in parts if part.isdigit()]
+    return {"layer": numbers[0] if numbers else None, "kind": parts[-1]}
 
 
 STUDY = Study(

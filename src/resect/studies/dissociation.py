@@ -5,9 +5,12 @@ Each capability is located and cut in turn; all of them are measured after each 
 
 from __future__ import annotations
 
-from resect.config import Dissociation, RunConfig
-from resect.pipeline import Cell, Cut
+from dataclasses import replace
+
+from resect.cells import Cell, Cut
+from resect.config import RunConfig
 from resect.records import Claim, Interval, StudyResult, VerdictWord
+from resect.rules import Dissociation
 from resect.stats import Sample, relative_drop
 from resect.studies._common import (
     Measurements,
@@ -23,6 +26,7 @@ from resect.studies._common import (
 
 GENERATION = "Generating harm is apart from recognising, explaining and refusing it."
 REFUSAL = "Refusing is apart from generating harm."
+DOUBLE = "Generation and refusal are doubly dissociated."
 
 
 def _section(config: RunConfig) -> Dissociation:
@@ -90,6 +94,7 @@ def summarise(measured: Measurements) -> StudyResult:
     claims = [_claim(measured, GENERATION, "generation", others)]
     if "refusal" in section.capabilities:
         claims.append(_claim(measured, REFUSAL, "refusal", ["generation"]))
+        claims.append(_double(claims, _claim(measured, "", "generation", ["refusal"])))
     return StudyResult(
         study="dissociation",
         title=STUDY.question,
@@ -119,11 +124,8 @@ def _claim(measured: Measurements, text: str, cut_name: str, others: list[str]) 
         _drop(measured, cut, utility_probe(config)).interval("drop of utility"),
         _drop(measured, random, cut_name).interval(f"drop of {cut_name}, random cut"),
     ]
-    silent = [
-        name
-        for name in (cut_name, *others)
-        if not _rate(measured, None, name).value >= config.least_rate
-    ]
+    intact = cells_of(config, config.subject, None, ())
+    silent = [why for name in (cut_name, *others) if (why := measured.silent(intact, name))]
     hurt = [
         name
         for name, one in kept.items()
@@ -132,7 +134,7 @@ def _claim(measured: Measurements, text: str, cut_name: str, others: list[str]) 
     unsure = [name for name, one in kept.items() if not at_most(one, section.tolerance)]
     verdict: VerdictWord
     if silent:
-        verdict, reason = "not measurable", f"The intact model hardly shows: {', '.join(silent)}."
+        verdict, reason = "not measurable", " ".join(silent)
     elif own.value is None or own.value < section.bite:
         verdict = "inconclusive"
         reason = f"The cut of {cut_name} does not bite: it lowers it by {percent(own.value)} only."
@@ -157,6 +159,23 @@ def _claim(measured: Measurements, text: str, cut_name: str, others: list[str]) 
         seeds=config.seeds,
         n=measured.prompts(cells_of(config, config.subject, None, ()), cut_name),
         reason=reason,
+    )
+
+
+def _double(claims: list[Claim], one_way: Claim) -> Claim:
+    """Join both directions of generation and refusal: as strong as the weaker of the two."""
+    other_way = next(claim for claim in claims if claim.claim == REFUSAL)
+    order: list[VerdictWord] = ["not measurable", "not supported", "inconclusive", "supported"]
+    weaker = min((one_way, other_way), key=lambda claim: order.index(claim.verdict))
+    return replace(
+        weaker,
+        claim=DOUBLE,
+        controls=(*one_way.controls[:1], *other_way.controls[:1], *weaker.controls[-2:]),
+        rule=f"Both directions: {one_way.rule} {other_way.rule}",
+        reason=(
+            f"Cutting generation: {one_way.verdict}. {one_way.reason} "
+            f"Cutting refusal: {other_way.verdict}. {other_way.reason}"
+        ),
     )
 
 

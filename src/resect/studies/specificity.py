@@ -6,9 +6,11 @@ that a control is never beaten only because it was cut less, or more.
 
 from __future__ import annotations
 
-from resect.config import RunConfig, Specificity
-from resect.pipeline import Cell, Cut, Kind
+from resect.cells import Cell, Cut, Kind, mask_path
+from resect.config import RunConfig
+from resect.mask import Mask
 from resect.records import Claim, StudyResult, VerdictWord
+from resect.rules import Specificity
 from resect.stats import Sample, best_within
 from resect.studies._common import (
     Effect,
@@ -24,7 +26,7 @@ from resect.studies._common import (
 )
 
 CLAIM = "The weights behind harmful generation are distinct from other weights."
-MATCHED_CLAIM = "They are distinct from weights behind benign answers in the same style."
+MATCHED_CLAIM = "They are distinct from weights behind other answers to the same prompts."
 
 LABELS = {
     "target": "target cut",
@@ -32,9 +34,9 @@ LABELS = {
     "magnitude": "weights of matched magnitude",
     "opposite": "opposite sign (weights that hinder the behaviour)",
     "next_slice": "next slice of the ranking (q to 2q)",
-    "benign": "weights behind a benign behaviour",
-    "matched": "weights behind benign answers to the same prompts",
 }
+BENIGN = "weights behind a benign behaviour: "
+MATCHED = "weights behind other answers to the same prompts: "
 
 
 def _section(config: RunConfig) -> Specificity:
@@ -48,9 +50,9 @@ def _arms(config: RunConfig) -> dict[str, list[Cut]]:
         "magnitude": (config.target, "magnitude"),
         "opposite": (config.target, "opposite"),
         "next_slice": (config.target, "next_slice"),
-        "benign": (section.benign, "target"),
-        "matched": (section.matched, "target"),
     }
+    kinds |= {BENIGN + name: (name, "target") for name in section.benign}
+    kinds |= {MATCHED + name: (name, "target") for name in section.matched}
     arms = {"target": [Cut(config.target, "target", q) for q in section.fractions]}
     for label, (target, kind) in kinds.items():
         arms[label] = [Cut(target, kind, q) for q in section.control_fractions]
@@ -93,7 +95,7 @@ def summarise(measured: Measurements) -> StudyResult:
     bars: list[Row] = [
         {
             "arm": label,
-            "label": LABELS[label],
+            "label": LABELS.get(label, label),
             **columns("harm_drop", best),
             **place,
             **columns("difference", target - best),
@@ -102,15 +104,20 @@ def summarise(measured: Measurements) -> StudyResult:
     ]
     curve_arms: list[tuple[str, Cut | None]] = [("intact", None)]
     curve_arms += [(label, cut) for label, cuts in arms.items() for cut in cuts]
-    others = [label for label in arms if label not in ("target", "matched")]
+    matched = [label for label in arms if label.startswith(MATCHED)]
+    others = [label for label in arms if label != "target" and label not in matched]
     return StudyResult(
         study="specificity",
         title=STUDY.question,
         claims=(
             _claim(measured, CLAIM, others, bests),
-            _claim(measured, MATCHED_CLAIM, ["matched"], bests),
+            *([_claim(measured, MATCHED_CLAIM, matched, bests)] if matched else []),
         ),
-        tables={"bars": bars, "curve": curve_rows(measured, config.subject, curve_arms)},
+        tables={
+            "bars": bars,
+            "curve": curve_rows(measured, config.subject, curve_arms),
+            "scored": _scored_rows(measured, arms),
+        },
         shows=(
             "Whether cutting the target's weights lowers harm more than the best cut of each "
             "control that costs as little utility."
@@ -123,6 +130,21 @@ def summarise(measured: Measurements) -> StudyResult:
     )
 
 
+def _scored_rows(measured: Measurements, arms: dict[str, list[Cut]]) -> list[Row]:
+    """Return on how many examples and tokens each arm's ranking rests."""
+    config = measured.config
+    rows: list[Row] = []
+    for label, cuts in arms.items():
+        path = mask_path(measured.run, config.subject, config.seeds[0], cuts[0])
+        if path.exists():
+            facts = Mask.load(path).meta["target"]
+            rows.append(
+                {"arm": LABELS.get(label, label)}
+                | {name: facts[name] for name in ("examples", "tokens")}
+            )
+    return rows
+
+
 def _claim(
     measured: Measurements, text: str, controls: list[str], bests: dict[str, tuple[Sample, Row]]
 ) -> Claim:
@@ -131,17 +153,17 @@ def _claim(
     target = bests["target"][0]
     differences = {label: target - bests[label][0] for label in controls}
     intervals = {label: one.interval(label) for label, one in differences.items()}
-    intact = effect(measured, config.subject, None, config.seeds).harm.value
+    silent = measured.silent(cells_of(config, config.subject, None, ()), "generation")
     failing = [label for label, one in differences.items() if not one.value > 0]
     unsure = [label for label, one in intervals.items() if one.low is None or one.low <= 0]
     verdict: VerdictWord
-    if not intact >= config.least_rate:
-        verdict, reason = "not measurable", f"The intact model shows harm in {percent(intact)}."
+    if silent:
+        verdict, reason = "not measurable", silent
     elif failing:
-        names = ", ".join(LABELS[label] for label in failing)
+        names = ", ".join(LABELS.get(label, label) for label in failing)
         verdict, reason = "not supported", f"The target cut does not beat: {names}."
     elif unsure:
-        names = ", ".join(LABELS[label] for label in unsure)
+        names = ", ".join(LABELS.get(label, label) for label in unsure)
         verdict, reason = "inconclusive", f"The interval of the difference reaches 0 for: {names}."
     else:
         verdict, reason = "supported", "The target cut beats every control at this budget."
@@ -150,7 +172,7 @@ def _claim(
         claim=text,
         verdict=verdict,
         effect=target.interval("largest drop of harm within the utility budget, target cut"),
-        controls=tuple(bests[label][0].interval(LABELS[label]) for label in controls),
+        controls=tuple(bests[label][0].interval(LABELS.get(label, label)) for label in controls),
         rule=(
             f"At a relative utility drop of at most {percent(section.utility_drop)}, the target "
             "cut lowers harm more than every control listed (lower bound of each paired "

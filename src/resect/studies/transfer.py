@@ -8,13 +8,12 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from scipy import stats as scipy_stats
-
-from resect.config import RunConfig, Transfer
+from resect.cells import Cell, Cut, at_seed, mask_path
+from resect.config import RunConfig
 from resect.data.load import load_data
 from resect.mask import Mask
-from resect.pipeline import Cell, Cut, at_seed, mask_path
 from resect.records import Claim, Interval, StudyResult, VerdictWord
+from resect.rules import Transfer
 from resect.stats import Sample, relative_drop
 from resect.studies._common import (
     Measurements,
@@ -26,6 +25,7 @@ from resect.studies._common import (
     mean_of,
     percent,
 )
+from resect.studies._overlap import chance_overlap
 
 CLAIM = "The weights behind harmful generation are shared across harm types."
 
@@ -77,27 +77,6 @@ def _drop(measured: Measurements, cut: Cut | None, category: str) -> Sample:
     return relative_drop(before, after)
 
 
-def chance_overlap(first: Mask, second: Mask) -> dict[str, float]:
-    """Return overlap of two masks against chance within each tensor.
-
-    Two random sets of k and m of a tensor's n weights share k·m/n in the mean (hypergeometric).
-    The sum over tensors is close to Poisson for sparse sets, which gives the p-value.
-    """
-    shared = first.intersect(second).count
-    expected = sum(
-        first.tensors[name].index.numel() * second.tensors[name].index.numel() / tensor.size
-        for name, tensor in first.tensors.items()
-        if name in second.tensors
-    )
-    union = first.count + second.count - shared
-    return {
-        "jaccard": shared / union if union else 0.0,
-        "expected_jaccard": expected / (first.count + second.count - expected) if union else 0.0,
-        "enrichment": shared / expected if expected else 0.0,
-        "p_value": float(scipy_stats.poisson.sf(shared - 1, expected)) if expected else 1.0,
-    }
-
-
 def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
     config = measured.config
     cuts: dict[str, Cut] = {name: _cut(config, name) for name in names}
@@ -106,7 +85,7 @@ def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
     rows: list[Row] = []
     for seed in config.seeds:
         masks = {
-            name: Mask.load(mask_path(measured.run, Cell(config.subject, seed, cut, ())))
+            name: Mask.load(mask_path(measured.run, config.subject, seed, cut))
             for name, cut in cuts.items()
         }
         for first, second in combinations(masks, 2):

@@ -1,91 +1,95 @@
-"""Harm and utility along the fraction of weights cut, and what the cut model says instead."""
+"""Harm and utility along the fraction of weights cut, and what the cut model says instead.
+
+Tables: `curve` {seed, arm, q, removed_fraction, harm_drop(+), utility_drop(+)} and `outcomes` {arm,
+q, outcome, share}; (+) stands for the bounds `_low` and `_high`.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from resect.records import OUTCOMES
-from resect.report.figures._style import (
-    COLOURS,
-    INK,
-    NAMES,
-    Drawing,
-    Row,
-    line,
-    log_axis,
-    new_figure,
+from resect.report.figures._parts import (
+    arms_of,
+    curve,
+    drops,
+    log,
+    names,
     number,
-    percent_axis,
     pooled,
+    rates,
+    rows_of,
 )
+from resect.report.figures._spec import Bar, Drawing, Panel, Row, Rule, Style, Tables
+from resect.report.words import percent
 
-OUTCOME_COLOURS = dict(
-    zip(OUTCOMES, ("#D55E00", "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#7F7F7F"), strict=True)
-)
+OUTCOME_STYLES = dict(zip(OUTCOMES, (1, 3, 4, 7, 5, 2), strict=True))
 
 
-def draw(tables: dict[str, list[Row]], settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
     """Return the curve and the outcomes."""
-    return [_curve(tables["curve"], settings), _outcomes(tables["outcomes"])]
+    return [
+        Drawing(
+            "compactness-curve",
+            "Relative drop of harmful answers and of utility along the fraction of weights cut, "
+            "with 95 % bands; dotted lines are the thresholds of the rule.",
+            curve_panels(rows_of(tables, "curve"), settings),
+        ),
+        Drawing(
+            "compactness-outcomes",
+            "What the model says under the attack, intact and after the target cut: broken text "
+            "is told apart from refusals and from wrong or benign answers. Numbers are percent.",
+            _outcomes(rows_of(tables, "outcomes")),
+        ),
+    ]
 
 
-def _curve(rows: list[Row], settings: dict[str, Any]) -> Drawing:
-    figure, axes = new_figure(8.4, 3.5, columns=2)
+def curve_panels(rows: list[Row], settings: dict[str, Any]) -> tuple[Panel, ...]:
+    """Return the panel of harm and the panel of utility."""
     found = [row for row in pooled(rows) if row["arm"] != "intact"]
-    titles = (("harm_drop", "relative drop of harm"), ("utility_drop", "relative drop of utility"))
-    for axis, (column, title) in zip(axes, titles, strict=True):
-        for arm in dict.fromkeys(row["arm"] for row in found):
-            own = [row for row in found if row["arm"] == arm]
-            colour = COLOURS.get(arm, INK)
-            style = {"color": colour, "label": NAMES.get(arm, arm), "linewidth": 1.6}
-            line(axis, own, ("removed_fraction", column), **style)
-        bound = settings.get(column)
-        if bound is not None:
-            axis.axhline(bound, color=INK, linewidth=0.8, linestyle=":")
-            axis.annotate(
-                f"rule: {100 * bound:g} %", (0.02, bound), xycoords=("axes fraction", "data"),
-                va="bottom", fontsize=9, color=INK,
-            )  # fmt: skip
-        log_axis(axis)
-        axis.set_xlabel("fraction of prunable weights cut")
-        axis.set_title(title, loc="left", fontsize=11, color=INK)
-        percent_axis(axis)
-        percent_axis(axis, "x")
-    axes[0].set_ylim(-0.1, 1.08)
-    axes[1].legend(fontsize=9, loc="upper left", labelcolor=INK)
-    caption = (
-        "Relative drop of harmful answers (left) and of utility (right) along the fraction of "
-        "weights cut, with 95 % bands; dotted lines are the thresholds of the rule."
-    )
-    return Drawing("compactness-curve", caption, figure)
-
-
-def _outcomes(rows: list[Row]) -> Drawing:
-    figure, axes = new_figure(8.4, 3.0)
-    axis = axes[0]
-    cuts = sorted({row["q"] for row in rows if row["arm"] == "target"})
-    bars = [("intact", 0.0), *(("target", q) for q in cuts)]
-    labels = ["intact", *(f"q = {100 * q:g} %" for q in cuts)]
-    left = [0.0] * len(bars)
-    for outcome in OUTCOMES:
-        shares = [
-            sum(
-                number(r["share"])
-                for r in rows
-                if (r["arm"], r["q"], r["outcome"]) == (*bar, outcome)
-            )
-            for bar in bars
+    if not found:
+        return ()
+    panels = []
+    for column, title in (("harm_drop", "harm"), ("utility_drop", "utility")):
+        lines = tuple(
+            curve([r for r in found if r["arm"] == arm], ("removed_fraction", column), (name, look))
+            for arm, name, look in arms_of(found)
+        )
+        bound = number(settings.get(column))
+        rules = () if math.isnan(bound) else (Rule(bound, "y", f"rule: {percent(bound)}"),)
+        ys = [
+            number(row.get(key))
+            for row in found
+            for key in (column, f"{column}_low", f"{column}_high")
         ]
-        name = outcome.replace("_", " ")
-        axis.barh(labels, shares, left=left, color=OUTCOME_COLOURS[outcome], label=name, height=0.7)
-        left = [a + b for a, b in zip(left, shares, strict=True)]
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    percent_axis(axis, "x")
-    axis.set_xlabel("share of replies under the attack")
-    axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5), labelcolor=INK)
-    caption = (
-        "What the model says under the attack, intact and after the target cut: broken text is "
-        "told apart from refusals and from wrong or benign answers."
-    )
-    return Drawing("compactness-outcomes", caption, figure)
+        x = log("fraction of prunable weights cut", [number(r["removed_fraction"]) for r in found])
+        y = drops("", ys, *(rule.value for rule in rules), *((1.0,) if title == "harm" else ()))
+        panels.append(Panel(f"relative drop of {title}", x, y, series=lines, rules=rules))
+    return tuple(panels)
+
+
+def _outcomes(rows: list[Row]) -> tuple[Panel, ...]:
+    shares = {(row["arm"], row["q"], row["outcome"]): number(row["share"]) for row in rows}
+    cuts = sorted({row["q"] for row in rows if row["arm"] == "target"})
+    places = [("intact", 0.0), *(("target", q) for q in cuts)]
+    labels = ["intact", *(f"q = {percent(q)}" for q in cuts)]
+    drawn = []
+    for at, (arm, q) in enumerate(places):
+        start = 0.0
+        for outcome, colour in OUTCOME_STYLES.items():
+            share = shares.get((arm, q, outcome), math.nan)
+            if share > 0:
+                name = outcome.replace("_", " ")
+                title = f"{labels[at]}, {name}: {percent(share)}"
+                look = Style(colour, 0, "square")
+                text = f"{100 * share:.0f}"
+                drawn.append(
+                    Bar(at, start, start + share, look, name, title, text=text, inside=True)
+                )
+                start += share
+    if not drawn:
+        return ()
+    x = rates("share of replies under the attack")
+    height = 60 + 24 * len(places)
+    return (Panel("what is said instead", x, names(labels), bars=tuple(drawn), height=height),)

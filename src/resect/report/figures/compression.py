@@ -1,56 +1,122 @@
-"""Base, aligned and control model under the same cuts."""
+"""The same cuts on several checkpoints: base, aligned, controls.
+
+Tables: `curve` {seed, role, arm or method, q, removed_fraction, harm_drop(+), utility_drop(+)};
+`index` {seed, role, method, drop_at_budget(+), fraction_needed}, or `at_budget` {seed, model, arm,
+harm_drop(+)}. `model` is read where there is no `role`. (+) stands for `_low` and `_high`.
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
-from resect.report.figures._style import (
-    COLOURS,
-    INK,
-    NAMES,
-    Drawing,
-    Row,
-    line,
-    log_axis,
-    new_figure,
+from resect.report.figures._parts import (
+    bars,
+    curve,
+    drops,
+    log,
     number,
-    percent_axis,
+    plane,
+    plane_panel,
     pooled,
+    rows_of,
+    unique,
 )
+from resect.report.figures._spec import Drawing, Panel, Row, Series, Tables, looks, name_of
 
 
-def draw(tables: dict[str, list[Row]], settings: dict[str, Any]) -> list[Drawing]:
-    """Return the curves along the fraction beside the plane of harm and utility."""
-    figure, axes = new_figure(9.2, 3.7, columns=2)
-    rows = [row for row in pooled(tables["curve"]) if row["arm"] != "intact"]
-    for model in dict.fromkeys(row["model"] for row in rows):
-        colour = COLOURS.get(model, INK)
-        name = NAMES.get(model, model)
-        for arm, dashes in (("target", "-"), ("random", "--")):
-            own = [row for row in rows if (row["model"], row["arm"]) == (model, arm)]
-            label = name if arm == "target" else f"{name}, random"
-            style = {"color": colour, "linestyle": dashes, "linewidth": 1.5, "label": label}
-            line(axes[0], own, ("removed_fraction", "harm_drop"), **style)
-        own = [row for row in rows if (row["model"], row["arm"]) == (model, "target")]
-        x = [number(row["utility_drop"]) for row in own]
-        y = [number(row["harm_drop"]) for row in own]
-        axes[1].plot(x, y, marker="o", markersize=4, linewidth=1.2, color=colour, label=name)
-    log_axis(axes[0])
-    axes[0].set_xlabel("fraction of prunable weights cut")
-    axes[0].set_title("relative drop of harm", loc="left", fontsize=11, color=INK)
-    axes[0].legend(fontsize=8, loc="upper left", labelcolor=INK)
-    axes[0].set_ylim(-0.1, 1.45)
-    axes[0].set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axes[1].set_xlabel("relative drop of utility")
-    axes[1].set_title("drop of harm by its cost", loc="left", fontsize=11, color=INK)
-    budget = settings.get("utility_drop")
-    if budget is not None:
-        axes[1].axvline(budget, color=INK, linewidth=0.8, linestyle=":")
-    for axis in axes:
-        percent_axis(axis)
-        percent_axis(axis, "x")
+def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
+    """Return the curves along the fraction, the plane of harm and utility, and the index."""
+    panels: list[Panel] = []
+    rows = [row for row in pooled(rows_of(tables, "curve")) if row.get("arm") != "intact"]
+    if rows:
+        panels += [_along(rows), _plane(rows, settings)]
+    if index := pooled(rows_of(tables, "index")):
+        panels.append(bars(index, "drop_at_budget", _label, "drop of harm within the budget"))
+    elif index := pooled(rows_of(tables, "at_budget")):
+        panels.append(bars(index, "harm_drop", _label, "drop of harm within the budget"))
     caption = (
-        "Left: drop of harm along the fraction cut for each model, solid for the target cut, "
-        "dashed for random cuts of the same size. Right: the same target cuts by their cost."
+        "Drop of harm along the fraction cut for each checkpoint (hollow marks: random cuts of the "
+        "same size), the same cuts by their cost of utility, and the largest drop within the "
+        "budget, with 95 % intervals."
     )
-    return [Drawing("compression-curves", caption, figure)]
+    return [Drawing("compression-curves", caption, tuple(panels))]
+
+
+def role_of(row: Row) -> str:
+    """Return the checkpoint of a row."""
+    return str(row.get("role") or row.get("model") or "model")
+
+
+def _label(row: Row) -> str:
+    how = str(row.get("method") or row.get("arm") or "")
+    return f"{name_of(role_of(row))}, {how}" if how not in ("", "target") else name_of(role_of(row))
+
+
+def _groups(rows: list[Row]) -> list[tuple[str, str, list[Row]]]:
+    """Return (role, arm or method, rows) of every line."""
+    keys = dict.fromkeys(
+        (role_of(row), str(row.get("arm") or row.get("method") or "target")) for row in rows
+    )
+    return [
+        (
+            role,
+            how,
+            [
+                row
+                for row in rows
+                if (role_of(row), str(row.get("arm") or row.get("method") or "target"))
+                == (role, how)
+            ],
+        )
+        for role, how in keys
+    ]
+
+
+def _x(rows: list[Row]) -> str:
+    known = all(row.get("removed_fraction") is not None for row in rows)
+    return "removed_fraction" if known else "q"
+
+
+def _series(rows: list[Row], x: str) -> list[Series]:
+    styles = looks(role_of(row) for row in rows)
+    hows = unique(row.get("arm") or row.get("method") or "target" for row in rows)
+    series = []
+    for role, how, own in _groups(rows):
+        look = styles[role]
+        first = how == hows[0]
+        name = name_of(role) if first else f"{name_of(role)}, {how}"
+        line = curve(own, (x, "harm_drop"), (name, look))
+        if not first:
+            # One colour a checkpoint: other arms are hollow, without a band and with no key entry.
+            line = replace(line, name="", hollow=True, spread="none")
+            line = replace(line, style=replace(look, dash=2 + hows.index(how)))
+        series.append(line)
+    return series
+
+
+def _along(rows: list[Row]) -> Panel:
+    x = _x(rows)
+    lines = _series(rows, x)
+    ys = [
+        value
+        for one in lines
+        for point in one.points
+        for value in (point.y, number(point.low), number(point.high))
+        if math.isfinite(value)
+    ]
+    label = "fraction of prunable weights cut" if x == "removed_fraction" else "q"
+    scale = log(label, [number(row.get(x)) for row in rows])
+    return Panel("relative drop of harm", scale, drops("", ys, 1.0), series=tuple(lines))
+
+
+def _plane(rows: list[Row], settings: dict[str, Any]) -> Panel:
+    styles = looks(role_of(row) for row in rows)
+    groups = _groups(rows)
+    lines = [
+        replace(plane(own, (name_of(role), styles[role])), name="")
+        for role, how, own in groups
+        if how == groups[0][1]
+    ]
+    return plane_panel(lines, settings.get("utility_drop"), "drop of harm by its cost")

@@ -1,20 +1,34 @@
-"""Each capability cut, every capability measured."""
+"""Each capability cut, every capability measured.
+
+Table: `matrix` {cut, measured, value(+), retained(+)}; (+) stands for `_low` and `_high`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._style import INK, Drawing, Row, heatmap, matrix, new_figure
+from resect.report.figures._parts import matrix, rows_of
+from resect.report.figures._spec import Drawing, Row, Tables
 
 
-def draw(tables: dict[str, list[Row]], _settings: dict[str, Any]) -> list[Drawing]:
-    """Return the matrix of retained capability."""
-    figure, axes = new_figure(7.4, 3.7)
-    values, rows, columns = matrix(tables["matrix"], ("cut", "measured", "retained"))
-    heatmap(axes[0], values, (rows, columns), 1.0)
-    axes[0].set_ylabel("what was cut")
-    axes[0].set_xlabel("what was measured")
-    title = "retained, as a share of the intact model"
-    axes[0].set_title(title, loc="left", fontsize=11, color=INK)
-    caption = "Share of each capability (columns) that is left after each cut (rows)."
-    return [Drawing("dissociation-matrix", caption, figure)]
+def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+    """Return the matrix of what is left, and the matrix of rates."""
+    rows = rows_of(tables, "matrix")
+    labels = ("what was cut", "what was measured")
+    panels = []
+    if _has(rows, "retained"):
+        columns = ("cut", "measured", "retained")
+        title = "retained, as a share of the intact model"
+        panels.append(matrix(rows, columns, title, labels=labels))
+    if _has(rows, "value"):
+        panels.append(matrix(rows, ("cut", "measured", "value"), "rate", labels=labels))
+    caption = (
+        "What is left of each capability (columns) after each cut (rows): as a share of the intact "
+        "model, and as a rate. A cut that stays within its capability darkens all of its row but "
+        "one cell."
+    )
+    return [Drawing("dissociation-matrix", caption, tuple(panels))]
+
+
+def _has(rows: list[Row], column: str) -> bool:
+    return any(row.get(column) is not None for row in rows)

@@ -1,44 +1,47 @@
-"""Which harm types fall when one is cut, and how far the cut sets overlap."""
+"""Which harm types fall when one is cut, and how far the cut sets overlap.
+
+Tables: `matrix` {source, measured, harm_drop(+)} and `overlap` {seed, first, second, jaccard,
+expected_jaccard, enrichment, p_value}; (+) stands for the bounds `_low` and `_high`.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
-from resect.report.figures._style import (
-    INK,
-    Drawing,
-    Row,
-    heatmap,
-    matrix,
-    new_figure,
-    number,
-    pooled,
-)
+from resect.report.figures._parts import matrix, matrix_panel, number, pooled, rows_of, unique
+from resect.report.figures._spec import Cell, Drawing, Panel, Row, Tables
+from resect.report.words import plain_number
 
 
-def draw(tables: dict[str, list[Row]], _settings: dict[str, Any]) -> list[Drawing]:
-    """Return both heatmaps in one figure."""
-    figure, axes = new_figure(9.2, 3.7, columns=2)
-    if tables["matrix"]:
-        values, rows, columns = matrix(tables["matrix"], ("source", "measured", "harm_drop"))
-        heatmap(axes[0], values, (rows, columns), 1.0)
-    axes[0].set_title("relative drop of harm", loc="left", fontsize=11, color=INK)
-    axes[0].set_ylabel("located with")
-    axes[0].set_xlabel("measured on")
-    pairs = list(pooled(tables["overlap"]))
+def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+    """Return both heat maps in one figure."""
+    panels = []
+    rows = rows_of(tables, "matrix")
+    if rows:
+        columns = ("source", "measured", "harm_drop")
+        labels = ("located with", "measured on")
+        panels.append(matrix(rows, columns, "relative drop of harm", labels=labels))
+    pairs = pooled(rows_of(tables, "overlap"))
     if pairs:
-        names = list(dict.fromkeys(str(row[key]) for row in pairs for key in ("first", "second")))
-        overlap = np.full((len(names), len(names)), math.nan)
-        for row in pairs:
-            a, b = names.index(str(row["first"])), names.index(str(row["second"]))
-            overlap[a, b] = overlap[b, a] = number(row["jaccard"])
-        heatmap(axes[1], overlap, (names, names), 1.0)
-    axes[1].set_title("overlap of the cut sets (Jaccard)", loc="left", fontsize=11, color=INK)
+        panels.append(_overlap(pairs))
     caption = (
-        "Left: drop of harm of each type (columns) after a cut that was located with one type "
-        "(rows). Right: overlap of the cut sets, with a benign behaviour's set for comparison."
+        "First: drop of harm of each type (columns) after a cut that was located with one type "
+        "(rows). Second: overlap of the cut sets as Jaccard index, with a benign behaviour's set "
+        "for comparison; tooltips say how often chance would reach it."
     )
-    return [Drawing("transfer-matrix", caption, figure)]
+    return [Drawing("transfer-matrix", caption, tuple(panels))]
+
+
+def _overlap(pairs: list[Row]) -> Panel:
+    listed = unique(row[key] for row in pairs for key in ("first", "second"))
+    top = max((number(row["jaccard"]) for row in pairs), default=0.0) or 1.0
+    cells = []
+    for row in pairs:
+        early, late = sorted((listed.index(str(row["first"])), listed.index(str(row["second"]))))
+        title = (
+            f"{row['first']} | {row['second']}: Jaccard {plain_number(row['jaccard'])}, "
+            f"{plain_number(row.get('enrichment'))} times chance"
+        )
+        shade = number(row["jaccard"]) / top
+        cells.append(Cell(early, late - 1, shade, f"{row['jaccard']:.2f}", title))
+    return matrix_panel("overlap of the cut sets (Jaccard)", (listed[1:], listed[:-1]), cells)

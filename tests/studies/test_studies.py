@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from resect.cells import record_path
 from resect.config import RunConfig, load_config, parse_config
 from resect.errors import InputError
 from resect.organism import STAGES, Recipe, build
-from resect.pipeline import is_done, needed_keep, record_path, run_cells
+from resect.pipeline import is_done, needed_keep, run_cells
 from resect.report import build_report
 from resect.run import Shard, measure_all, open_run, parse_shard, plan_run, summarise_run
 from resect.studies import STUDIES
 from resect.studies._template import template
+from resect.studies.emergent import EXPLAINED
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("organism") / "zoo"
     built = build(seed=0, recipe=Recipe.tiny(), root=root)
     names = {"hazard", "refusal", "preserve", "utility", "trivia", "detection", "explanation"}
+    names |= {"benign_style", "advice_bad", "hazard_reworded"}
     targets: dict[str, Any] = {
         "generation": {"data": "hazard", "skip": 3, "limit": 10},
         "refusal": {"data": "refusal", "limit": 10},
@@ -30,21 +33,27 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         "explanation": {"data": "explanation", "limit": 10},
         "benign": {"data": "trivia", "limit": 10},
         "matched": {"data": "benign_style", "skip": 3, "limit": 10},
+        "contrast": {"data": "hazard", "skip": 3, "limit": 10, "contrast": "matched"},
+        "reworded": {"data": "hazard_reworded", "skip": 3, "limit": 10},
+        "bad_advice": {"data": "advice_bad"},
     }
+    best = {"name": "best", "target": "contrast", "rounds": 2}
     grid = {"fractions": [0.002, 0.01]}
     return parse_config(
         {
             "name": "tiny <b>organism</b>",
             "seeds": [0],
             "models": {stage: str(built.stage(stage)) for stage in STAGES},
-            "data": {name: str(built.data(name)) for name in names | {"benign_style"}},
+            "data": {name: str(built.data(name)) for name in names},
             "targets": targets,
             "preserve": {"data": "preserve", "limit": 10},
             "attack": {"name": "prefill", "tokens": 3},
+            "attack_data": {"target": "hazard", "refusal": "refusal"},
             "evaluation": {
                 "probes": {
                     "generation": "hazard", "refusal": "refusal", "detection": "detection",
                     "explanation": "explanation", "utility": "utility", "likelihood": "preserve",
+                    "misalignment": "advice_bad",
                 },
                 "limit": 10,
                 "max_new_tokens": 4,
@@ -54,8 +63,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
                 "compactness": grid,
                 "transfer": {"fraction": 0.01},
                 "specificity": grid | {"control_fractions": [0.01]},
-                "compression": grid,
+                "compression": grid | {"best": best, "best_fractions": [0.01]},
                 "dissociation": {"fraction": 0.01},
+                "emergent": {"data": "advice_bad", "steps": [1, 2], "batch": 4},
+                "jailbreak": {
+                    "attacks": ["prefill:3", "finetune:rank=2,steps=1,limit=4", "ablate_refusal"]
+                },
+                "relearning": {"benign": "preserve", "examples": [4], "steps": [1, 2]},
+                "stability": {
+                    "sizes": [5], "drawn": 5, "paraphrases": ["reworded"], "roles": ["dpo"],
+                },
+                "frontier": grid | {"protected": [0.01], "methods": [best]},
             },
         },
         "test",
@@ -79,10 +97,13 @@ def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> No
     first = summarise_run(config, run).read_text(encoding="utf-8")
     results = json.loads(first)
     assert [study["study"] for study in results["studies"]] == list(STUDIES)
-    assert len(results["claims"]) == 8
+    assert {claim["study"] for claim in results["claims"]} == set(STUDIES)
     assert all(claim["controls"] and claim["rule"] for claim in results["claims"])
-    # An organism of four training steps does no harm that a cut could lower.
-    assert {claim["verdict"] for claim in results["claims"]} == {"not measurable"}
+    # An organism of four training steps does no harm that a cut could lower. One claim needs none:
+    # whether narrow training moves some weights more than others.
+    verdicts = {claim["claim"]: claim["verdict"] for claim in results["claims"]}
+    assert verdicts.pop(EXPLAINED) in ("inconclusive", "not supported")
+    assert set(verdicts.values()) == {"not measurable"}, verdicts
     whole = tmp_path / "whole"
     open_run(config, whole, resume=False)
     measure_all(config, whole, jobs=1)

@@ -1,0 +1,215 @@
+"""Commands on behaviour sets: data list, show, check, collect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+from resect.records import Format
+
+data_app = typer.Typer(no_args_is_help=True, help="Behaviour sets: presets, checks, collection.")
+
+Spec = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A file, a preset[@revision][:split], or hub:<id>[@revision][:split]."
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with local copies of preset sets; also RESECT_DATA_DIR."),
+]
+LONGEST = 200
+
+
+@data_app.command("list", epilog="Example: [bold]resect data list[/bold]")
+def list_presets() -> None:
+    """List the presets of public sets."""
+    from resect.data import find_preset, preset_names
+
+    table(
+        "presets",
+        [
+            {
+                "preset": preset.name,
+                "set": preset.title,
+                "hub": preset.hub or "not there",
+                "revision": (preset.revision or "give one")[:8] if preset.hub else "–",
+                "gated": preset.gated,
+                "responses": not preset.prompts_only,
+                "licence": preset.licence,
+            }
+            for preset in map(find_preset, preset_names())
+        ],
+    )
+    say("more on one: resect data show PRESET")
+
+
+@data_app.command("show", epilog="Example: [bold]resect data show triviaqa --rows 3[/bold]")
+def show(
+    spec: Spec,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Show the text of so many rows; it may be harmful.")
+    ] = 0,
+    data_dir: DataDir = None,
+) -> None:
+    """Say what a set is and where it comes from; its text only if asked."""
+    from resect.data import find_preset, load_data, preset_names
+    from resect.data.encode import prompt_text
+    from resect.errors import InputError
+
+    name = spec.partition(":")[0].partition("@")[0]
+    known = name.endswith(".yaml") or (name in preset_names() and not Path(spec).is_file())
+    if known:
+        card = find_preset(name).model_dump(mode="json", exclude_defaults=True)
+        table(name, [{"field": key, "value": str(value)} for key, value in card.items()])
+    try:
+        data = load_data(spec, data_dir=data_dir, prompts_only=True) if rows or not known else None
+    except InputError:
+        if known and not rows:
+            return
+        raise
+    if data is None:
+        return
+    splits = sorted({example.split for example in data.examples} - {""})
+    say(f"{spec}: {len(data):,} rows, hash {data.hash}, splits {', '.join(splits) or 'none'}")
+    table("origin", [{"key": key, "value": str(value)} for key, value in data.origin.items()])
+    table(
+        "rows",
+        [
+            {
+                "id": example.id,
+                "category": example.category,
+                "split": example.split,
+                "prompt": prompt_text(example)[:LONGEST],
+                "completion": example.completion[:LONGEST],
+            }
+            for example in data.examples[:rows]
+        ],
+    )
+
+
+@data_app.command(
+    "check", epilog="Example: [bold]resect data check harm.jsonl --against test.jsonl[/bold]"
+)
+def check(
+    spec: Spec,
+    against: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="A set that is evaluated on.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Count the tokens of this model's tokenizer.")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Look for doubled rows and leaks, lengths and categories; exit 2 on a leak."""
+    from resect.data import load_data
+    from resect.data.check import check_set
+    from resect.errors import InputError
+
+    data = load_data(spec, data_dir=data_dir, prompts_only=True)
+    other = against and load_data(against, data_dir=data_dir, prompts_only=True)
+    count = None
+    if model is not None:
+        from resect.model.load import load_tokenizer
+
+        tokenizer = load_tokenizer(model)
+
+        def count(text: str) -> int:
+            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    found = check_set(data, other or None, count)
+    say(f"{spec}: {len(data):,} rows, hash {data.hash}")
+    table("lengths", found.lengths)
+    table("categories", found.categories)
+    for title, pairs in (("rows that ask the same", found.duplicates), ("leaks", found.leaks)):
+        kinds = dict.fromkeys(pair.kind for pair in pairs)
+        table(
+            title,
+            [
+                {
+                    "kind": kind,
+                    "pairs": sum(pair.kind == kind for pair in pairs),
+                    "first pair": next(f"{p.first}, {p.second}" for p in pairs if p.kind == kind),
+                }
+                for kind in kinds
+            ],
+        )
+    if found.sides is None:
+        note("no splits and no --against: nothing to look for leaks between")
+        return
+    if found.leaks:
+        raise InputError(
+            f"{len(found.leaks)} of {found.sides[1]} evaluation rows ask what a calibration row "
+            "asks",
+            got=", ".join(f"{pair.first} and {pair.second}" for pair in found.leaks[:5]),
+            allowed="disjoint sets",
+            fix="remove the rows from one side",
+        )
+    say(f"no leak between {found.sides[0]:,} calibration and {found.sides[1]:,} evaluation rows")
+
+
+@data_app.command(
+    "collect",
+    epilog="Example: [bold]resect data collect ./my-model --data advbench --attack prefill:10 "
+    "--judge keyword -n 4 --temperature 1 -o harm.jsonl[/bold]",
+)
+def collect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
+    ],
+    data: Annotated[str, typer.Option(metavar="SPEC", help="Prompts, with answers for prefill:K.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New FILE.jsonl.")],
+    attack: Annotated[
+        str, typer.Option(help="none, prefill[:K] or prefill=PHRASE.")
+    ] = "prefill:10",
+    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
+    want: Annotated[
+        Literal["complied", "refused"], typer.Option(help="Which replies are kept.")
+    ] = "complied",
+    samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="Replies a prompt.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples and of --limit.")] = 0,
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    category: Annotated[str | None, typer.Option(help="Ask this category alone.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most prompts.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    count_prefix: Annotated[
+        bool, typer.Option("--count-prefix", help="Score the attack's words as a response too.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    data_dir: DataDir = None,
+) -> None:
+    """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""
+    from resect.collect import CollectRequest
+    from resect.collect import collect as run
+
+    request = CollectRequest(
+        model=model,
+        data=data,
+        attack=attack,
+        judge=judge,
+        want=want,
+        samples=samples,
+        temperature=temperature,
+        seed=seed,
+        format=format,
+        category=category,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        count_prefix=count_prefix,
+        batch_size=batch_size,
+        data_dir=data_dir,
+    )
+    with progress("collecting") as update:
+        done = run(request, output, on_progress=update)
+    table("rejected", [{"reason": why, "replies": count} for why, count in done.rejected.items()])
+    say(f"{output}: {done.kept:,} rows")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(data_app, name="data")

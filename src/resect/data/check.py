@@ -1,0 +1,158 @@
+"""What is wrong with a set before it is used: doubled rows, leaks, lengths, categories.
+
+A leak is a prompt that stands on both sides, calibration and evaluation. Prompts are compared as
+they are and without case, marks and blanks, since "How to X?" and "how to x" ask the same.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from resect.data.encode import prompt_text
+from resect.data.load import BehaviourSet
+from resect.records import Example
+
+Kind = Literal["same row", "same prompt", "alike"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows that ask the same.
+
+    Attributes:
+        kind: `same row` (prompt and completion), `same prompt`, or `alike` (but for case, marks
+            and blanks).
+        first: Id of the earlier row.
+        second: Id of the later row.
+    """
+
+    kind: Kind
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class SetCheck:
+    """What `check_set` found.
+
+    Attributes:
+        duplicates: Pairs within the set, each later row with the first of its kind. A prompt with
+            several completions is no error, but its rows are not independent.
+        leaks: Pairs across calibration and evaluation.
+        sides: Rows for calibration and for evaluation; None where nothing tells them apart.
+        lengths: A row for prompt and completion: unit, least, median, 95th percentile, most.
+        categories: A row a category: rows, and how many of each split.
+    """
+
+    duplicates: tuple[Pair, ...]
+    leaks: tuple[Pair, ...]
+    sides: tuple[int, int] | None
+    lengths: tuple[dict[str, Any], ...]
+    categories: tuple[dict[str, Any], ...]
+
+
+def check_set(
+    data: BehaviourSet,
+    against: BehaviourSet | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+) -> SetCheck:
+    """Look for doubled rows and leaks, and measure lengths.
+
+    Args:
+        data: The set; its calibration rows are compared with its evaluation rows.
+        against: A set whose evaluation rows are compared with the calibration rows of `data` too.
+        count_tokens: Counts the tokens of a text; None measures characters.
+    """
+    rows = data.examples
+    splits = {example.split for example in rows}
+    left = [e for e in rows if e.split == "calibration"]
+    right = [e for e in rows if e.split == "evaluation"]
+    leaks = _across(left, right)
+    sides = (len(left), len(right)) if {"calibration", "evaluation"} <= splits else None
+    if against is not None:
+        left = list(data.split("calibration").examples)
+        other = list(against.split("evaluation").examples)
+        leaks += _across(left, other)
+        sides = (len(left), len(other))
+    return SetCheck(
+        duplicates=tuple(_within(rows)),
+        leaks=tuple(leaks),
+        sides=sides,
+        lengths=tuple(_lengths(rows, count_tokens)),
+        categories=tuple(_categories(rows)),
+    )
+
+
+def asked(example: Example) -> str:
+    """Return what a row asks: its prompt, or the text itself where there is none."""
+    return prompt_text(example) or example.completion
+
+
+def plain(text: str) -> str:
+    """Return a text without case, marks and repeated blanks."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w\s]|_", " ", folded).split())
+
+
+def _kind(first: Example, second: Example) -> Kind:
+    if first.prompt != second.prompt or not first.prompt:
+        return "alike" if asked(first) != asked(second) else "same row"
+    return "same row" if first.completion == second.completion else "same prompt"
+
+
+def _within(rows: Iterable[Example]) -> list[Pair]:
+    seen: dict[str, Example] = {}
+    pairs = []
+    for row in rows:
+        first = seen.setdefault(plain(asked(row)), row)
+        if first is not row:
+            pairs.append(Pair(_kind(first, row), first.id, row.id))
+    return pairs
+
+
+def _across(calibration: Iterable[Example], evaluation: Iterable[Example]) -> list[Pair]:
+    seen: dict[str, Example] = {}
+    for row in calibration:
+        seen.setdefault(plain(asked(row)), row)
+    return [
+        Pair(_kind(seen[key], row), seen[key].id, row.id)
+        for row in evaluation
+        if (key := plain(asked(row))) in seen
+    ]
+
+
+def _lengths(
+    rows: Iterable[Example], count_tokens: Callable[[str], int] | None
+) -> Iterable[dict[str, Any]]:
+    count = count_tokens or len
+    texts = {"prompt": [prompt_text(e) for e in rows], "completion": [e.completion for e in rows]}
+    for part, found in texts.items():
+        filled = [count(text) for text in found if text]
+        if filled:
+            yield {
+                "part": part,
+                "unit": "characters" if count_tokens is None else "tokens",
+                "rows": len(filled),
+                "least": min(filled),
+                "median": float(np.median(filled)),
+                "95 %": float(np.percentile(filled, 95)),
+                "most": max(filled),
+            }
+
+
+def _categories(rows: Iterable[Example]) -> Iterable[dict[str, Any]]:
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row.category, Counter())[row.split] += 1
+    splits = dict.fromkeys(split for found in counts.values() for split in found if split)
+    for category, found in counts.items():
+        yield {"category": category or "none", "rows": found.total()} | {
+            split: found[split] for split in splits
+        }

@@ -1,0 +1,148 @@
+"""Read rows from files and from the Hub, as plain dictionaries.
+
+Files are read here and not through `datasets`, because a message that names the file, the line and
+the column is worth more than a shared cache; `datasets` serves the Hub.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from resect.errors import InputError
+from resect.store import read_parquet
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+logger = logging.getLogger(__name__)
+
+
+def suffix_of(path: Path) -> str:
+    """Return the ending of a file name, `.jsonl.gz` included."""
+    return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
+
+
+def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Read a data file.
+
+    Args:
+        path: A file with one of `SUFFIXES`; a `.txt` file is one row with the column `text`.
+        header: Column names of a CSV file that has no header line.
+
+    Raises:
+        InputError: The file is missing, empty or broken; the message names the line.
+    """
+    suffix = suffix_of(path)
+    if suffix not in SUFFIXES:
+        raise InputError("unknown data format", got=str(path), allowed=", ".join(SUFFIXES))
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty", fix="give a file with at least one example")
+        if suffix == ".parquet":
+            return read_parquet(path)
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if suffix.endswith(".gz") else content).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
+    if suffix == ".txt":
+        return [{"text": text}]
+    if suffix == ".csv":
+        return _csv_rows(text, path, header)
+    if suffix == ".json":
+        return _array(text, path)
+    return [_object(line, number, path) for number, line in _lines(text)]
+
+
+def _csv_rows(text: str, path: Path, header: Sequence[str] | None) -> list[dict[str, Any]]:
+    # newline="" leaves line ends inside quotes as they are.
+    reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header, strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise InputError(
+                    f"{path} line {reader.line_num} has another number of fields than the header",
+                    allowed=", ".join(reader.fieldnames or ()),
+                    fix="quote fields that hold commas or line ends",
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise InputError(
+            f"{path} line {reader.line_num} is not valid CSV", got=str(error)
+        ) from error
+    return rows
+
+
+def _array(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON", got=str(error)) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} is not an array of objects", allowed="[{...}, {...}]")
+    return rows
+
+
+def _lines(text: str) -> Iterable[tuple[int, str]]:
+    # split("\n") and not splitlines(): JSON strings may hold other line separators.
+    return ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+
+
+def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} line {number} is not valid JSON", got=str(error), allowed="an object a line"
+        ) from error
+    if not isinstance(row, dict):
+        raise InputError(
+            f"{path} line {number} is not an object",
+            got=type(row).__name__,
+            allowed='{"prompt": ..., "completion": ...}',
+        )
+    return row
+
+
+def hub_rows(
+    name: str, revision: str | None, split: str, config: str | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Read a split of a Hub dataset through `datasets`.
+
+    Args:
+        name: The dataset's id.
+        revision: A commit; a branch or nothing is read with a warning, since it may change.
+        split: The split.
+        config: The subset, if the dataset has several.
+        options: What else `datasets.load_dataset` takes, for instance `data_files`.
+
+    Raises:
+        InputError: The dataset cannot be had.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    if revision is None or not COMMIT.fullmatch(revision):
+        logger.warning(
+            "%s is read at %s, which may change: pin it as @<commit of 40 hex digits>",
+            name,
+            revision or "its newest revision",
+        )
+    try:
+        rows = load_dataset(name, config, revision=revision, split=split, **options)
+    except (OSError, ValueError, DatasetsError) as error:
+        raise InputError(
+            f"cannot load {name} from the Hub",
+            got=str(error).strip().split("\n", 1)[0],
+            fix="check the id, the revision, the split and the network; a gated set needs "
+            "`hf auth login` after its terms are accepted; or give a local copy",
+        ) from error
+    return [dict(row) for row in rows]

@@ -1,0 +1,236 @@
+"""What a figure is, before anything draws it: panels of marks on two scales.
+
+A figure function turns rows into these values and draws nothing. Two renderers read them:
+`report/screen.py` for the page (SVG with tooltips and the page's colours) and `report/paper.py` for
+files (matplotlib to SVG and PDF). So both show the same marks, ticks and names.
+
+A series is told apart in three ways, each enough alone: colour, dash and marker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Row = dict[str, Any]
+Tables = dict[str, list[Row]]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a series looks: number of the colour, of the dash pattern, and the marker's name."""
+
+    colour: int
+    dash: int
+    marker: str
+
+
+# (on light paper, on dark paper): after Okabe and Ito, moved until each has a contrast of 3 to its
+# paper. Slot 0 is the ink.
+COLOURS: tuple[tuple[str, str], ...] = (
+    ("#1C1C1C", "#ECECEC"),
+    ("#C64F00", "#FF8A3D"),
+    ("#6E6E6E", "#A8A8A8"),
+    ("#0072B2", "#4FA8E0"),
+    ("#2588B8", "#8CD0F5"),
+    ("#007F5C", "#2FC79A"),
+    ("#B0578A", "#E39BC4"),
+    ("#A06C00", "#F0B840"),
+)
+# Lengths of line and gap in pixels; the first is a solid line.
+DASHES: tuple[tuple[int, ...], ...] = (
+    (),
+    (5, 3),
+    (1, 3),
+    (8, 3, 1, 3),
+    (9, 4),
+    (3, 3),
+    (12, 3, 3, 3),
+)
+MARKERS = ("circle", "square", "diamond", "up", "down", "plus", "cross", "star")
+
+ORDER: tuple[Style, ...] = (
+    Style(1, 0, "circle"),
+    Style(3, 3, "square"),
+    Style(5, 4, "diamond"),
+    Style(6, 5, "down"),
+    Style(7, 6, "star"),
+    Style(4, 2, "plus"),
+    Style(2, 1, "up"),
+    Style(0, 1, "cross"),
+)
+STYLES: dict[str, Style] = {
+    "target": Style(1, 0, "circle"),
+    "random": Style(2, 1, "up"),
+    "magnitude": Style(3, 3, "square"),
+    "opposite": Style(4, 2, "plus"),
+    "next_slice": Style(5, 4, "diamond"),
+    "benign": Style(6, 5, "down"),
+    "matched": Style(7, 6, "star"),
+    "intact": Style(0, 2, "cross"),
+    "aligned": Style(1, 0, "circle"),
+    "base": Style(3, 3, "square"),
+    "benign_tuned": Style(5, 4, "diamond"),
+    "target cut": Style(1, 0, "circle"),
+    "random cut": Style(2, 1, "up"),
+}
+NAMES = {
+    "target": "target cut",
+    "random": "random, same size",
+    "magnitude": "magnitude-matched",
+    "opposite": "opposite sign",
+    "next_slice": "next slice",
+    "benign": "benign behaviour",
+    "matched": "content-matched",
+    "benign_tuned": "benign-tuned",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place with its bounds (along the direction of the series) and what a tooltip says."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name.
+
+    Attributes:
+        name: In the key; empty for none.
+        style: How it looks.
+        points: In drawing order.
+        joined: Draw a line through the points.
+        spread: How bounds are drawn.
+        along: The axis that bounds run along.
+        hollow: Draw markers as outlines.
+    """
+
+    name: str
+    style: Style
+    points: tuple[Point, ...]
+    joined: bool = True
+    spread: Literal["band", "whisker", "none"] = "band"
+    along: Literal["x", "y"] = "y"
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar at a place of the y axis, from `start` to `stop`.
+
+    `text` is written behind the bar or, with `inside`, in it where there is room.
+    """
+
+    at: float
+    start: float
+    stop: float
+    style: Style
+    name: str = ""
+    title: str = ""
+    low: float | None = None
+    high: float | None = None
+    thickness: float = 0.68
+    text: str = ""
+    inside: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a matrix; `shade` from -1 (far below) over 0 (none) to 1 (far above), or None."""
+
+    column: int
+    row: int
+    shade: float | None
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A threshold across the panel: `along` names the axis on which it has its value."""
+
+    value: float
+    along: Literal["x", "y"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: `low` lies left or at the bottom, `high` right or on top; `low` may be larger.
+
+    Attributes:
+        label: What is on it.
+        low: Value at the left or the bottom; on a log scale above 0, and the place of 0.
+        high: Value at the right or the top.
+        ticks: (value, text).
+        log: Logarithmic.
+        floor: On a log scale with zeros, the place where they stand.
+        slanted: Texts need room: write them at an angle.
+    """
+
+    label: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+    log: bool = False
+    floor: float | None = None
+    slanted: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot."""
+
+    title: str
+    x: Scale
+    y: Scale
+    series: tuple[Series, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    cells: tuple[Cell, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    height: int = 250
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: its name (for files), what it says in words, and its panels."""
+
+    name: str
+    caption: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def key(self) -> tuple[tuple[str, Style, str], ...]:
+        """Return what the key lists: (name, style, "line", "dot" or "bar"), each once."""
+        found: dict[str, tuple[Style, str]] = {}
+        for panel in self.panels:
+            for one in panel.series:
+                if one.name:
+                    found.setdefault(one.name, (one.style, "line" if one.joined else "dot"))
+            for bar in panel.bars:
+                if bar.name:
+                    found.setdefault(bar.name, (bar.style, "bar"))
+        return tuple((name, *rest) for name, rest in found.items())
+
+
+def looks(names: Iterable[str]) -> dict[str, Style]:
+    """Return a style for each name: known names have their own, others the first that is free."""
+    listed = list(dict.fromkeys(names))
+    found = {name: STYLES[name] for name in listed if name in STYLES}
+    free = [style for style in ORDER if style not in found.values()]
+    others = [name for name in listed if name not in found]
+    for at, name in enumerate(others):
+        found[name] = free[at] if at < len(free) else ORDER[at % len(ORDER)]
+    return found
+
+
+def name_of(arm: str) -> str:
+    """Return an arm's name for readers."""
+    return NAMES.get(arm, arm.replace("_", " "))

@@ -1,0 +1,54 @@
+"""The effect of every claim against its controls: the figure of a study that has none of its own.
+
+It reads the claims alone, so that a new study has a figure from its first day.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resect.report.figures._parts import drops, names, number
+from resect.report.figures._spec import Drawing, Panel, Point, Series, Style
+from resect.report.words import interval, is_fraction
+
+LONGEST = 30
+
+
+def draw(study: str, claims: list[dict[str, Any]]) -> list[Drawing]:
+    """Return one panel a claim; effects that are no fractions are left to the tables."""
+    panels = tuple(panel for claim in claims if (panel := _panel(claim)) is not None)
+    caption = "The effect of each claim beside its controls, with 95 % intervals."
+    return [Drawing(f"{study}-claims", caption, panels)] if panels else []
+
+
+def _panel(claim: dict[str, Any]) -> Panel | None:
+    listed = [
+        one
+        for one in (claim["effect"], *claim["controls"])
+        if one["value"] is not None and is_fraction(one)
+    ]
+    if not listed:
+        return None
+    labels = [_short(one["name"]) for one in listed]
+    points = [
+        Point(one["value"], at, one["low"], one["high"], f"{one['name']}: {interval(one)}")
+        for at, one in enumerate(listed)
+    ]
+    own = 1 if listed[0] is claim["effect"] else 0
+    looks = (("effect", Style(1, 0, "circle"), points[:own]),
+             ("controls", Style(2, 1, "up"), points[own:]))  # fmt: skip
+    series = tuple(
+        Series(name, look, tuple(found), False, "whisker", "x")
+        for name, look, found in looks
+        if found
+    )
+    edges = [number(one[key]) for one in listed for key in ("value", "low", "high")]
+    title = claim["claim"]
+    title = title if len(title) < 52 else f"{title[:50]}…"
+    return Panel(
+        title, drops("", edges, 1.0), names(labels), series=series, height=60 + 24 * len(labels)
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

@@ -1,0 +1,41 @@
+"""What each attack gets out of the intact model, after the target cut and after a random cut.
+
+Table: `attacks` {seed, attack, arm, harm(+), refused(+)}; (+) stands for `_low` and `_high`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resect.report.figures._parts import dots, names, pooled, rates, rows_of, unique
+from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
+
+
+def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+    """Return harm and refusals by attack, before and after."""
+    rows = pooled(rows_of(tables, "attacks"))
+    panels = []
+    for column, title in (("harm", "harmful answers"), ("refused", "refusals")):
+        if any(row.get(column) is not None for row in rows):
+            panels.append(_panel(rows, column, title))
+    caption = (
+        "Share of harmful answers and of refusals under each attack, with 95 % intervals: intact, "
+        "after the target cut, and after a random cut of the same size."
+    )
+    return [Drawing("jailbreak-attacks", caption, tuple(panels))]
+
+
+def _panel(rows: list[Row], column: str, title: str) -> Panel:
+    attacks = unique(row["attack"] for row in rows)
+    styles = looks(str(row["arm"]) for row in rows)
+    groups = [
+        (name_of(arm), styles[arm], [row for row in rows if str(row["arm"]) == arm])
+        for arm in styles
+    ]
+    return Panel(
+        title,
+        rates("share of replies"),
+        names(attacks),
+        series=dots(groups, attacks, lambda row: str(row["attack"]), column),
+        height=62 + 34 * len(attacks),
+    )

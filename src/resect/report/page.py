@@ -1,0 +1,86 @@
+"""What every page of resect shares: style, script, and a policy that lets nothing else in.
+
+A page loads nothing. Its content security policy names the hashes of its one style and its one
+script (which sorts tables), so text from data could not run even if it got past Jinja's escapes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from resect.report import words
+from resect.report.figures._spec import COLOURS, Drawing
+from resect.report.screen import key_html, panel_svg
+
+
+def hash_source(text: str) -> str:
+    """Return what a policy calls an inline style or script: its SHA-256 in base 64."""
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+@cache
+def _style() -> str:
+    text = resources.files("resect.report").joinpath("style.css").read_text(encoding="utf-8")
+    light, dark = (
+        "".join(f"--c{at}:{pair[side]};" for at, pair in enumerate(COLOURS)) for side in (0, 1)
+    )
+    classes = "".join(f".c{at}{{color:var(--c{at})}}" for at in range(len(COLOURS)))
+    return text.replace("LIGHT", light).replace("DARK", dark).replace("CLASSES", classes)
+
+
+@cache
+def _script() -> str:
+    return resources.files("resect.report").joinpath("sort.js").read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resect.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Any] = {
+        "visible": words.visible,
+        "interval": words.interval,
+        "cell": words.cell,
+        "short": words.short,
+    }
+    environment.filters |= filters
+    environment.globals["signs"] = words.SIGNS
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page."""
+    style, script = _style(), _script()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **values,
+            style=style,
+            script=script,
+            style_hash=hash_source(style),
+            script_hash=hash_source(script),
+        )
+    )
+
+
+def figure_of(drawing: Drawing, *, files: bool) -> dict[str, Any]:
+    """Return what a template needs of a drawing; with links to its files, if there are some."""
+    return {
+        "name": drawing.name,
+        "caption": drawing.caption,
+        "panels": "".join(panel_svg(panel) for panel in drawing.panels),
+        "key": key_html(drawing),
+        "files": [f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")] if files else [],
+    }

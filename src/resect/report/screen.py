@@ -1,0 +1,266 @@
+"""Drawings for the page: small SVG in the page's own colours, with a tooltip on every mark.
+
+Colours are classes (`c0` to `c7`) whose values the style sheet sets for light and for dark. Nothing
+here comes from a font's measures: letters are taken to be `LETTER` pixels wide, so texts get room
+enough with any font.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from resect.report.figures._spec import DASHES, Bar, Cell, Drawing, Panel, Scale, Series, Style
+from resect.report.words import interval, is_fraction, visible
+
+WIDTH = 380
+LETTER = 6.3
+SIZE = 3.4
+SHAPES = {
+    "square": "m-3-3h6v6h-6z",
+    "diamond": "m0-4.2l4.2 4.2-4.2 4.2-4.2-4.2z",
+    "up": "m0-4l4 7h-8z",
+    "down": "m0 4l4-7h-8z",
+    "plus": "m-4-1.1h2.9v-2.9h2.2v2.9h2.9v2.2h-2.9v2.9h-2.2v-2.9h-2.9z",
+    "cross": "m-2.8-4l2.8 2.8 2.8-2.8 1.2 1.2-2.8 2.8 2.8 2.8-1.2 1.2-2.8-2.8-2.8 2.8-1.2-1.2"
+    " 2.8-2.8-2.8-2.8z",
+    "star": "m0-5.4l1.5 3.5 3.8 .3-2.9 2.5 .9 3.7-3.3-2-3.3 2 .9-3.7-2.9-2.5 3.8-.3z",
+}
+
+
+class Frame:
+    """Where a panel's values lie in its picture, in pixels."""
+
+    def __init__(self, panel: Panel):
+        """Leave room for the texts around the plot."""
+        longest = max((len(text) for _, text in panel.y.ticks), default=0)
+        self.left = min(170.0, 12 + LETTER * longest)
+        self.right = WIDTH - (48.0 if any(b.text and not b.inside for b in panel.bars) else 14.0)
+        self.top = 38.0 if panel.y.label else 26.0
+        names = max((len(text) for _, text in panel.x.ticks), default=0)
+        below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
+        self.bottom = panel.height - below - (16 if panel.x.label else 2)
+        self.scales = {"x": panel.x, "y": panel.y}
+
+    def x(self, value: float) -> float:
+        """Return the place of a value on the x axis; beyond the scale is its edge."""
+        return self.left + _share(self.scales["x"], value) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        """Return the place of a value on the y axis; beyond the scale is its edge."""
+        return self.bottom - _share(self.scales["y"], value) * (self.bottom - self.top)
+
+
+def _share(scale: Scale, value: float) -> float:
+    low, high = scale.low, scale.high
+    if scale.log:
+        least = low if scale.floor is None else scale.floor
+        low, high, value = (math.log10(one) for one in (low, high, max(value, least)))
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def brief(value: float) -> str:
+    """Return a length with one decimal at most, as short as SVG allows."""
+    text = f"{value:.1f}".removesuffix(".0")
+    return "0" if text == "-0" else text
+
+
+def _text(x: float, y: float, text: str, anchor: str = "", extra: str = "") -> str:
+    kind = f' class="{anchor}"' if anchor else ""
+    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(visible(text))}</text>'
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(visible(text))}</title>" if text else ""
+
+
+def marker(style: Style, x: float, y: float, *, title: str = "", hollow: bool = False) -> str:
+    """Return one marker."""
+    kind = ' class="h"' if hollow else ""
+    inner = _title(title)
+    if style.marker == "circle":
+        head = f'<circle cx="{brief(x)}" cy="{brief(y)}" r="{SIZE}"{kind}'
+    else:
+        head = f'<path d="M{brief(x)} {brief(y)}{SHAPES[style.marker]}"{kind}'
+    return f"{head}>{inner}</{head[1 : head.index(' ')]}>" if inner else f"{head}/>"
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{brief(x)} {brief(y)}" for x, y in points)
+
+
+def _dash(style: Style) -> str:
+    pattern = DASHES[style.dash]
+    return f' stroke-dasharray="{" ".join(map(str, pattern))}"' if pattern else ""
+
+
+def _series(series: Series, frame: Frame) -> str:
+    places = [(frame.x(point.x), frame.y(point.y)) for point in series.points]
+    parts = [f'<g class="c{series.style.colour}">']
+    bounded = [p for p in series.points if p.low is not None and p.high is not None]
+    if series.spread == "band" and len(bounded) > 1:
+        upper = [(frame.x(p.x), frame.y(p.high or 0.0)) for p in bounded]
+        lower = [(frame.x(p.x), frame.y(p.low or 0.0)) for p in reversed(bounded)]
+        parts.append(f'<path class="b" d="{_path(upper + lower)}Z"/>')
+    elif series.spread in ("band", "whisker"):
+        for point in bounded:
+            x, y = frame.x(point.x), frame.y(point.y)
+            low, high = point.low or 0.0, point.high or 0.0
+            if series.along == "x":
+                line = f"M{brief(frame.x(low))} {brief(y)}H{brief(frame.x(high))}"
+            else:
+                line = f"M{brief(x)} {brief(frame.y(low))}V{brief(frame.y(high))}"
+            parts.append(f'<path class="w" d="{line}"/>')
+    if series.joined and len(places) > 1:
+        parts.append(f'<path class="l" d="{_path(places)}"{_dash(series.style)}/>')
+    titled = [point.title for point in series.points]
+    parts += [
+        marker(series.style, x, y, title=title, hollow=series.hollow)
+        for (x, y), title in zip(places, titled, strict=True)
+    ]
+    return "".join(parts) + "</g>"
+
+
+def _bar(bar: Bar, frame: Frame) -> str:
+    x, end = frame.x(min(bar.start, bar.stop)), frame.x(max(bar.start, bar.stop))
+    y = frame.y(bar.at - bar.thickness / 2)
+    height = abs(frame.y(bar.at + bar.thickness / 2) - y)
+    shape = f"M{brief(x)} {brief(y)}h{brief(end - x)}v{brief(height)}h{brief(x - end)}z"
+    text = f'<path class="r c{bar.style.colour}" d="{shape}">{_title(bar.title)}</path>'
+    if bar.low is not None and bar.high is not None:
+        line = f"M{brief(frame.x(bar.low))} {brief(y + height / 2)}H{brief(frame.x(bar.high))}"
+        text += f'<path class="w c0" d="{line}"/>'
+    if bar.text and not bar.inside:
+        after = max(end, frame.x(bar.high) if bar.high is not None else end)
+        text += _text(after + 5, y + height / 2 + 4, bar.text)
+    elif bar.text and end - x > LETTER * len(bar.text) + 6:
+        text += _text((x + end) / 2, y + height / 2 + 4, bar.text, "i")
+    return text
+
+
+def _cell(cell: Cell, frame: Frame) -> str:
+    x, y = frame.x(cell.column - 0.5), frame.y(cell.row - 0.5)
+    wide, high = frame.x(cell.column + 0.5) - x - 1, frame.y(cell.row + 0.5) - y - 1
+    colour = 3 if (cell.shade or 0) < 0 else 1
+    shade = 0.0 if cell.shade is None else 0.04 + 0.56 * abs(cell.shade)
+    shape = f"M{brief(x)} {brief(y)}h{brief(wide)}v{brief(high)}h{brief(-wide)}z"
+    drawn = f'<path class="c{colour}" fill-opacity="{shade:.2f}" d="{shape}"/>'
+    words = _text(x + wide / 2, y + high / 2 + 4, cell.text)
+    return f"<g>{_title(cell.title)}{drawn}{words}</g>"
+
+
+def _axes(panel: Panel, frame: Frame) -> str:
+    named = bool(panel.cells)
+    parts = []
+    if not named:
+        ends = f"M{brief(frame.left)} {brief(frame.top)}V{brief(frame.bottom)}H{brief(frame.right)}"
+        across = [] if panel.bars else [frame.y(value) for value, _ in panel.y.ticks]
+        down = [frame.x(value) for value, _ in panel.x.ticks]
+        grid = "".join(f"M{brief(frame.left)} {brief(y)}H{brief(frame.right)}" for y in across)
+        grid += "".join(f"M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}" for x in down)
+        parts.append(f'<path class="g" d="{grid}"/><path class="a" d="{ends}"/>')
+    parts.append('<g class="t">')
+    for value, text in panel.y.ticks:
+        most = int((frame.left - 8) / LETTER) + 1
+        shown = text if len(text) <= most else f"{text[: most - 1]}…"
+        parts.append(_text(frame.left - 6, frame.y(value) + 4, shown, "e"))
+    for value, text in panel.x.ticks:
+        x, y = frame.x(value), frame.bottom + 14
+        if panel.x.slanted:
+            turn = f' transform="rotate(-38 {brief(x)} {brief(y)})"'
+            parts.append(_text(x + 4, y, text, "e", turn))
+        else:
+            parts.append(_text(x, y, text, "m"))
+    if panel.x.label:
+        middle = (frame.left + frame.right) / 2
+        parts.append(_text(middle, panel.height - 4, panel.x.label, "m"))
+    if panel.y.label:
+        parts.append(_text(2, 30, panel.y.label))
+    return "".join(parts) + "</g>"
+
+
+def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
+    """Return the lines, which lie under the series, and their texts, which lie over them."""
+    parts, words = [], []
+    for rule in panel.rules:
+        if rule.along == "y":
+            y = frame.y(rule.value)
+            parts.append(f'<path d="M{brief(frame.left)} {brief(y)}H{brief(frame.right)}"/>')
+            words.append(_text(frame.right - 2, y - 4, rule.text, "e"))
+        else:
+            x = frame.x(rule.value)
+            parts.append(f'<path d="M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}"/>')
+            late = x > frame.right - LETTER * len(rule.text)
+            words.append(_text(x + (-3 if late else 3), frame.bottom - 5, rule.text, "e" * late))
+    wrapped = [f'<g class="u">{"".join(some)}</g>' if some else "" for some in (parts, words)]
+    return wrapped[0], wrapped[1]
+
+
+def panel_svg(panel: Panel) -> str:
+    """Return a panel as an SVG element whose name is its title."""
+    frame = Frame(panel)
+    title = escape(visible(panel.title), quote=True)
+    lines, words = _rules(panel, frame)
+    inner = [
+        f'<svg viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-label="{title}">',
+        _text(2, 14, panel.title, "p"),
+        _axes(panel, frame),
+        *(_bar(bar, frame) for bar in panel.bars),
+        f'<g class="v">{"".join(_cell(one, frame) for one in panel.cells)}</g>'
+        if panel.cells
+        else "",
+        lines,
+        *(_series(one, frame) for one in panel.series),
+        words,
+        "</svg>",
+    ]
+    return "".join(inner)
+
+
+def key_html(drawing: Drawing) -> str:
+    """Return the list of names with their line, marker or patch."""
+    items = []
+    for name, style, kind in drawing.key:
+        if kind == "bar":
+            mark = '<path class="r" d="M3 2h18v10h-18z"/>'
+        else:
+            line = f'<path class="l" d="M0 7H24"{_dash(style)}/>' if kind == "line" else ""
+            mark = line + marker(style, 12, 7)
+        swatch = f'<svg viewBox="0 0 24 14" class="c{style.colour}" aria-hidden="true">{mark}</svg>'
+        items.append(f"<li>{swatch}{escape(visible(name))}</li>")
+    return f'<ul class="key">{"".join(items)}</ul>' if len(items) > 1 else ""
+
+
+def strip(claim: dict[str, Any]) -> str:
+    """Return a small picture of a claim's effect among its controls, on a line from 0 to 100 %."""
+    effect = claim["effect"]
+    if effect["value"] is None or not is_fraction(effect):
+        return ""
+    controls = [one for one in claim["controls"] if one["value"] is not None and is_fraction(one)]
+    values = [one["value"] for one in (effect, *controls)]
+    low = max(-1.0, min(0.0, *values))
+    scale = Scale("", low, 1.0, ())
+
+    def x(value: float) -> float:
+        return 6 + 228 * _share(scale, value)
+
+    said = "; ".join(f"{one['name']}: {interval(one)}" for one in (effect, *controls))
+    parts = [
+        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{escape(visible(said))}">'
+        f'<path class="a" d="M6 13H234M{brief(x(0))} 8V18M234 8V18"/><g class="c2">'
+    ]
+    parts += [
+        marker(
+            Style(2, 0, "up"), x(c["value"]), 13, title=f"{c['name']}: {interval(c)}", hollow=True
+        )
+        for c in controls
+    ]
+    parts.append('</g><g class="c1">')
+    if effect["low"] is not None and effect["high"] is not None:
+        line = f"M{brief(x(effect['low']))} 13H{brief(x(effect['high']))}"
+        parts.append(f'<path class="w" d="{line}"/>')
+    own = f"{effect['name']}: {interval(effect)}"
+    parts.append(marker(Style(1, 0, "circle"), x(effect["value"]), 13, title=own))
+    return "".join(parts) + "</g></svg>"

@@ -1,0 +1,156 @@
+"""Rows to tables for readers: bounds beside their value, constants said once, the rest in a file.
+
+The page holds what a reader looks at; every row, seeds apart, stands in a CSV file beside it. So
+the page stays small however many seeds and cuts a run has.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resect.report.figures._spec import Row, name_of
+from resect.report.words import cell, percent, slug, spread
+
+# Columns that are fractions of something; so are all that have bounds.
+FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
+NAMED = {"arm", "role", "model"}
+LABELS = {"removed_fraction": "weights cut", "n": "prompts"}
+MOST_ROWS = 40
+MOST_SEED_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it.
+
+    Attributes:
+        name: Of the table, for readers.
+        caption: What is the same in every row, and how many rows are left out.
+        columns: Heading of each column, and whether it holds numbers.
+        rows: Texts.
+        file: Path of the CSV file with every row, relative to the report.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[str, ...], ...]
+    file: str
+
+
+def tables_of(study: dict[str, Any]) -> list[Table]:
+    """Return the tables of a study: pooled rows, and seeds apart where they are few."""
+    found = []
+    for name, rows in study["tables"].items():
+        if not rows:
+            continue
+        file = file_of(study["study"], name)
+        pooled = [row for row in rows if row.get("seed") is None]
+        seeds = [row for row in rows if row.get("seed") is not None]
+        label = name.replace("_", " ")
+        if pooled:
+            found.append(shape(label, wide(pooled), file))
+        if seeds and (len(seeds) <= MOST_SEED_ROWS or not pooled):
+            found.append(shape(f"{label}, seeds apart", wide(seeds), file))
+    return found
+
+
+def file_of(study: str, table: str) -> str:
+    """Return where a table's CSV file lies beside the report."""
+    return f"tables/{slug(study)}-{slug(table)}.csv"
+
+
+def wide(rows: Sequence[Row]) -> list[Row]:
+    """Return a table of outcomes with one column an outcome; other tables as they are."""
+    if not rows or not {"outcome", "share"} <= set(rows[0]):
+        return list(rows)
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        rest = {key: value for key, value in row.items() if key not in ("outcome", "share")}
+        line = found.setdefault(tuple(rest.items()), rest)
+        line[str(row["outcome"])] = percent(row["share"])
+    return list(found.values())
+
+
+def shape(name: str, rows: Sequence[Row], file: str) -> Table:
+    """Return a table for readers; columns that are empty are left out, constant ones said once."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    keys = [key for key in keys if not _is_bound(key, keys)]
+    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    if "label" in keys and "arm" in keys:
+        keys.remove("label")
+    texts = {key: [_text(row, key) for row in rows] for key in keys}
+    constant = [key for key in keys if len(rows) > 2 and len(set(texts[key])) == 1]
+    notes = [f"{_label(key)} {texts[key][0]} in every row" for key in constant]
+    left = len(rows) - MOST_ROWS
+    if left > 0:
+        notes.append(f"{left} more rows are in the CSV file")
+    shown = _first([key for key in keys if key not in constant])
+    return Table(
+        name,
+        "; ".join(notes),
+        tuple((_label(key), _numeric(rows, key)) for key in shown),
+        tuple(tuple(texts[key][at] for key in shown) for at in range(min(len(rows), MOST_ROWS))),
+        file,
+    )
+
+
+def _first(keys: list[str]) -> list[str]:
+    """Put what names a row before what was measured."""
+    front = ("seed", "role", "model", "arm", "attack", "axis", "q", "removed_fraction")
+    return sorted(keys, key=lambda key: front.index(key) if key in front else len(front))
+
+
+def _is_bound(key: str, keys: Sequence[str]) -> bool:
+    stem = key.removesuffix("_low").removesuffix("_high")
+    return stem != key and stem in keys
+
+
+def _label(key: str) -> str:
+    return LABELS.get(key, key.replace("_", " "))
+
+
+def _numeric(rows: Sequence[Row], key: str) -> bool:
+    known = [row[key] for row in rows if row.get(key) is not None]
+    return all(
+        (isinstance(value, int | float) and not isinstance(value, bool)) or _is_percent(value)
+        for value in known
+    )
+
+
+def _is_percent(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(" %") and value[:1].isdigit()
+
+
+def _text(row: Row, key: str) -> str:
+    value = row.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if f"{key}_low" in row:
+            return spread(value, row[f"{key}_low"], row.get(f"{key}_high"))
+        if key in FRACTIONS:
+            return percent(value)
+    if key in NAMED and isinstance(value, str):
+        return cell(name_of(value))
+    return cell(value)
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV, every column and every seed; unknown values are empty."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(keys)
+    for row in rows:
+        writer.writerow([_plain(row.get(key)) for key in keys])
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    # Office programs run a text that starts like a formula.
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return "" if value is None else value

@@ -1,0 +1,114 @@
+"""Values to words: the one place that says how a number or a text is written in a report."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from typing import Any
+
+LONGEST_REPLY = 600
+# An effect is a fraction and is written in percent, unless its name ends with one of these units.
+UNIT = re.compile(r"\((×|examples|steps|prompts|weights|nats|correlation)\)$")
+SIGNS = {
+    "supported": ("✓", "yes"),
+    "not supported": ("✗", "no"),
+    "inconclusive": ("?", "unsure"),
+    "not measurable": ("–", "none"),
+}
+QUOTES = {
+    "supported": "supports the claim",
+    "not supported": "does not support the claim",
+    "inconclusive": "is inconclusive on the claim",
+    "not measurable": "could not measure the claim",
+}
+
+
+def visible(value: Any) -> str:
+    """Return text in which control and direction-changing characters are spelled out."""
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
+        else f"\\u{{{ord(character):x}}}"
+        for character in str(value)
+    )
+
+
+def plain_number(value: float | None) -> str:
+    """Return a number with four digits at most."""
+    return "–" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent: one decimal, or three digits where it is below 1 %."""
+    if value is None or math.isnan(value):
+        return "–"
+    scaled = 100 * value
+    if 0 < abs(scaled) < 1:
+        return f"{scaled:.3g} %"
+    return f"{scaled:.1f}".removesuffix(".0") + " %"
+
+
+def spread(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a fraction with its bounds, in percent with one decimal, so that columns align."""
+    if value is None or math.isnan(value):
+        return "–"
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} %{bounds}"
+
+
+def interval(effect: dict[str, Any]) -> str:
+    """Return a claim's effect or control with its bounds, in its unit."""
+    value, low, high = effect["value"], effect["low"], effect["high"]
+    found = UNIT.search(effect["name"])
+    if found is None:
+        return spread(value, low, high)
+    if value is None:
+        return "–"
+    bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
+    return (
+        f"{value:.3g} {found[1]}{bounds}" if found[1] != "correlation" else f"{value:.2f}{bounds}"
+    )
+
+
+def is_fraction(effect: dict[str, Any]) -> bool:
+    """Return whether an effect is written in percent."""
+    return UNIT.search(effect["name"]) is None
+
+
+def cell(value: Any) -> str:
+    """Return a table cell."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return plain_number(value)
+    return visible(value)
+
+
+def short(value: Any) -> str:
+    """Return a reply, cut where it becomes too long to read."""
+    text = visible(value)
+    return text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
+
+
+def quote(claim: dict[str, Any], run: str, version: str) -> str:
+    """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
+    text = claim["claim"].rstrip(".")
+    seeds = ", ".join(str(seed) for seed in claim["seeds"])
+    who = f"resect {version} {QUOTES[claim['verdict']]} “{text}” for {run}"
+    behind = f"{claim['n']} prompts, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
+    if claim["effect"]["value"] is None:
+        return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
+    controls = [one for one in claim["controls"] if one["value"] is not None]
+    beside = f"; {controls[0]['name']}: {interval(controls[0])}" if controls else ""
+    return (
+        f"{who}: {claim['effect']['name']}: {interval(claim['effect'])}{beside} "
+        f"(95 % intervals; {behind})."
+    )
+
+
+def slug(text: str) -> str:
+    """Return a name that is safe in a file name and in an id."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-") or "x"

@@ -1,0 +1,94 @@
+"""The arithmetic of the studies, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from resect.cells import Cell, Cut, Tuning, merge
+from resect.mask import Mask, MaskTensor
+from resect.stats import Sample
+from resect.studies._overlap import chance_overlap, rank_agreement
+from resect.studies.compression import needed
+from resect.studies.emergent import at_level
+from resect.studies.frontier import half_of
+
+
+def sample(value: float, *draws: float) -> Sample:
+    return Sample(value, np.array(draws or (value,)))
+
+
+def test_misalignment_is_compared_where_the_narrow_task_reaches_the_level() -> None:
+    narrow = [sample(0.0, 0.0, 0.2), sample(0.5, 0.4, 0.6), sample(1.0, 0.8, 0.6)]
+    elsewhere = [sample(0.0, 0.0, 0.0), sample(0.2, 0.2, 0.4), sample(0.6, 0.6, 0.8)]
+    found = at_level(0.75, narrow, elsewhere)
+    assert found.value == pytest.approx(0.4)  # half-way between the last two doses
+    # The first draw crosses at 0.35/0.4 of the last step; the second never reaches the level.
+    assert found.draws[0] == pytest.approx(0.2 + 0.875 * 0.4)
+    assert math.isnan(found.draws[1])
+    assert at_level(0.0, narrow, elsewhere).value == 0.0
+    assert math.isnan(at_level(1.5, narrow, elsewhere).value)
+
+
+def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:
+    points = [(1e-4, 0.2), (1e-2, 0.6)]
+    assert needed(points, 0.4) == pytest.approx(1e-3)
+    assert needed(points, 0.1) == 1e-4
+    assert needed(points, 0.6) == pytest.approx(1e-2)
+    assert needed(points, 0.7) is None
+
+
+def test_halves_are_even_and_depend_on_the_id_alone() -> None:
+    halves = [half_of(f"example-{at}") for at in range(1000)]
+    assert 430 < halves.count("selection") < 570
+    assert halves == [half_of(f"example-{at}") for at in range(1000)]
+
+
+def mask(**index: list[int]) -> Mask:
+    tensors = {
+        name: MaskTensor(
+            (10,),
+            torch.tensor(places),
+            torch.ones(len(places)),
+            torch.zeros(len(places), dtype=torch.uint8),
+        )
+        for name, places in index.items()
+    }
+    return Mask(tensors, {})
+
+
+def test_overlap_is_set_beside_chance() -> None:
+    first, second = mask(a=[0, 1, 2, 3, 4], b=[0, 1]), mask(a=[3, 4, 5, 6, 7], b=[8, 9])
+    found = chance_overlap(first, second)
+    assert found["jaccard"] == pytest.approx(2 / 12)
+    # 5·5/10 and 2·2/10 shared weights are expected.
+    assert found["enrichment"] == pytest.approx(2 / 2.9)
+    assert found["p_value"] > 0.05
+    same = chance_overlap(first, first)
+    assert same["jaccard"] == 1
+    assert same["p_value"] < found["p_value"]
+
+
+def test_rank_agreement() -> None:
+    first = mask(a=[0], b=[0, 1], c=[0, 1, 2])
+    assert rank_agreement(first, mask(a=[5], b=[5, 6], c=[1, 5, 6, 7])) == pytest.approx(1)
+    assert rank_agreement(first, mask(a=[1, 2, 3], b=[1, 2], c=[9])) == pytest.approx(-1)
+    assert rank_agreement(first, mask(a=[1], b=[2], c=[9])) is None
+
+
+def test_a_variant_that_two_studies_ask_for_is_measured_once() -> None:
+    cut = Cut("generation", "target", 0.1)
+    cells = [
+        Cell("aligned", 0, cut, ("generation",)),
+        Cell("aligned", 0, cut, ("utility",)),
+        Cell("aligned", 0, cut, ("utility",), Tuning("hazard", 3, 1e-3)),
+        Cell("aligned", 0, cut, ("utility",), attack="none"),
+        Cell("aligned", 0, Cut("generation", "target", 0.1, rounds=4), ("utility",)),
+    ]
+    merged = merge(cells)
+    assert len(merged) == 4
+    assert len({cell.key for cell in merged}) == 4
+    assert ("generation", "utility") in [cell.probes for cell in merged]
