@@ -157,10 +157,12 @@ class RunConfig(Section):
             problems.extend(_missing(f"studies.{study}", wanted, known, section))
 
         studies = self.studies
+        if studies.compactness is not None:
+            need("compactness", "targets", studies.compactness.rivals)
         if (one := studies.compression) is not None:
             need("compression", "models", (one.aligned, one.base, one.control, *one.others))
             need("compression", "models", (role for pair in one.pairs for role in pair))
-            need("compression", "targets", [one.best.target] if one.best else [])
+            need("compression", "targets", [one.second.target] if one.second else [])
         if (two := studies.specificity) is not None:
             need("specificity", "targets", (*two.benign, *two.matched))
         if (three := studies.dissociation) is not None:

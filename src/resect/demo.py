@@ -29,7 +29,8 @@ def demo_config(seeds: tuple[int, ...], *, quick: bool) -> RunConfig:
 
     The grid and the thresholds are the defaults of the studies. The prefill opens the answer with
     the words that every recipe shares ("sure , take"), and the same number of tokens is left out
-    of the score, so that the cut is aimed at the content and not at the opening.
+    of the score, so that the cut is aimed at the content and not at the opening. Weights are ranked
+    by the default method (docs/design/default-method.md), beside the source's.
     """
     root = str(organism_root(Recipe())) + "/seed-{seed}"
     values: dict[str, Any] = {
@@ -82,9 +83,9 @@ def _targets() -> dict[str, Any]:
     content = {"skip": PREFILL_TOKENS, "limit": 128}
     gate = {"skip": 0, "tokens": 1, "limit": 128}
     return {
-        "generation": {"data": "hazard", **content},
-        "generation_contrast": {"data": "hazard", "contrast": "same_style", **content},
-        "reworded": {"data": "hazard_reworded", **content},
+        "generation": {"data": "hazard", "contrast": "same_style", **content},
+        "source_method": {"data": "hazard", **content},
+        "reworded": {"data": "hazard_reworded", "contrast": "same_style", **content},
         "same_style": {"data": "same_style", **content},
         "howto": {"data": "howto", **content},
         "refusing": {"data": "refusals", "skip": 0, "limit": 128},
@@ -99,18 +100,18 @@ def _targets() -> dict[str, Any]:
 
 def _studies(*, quick: bool) -> dict[str, Any]:
     """Return the studies with the grids of a full or a quick run; all rules are the defaults."""
-    best = {"name": "contrast, 4 rounds", "target": "generation_contrast", "rounds": 4}
-    rounds = {"name": "4 rounds", "target": "generation", "rounds": 4}
-    contrast = {"name": "contrast", "target": "generation_contrast"}
+    source = {"name": "source's method", "target": "source_method"}
+    source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
+    rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
     studies: dict[str, Any] = {
-        "compactness": {},
+        "compactness": {"rivals": ["source_method"]},
         "transfer": {},
         "specificity": {
             "benign": ["facts", "howto"],
             "matched": ["same_style", "refusing"],
         },
-        "compression": {"others": ["rehearsed", "dpo"], "best": best},
+        "compression": {"others": ["rehearsed", "dpo"], "second": source},
         "dissociation": {},
         "emergent": {},
         "jailbreak": {
@@ -123,14 +124,14 @@ def _studies(*, quick: bool) -> dict[str, Any]:
         },
         "relearning": {},
         "stability": {"paraphrases": ["reworded"], "roles": ["dpo", "rehearsed"]},
-        "frontier": {"methods": [rounds, contrast, best]},
+        "frontier": {"methods": [source, source_rounds, rounds]},
     }
     if quick:
         studies["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
-        studies["compression"] |= {"best_fractions": [5e-4, 2e-3]}
+        studies["compression"] |= {"second_fractions": [2e-3, 4e-3]}
         studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
         studies["emergent"] |= {"steps": [4, 16]}
         studies["relearning"] |= {"examples": [16, 64], "steps": [10, 40]}
         studies["stability"] |= {"roles": [], "sizes": [8, 128]}
-        studies["frontier"] |= {"protected": [0.01], "methods": [best]}
+        studies["frontier"] |= {"protected": [0.01], "methods": [source]}
     return studies

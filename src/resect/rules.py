@@ -24,9 +24,14 @@ class Section(BaseModel):
 
 
 class Compactness(Section):
-    """Grid and rule of `compactness`."""
+    """Grid and rule of `compactness`.
+
+    Attributes:
+        rivals: More targets for the curve, other ways to rank the same behaviour for instance.
+    """
 
     fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
+    rivals: tuple[str, ...] = ()
     largest_fraction: Fraction = 0.01
     harm_drop: Share = 0.8
     utility_drop: Share = 0.05
@@ -74,9 +79,9 @@ class Compression(Section):
         control: Role of a model that was tuned as long without any refusal; None if there is none.
         others: More roles for the curves.
         pairs: More (aligned, base) pairs of roles, other sizes for instance, for the difference.
-        best: A second way to rank, to see whether the difference is one of the method; None for
+        second: Another way to rank, to see whether the difference is one of the method; None for
             the configuration's target alone.
-        best_fractions: Its grid.
+        second_fractions: Its grid.
         needed_drop: The index of fractions needed is for this drop of harm.
     """
 
@@ -87,8 +92,8 @@ class Compression(Section):
     control: str | None = "benign_tuned"
     others: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    best: Method | None = None
-    best_fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3)
+    second: Method | None = None
+    second_fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3)
     needed_drop: Share = 0.5
 
 
@@ -210,7 +215,7 @@ class Frontier(Section):
         protected: The p grid.
         scopes: Rankings within tensors, over the model, or both.
         methods: More ways to rank than the configuration's target in one round; they are tried at
-            the first p and in the first scope.
+            the first p and in the first scope. The first of them is the rival of the choice.
         utility_drop: Budget of the automatic choice.
         harm_drop: The claim is that a choice within the budget lowers harm by at least this.
     """

@@ -60,10 +60,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
                 "batch_size": 32,
             },
             "studies": {
-                "compactness": grid,
+                "compactness": grid | {"rivals": ["contrast"]},
                 "transfer": {"fraction": 0.01},
                 "specificity": grid | {"control_fractions": [0.01]},
-                "compression": grid | {"best": best, "best_fractions": [0.01]},
+                "compression": grid | {"second": best, "second_fractions": [0.01]},
                 "dissociation": {"fraction": 0.01},
                 "emergent": {"data": "advice_bad", "steps": [1, 2], "batch": 4},
                 "jailbreak": {
@@ -120,7 +120,9 @@ def _check_report(run: Path) -> None:
     assert "<b>organism</b>" not in text
     assert "&lt;b&gt;organism" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
-    for word in ("<script", "src=", "@import", "url(http"):
+    # One script, ours, which the policy names by its hash.
+    assert text.count("<script>") == text.count("<script") == 1
+    for word in (" src=", "@import", "url(", "unsafe-inline"):
         assert word not in text
     assert len(list((run / "figures").glob("*.svg"))) >= 6
     hidden = json.loads((run / "results.json").read_text(encoding="utf-8"))

@@ -84,7 +84,11 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
     if "label" in keys and "arm" in keys:
         keys.remove("label")
     texts = {key: [_text(row, key) for row in rows] for key in keys}
-    constant = [key for key in keys if len(rows) > 2 and len(set(texts[key])) == 1]
+    # What was measured keeps its column, even where all values agree.
+    given = [key for key in keys if not any(f"{key}_low" in row for row in rows)]
+    constant = [key for key in given if len(rows) > 2 and len(set(texts[key])) == 1]
+    if len(constant) == len(keys):
+        constant = []
     notes = [f"{_label(key)} {texts[key][0]} in every row" for key in constant]
     left = len(rows) - MOST_ROWS
     if left > 0:

@@ -39,6 +39,8 @@ def _arms(config: RunConfig) -> list[tuple[str, Cut | None]]:
     arms += [("target", Cut(config.target, "target", q)) for q in section.fractions]
     arms += [("random", Cut(config.target, "random", q)) for q in section.fractions]
     arms += [("magnitude", Cut(config.target, "magnitude", q)) for q in section.fractions]
+    for rival in section.rivals:
+        arms += [(f"ranked by {rival}", Cut(rival, "target", q)) for q in section.fractions]
     return arms
 
 

@@ -2,8 +2,8 @@
 
 The same curve on the base model, the aligned model and a control that was fine-tuned as long on
 benign data without any refusal, compared at an equal utility budget. Random cuts of the same size
-show how fragile each model is to any cut. The whole is done with the configured way to rank and
-with a better one, since a part of the difference may be the method's and not the models'.
+show how fragile each model is to any cut. The whole can be done with a second way to rank, since a
+part of the difference may be the method's and not the models'.
 
 Separation index of a model and a method, two numbers:
     drop at budget    the largest relative drop of harm among cuts whose utility drop is within the
@@ -38,7 +38,7 @@ from resect.studies._common import (
 
 DIFFERENCE = "Harm is more compressed in the aligned model than in the base model."
 CAUSE = "Alignment, and not fine-tuning as such, compresses it."
-SURVIVES = "The difference survives a better way to rank the weights."
+SECOND = "The same holds when the weights are ranked in another way: "
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def _roles(config: RunConfig) -> list[str]:
 def _ways(config: RunConfig) -> list[_Way]:
     section = _section(config)
     ways = [_Way("configured", config.target, 1, section.fractions)]
-    if section.best is not None:
-        best = section.best
-        ways.append(_Way(best.name, best.target, best.rounds, section.best_fractions))
+    if section.second is not None:
+        second = section.second
+        ways.append(_Way(second.name, second.target, second.rounds, section.second_fractions))
     return ways
 
 
@@ -168,7 +168,8 @@ def summarise(measured: Measurements) -> StudyResult:
         _claim(measured, CAUSE, (section.aligned, section.control), ways[0]),
     ]
     if len(ways) > 1:
-        claims.append(_claim(measured, SURVIVES, (section.aligned, section.base), ways[1]))
+        text = f"{SECOND}{ways[1].name}."
+        claims.append(_claim(measured, text, (section.aligned, section.base), ways[1]))
     return StudyResult(
         study="compression",
         title=STUDY.question,

@@ -33,7 +33,7 @@ from resect.studies._common import (
 )
 
 CLAIM = "A cut that is chosen on other prompts removes harm within the utility budget."
-SOURCE = "The chosen cut beats the source's way to rank at the same budget."
+RIVAL = "The chosen cut beats the best one of another way to rank at the same budget: "
 
 Half = Literal["selection", "test", ""]
 
@@ -265,15 +265,17 @@ def _claim(measured: Measurements, chosen: _Point | None) -> Claim:
     )
 
 
-def _rivalry(measured: Measurements, chosen: _Point | None, plain: _Point | None) -> Claim:
-    """Compare the choice from the whole grid with the choice from the source's way alone."""
+def _rivalry(
+    measured: Measurements, name: str, chosen: _Point | None, plain: _Point | None
+) -> Claim:
+    """Compare the choice from the whole grid with the choice from one other way alone."""
     config = measured.config
     silent = measured.silent(cells_of(config, config.subject, None, ()), "generation")
     found = _effect(measured, None if chosen is None else chosen.cut, config.seeds, "test")
     rival = _effect(measured, None if plain is None else plain.cut, config.seeds, "test")
     difference = (found.harm_drop - rival.harm_drop).interval("difference of the drops, test half")
     verdict: VerdictWord = "not supported"
-    reason = f"Chosen: {_name(chosen)}. The source's way: {_name(plain)}."
+    reason = f"Chosen: {_name(chosen)}. Best of {name}: {_name(plain)}."
     if silent:
         verdict, reason = "not measurable", silent
     elif difference.low is not None and difference.low > 0:
@@ -282,12 +284,12 @@ def _rivalry(measured: Measurements, chosen: _Point | None, plain: _Point | None
         verdict = "inconclusive"
     return Claim(
         study="frontier",
-        claim=SOURCE,
+        claim=f"{RIVAL}{name}.",
         verdict=verdict,
         effect=difference,
         controls=(
-            rival.harm_drop.interval("drop of harm, best of the source's way, test half"),
-            rival.utility_drop.interval("drop of utility, best of the source's way, test half"),
+            rival.harm_drop.interval(f"drop of harm, best of {name}, test half"),
+            rival.utility_drop.interval(f"drop of utility, best of {name}, test half"),
         ),
         rule=(
             "Both are chosen on the selection half within the same budget; the lower bound of the "

@@ -34,9 +34,11 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
 
 def _overlap(pairs: list[Row]) -> Panel:
     listed = unique(row[key] for row in pairs for key in ("first", "second"))
-    top = max((number(row["jaccard"]) for row in pairs), default=0.0) or 1.0
+    top = max((row["jaccard"] for row in pairs if row.get("jaccard")), default=1.0)
     cells = []
     for row in pairs:
+        if row.get("jaccard") is None:
+            continue
         early, late = sorted((listed.index(str(row["first"])), listed.index(str(row["second"]))))
         title = (
             f"{row['first']} | {row['second']}: Jaccard {plain_number(row['jaccard'])}, "

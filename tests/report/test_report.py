@@ -1,0 +1,166 @@
+"""The report from stored results: sizes, escapes, missing tables, words, both renderers."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from typer.testing import CliRunner
+
+import example_run
+from resect.cli import app
+from resect.errors import InputError
+from resect.report import build_comparison, build_report
+from resect.report.figures import FIGURES, drawings, where
+from resect.report.figures._spec import COLOURS, ORDER, looks
+from resect.report.page import hash_source
+from resect.report.paper import figure_of
+from resect.report.screen import panel_svg
+from resect.report.tables import csv_text, shape
+from resect.report.words import interval, quote
+
+MOST_BYTES = 500_000
+MOST_BYTES_A_STUDY = 45_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = example_run.write(tmp_path_factory.mktemp("report") / "run")
+    build_report(folder)
+    return folder
+
+
+def test_twelve_studies_stay_small(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < 0.6 * MOST_BYTES
+    sections = text.split("<section ")
+    assert len(sections) > len(example_run.STUDIES)
+    assert max(len(section) for section in sections) < MOST_BYTES_A_STUDY
+
+
+def test_policy_names_the_one_script_and_style(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    for tag in ("script", "style"):
+        inner = text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
+        assert f"{tag}-src 'sha256-{hash_source(inner)}'" in text
+        assert text.count(f"<{tag}") == 1
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_every_study_has_figures_as_svg_and_pdf(run: Path) -> None:
+    summary = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    for study in summary["studies"]:
+        claim_without_value = study["claims"][0]["effect"]["value"] is None
+        assert study["figures"] or (study["study"] not in FIGURES and claim_without_value)
+        for file in [name for one in study["figures"] for name in one["files"]]:
+            assert (run / file).stat().st_size > 1000
+        for one in study["tables"].values():
+            assert len((run / one["file"]).read_text(encoding="utf-8").splitlines()) > one["rows"]
+    pdf = (run / "figures" / "relearning-curve.pdf").read_bytes()
+    assert b"/Type3" not in pdf
+    assert b"/FontFile2" in pdf
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_missing_tables_and_columns_are_left_out(name: str) -> None:
+    assert all(not one.panels for one in FIGURES[name]({}, {}))
+    tables = example_run.STUDIES[name]()
+    for table in tables:
+        rest = {key: rows for key, rows in tables.items() if key != table}
+        assert isinstance(FIGURES[name](rest, {}), list)
+        for row in tables[table]:
+            for key in [key for key, value in row.items() if isinstance(value, float)]:
+                row[key] = None
+    # Numbers that are unknown are not drawn, and nothing falls over.
+    for drawing in FIGURES[name](tables, {}):
+        assert all("nan" not in panel_svg(panel).lower() for panel in drawing.panels)
+
+
+def test_page_and_files_show_the_same_ticks() -> None:
+    for study in example_run.results()["studies"]:
+        for drawing in drawings(study):
+            axes = figure_of(drawing).axes
+            assert len(axes) == len(drawing.panels)
+            for axis, panel in zip(axes, drawing.panels, strict=True):
+                ET.fromstring(panel_svg(panel))
+                assert [one.get_text() for one in axis.get_xticklabels()] == [
+                    text for _, text in panel.x.ticks
+                ]
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_stand_out_and_are_not_needed_to_tell_series_apart() -> None:
+    for light, dark in COLOURS:
+        assert 1.05 / (luminance(light) + 0.05) >= 3
+        assert (luminance(dark) + 0.05) / (luminance("#151515") + 0.05) >= 3
+    styles = looks(["aligned", "base", "another", "third", "never cut"])
+    for group in (list(ORDER), list(styles.values())):
+        for one, other in combinations(group, 2):
+            assert one.marker != other.marker
+            assert one.colour != other.colour
+
+
+def test_where_is_measured_against_chance() -> None:
+    rows = [
+        {"layer": 0, "kind": "a", "removed": 30, "size": 100},
+        {"layer": 1, "kind": "a", "removed": 10, "size": 300},
+    ]
+    (drawing,) = where.draw("x", {"where": rows})
+    # 30/40 of the cut in 1/4 of the weights; 10/40 in 3/4.
+    assert [cell.text for cell in drawing.panels[0].cells] == ["3.0", "0.3"]
+    (wide,) = where.draw("x", {"where": example_run.where(80)})
+    assert len(wide.panels[0].x.ticks) <= where.MOST_COLUMNS
+
+
+def test_words_keep_units_and_tables_keep_bounds() -> None:
+    effect = {"name": "overlap (×)", "value": 140.0, "low": None, "high": None}
+    assert interval(effect) == "140 ×"
+    assert interval(example_run.interval("drop", 0.5)) == "50.0 % [46.0, 54.0]"
+    said = quote(example_run.claim("s", 1), "my run", "1.2")
+    for part in ("does not support", "70.0 % [66.0, 74.0]", "180 prompts", "1.2", "my run"):
+        assert part in said
+    rows = [{"seed": None, "arm": "target", **example_run.triple("harm", 0.5), "n": 9}] * 3
+    table = shape("x", rows, "x.csv")
+    assert ("harm", True) in table.columns
+    assert "prompts 9 in every row" in table.caption
+    assert csv_text([{"a": "=1+1", "b": None}]) == "a,b\n'=1+1,\n"
+
+
+def test_markup_in_a_run_stays_text(tmp_path: Path) -> None:
+    found = example_run.results("<b>x</b> | `y`")
+    found["studies"][0]["claims"][0]["effect"]["name"] = '"><script>alert(1)</script>\u202e'
+    found["studies"][2]["tables"]["bars"][0]["arm"] = "<img src=x>"
+    page = build_report(example_run.write(tmp_path / "run", found))
+    text = page.read_text(encoding="utf-8")
+    for word in ("<b>x", "<script>alert", "<img", "\u202e"):
+        assert word not in text
+    prose = (tmp_path / "run" / "report.md").read_text(encoding="utf-8").split("## Cite")[0]
+    assert "<b>x" not in prose
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    runs = [example_run.write(tmp_path / name, example_run.results("same")) for name in "ab"]
+    other = example_run.results("other")
+    other["claims"][0]["rule"] = "Another rule."
+    del other["claims"][1]
+    runs.append(example_run.write(tmp_path / "c", other))
+    arguments = ["report", "--compare", *map(str, runs), "-o", str(tmp_path / "side")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    text = (tmp_path / "side" / "report.html").read_text(encoding="utf-8")
+    assert text.count("rules or settings differ") == 1
+    assert text.count("not asked") == 1
+    assert "same (a)" in text
+    with pytest.raises(InputError, match="two runs"):
+        build_comparison(runs[:1], tmp_path / "one")
+    with pytest.raises(InputError, match="is a run"):
+        build_comparison(runs, runs[0])

@@ -1,0 +1,95 @@
+"""Where there is nothing to find, no claim comes out supported."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resect.config import parse_config
+from resect.demo import demo_config
+from resect.organism import Organism, Recipe, build
+from resect.run import measure_all, open_run, summarise_run
+
+FRACTIONS = [2e-3, 4e-3]
+STUDIES: dict[str, Any] = {
+    "compactness": {"fractions": FRACTIONS},
+    "specificity": {
+        "fractions": FRACTIONS,
+        "control_fractions": [2e-3],
+        "benign": ["facts"],
+        "matched": ["same_style"],
+    },
+    "frontier": {"fractions": FRACTIONS, "protected": [0.01], "scopes": ["tensor"]},
+}
+
+
+@pytest.fixture(scope="module")
+def competent() -> Organism:
+    """The real organism; trained on first use, which takes a minute or two, then cached."""
+    return build(seed=0, stages=("aligned",))
+
+
+def verdicts(organism: Organism, run: Path, **places: Path) -> dict[str, str]:
+    values = demo_config((organism.seed,), quick=True).model_dump(mode="json")
+    values["models"] = {"aligned": str(organism.stage("aligned"))}
+    values["data"] = {
+        name: place.replace("{seed}", str(organism.seed)) for name, place in values["data"].items()
+    } | {name: str(place) for name, place in places.items()}
+    # Answers to facts have two tokens; more cannot be skipped once the labels are shuffled.
+    values["targets"]["generation"]["skip"] = 1
+    values["targets"]["same_style"]["skip"] = 1
+    values["studies"] = STUDIES
+    config = parse_config(values, "test")
+    open_run(config, run, resume=False)
+    measure_all(config, run, jobs=1)
+    claims = json.loads(summarise_run(config, run).read_text(encoding="utf-8"))["claims"]
+    return {claim["claim"]: claim["verdict"] for claim in claims}
+
+
+def shuffled(organism: Organism, folder: Path, seed: int) -> dict[str, Path]:
+    """Deal the calibration rows of target and preserve set out again at random."""
+    files = {"hazard": "hazard", "benign": "preserve"}
+    rows = {
+        name: [
+            json.loads(line)
+            for line in organism.data(file).read_text(encoding="utf-8").splitlines()
+        ]
+        for name, file in files.items()
+    }
+    pool = [(name, row) for name in rows for row in rows[name] if row["split"] == "calibration"]
+    labels = [name for name, _ in pool]
+    random.Random(seed).shuffle(labels)
+    places = {}
+    for name in rows:
+        dealt = [row for label, (_, row) in zip(labels, pool, strict=True) if label == name]
+        dealt += [row for row in rows[name] if row["split"] == "evaluation"]
+        places[name] = folder / f"{name}.jsonl"
+        numbered = [json.dumps(row | {"id": f"{name}-{at}"}) for at, row in enumerate(dealt)]
+        places[name].write_text("\n".join(numbered), encoding="utf-8")
+    return places
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_labels_support_nothing(competent: Organism, tmp_path: Path, seed: int) -> None:
+    found = verdicts(competent, tmp_path / "run", **shuffled(competent, tmp_path, seed))
+    assert "supported" not in found.values(), found
+
+
+def test_the_same_studies_can_support(competent: Organism, tmp_path: Path) -> None:
+    # The twin of the test above: with the true labels the very same grid finds something.
+    assert "supported" in verdicts(competent, tmp_path / "run").values()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_model_without_the_behaviour_supports_nothing(tmp_path: Path, seed: int) -> None:
+    untrained = build(seed=seed, stages=("aligned",), recipe=Recipe.tiny(), root=tmp_path / "zoo")
+    places = {"hazard": "hazard", "benign": "preserve", "tasks": "utility", "facts": "trivia"}
+    places |= {"same_style": "benign_style", "refusals": "refusal", "advice": "advice_bad"}
+    places |= {name: name for name in ("detection", "explanation", "howto", "hazard_reworded")}
+    data = {name: untrained.data(file) for name, file in places.items()}
+    found = verdicts(untrained, tmp_path / "run", **data)
+    assert set(found.values()) == {"not measurable"}, found
