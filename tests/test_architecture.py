@@ -32,7 +32,7 @@ THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
     "rules", "config", "cells", "guard", "workbench", "pipeline", "locate", "rounds", "measure",
-    "organism", "studies",
+    "organism", "studies", "agreement",
 }  # fmt: skip
 
 # part -> (parts of resect it may import, heavy packages it may import)
@@ -63,7 +63,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         THIRD | {"attribution", "rounds"},
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
-    "judges": (GROUND | {"generate"}, {"transformers", "peft"}),
+    "agreement": (GROUND | {"stats"}, set()),
+    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
@@ -73,7 +74,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
     "locate": (FOURTH | {"rounds"}, {"torch"}),
     "rounds": (FOURTH, {"torch"}),
-    "measure": (FOURTH, {"torch"}),
+    "measure": (FOURTH | {"agreement"}, {"torch"}),
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),

@@ -8,7 +8,7 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, audit, bench, data, locate, masks, models, studies
+from resect.cli import artefacts, audit, bench, data, evaluation, locate, masks, models, studies
 from resect.errors import ResectError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ bench.register(app)
 data.register(app)
 locate.register(app)
 models.register(app)
+evaluation.register(app)
 studies.register(app)
 masks.register()
 audit.register(app)
