@@ -8,7 +8,7 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, audit, bench, data, locate, masks, models, studies
+from resect.cli import artefacts, audit, bench, data, doors, locate, masks, models, studies
 from resect.errors import ResectError
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ models.register(app)
 studies.register(app)
 masks.register()
 audit.register(app)
+doors.register(app)
 
 
 def main() -> None:
