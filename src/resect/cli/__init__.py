@@ -8,7 +8,18 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, audit, bench, data, evaluation, locate, masks, models, studies
+from resect.cli import (
+    artefacts,
+    audit,
+    bench,
+    data,
+    doors,
+    evaluation,
+    locate,
+    masks,
+    models,
+    studies,
+)
 from resect.errors import ResectError
 
 app = typer.Typer(
@@ -31,6 +42,7 @@ evaluation.register(app)
 studies.register(app)
 masks.register()
 audit.register(app)
+doors.register(app)
 
 
 def main() -> None:
