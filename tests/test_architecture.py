@@ -64,7 +64,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
     "agreement": (GROUND | {"stats"}, set()),
-    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft"}),
+    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft", "inspect_ai"}),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),

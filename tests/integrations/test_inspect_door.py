@@ -273,7 +273,9 @@ def test_shell_door_equals_resect_eval(tmp_path: Path) -> None:
         model=str(tmp_path / "m"), mask=tmp_path / "a.safetensors", probes=("utility",),
         data=(str(data),), max_new_tokens=TOKENS,
     )  # fmt: skip
-    rates = {row["variant"]: row["rate"] for row in evaluate_model(request, tmp_path / "eval")}
+    rates = {
+        row["variant"]: row["rate"] for row in evaluate_model(request, tmp_path / "eval").rates
+    }
     assert rates["intact"] != rates["cut"] == 0.5
     assert log.results is not None
     assert log.results.scores[0].metrics["mean"].value == rates["cut"]

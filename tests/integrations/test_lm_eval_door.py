@@ -154,7 +154,7 @@ def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
         model=str(place / "m"), mask=mask, probes=("utility",), data=(str(place / "items.jsonl"),),
         max_new_tokens=6,
     )  # fmt: skip
-    rates = {row["variant"]: row for row in evaluate_model(request, tmp_path / "eval")}
+    rates = {row["variant"]: row for row in evaluate_model(request, tmp_path / "eval").rates}
     assert rates["intact"]["rate"] != rates["cut"]["rate"] == 0.5
     assert results["results"]["tiny_generated"]["exact_match,none"] == rates["cut"]["rate"]
     ours = read_parquet(tmp_path / "eval" / "records" / "cut.parquet")
