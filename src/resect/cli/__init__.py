@@ -8,7 +8,18 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, audit, bench, data, locate, masks, models, studies
+from resect.cli import (
+    artefacts,
+    audit,
+    bench,
+    data,
+    doors,
+    evaluation,
+    locate,
+    masks,
+    models,
+    studies,
+)
 from resect.errors import ResectError
 
 STOPPED = 130
@@ -29,9 +40,11 @@ bench.register(app)
 data.register(app)
 locate.register(app)
 models.register(app)
+evaluation.register(app)
 studies.register(app)
 masks.register()
 audit.register(app)
+doors.register(app)
 
 
 def main() -> None:
