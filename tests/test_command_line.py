@@ -134,6 +134,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Pa
 BAD = {
     "missing folder": ("score {b}/none --data {h} -o {o}", "no such checkpoint folder"),
     "not a checkpoint": ("coverage {b}", "is not a checkpoint folder"),
+    "no model to look at": ("coverage", "resect coverage --shape llama-8b"),
     "missing data": ("score {b}/m --data {b}/none.jsonl -o {o}", "no such data file"),
     "no column": ("score {b}/m --data {b}/no_column.jsonl -o {o}", "row 1 has no 'completion'"),
     "empty file": ("score {b}/m --data {b}/empty.jsonl -o {o}", "is empty"),
