@@ -139,14 +139,7 @@ def attribute(
     encoded = encode(data.examples, tokenizer, format=format, skip=skip, max_length=room)
     data_hash = data.hash
     if contrast is not None:
-        method = settings.get("method", "snip")
-        if method not in LINEAR or reduction != "signed":
-            raise InputError(
-                "a contrast needs signed scores",
-                got=f"{method}, {reduction}",
-                allowed=f"{' or '.join(LINEAR)}, signed",
-                fix="leave the contrast out or choose another method",
-            )
+        _refuse_unsigned(settings.get("method", "snip"), reduction)
         other = contrast.split("calibration")
         against = encode(other.examples, tokenizer, format=format, skip=skip, max_length=room)
         encoded = contrasted(encoded, against)
@@ -161,3 +154,13 @@ def attribute(
         on_progress=on_progress,
         ranks=ranks,
     )[reduction]
+
+
+def _refuse_unsigned(method: str, reduction: str) -> None:
+    if method not in LINEAR or reduction != "signed":
+        raise InputError(
+            "a contrast needs signed scores",
+            got=f"{method}, {reduction}",
+            allowed=f"{' or '.join(LINEAR)}, signed",
+            fix="leave the contrast out or choose another method",
+        )
