@@ -53,16 +53,26 @@ LINEAR = 1.1
 
 
 class Effort(NamedTuple):
-    """How much is measured: cases with seconds for their rounds, whether per layer, and growth."""
+    """How much is measured.
+
+    Attributes:
+        cases: Models, with seconds for their rounds and whether the published algorithm runs. The
+            last one has what is left of the whole.
+        rounds: Most rounds of a case.
+        growth_examples: Examples of the smallest case of growth.
+        growth_rounds: Rounds of growth.
+        seconds: For everything.
+    """
 
     cases: tuple[tuple[Case, float, bool], ...]
     rounds: int
     growth_examples: int
-    growth_repeats: int
+    growth_rounds: int
+    seconds: float
 
 
-FULL = Effort(((SMALL, 75, True), (MIDDLE, 220, True), (LARGE, 90, False)), 5, 8, 3)
-BRIEF = Effort(((QUICK, 20, True),), 1, 2, 1)
+FULL = Effort(((SMALL, 60, True), (LARGE, 70, False), (MIDDLE, 600, True)), 5, 8, 3, 690)
+BRIEF = Effort(((QUICK, 30, True),), 1, 2, 1, 100)
 
 
 def child(threads: int, **given: Any) -> Any:
@@ -73,34 +83,39 @@ def child(threads: int, **given: Any) -> Any:
 
 
 def measure_case(
-    case: Case, seconds: float, effort: Effort, *, oracle: bool, folder: Path, threads: int
+    case: Case, ends: float, rounds: int, *, oracle: bool, folder: Path, threads: int
 ) -> dict[str, Any]:
-    """Measure all arms of a case in rounds until its time is used up, at least once.
+    """Measure all arms of a case.
 
     Args:
         case: Model and examples.
-        seconds: No round starts that would likely end later.
-        effort: Most rounds.
+        ends: Clock (`time.perf_counter`) at which rounds end: none but the first starts that would
+            likely end later.
+        rounds: Most rounds.
         oracle: Whether the published algorithm runs too, once.
         folder: Where the scores of the first round go.
-        threads: Of torch; 0 for all cores.
+        threads: Of torch.
     """
-    start, rounds = time.perf_counter(), []
-    while True:
-        begun = time.perf_counter()
-        order = ARMS if len(rounds) % 2 == 0 else ARMS[::-1]
-        place = None if rounds else str(folder)
-        found = {arm: child(threads, case=case, arm=arm, folder=place) for arm in order}
-        rounds.append(found)
-        print(case.name, {arm: round(one["seconds"], 2) for arm, one in found.items()}, flush=True)
-        now = time.perf_counter()
-        if len(rounds) >= effort.rounds or now - start + (now - begun) > seconds:
-            break
-    facts = {"case": case._asdict(), "rounds": rounds}
+    facts: dict[str, Any] = {"case": case._asdict(), "rounds": []}
     facts["parts"] = child(threads, case=case, arm="parts")
     if oracle:
         facts["per_layer"] = child(threads, case=case, arm="per_layer", folder=str(folder))
         print(case.name, "per layer", round(facts["per_layer"]["seconds"], 2), flush=True)
+    took = 0.0
+    while not facts["rounds"] or (
+        len(facts["rounds"]) < rounds and time.perf_counter() + took < ends
+    ):
+        start, first = time.perf_counter(), not facts["rounds"]
+        # The absolute value of a mean costs what its sign does; one round shows that.
+        arms = ARMS if first else [arm for arm in ARMS[::-1] if arm != "abs_of_mean"]
+        if len(facts["rounds"]) % 2 == 0 and not first:
+            arms = arms[::-1]
+        place = str(folder) if first else None
+        found = {arm: child(threads, case=case, arm=arm, folder=place) for arm in arms}
+        facts["rounds"].append(found)
+        took = time.perf_counter() - start
+        print(case.name, {arm: round(one["seconds"], 2) for arm, one in found.items()}, flush=True)
+    if oracle:
         facts["masks"] = compare_masks(folder)
     facts["selection"] = time_selection(folder)
     facts["files"] = {
@@ -205,15 +220,17 @@ def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]
 
 def ratios(facts: Mapping[str, Any], arm: str) -> tuple[float, float, float]:
     """Return median, least and most of an arm's time over the naive one of the same round."""
-    found = [one[arm]["seconds"] / one["naive"]["seconds"] for one in facts["rounds"]]
+    rounds = [one for one in facts["rounds"] if arm in one]
+    found = [one[arm]["seconds"] / one["naive"]["seconds"] for one in rounds]
     return statistics.median(found), min(found), max(found)
 
 
 def median(facts: Mapping[str, Any], arm: str, what: str = "seconds") -> float:
     """Return the median of an arm over rounds: `seconds`, or bytes of `peak` above the base."""
+    found = [one[arm] for one in facts["rounds"] if arm in one]
     if what == "peak":
-        return statistics.median(one[arm]["peak"] - one[arm]["base"] for one in facts["rounds"])
-    return statistics.median(one[arm]["seconds"] for one in facts["rounds"])
+        return statistics.median(one["peak"] - one["base"] for one in found)
+    return statistics.median(one["seconds"] for one in found)
 
 
 class Target(NamedTuple):
@@ -351,7 +368,7 @@ def _row(facts: Mapping[str, Any], arm: str, seconds: float, peak: float, ratio:
     return [
         facts["case"]["name"],
         f"{facts['case']['examples']} ({facts['rounds'][0]['naive']['tokens']:,})",
-        "1" if arm == "per_layer" else str(len(facts["rounds"])),
+        "1" if arm == "per_layer" else str(sum(arm in one for one in facts["rounds"])),
         arm,
         f"{seconds:.2f}",
         ratio,
@@ -371,15 +388,17 @@ def run(effort: Effort, threads: int) -> dict[str, Any]:
     """Measure everything."""
     start = time.perf_counter()
     results: dict[str, Any] = {"machine": machine(), "threads": threads, "cases": []}
-    for case, seconds, oracle in effort.cases:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder)
-            results["cases"].append(
-                measure_case(case, seconds, effort, oracle=oracle, folder=place, threads=threads)
-            )
     results["growth"] = child(
-        threads, growth=growth_cases(effort.growth_examples), repeats=effort.growth_repeats
+        threads, growth=growth_cases(effort.growth_examples), repeats=effort.growth_rounds
     )
+    for case, seconds, oracle in effort.cases:
+        ends = min(time.perf_counter() + seconds, start + effort.seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure_case(
+                case, ends, effort.rounds, oracle=oracle, folder=Path(folder), threads=threads
+            )
+        results["cases"].append(found)
+    results["cases"].sort(key=lambda facts: facts["parts"]["prunable"])
     results["seconds"] = time.perf_counter() - start
     return results
 
