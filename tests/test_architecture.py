@@ -27,7 +27,7 @@ HEAVY = {
 
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
-SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit"}
+SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
@@ -50,6 +50,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
     "scores": (GROUND, {"torch"}),
+    "ranks": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
@@ -91,6 +92,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"},
         {"typer", "rich", "torch"},
     ),
+    "__main__": ({"cli"}, set()),
 }
 
 # Parts that must answer on a machine, or in a moment, without torch.

@@ -22,6 +22,8 @@ from resect.cli import (
 )
 from resect.errors import ResectError
 
+STOPPED = 130
+
 app = typer.Typer(
     name="resect",
     no_args_is_help=True,
@@ -58,10 +60,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        code = STOPPED
+    if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -37,6 +37,15 @@ def coverage(
     ] = 0,
 ) -> None:
     """List which weights can be pruned and which are left alone, or plan what scoring needs."""
+    if not model and not shape:
+        from resect.errors import InputError
+
+        raise InputError(
+            "there is no model to look at",
+            got="neither MODEL nor --shape",
+            fix="name a checkpoint folder or Hub id, or plan for a shape: "
+            "resect coverage --shape llama-8b",
+        )
     if plan or shape:
         from resect.model.room import plan_report
 
