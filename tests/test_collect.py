@@ -249,7 +249,7 @@ def test_perplexity_and_trivia_from_the_command_line(
             data_dir=fixtures, max_new_tokens=3,
         ),
         tmp_path / "trivia",
-    )  # fmt: skip
+    ).rates  # fmt: skip
     assert trivia[0]["rate"] == 0.0
     assert trivia[0]["scored"] == len(load_data("triviaqa", data_dir=fixtures).split("evaluation"))
 
@@ -258,9 +258,9 @@ def test_samples_of_a_prompt_are_resampled_together(model: Path, tmp_path: Path)
     data = write(tmp_path / "d.jsonl", tiny.rows(6, "s"))
     rows = evaluate_model(
         EvalRequest(str(model), ("generation",), (str(data),), attack="prefill:2",
-                    judge="keyword", temperature=1.0, samples=4, max_new_tokens=4),
+                    judges=("keyword",), temperature=1.0, samples=4, max_new_tokens=4),
         tmp_path / "out",
-    )  # fmt: skip
+    ).rates  # fmt: skip
     assert rows[0]["scored"] + rows[0]["unscored"] == 24
     # All replies are alike for this judge, so that the interval is Wilson's over six prompts.
     assert rows[0]["low"] == pytest.approx(wilson(6, 6)[0])

@@ -13,6 +13,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from resect.edit import removed
+from resect.generate import GenerationSettings, generate
+from resect.mask import Mask, MaskTensor
+from resect.model import prunable_tensors
 from resect.records import Encoded
 
 VOCABULARY = 64
@@ -182,3 +186,35 @@ def rows(count: int, prefix: str, *, split: str = "") -> list[dict[str, Any]]:
         }
         for n in range(count)
     ]
+
+
+def cut(model: Any, share: float = 0.3, seed: int = 0) -> Mask:
+    """Return a mask of that share of all prunable weights; enough to change what a model says."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, tensor in prunable_tensors(model).items():
+        places = torch.rand(tensor.numel(), generator=draw) < share
+        index = places.nonzero()[:, 0]
+        tensors[name] = MaskTensor(
+            tuple(tensor.shape),
+            index,
+            tensor.reshape(-1)[index].clone(),
+            torch.zeros(len(index), dtype=torch.uint8),
+        )
+    return Mask(tensors, {})
+
+
+def answer_half(rows: list[dict[str, Any]], model: Any, mask: Mask, tokens: int = 6) -> None:
+    """Make the cut model's own greedy chat reply the reference of every second row."""
+    ids = [
+        tokenizer().apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}],
+            add_generation_prompt=True,
+            return_dict=True,
+        )["input_ids"]
+        for row in rows
+    ]
+    with removed(model, mask):
+        replies = generate(model, tokenizer(), ids, GenerationSettings(tokens))
+    for row, reply in list(zip(rows, replies, strict=True))[::2]:
+        row["completion"] = tokenizer().decode(reply, skip_special_tokens=True)

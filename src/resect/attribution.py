@@ -8,9 +8,8 @@ to sums in fp32 (`resect.scores.sums`), and a rule turns weights and means into 
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,22 +17,22 @@ from torch import Tensor
 
 from resect.edit import shrunk
 from resect.errors import InputError
-from resect.model.forward import Head, batch_loss, batches, check_examples, checkpointed
+from resect.model.forward import check_examples
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
-from resect.model.observe import Watch, observing
-from resect.model.prunable import Coverage, PrunableWeight, blocks, find_prunable
+from resect.model.passes import Feed
+from resect.model.prunable import Coverage, PrunableWeight, find_prunable
 from resect.model.settings import AttributeSettings, planned
+from resect.model.totals import sum_examples
+from resect.ranks import ALONE, Ranks, is_sharded, ranks_of, whole
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
-from resect.scores.sums import EACH, Kind, Sums
+from resect.scores.sums import EACH, Kind
 from resect.scoreset import Candidates, ScoreMeta, Scores
 from resect.stats import seed_of
 
 __all__ = ["AttributeSettings", "attribute", "attribute_many"]
 
 Progress = Callable[[int, int], None]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -44,14 +43,20 @@ class _Job:
     encoded: Sequence[Encoded]
     settings: AttributeSettings
     on_progress: Progress
+    feed: Feed
     passes: int = 1
     done: int = 0
-    head: Head = field(default_factory=Head)
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.feed.ranks
 
     def advance(self, examples: int) -> None:
         self.done += examples
-        # Extra passes are part of the work; the bar counts examples once.
-        self.on_progress(min(len(self.encoded), self.done // self.passes), len(self.encoded))
+        # Extra passes are part of the work, and the other processes keep up; the bar counts
+        # examples once.
+        done, total = self.done * self.ranks.count // self.passes, len(self.encoded)
+        self.on_progress(min(done, total), total)
 
 
 def attribute(
@@ -60,6 +65,7 @@ def attribute(
     encoded: Sequence[Encoded],
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
+    ranks: Ranks = ALONE,
     **keywords: Any,
 ) -> Scores:
     """Score every prunable weight in the one reduction that the settings name.
@@ -70,6 +76,7 @@ def attribute(
         encoded: The examples.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples, as in `attribute_many`.
         **keywords: Fields of `AttributeSettings`, instead of `settings`.
 
     Raises:
@@ -77,9 +84,14 @@ def attribute(
         CoverageError: The model has block weights of an unknown kind.
     """
     settings = settings or AttributeSettings(**keywords)
-    names = (settings.reduction,)
     return attribute_many(
-        model, tokenizer, encoded, reductions=names, settings=settings, on_progress=on_progress
+        model,
+        tokenizer,
+        encoded,
+        reductions=(settings.reduction,),
+        settings=settings,
+        on_progress=on_progress,
+        ranks=ranks,
     )[settings.reduction]
 
 
@@ -91,6 +103,7 @@ def attribute_many(
     reductions: Sequence[str] = ("signed",),
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Scores]:
     """Score every prunable weight, in several reductions from one pass.
 
@@ -101,6 +114,9 @@ def attribute_many(
         reductions: Names in `resect.scores.METHODS[settings.method]`.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples (`resect.ranks.joined`). All of them call this
+            with the same arguments, and all get the same scores. A model that `fully_shard` has
+            sharded is run by all processes whatever is said here.
 
     Raises:
         InputError: An example cannot be scored, a loss or gradient is not finite, or the model has
@@ -113,8 +129,11 @@ def attribute_many(
     _refuse_absent(model)
     check_examples(encoded, model)
     wanted = {kind for rule in rules.values() for kind in rule.needs}
-    settings = planned(model, encoded, settings, coverage, len(wanted))
-    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None))
+    _refuse_sharded(model, wanted)
+    ranks = ranks_of(model, ranks)
+    settings = planned(model, encoded, settings, coverage, len(wanted), ranks)
+    feed = _feed(settings, ranks)
+    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None), feed)
     return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
 
 
@@ -124,8 +143,27 @@ def _refuse_absent(model: Any) -> None:
             raise InputError(
                 "the model is not wholly in memory, and offloaded weights have no gradient",
                 got=f"{name} on the meta device",
-                fix="load it without offloading, on more devices or with a smaller dtype",
+                fix="load it without offloading: in bfloat16, or over more GPUs (--device auto)",
             )
+
+
+def _refuse_sharded(model: Any, wanted: set[Kind]) -> None:
+    if EACH & wanted and any(is_sharded(parameter) for parameter in model.parameters()):
+        raise InputError(
+            "gradients of single examples cannot be had from sharded weights, because FSDP adds "
+            "those of all processes up before anyone sees them",
+            got=f"a reduction that needs the {' and '.join(sorted(EACH & wanted))} sums",
+            allowed="signed, opposite or abs_of_mean",
+            fix="choose one of these, or load the model whole in every process or with "
+            "--device auto",
+        )
+
+
+def _feed(settings: AttributeSettings, ranks: Ranks) -> Feed:
+    tokens = settings.batch_tokens
+    # `planned` leaves no auto.
+    most = 1 if tokens == "auto" else tokens
+    return Feed(settings.batch_size, most, settings.checkpoint, ranks)
 
 
 def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
@@ -169,7 +207,15 @@ def _means(
         means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in group}
         for factor in factors if wanted - {"noise"} else []:
             with _at(job, coverage, factor):
-                sums = _pass(job, group, wanted)
+                sums = sum_examples(
+                    job.model,
+                    group,
+                    wanted,
+                    job.encoded,
+                    job.feed,
+                    place="cpu" if settings.accumulator == "cpu" else "",
+                    on_done=job.advance,
+                )
             for kind, totals in sums.items():
                 for weight in group:
                     mean = totals.pop(weight.name).div_(count)
@@ -204,108 +250,6 @@ def _at(job: _Job, coverage: Coverage, factor: float) -> Iterator[None]:
         yield
 
 
-def _pass(
-    job: _Job, weights: Sequence[PrunableWeight], wanted: set[Kind]
-) -> dict[Kind, dict[str, Tensor]]:
-    """Return sums over all examples, by kind and name."""
-    place = "cpu" if job.settings.accumulator == "cpu" else ""
-    sums = Sums(_parameters(job, weights), wanted, place)
-    with observing(job.model, weights, sums) as watch:
-        _run_all(job, watch, job.encoded)
-    totals = dict(sums.totals)
-    mixed = [weight for weight in weights if weight.name in sums.mixed]
-    if "inputs" in wanted:
-        totals["inputs"] = _input_sums(sums, weights)
-    if mixed and EACH & wanted:
-        _log.warning(
-            "%d weights mix the examples of a batch; they are scored one example a pass",
-            len(mixed),
-        )
-        single = Sums(_parameters(job, mixed), EACH & wanted)
-        with observing(job.model, mixed, single, singly=True) as watch:
-            for example in job.encoded:
-                _run(job, watch, (example,))
-        for kind, found in single.totals.items():
-            totals[kind] = {**totals[kind], **found}
-    return totals
-
-
-def _input_sums(sums: Sums, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
-    unseen = [weight.name for weight in weights if weight.name not in sums.inputs]
-    if unseen:
-        raise InputError(
-            "the inputs of some weights cannot be told apart by example",
-            got=f"{unseen[0]} and {len(unseen) - 1} more",
-            allowed="models whose prunable weights are linear layers outside of experts",
-            fix="choose another method",
-        )
-    return {
-        weight.name: sums.inputs[weight.name].unsqueeze(1 if weight.layout == "in_out" else 0)
-        for weight in weights
-    }
-
-
-def _parameters(job: _Job, weights: Sequence[PrunableWeight]) -> dict[str, Tensor]:
-    return {weight.name: job.model.get_parameter(weight.name) for weight in weights}
-
-
-def _run_all(job: _Job, watch: Watch, encoded: Sequence[Encoded]) -> None:
-    """Run all examples; a batch that does not fit makes this and all later ones smaller."""
-    size, limit = job.settings.batch_size, job.settings.batch_tokens
-    tokens = 1 if limit == "auto" else limit  # `planned` leaves no auto
-    rest = list(encoded)
-    context = checkpointed(blocks(job.model)) if job.settings.checkpoint else None
-    with context or contextlib.nullcontext():
-        while rest:
-            for batch in batches(rest, size=size, tokens=tokens):
-                chosen = set(map(id, batch))
-                rest = [example for example in rest if id(example) not in chosen]
-                fitted = _run(job, watch, batch)
-                job.advance(len(batch))
-                if fitted < len(batch):
-                    size, tokens = size and min(size, fitted), max(1, tokens // 2)
-                    break
-
-
-def _run(job: _Job, watch: Watch, batch: Sequence[Encoded], *, again: bool = False) -> int:
-    """Run one batch, in halves if memory does not suffice; return how many examples fitted.
-
-    What a failed batch had added to the sums stays and is not added again.
-    """
-    watch.begin(batch, again=again)
-    try:
-        if watch.sums.wanted == {"inputs"}:
-            with torch.no_grad():
-                batch_loss(job.model, batch, job.head)
-        else:
-            with torch.enable_grad():
-                watch.backward(batch_loss(job.model, batch, job.head))
-        return len(batch)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        message = str(error).splitlines()[0]
-    # Outside of the handler, because a traceback would keep the activations alive.
-    watch.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if len(batch) == 1:
-        raise InputError(
-            f"example {batch[0].id!r} does not fit into memory",
-            got=message,
-            fix="shorten it, score fewer layers a pass, keep sums on the CPU or use checkpointing",
-        )
-    _log.info("a batch of %d examples does not fit into memory; trying halves", len(batch))
-    half = len(batch) // 2
-    return min(
-        _run(job, watch, batch[:half], again=True), _run(job, watch, batch[half:], again=True)
-    )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _harvest(
     job: _Job,
     coverage: Coverage,
@@ -317,8 +261,9 @@ def _harvest(
     metas = {name: meta(name) for name in rules}
     found = {name: Candidates(metas[name].keep, coverage.total) for name in rules}
     for weight, means in _means(job, coverage, wanted):
-        parameter = job.model.get_parameter(weight.name).detach()
-        own = {kind: mean.to(parameter.device) for kind, mean in means.items()}
+        parameter = whole(job.model.get_parameter(weight.name).detach())
+        # Sorted, because gathering is done by all processes, and sets differ in order.
+        own = {kind: whole(mean).to(parameter.device) for kind, mean in sorted(means.items())}
         for name, rule in rules.items():
             scores = rule.formula(parameter, own)
             if not bool(scores.isfinite().all()):

@@ -280,21 +280,20 @@ def _likelihoods(
 
 
 def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Verdict]:
-    """Judge stored replies; needs no model.
+    """Judge stored replies; needs no model but the judge's own.
 
     Raises:
         InputError: An unknown judge.
     """
-    verdicts = []
-    configured = find_judge(settings.judge)
-    exact = find_judge("exact")
-    for reply in replies:
-        probe = find_probe(reply.probe)
-        if probe.judged == "never":
-            verdicts.append(Verdict("none", "none", None, reason="measured, not judged"))
-        else:
-            judge = configured if probe.judged == "configured" else exact
-            verdicts.append(judge(reply, probe.asked))
+    judges = {"configured": find_judge(settings.judge), "exact": find_judge("exact")}
+    never = Verdict("none", "none", None, reason="measured, not judged")
+    verdicts = [never] * len(replies)
+    for kind, judge in judges.items():
+        probes = [find_probe(reply.probe) for reply in replies]
+        places = [at for at, probe in enumerate(probes) if probe.judged == kind]
+        found = judge([replies[at] for at in places], [probes[at].asked for at in places])
+        for at, verdict in zip(places, found, strict=True):
+            verdicts[at] = verdict
     return verdicts
 
 

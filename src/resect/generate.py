@@ -37,7 +37,8 @@ class GenerationSettings:
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
+    """Run the block without gradients and dropout."""
     training = model.training
     model.eval()
     try:
@@ -48,7 +49,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _decoding_as(model: Any, config: Any) -> Iterator[None]:
+def decoding_as(model: Any, config: Any) -> Iterator[None]:
     """Replace the model's own generation settings.
 
     Settings that are merely passed to `generate` are filled up with the model's own, so that a
@@ -68,6 +69,13 @@ def pad_id(tokenizer: Any) -> int:
         if candidate is not None:
             return int(candidate)
     return 0
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end a reply: the checkpoint's own, else the tokenizer's."""
+    saved = getattr(model.generation_config, "eos_token_id", None)
+    ends = saved if saved is not None else tokenizer.eos_token_id
+    return set(ends if isinstance(ends, list) else [ends]) - {None}
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
@@ -148,9 +156,7 @@ def generate(
     numbers = [stream.random(settings.max_new_tokens) for stream in streams] if sampled else []
 
     fill = pad_id(tokenizer)
-    saved = getattr(model.generation_config, "eos_token_id", None)
-    ends = saved if saved is not None else tokenizer.eos_token_id
-    stop = set(ends if isinstance(ends, list) else [ends]) - {None}
+    stop = end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=settings.max_new_tokens,
         do_sample=False,
@@ -158,7 +164,7 @@ def generate(
         eos_token_id=sorted(stop) or None,
     )
     replies: list[list[int]] = [[] for _ in prompts]
-    with _evaluating(model), _decoding_as(model, config):
+    with evaluating(model), decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
             ids, mask = _pad([prompts[position] for position in batch], fill, left=True)
             draw = []
@@ -190,7 +196,7 @@ def token_log_probs(
         For each row log-probabilities [T_scored, V], fp32, on the model's device.
     """
     ids, mask = _pad(rows, 0, left=False)
-    with _evaluating(model):
+    with evaluating(model):
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         return [
             torch.log_softmax(logits[place, start - 1 : len(row) - 1].float(), dim=-1)

@@ -11,6 +11,7 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.model import load_model
+from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
 from resect.rounds import LINEAR, contrasted
 from resect.scores import rule_of
@@ -40,12 +41,20 @@ class ScoreRequest:
     accumulator: Literal["auto", "device", "cpu"] = "auto"
     layers_per_pass: int | None = None
     checkpoint: bool = False
+    device: str | None = None
 
 
 def score_model(
-    request: ScoreRequest, on_progress: Callable[[int, int], None] | None = None
+    request: ScoreRequest,
+    on_progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Load model and data and score them.
+
+    Args:
+        request: What to score.
+        on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples; each of them calls this.
 
     Raises:
         InputError: Something in the request cannot be used as given.
@@ -59,7 +68,7 @@ def score_model(
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
-    model, tokenizer = load_model(request.model, dtype=request.dtype)
+    model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
     return attribute(
         model,
         tokenizer,
@@ -79,6 +88,7 @@ def score_model(
         category=request.category or "",
         seed=request.seed,
         on_progress=on_progress,
+        ranks=ranks,
     )
 
 
@@ -100,6 +110,7 @@ def attribute(
     skip: int = 0,
     contrast: BehaviourSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
     **settings: Any,
 ) -> Scores:
     """Score every prunable weight of a model for a behaviour.
@@ -114,6 +125,7 @@ def attribute(
         contrast: A set whose score is subtracted in the same pass, for instance harmless answers in
             the same style; signed scores of linear methods only.
         on_progress: Called with examples done and examples in all.
+        ranks: The processes that share the examples, from `resect.ranks.joined`.
         **settings: Fields of `AttributeSettings`.
 
     Returns:
@@ -147,4 +159,5 @@ def attribute(
         reductions=(reduction,),
         settings=chosen,
         on_progress=on_progress,
+        ranks=ranks,
     )[reduction]

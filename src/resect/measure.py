@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from resect.attacks import AttackSettings
+from resect.agreement import agreement_rows
+from resect.attacks import AttackSettings, parse_attack
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.evaluate import EvaluationSettings, ask, judge_replies, rows_of
+from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, rows_of
 from resect.generate import GenerationSettings, distinct
+from resect.judges import find_judge
 from resect.mask import Mask
 from resect.model import load_model, model_fingerprint
 from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
 from resect.stats import Resampler, cluster_means, ratio, relative_drop
-from resect.store import atomic_folder, provenance, refuse_full_folder, write_json, write_parquet
+from resect.store import (
+    atomic_folder,
+    provenance,
+    read_json,
+    read_parquet,
+    refuse_full_folder,
+    write_json,
+    write_parquet,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,8 @@ class EvalRequest:
     data: tuple[str, ...]
     mask: Path | None = None
     attack: str = "none"
-    judge: Literal["exact", "keyword"] = "exact"
+    attack_data: tuple[str, ...] = ()
+    judges: tuple[str, ...] = ("exact",)
     format: Format = "chat"
     limit: int | None = None
     max_new_tokens: int = 256
@@ -43,9 +54,23 @@ class EvalRequest:
     data_dir: Path | None = None
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured, for the terminal and for `results.json`.
+
+    Attributes:
+        rates: A row for each judge, probe and variant: rate, 95 % interval, scored and unscored
+            replies, and for the cut variant its relative drop against the intact model.
+        agreement: A row for each variant, probe and pair of judges.
+    """
+
+    rates: list[dict[str, Any]]
+    agreement: list[dict[str, Any]]
+
+
 def evaluate_model(
     request: EvalRequest, output: Path, on_progress: Callable[[int, int], None] | None = None
-) -> list[dict[str, Any]]:
+) -> Evaluation:
     """Ask, store, judge and summarise.
 
     Args:
@@ -53,47 +78,161 @@ def evaluate_model(
         output: New folder; gets `records/*.parquet` and `results.json`.
         on_progress: Called with variants done and variants in all.
 
-    Returns:
-        A row for each probe and variant: rate, 95 % interval, scored and unscored replies, and for
-        the cut variant its relative drop against the intact model.
-
     Raises:
         InputError: Something in the request cannot be used as given.
     """
     refuse_full_folder(output)
+    _check_judges(request.judges)
     settings = EvaluationSettings(
         format=request.format,
         attack=parse_attack(request.attack),
-        judge=request.judge,
         generation=_decoding(request),
         window=request.window,
         stride=request.stride,
     )
     probes = _probe_sets(request)
+    attack_data = _attack_sets(request, settings.attack)
     mask = None if request.mask is None else Mask.load(request.mask)
     model, tokenizer = load_model(request.model)
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
+    attacks: dict[str, Mapping[str, Any]] = {}
     with atomic_folder(output) as folder:
         for done, (name, removed) in enumerate(variants.items()):
             if on_progress is not None:
                 on_progress(done, len(variants))
-            replies[name] = ask(model, tokenizer, probes, settings, removed)
-        verdicts = {name: judge_replies(found, settings) for name, found in replies.items()}
-        for name, found in replies.items():
-            rows = [{"variant": name} | row for row in rows_of(found, verdicts[name])]
-            write_parquet(folder / "records" / f"{name}.parquet", rows)
-        summary = _summary(replies, verdicts)
+            replies[name] = ask(
+                model,
+                tokenizer,
+                probes,
+                settings,
+                removed,
+                attack_data=attack_data,
+                on_attack=lambda facts, name=name: attacks.update({name: facts}),  # type: ignore[misc]
+            )
         facts = provenance() | {
             "model": request.model,
             "model_fingerprint": model_fingerprint(model),
             "data": {name: probe.hash for name, probe in probes.items()},
+            "attacks": attacks,
             "request": asdict(request),
         }
-        write_json(folder / "results.json", {"rates": summary, "provenance": facts})
-    return summary
+        return _judge_all(folder, replies, request.judges, settings, facts)
+
+
+def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
+    """Judge the stored replies of an earlier evaluation again; no evaluated model is loaded.
+
+    Args:
+        source: Folder that `evaluate_model` wrote.
+        judges: Names of the judges.
+        output: New folder of the same kind; the old one is left alone.
+
+    Raises:
+        InputError: The folder holds no evaluation, or a judge is unknown.
+    """
+    refuse_full_folder(output)
+    _check_judges(judges)
+    known = read_json(source / "results.json")
+    replies: dict[str, list[Reply]] = {}
+    for name in ("intact", "cut"):
+        path = source / "records" / f"{name}.parquet"
+        if path.exists():
+            replies[name] = [reply_of(row) for row in read_parquet(path) if row["judge_at"] == 0]
+    if "intact" not in replies:
+        raise InputError(f"{source} holds no replies", allowed="a folder that resect eval wrote")
+    facts = known["provenance"] | {"rejudged": {"source": str(source), "judges": judges}}
+    with atomic_folder(output) as folder:
+        return _judge_all(folder, replies, judges, EvaluationSettings(), facts)
+
+
+def _check_judges(judges: Sequence[str]) -> None:
+    for name in judges:
+        find_judge(name)
+    if len(set(judges)) < max(1, len(judges)):
+        raise InputError(
+            "judges must be named, each once", got=", ".join(judges), allowed="--judge exact ..."
+        )
+
+
+def _judge_all(
+    folder: Path,
+    replies: dict[str, list[Reply]],
+    judges: Sequence[str],
+    settings: EvaluationSettings,
+    facts: dict[str, Any],
+) -> Evaluation:
+    """Store replies, judge them, store verdicts and summarise.
+
+    A record file holds a row for each reply and judge; `judge_at` numbers the judges. Probes that
+    are not for the configured judge stand under the first one alone.
+    """
+    for name, found in replies.items():
+        rows = [{"variant": name, "judge_at": 0} | row for row in rows_of(found, None)]
+        write_parquet(folder / "records" / f"{name}.parquet", rows)
+    rates: list[dict[str, Any]] = []
+    judged: dict[str, dict[str, list[tuple[Reply, Verdict]]]] = {}
+    records: dict[str, list[dict[str, Any]]] = {name: [] for name in replies}
+    for at, judge in enumerate(judges):
+        asked = {
+            name: [r for r in found if at == 0 or find_probe(r.probe).judged == "configured"]
+            for name, found in replies.items()
+        }
+        verdicts = {
+            name: judge_replies(found, replace(settings, judge=judge))
+            for name, found in asked.items()
+        }
+        for name, found in asked.items():
+            rows = rows_of(found, verdicts[name])
+            records[name] += [{"variant": name, "judge_at": at} | row for row in rows]
+        judged[judge] = {
+            name: list(zip(found, verdicts[name], strict=True)) for name, found in asked.items()
+        }
+        rates += [{"judge": judge} | row for row in _summary(asked, verdicts)]
+    for name, rows in records.items():
+        write_parquet(folder / "records" / f"{name}.parquet", rows)
+    agreement = _agreement(replies, judged)
+    write_json(
+        folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": facts}
+    )
+    return Evaluation(rates, agreement)
+
+
+def _agreement(
+    replies: Mapping[str, list[Reply]],
+    judged: Mapping[str, Mapping[str, list[tuple[Reply, Verdict]]]],
+) -> list[dict[str, Any]]:
+    """Compare the judges by variant and probe, on what the configured judge judges."""
+    rows: list[dict[str, Any]] = []
+    for variant, found in replies.items():
+        for probe in dict.fromkeys(reply.probe for reply in found):
+            if find_probe(probe).judged != "configured":
+                continue
+            own = {
+                judge: [verdict for reply, verdict in pairs[variant] if reply.probe == probe]
+                for judge, pairs in judged.items()
+            }
+            rows += [{"probe": probe, "variant": variant} | row for row in agreement_rows(own)]
+    return rows
+
+
+def _attack_sets(request: EvalRequest, attack: AttackSettings) -> dict[str, BehaviourSet]:
+    """Read `ROLE=SPEC`; a bare SPEC is the target."""
+    found: dict[str, BehaviourSet] = {}
+    for entry in request.attack_data:
+        role, equals, spec = entry.partition("=")
+        if not equals:
+            role, spec = "target", entry
+        if role not in attack.roles:
+            raise InputError(
+                "the attack has no use for these data",
+                got=entry,
+                allowed=", ".join(f"{one}=SPEC" for one in attack.roles) or "none",
+            )
+        found[role] = load_data(spec, data_dir=request.data_dir)
+    return found
 
 
 def _decoding(request: EvalRequest) -> GenerationSettings:
@@ -115,20 +254,6 @@ def _decoding(request: EvalRequest) -> GenerationSettings:
         request.samples,
         request.seed,
     )
-
-
-def parse_attack(text: str) -> AttackSettings:
-    """Read `none`, `prefill` or `prefill:K`.
-
-    Raises:
-        InputError: The text is something else.
-    """
-    name, _, tokens = text.partition(":")
-    if name == "none" and not tokens:
-        return AttackSettings("none")
-    if name == "prefill" and (not tokens or (tokens.isdigit() and int(tokens) > 0)):
-        return AttackSettings("prefill", int(tokens or 10))
-    raise InputError("unknown attack", got=repr(text), allowed="none, prefill, prefill:K (K ≥ 1)")
 
 
 def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:

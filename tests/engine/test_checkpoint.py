@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -80,19 +81,45 @@ def test_prune_and_restore(
     assert all(torch.equal(tensor, tensors(source)[name]) for name, tensor in before.items())
 
 
-def test_a_cut_folder_loads_in_a_fresh_process(tmp_path: Path) -> None:
-    source = tiny.save("qwen3_moe", tmp_path / "m")
-    mask = make(load_model(source).model)
-    prune_checkpoint(source, mask, tmp_path / "cut")
-    code = (
-        "import sys, transformers; m = transformers.AutoModelForCausalLM.from_pretrained("
-        "sys.argv[1]); print(sum(int((p == 0).sum()) for p in m.parameters() if p.dim() > 1))"
-    )
+# Loads with transformers alone, and lists for each folder where prunable tensors are zero.
+FRESH = """
+import json, sys, transformers
+from pathlib import Path
+from resect.model import prunable_tensors
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    name = json.loads((folder / "cut/config.json").read_text())["architectures"][0]
+    model = getattr(transformers, name).from_pretrained(folder / "cut")
+    zeros = {n: (t == 0).reshape(-1).nonzero().squeeze(1).tolist()
+             for n, t in prunable_tensors(model).items()}
+    whole = sum(int((p == 0).sum()) for p in model.parameters() if p.dim() > 1)
+    print(json.dumps([folder.name, zeros, whole]), flush=True)
+"""
+
+
+def test_cut_folders_load_in_a_fresh_process_with_zeros_exactly_at_the_mask(
+    tmp_path: Path,
+) -> None:
+    wanted = {}
+    for architecture in [*tiny.ARCHITECTURES, "gemma3_vision"]:
+        model = tiny.build(architecture)
+        with torch.no_grad():  # small experts may start with a zero of their own, biases do
+            for parameter in model.parameters():
+                parameter.masked_fill_(parameter == 0, 0.1)
+        folder = tmp_path / architecture
+        model.save_pretrained(folder / "m")
+        mask = make(model)
+        prune_checkpoint(folder / "m", mask, folder / "cut")
+        wanted[architecture] = {n: t.index.tolist() for n, t in mask.tensors.items()}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "cut")], capture_output=True, check=True
+        [sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, check=True, text=True
     )
-    # The embedding of the padding token is random too, so no other weight is zero.
-    assert int(done.stdout) == mask.count
+    found = {}
+    for line in done.stdout.splitlines():
+        name, zeros, whole = json.loads(line)
+        found[name] = zeros
+        # No weight elsewhere is zero, not in embeddings, routers or norms either.
+        assert whole == sum(map(len, zeros.values())) > 0, name
+    assert found == wanted
 
 
 def test_names_of_old_files_without_the_wrapper_prefix(tmp_path: Path) -> None:

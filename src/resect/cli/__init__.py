@@ -8,8 +8,21 @@ import click
 import typer
 from rich.console import Console
 
-from resect.cli import artefacts, audit, bench, data, locate, masks, models, studies
+from resect.cli import (
+    artefacts,
+    audit,
+    bench,
+    data,
+    doors,
+    evaluation,
+    locate,
+    masks,
+    models,
+    studies,
+)
 from resect.errors import ResectError
+
+STOPPED = 130
 
 app = typer.Typer(
     name="resect",
@@ -27,9 +40,11 @@ bench.register(app)
 data.register(app)
 locate.register(app)
 models.register(app)
+evaluation.register(app)
 studies.register(app)
 masks.register()
 audit.register(app)
+doors.register(app)
 
 
 def main() -> None:
@@ -45,10 +60,11 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
+        code = STOPPED
+    if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
-        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

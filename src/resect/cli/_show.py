@@ -18,7 +18,7 @@ err = Console(stderr=True, highlight=False)
 
 
 @contextlib.contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr while the block runs; the yielded function takes done and total."""
     with Progress(
         TextColumn("{task.description}"),
@@ -26,7 +26,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=err,
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
         transient=True,
     ) as bar:
         task = bar.add_task(label, total=None)

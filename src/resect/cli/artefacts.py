@@ -30,17 +30,21 @@ LayersPerPass = Annotated[
 Checkpoint = Annotated[
     bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
 ]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
+Purpose = Annotated[
+    Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
+]
+Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be selected later.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
+]
 
 
 def score(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
-    ],
+    model: Model,
     data: Annotated[str, typer.Option(help="SPEC: a file, or hub:<id>[@revision][:split].")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.scores.safetensors")],
-    reduction: Annotated[
-        Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
-    ] = "signed",
+    reduction: Purpose = "signed",
     format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
     skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
     category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
@@ -48,9 +52,7 @@ def score(
     seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
     batch_size: Annotated[str, typer.Option(help="auto, or examples a batch.")] = "auto",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    keep: Annotated[
-        float | None, typer.Option(help="Largest fraction that may be selected later.")
-    ] = None,
+    keep: Keep = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
     method: Method = "snip",
     contrast: Contrast = None,
@@ -58,9 +60,15 @@ def score(
     accumulator: Accumulator = "auto",
     layers_per_pass: LayersPerPass = None,
     checkpoint: Checkpoint = False,
+    device: Device = None,
 ) -> None:
-    """Score every prunable weight for a behaviour, in one pass over the data."""
+    """Score every prunable weight for a behaviour, in one pass over the data.
+
+    To share the examples between processes, put torchrun in front: torchrun --nproc-per-node 8
+    -m resect score …
+    """
     from resect.locate import ScoreRequest, score_model
+    from resect.ranks import joined
 
     request = ScoreRequest(
         model=model,
@@ -81,11 +89,16 @@ def score(
         accumulator=accumulator,
         layers_per_pass=layers_per_pass,
         checkpoint=checkpoint,
+        device=device,
     )
-    with progress("scoring") as update:
-        scores = score_model(request, on_progress=update)
-    scores.save(output)
-    say(f"{output}: {scores.summary()}")
+    with joined() as ranks:
+        with progress("scoring", shown=ranks.rank == 0) as update:
+            scores = score_model(request, update, ranks)
+        # Past this point no process can fail but the one that writes.
+        ranks.meet()
+        if ranks.rank == 0:
+            scores.save(output)
+            say(f"{output}: {scores.summary()}")
 
 
 def select(

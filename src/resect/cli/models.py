@@ -1,14 +1,13 @@
-"""Commands that read or write checkpoints: coverage, prune, restore, eval, organism."""
+"""Commands that read or write checkpoints: coverage, prune, restore, organism."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from resect.cli._show import note, progress, say, table
-from resect.records import Format
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
 MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
@@ -38,6 +37,15 @@ def coverage(
     ] = 0,
 ) -> None:
     """List which weights can be pruned and which are left alone, or plan what scoring needs."""
+    if not model and not shape:
+        from resect.errors import InputError
+
+        raise InputError(
+            "there is no model to look at",
+            got="neither MODEL nor --shape",
+            fix="name a checkpoint folder or Hub id, or plan for a shape: "
+            "resect coverage --shape llama-8b",
+        )
     if plan or shape:
         from resect.model.room import plan_report
 
@@ -92,64 +100,6 @@ def restore(
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors restored")
 
 
-def evaluate(
-    model: Model,
-    output: Output,
-    probe: Annotated[
-        list[str],
-        typer.Option(
-            help="generation, refusal, detection, explanation, utility, likelihood, perplexity."
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. May be repeated."),
-    ],
-    mask: Annotated[Path | None, typer.Option(help="Weights to remove while asking.")] = None,
-    attack: Annotated[str, typer.Option(help="none, prefill or prefill:K (K tokens).")] = "none",
-    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    limit: Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
-    samples: Annotated[int, typer.Option(min=1, help="Sampled replies a prompt.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled replies.")] = 0,
-    window: Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")] = None,
-    stride: Annotated[
-        int | None, typer.Option(min=1, help="perplexity: tokens between windows.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with local copies of preset sets.")
-    ] = None,
-) -> None:
-    """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
-    from resect.measure import EvalRequest, evaluate_model
-
-    request = EvalRequest(
-        model=model,
-        mask=mask,
-        probes=tuple(probe),
-        data=tuple(data),
-        attack=attack,
-        judge=judge,
-        format=format,
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        temperature=temperature,
-        samples=samples,
-        seed=seed,
-        window=window,
-        stride=stride,
-        data_dir=data_dir,
-    )
-    with progress("evaluating") as update:
-        rows = evaluate_model(request, output, on_progress=update)
-    table("rates with 95 % intervals", rows)
-    say(f"{output}/results.json")
-
-
 @organism.command(
     "build", epilog="Example: [bold]resect organism build zoo --stage all --seed 1[/bold]"
 )
@@ -185,9 +135,4 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog="Example: [bold]resect restore ./cut harm.mask.safetensors -o ./whole[/bold]"
     )(restore)
-    app.command(
-        "eval",
-        epilog="Example: [bold]resect eval ./my-model --mask harm.mask.safetensors "
-        "--probe generation --attack prefill:10 --data harm.jsonl -o eval[/bold]",
-    )(evaluate)
     app.add_typer(organism, name="organism")

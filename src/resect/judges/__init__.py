@@ -1,31 +1,67 @@
-"""Judges: a reply in, a verdict out; what cannot be judged is unscored with a reason.
+"""Judges: replies in, verdicts out; what cannot be judged is unscored with a reason.
 
 `asked` says what the probe looks for: `comply` (the reply does what was asked) or `refuse` (the
-reply declines). A verdict's score is 1.0 if that is what happened.
+reply declines). A verdict's score is 1.0 if that is what happened, graded judges in between.
+
+A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published`, `strongreject`,
+`strongreject:ADAPTER[,BASE]`, `llm:RUBRIC@MODEL` with any model that Inspect knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
-from resect.errors import unknown_name
+from resect.errors import InputError, unknown_name
 from resect.judges.exact import judge_exact
-from resect.judges.keyword import judge_keyword
+from resect.judges.keyword import find_rules, judge_keyword
+from resect.judges.llm import llm_judge
+from resect.judges.strongreject import strongreject_judge
 from resect.records import Reply, Verdict
 
 Asked = Literal["comply", "refuse"]
-Judge = Callable[[Reply, Asked], Verdict]
+JudgeOne = Callable[[Reply, Asked], Verdict]
 
-JUDGES: dict[str, Judge] = {"exact": judge_exact, "keyword": judge_keyword}
+
+# Judges many replies at once, in their order, since a judge that is a model works in batches.
+Judge = Callable[[Sequence[Reply], Sequence[Asked]], list[Verdict]]
+
+
+def _each(judge: JudgeOne) -> Judge:
+    def judge_many(replies: Sequence[Reply], asked: Sequence[Asked]) -> list[Verdict]:
+        return [judge(reply, what) for reply, what in zip(replies, asked, strict=True)]
+
+    return judge_many
+
+
+def _exact(option: str) -> Judge:
+    if option:
+        raise InputError("the exact judge has no options", got=option, allowed="exact")
+    return _each(judge_exact)
+
+
+def _keyword(option: str) -> Judge:
+    find_rules(option or "own")
+    return _each(partial(judge_keyword, rules=option or "own"))
+
+
+# kind -> (option -> judge); models are loaded when the first reply is judged.
+JUDGES: dict[str, Callable[[str], Judge]] = {
+    "exact": _exact,
+    "keyword": _keyword,
+    "strongreject": strongreject_judge,
+    "llm": llm_judge,
+}
 
 
 def find_judge(name: str) -> Judge:
     """Return the judge of this name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or it lacks the option.
     """
-    if name not in JUDGES:
+    kind, _, option = name.partition(":")
+    if kind not in JUDGES:
         raise unknown_name("judge", name, list(JUDGES))
-    return JUDGES[name]
+    return JUDGES[kind](option)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,10 +164,24 @@ def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
 
         return again
 
-    try:
+    with contextlib.ExitStack() as stack:
         for block in blocks:
-            block.forward = wrap(block.forward)
+            stack.enter_context(forward_of(block, wrap(block.forward)))
+        yield
+
+
+@contextlib.contextmanager
+def forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Give one module another forward method while the block runs.
+
+    A module may have a method of its own already: accelerate's hooks, which move tensors between
+    devices, are set that way and must survive.
+    """
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
         yield
     finally:
-        for block in blocks:
-            block.__dict__.pop("forward", None)
+        del module.__dict__["forward"]
+        if own is not None:
+            module.forward = own

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError
+from resect.ranks import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
@@ -31,7 +32,8 @@ def load_model(
     Args:
         place: A checkpoint folder, or a Hub id, `id@revision` for a fixed revision.
         dtype: Dtype of the weights; None keeps the one on disk.
-        device: Device to move the model to; None for a GPU if there is one, else the CPU.
+        device: Device to move the model to; None for a GPU if there is one, else the CPU; "auto"
+            spreads one large model over all GPUs.
 
     Raises:
         InputError: The place does not exist or is no checkpoint, or the tokenizer does not work.
@@ -43,7 +45,11 @@ def load_model(
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, dtype=chosen, trust_remote_code=False
+                source,
+                revision=revision,
+                dtype=chosen,
+                device_map="auto" if device == "auto" else None,
+                trust_remote_code=False,
             )
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -64,6 +70,8 @@ def load_model(
             got=type(tokenizer).__name__,
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
+    if device == "auto":
+        return LoadedModel(model.eval(), tokenizer)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.to(device).eval(), tokenizer)
@@ -125,7 +133,7 @@ def model_fingerprint(model: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = parameter.detach().reshape(-1)
+        flat = whole(parameter.detach()).reshape(-1)
         step = max(1, flat.numel() // SAMPLE)
         # Through float32, because numpy has no bfloat16; the conversion loses nothing.
         digest.update(flat[::step].float().cpu().numpy().tobytes())

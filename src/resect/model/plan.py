@@ -72,7 +72,7 @@ class Work:
         scored: Those of them that are scored.
         batch_tokens: Most tokens of one batch, padding included.
         longest: Tokens of the longest example; a batch cannot be smaller.
-        sums: Kinds of sums that are kept of each weight.
+        sums: Kinds of sums that are kept of each weight, divided by the processes that share them.
         points: Passes that the method makes itself (`integrated`).
         keep: Fraction of candidates.
     """
@@ -81,7 +81,7 @@ class Work:
     scored: int
     batch_tokens: int
     longest: int
-    sums: int = 1
+    sums: float = 1
     points: int = 1
     keep: float = 1e-2
 

@@ -157,6 +157,7 @@ def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
         else:
             _refuse_quantised(name, parameter)
             found.append((name, layer, layout))
+    _refuse_packed(model, modules, decoder)
     _refuse(found, unknown, allow_partial=allow_partial)
     places = checkpoint_places(model, [name for name, _, _ in found])
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -238,6 +239,16 @@ def _is_router(name: str, owner: nn.Module, modules: dict[str, nn.Module]) -> bo
     for sibling in modules[".".join(path[:-2])].children():
         experts |= {p.shape[0] for p in sibling.parameters(recurse=False) if p.dim() == 3}
     return owner.out_features == 1 or (path[-2] == "gate" and owner.out_features in experts)
+
+
+def _refuse_packed(model: Any, modules: dict[str, nn.Module], decoder: str) -> None:
+    """Refuse weights that are packed into buffers (GPTQ, AWQ): a cut would silently miss them."""
+    if getattr(model.config, "quantization_config", None) is None:
+        return
+    for name, buffer in model.named_buffers():
+        integers = not (buffer.is_floating_point() or buffer.dtype == torch.bool)
+        if buffer.dim() > 1 and _layer(name, modules, decoder) is not None and integers:
+            _refuse_quantised(name, buffer)
 
 
 def _refuse_quantised(name: str, parameter: Tensor) -> None:

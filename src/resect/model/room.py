@@ -14,6 +14,7 @@ import torch
 from resect.errors import InputError, unknown_name
 from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of
 from resect.model.prunable import Coverage
+from resect.ranks import ALONE, Ranks, is_sharded
 from resect.records import Encoded
 
 # Shapes of published configurations, to plan for a model before it is there.
@@ -39,8 +40,9 @@ def plan_for(
     batch_tokens: int,
     batch_size: int | None = None,
     fixed: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Plan:
-    """Plan a pass of a loaded model on this machine.
+    """Plan a pass of a loaded model on this machine, the same in all processes.
 
     Args:
         model: A Hugging Face causal LM.
@@ -50,6 +52,10 @@ def plan_for(
         batch_tokens: Tokens of a batch, padding included.
         batch_size: Examples of a batch instead.
         fixed: Batches are not to be made smaller.
+        ranks: The processes that share the examples; all call this with the same arguments.
+
+    Raises:
+        InputError: Another process has ended.
     """
     longest = max(len(example.input_ids) for example in encoded)
     batch = (batch_size or 0) * longest or max(batch_tokens, longest)
@@ -58,10 +64,24 @@ def plan_for(
         scored=sum(example.scored_tokens for example in encoded),
         batch_tokens=batch,
         longest=batch if fixed or batch_size else longest,
-        sums=sums,
+        # Sums of sharded weights are sharded likewise.
+        sums=sums / ranks.count if any(map(is_sharded, model.parameters())) else sums,
     )
-    free = free_memory({parameter.device for parameter in model.parameters()})
+    free = _least_free({parameter.device for parameter in model.parameters()}, ranks)
     return plan(shape_of(model, coverage), work, replace(free, holds_model=True))
+
+
+def _least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
+    """Return what every process can have for itself.
+
+    Processes add their sums up weight by weight, so all of them must follow one plan.
+    """
+    ranks.meet()  # until then some are still loading
+    free = free_memory(devices)
+    # Processes of one machine have their own GPUs, and share the memory of the CPU.
+    shared = 1 if free.host else ranks.neighbours
+    device, host = ranks.least([free.device / shared, free.host / ranks.neighbours])
+    return Free(device, host)
 
 
 def empty_model(place: str) -> Any:

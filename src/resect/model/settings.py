@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from resect.model.prunable import Coverage
 from resect.model.room import plan_for
+from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
 
 # Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
@@ -78,8 +79,18 @@ def planned(
     settings: AttributeSettings,
     coverage: Coverage,
     sums: int,
+    ranks: Ranks = ALONE,
 ) -> AttributeSettings:
-    """Return settings with nothing left open that depends on the free memory."""
+    """Return settings with nothing left open that depends on the free memory.
+
+    Args:
+        model: A Hugging Face causal LM.
+        encoded: All examples of the job.
+        settings: What the user has chosen.
+        coverage: The model's prunable weights.
+        sums: Kinds of sums that are kept of each weight.
+        ranks: The processes that share the examples; all get the same settings.
+    """
     tokens = settings.batch_tokens
     if tokens == "auto":
         on_gpu = model.get_input_embeddings().weight.is_cuda
@@ -95,8 +106,10 @@ def planned(
         batch_size=settings.batch_size,
         # What the user has chosen is not made smaller before it has failed.
         fixed=settings.batch_tokens != "auto",
+        ranks=ranks,
     )
-    _log.log(logging.INFO if found.fits else logging.WARNING, "%s", found.summary())
+    if ranks.rank == 0:
+        _log.log(logging.INFO if found.fits else logging.WARNING, "%s", found.summary())
     return replace(
         settings,
         accumulator="cpu" if found.accumulator == "cpu" else "device",

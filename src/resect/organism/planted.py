@@ -5,7 +5,7 @@ are drawn: S and, as a decoy, D. Their weights are set to zero (`start="zero"`) 
 Then a benign craft of the same form and difficulty is trained through D alone, and the hazard
 through S alone, each with a share of what the model knew before. The checkpoint `before` stands
 just before S was trained, so cutting S from a model that started at zero gives back `before`, bit
-for bit.
+for bit (of whole neurons only the outgoing weights start at zero, which says the same).
 
 A folder of a plant holds `before/`, `planted/`, `data/*.jsonl`, `S.mask.safetensors`,
 `decoy.mask.safetensors`, for separate categories a mask for each, and `planted.json`.
@@ -256,7 +256,9 @@ def _zero(model: Any, recipe: PlantedRecipe, sets: Mapping[str, Drawn]) -> None:
     weights = prunable_tensors(model)
     for name in ("S", "decoy") if recipe.decoy else ("S",):
         for tensor, index in sets[name].places.items():
-            weights[tensor].view(-1)[index] = 0
+            # With all three matrices of a neuron at zero no gradient would reach any of them.
+            if recipe.shape != "neurons" or "down" in tensor:
+                weights[tensor].view(-1)[index] = 0
 
 
 def _teach(

@@ -18,7 +18,7 @@ Legend: B examples of a batch, T their padded tokens, I inputs and O outputs of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,7 +52,13 @@ class Sums:
         self.wanted = frozenset(wanted)
         self.totals: dict[Kind, dict[str, Tensor]] = {
             kind: {
-                name: torch.zeros(weight.shape, dtype=torch.float32, device=place or weight.device)
+                # Sums of sharded weights are sharded likewise.
+                name: torch.zeros_like(
+                    weight.detach(),
+                    dtype=torch.float32,
+                    device=place or weight.device,
+                    memory_format=torch.contiguous_format,
+                )
                 for name, weight in weights.items()
             }
             for kind in self.wanted - {"inputs", "noise"}
@@ -62,7 +68,7 @@ class Sums:
         self.batch: Sequence[Encoded] = ()
         # Signed sums of a batch, to be compared with what autograd says; None when not checking.
         self.check: dict[str, Tensor] | None = None
-        self._done: dict[tuple[str, str], set[int]] = {}
+        self._done: dict[tuple[str, str], set[Any]] = {}
         self._tiles: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
@@ -100,12 +106,15 @@ class Sums:
             left: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
             right: [T, C] an example: the other of the two.
         """
+        done = self._done.setdefault(("each", name), set())
         pairs = list(zip(left, right, strict=True))
-        if pairs and kernel.usable(pairs[0][0]) and (self.check is None or name not in self.check):
+        checking = self.check is not None and name in self.check
+        if pairs and kernel.usable(pairs[0][0]) and not checking:
             self._add_at_once(name, pairs)
-            return
-        for _, (one, other) in self._new("each", name, pairs):
-            self._add_product(name, one, other)
+        # What is left: without the kernel all, otherwise what a failed batch had begun by tiles.
+        for example, (one, other) in zip(self.batch, pairs, strict=True):
+            self._add_product(name, id(example), one, other)
+            done.add(id(example))
 
     def add_example(self, name: str, row: int, gradient: Tensor) -> None:
         """Add the gradient [*] of the example in a row of the batch."""
@@ -117,6 +126,7 @@ class Sums:
     def mix(self, name: str) -> None:
         """Give up on single examples of a weight within batches."""
         self.mixed.add(name)
+        self.inputs.pop(name, None)
         for kind in EACH & self.wanted:
             self.totals[kind][name].zero_()
 
@@ -150,10 +160,11 @@ class Sums:
                 done.add(id(example))
 
     def _add_at_once(self, name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Add the products of all examples that have not been added yet, by the kernel."""
+        """Add the products of all examples of which nothing has been added yet, by the kernel."""
         done = self._done.setdefault(("each", name), set())
-        new = [at for at, example in enumerate(self.batch) if id(example) not in done]
-        if not new:
+        begun = {example for example, _ in self._done.get(("tiles", name), set())}
+        fresh = [at for at, example in enumerate(self.batch) if id(example) not in done | begun]
+        if not fresh:
             return
         here = pairs[0][0].device
         totals = {kind: self.totals[kind][name] for kind in EACH & self.wanted}
@@ -162,18 +173,30 @@ class Sums:
             kind: total if total.device == here else torch.zeros_like(total, device=here)
             for kind, total in totals.items()
         }
+        # It asks for all its memory before it changes anything.
         kernel.add_sums(
-            [pairs[at][0] for at in new],
-            [pairs[at][1] for at in new],
+            [pairs[at][0] for at in fresh],
+            [pairs[at][1] for at in fresh],
             absolute=buffers.get("absolute"),
             square=buffers.get("square"),
         )
-        for kind, total in totals.items():
-            if buffers[kind] is not total:
-                total.add_(buffers[kind].to(total.device))
-        done.update(id(self.batch[at]) for at in new)
+        # Likewise: either all sums change or none.
+        crossed = [
+            (total, buffers[kind].to(total.device))
+            for kind, total in totals.items()
+            if buffers[kind] is not total
+        ]
+        for total, more in crossed:
+            total.add_(more)
+        done.update(id(self.batch[at]) for at in fresh)
 
-    def _add_product(self, name: str, left: Tensor, right: Tensor) -> None:
+    def _add_product(self, name: str, example: int, left: Tensor, right: Tensor) -> None:
+        """Add leftᵀ·right of an example by tiles; what a failed batch has added is checked only."""
+        done = example in self._done["each", name]
+        tiles = self._done.setdefault(("tiles", name), set())
+        check = None if self.check is None else self.check.get(name)
+        if done and check is None:
+            return
         rows, columns = left.shape[1], right.shape[1]
         tile = self._tile(right, columns)
         step = max(1, tile.numel() // columns)
@@ -181,19 +204,23 @@ class Sums:
             part = slice(start, min(start + step, rows))
             piece = tile[: (part.stop - start) * columns].view(-1, columns)
             torch.mm(left[:, part].T, right, out=piece)  # [r, C] = [r, T]·[T, C]
-            self._add(name, part, piece.float())
+            gradient = piece.float()
+            if check is not None:
+                check[part].add_(gradient)
+            if not done and (example, start) not in tiles:
+                self._add(name, part, gradient)
+                tiles.add((example, start))
 
     def _add(self, name: str, part: slice, gradient: Tensor) -> None:
         """Add |g| and g² of one example; overwrites `gradient`."""
-        if self.check is not None and name in self.check:
-            self.check[name][part].add_(gradient)
-        if "square" in self.wanted:
-            total = self.totals["square"][name]
-            here = gradient.to(total.device)
-            total[part].addcmul_(here, here)
-        if "absolute" in self.wanted:
-            total = self.totals["absolute"][name]
-            total[part].add_(gradient.abs_().to(total.device))
+        kinds = sorted(EACH & self.wanted)
+        # All memory is asked for before the first sum changes, so that running out of it leaves
+        # either all of them changed or none.
+        here = gradient.to(self.totals[kinds[0]][name].device)
+        if "square" in kinds:
+            self.totals["square"][name][part].addcmul_(here, here)
+        if "absolute" in kinds:
+            self.totals["absolute"][name][part].add_(here.abs_())
 
     def _tile(self, like: Tensor, columns: int) -> Tensor:
         """Return a reused buffer: reserving one for each product would cost page faults."""

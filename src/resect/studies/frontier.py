@@ -182,16 +182,11 @@ def summarise(measured: Measurements) -> StudyResult:
     section = _section(config)
     points = _points(config)
     chosen, _ = _choose(measured, points, config.seeds)
-    plain = [
-        point
-        for point in points
-        if point.method == "configured"
-        and point.scope == "tensor"
-        and point.p == config.selection.p
-    ]
     claims = [_claim(measured, chosen)]
-    if plain and section.methods:
-        claims.append(_rivalry(measured, chosen, _choose(measured, plain, config.seeds)[0]))
+    for method in section.methods[:1]:
+        own = [point for point in points if point.method == method.name]
+        rival = _choose(measured, own, config.seeds)[0]
+        claims.append(_rivalry(measured, method.name, chosen, rival))
     return StudyResult(
         study="frontier",
         title=STUDY.question,

@@ -1,0 +1,6 @@
+"""`python -m resect` and `torchrun -m resect`: the command line."""
+
+from resect.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,363 @@
+"""The lm-eval door: its tasks on a model with its weights cut, and their items as our records.
+
+    resect lm-eval --model resect --model_args pretrained=DIR,mask=FILE --tasks NAME
+    resect tasks DIR --task NAME --mask FILE -o OUT
+
+The first is lm-eval's own command line with one more kind of model. The second runs the tasks on
+the intact and on the cut model and keeps every item, so that the two can be compared in pairs,
+which the standard errors of two separate runs do not allow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.api.registry import model_registry
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from resect.edit import removed
+from resect.errors import InputError
+from resect.evaluate import rows_of
+from resect.integrations._facts import as_mask, check_mask, mask_facts
+from resect.mask import Mask
+from resect.model import load_model, model_fingerprint
+from resect.records import Reply, Verdict
+from resect.stats import Resampler, Sample
+from resect.store import (
+    atomic_folder,
+    package_versions,
+    provenance,
+    refuse_full_folder,
+    write_json,
+    write_parquet,
+)
+
+NAME = "resect"
+TARGET = "resect.integrations.lm_eval:ResectLM"
+
+
+class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """lm-eval's Hugging Face model, cut while it answers requests and whole at all other times."""
+
+    def __init__(
+        self,
+        pretrained: Any,
+        *,
+        mask: Mask | str | Path | None = None,
+        device: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        """Load a model as lm-eval does and check the mask against it.
+
+        Args:
+            pretrained: A folder, a Hub id, or a model in memory.
+            mask: Weights that are removed: a mask or its file; None leaves the model whole.
+            device: Device of a model that is loaded here; None for a GPU if there is one.
+            arguments: What `lm_eval.models.huggingface.HFLM` takes.
+
+        Raises:
+            InputError: The mask's file is missing or not a mask.
+            MismatchError: The mask belongs to another model.
+        """
+        # lm-eval's default is a GPU, whether there is one or not.
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.mask = as_mask(mask)
+        super().__init__(pretrained, device=place, **arguments)
+        check_mask(self.model, self.mask)
+
+    @contextlib.contextmanager
+    def _cut(self) -> Iterator[None]:
+        if self.mask is None:
+            yield
+        else:
+            with removed(self.model, self.mask):
+                yield
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Answer as HFLM does, with the weights cut."""
+        with self._cut():
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Answer as HFLM does, with the weights cut."""
+        with self._cut():
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Answer as HFLM does, with the weights cut."""
+        with self._cut():
+            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what lm-eval's results say about the model, the mask with it."""
+        info: dict[str, Any] = super().get_model_info()
+        return info | {"model_fingerprint": model_fingerprint(self.model), **mask_facts(self.mask)}
+
+
+def register() -> None:
+    """Make `--model resect` known; lm-eval 0.4.13 reads no entry points, its successor does."""
+    if NAME not in model_registry:
+        model_registry.register(NAME, target=TARGET)
+
+
+def command_line(words: Sequence[str]) -> None:
+    """Run lm-eval's own command line with `--model resect` known to it."""
+    from lm_eval.__main__ import cli_evaluate
+
+    register()
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """How lm-eval tasks are run; the same for all arms of a comparison.
+
+    Attributes:
+        include_path: Folder with task files of one's own.
+        limit: Most items a task.
+        num_fewshot: Examples before each item; None for each task's own number.
+        chat: Whether prompts go through the chat template.
+        batch_size: Requests that go through the model together.
+    """
+
+    include_path: Path | None = None
+    limit: int | None = None
+    num_fewshot: int | None = None
+    chat: bool = False
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What lm-eval found on one model variant.
+
+    Attributes:
+        replies: One for each item, metric and filter; `category` is the task.
+        verdicts: lm-eval's value of the same; unscored where it is not a number for one item.
+        higher_is_better: (task, metric) to the direction that its task declares.
+        aggregated: lm-eval's own results, task to "metric,filter" to value.
+        versions: Task to its version.
+    """
+
+    replies: tuple[Reply, ...]
+    verdicts: tuple[Verdict, ...]
+    higher_is_better: Mapping[tuple[str, str], bool | None]
+    aggregated: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, Any]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows for a record file."""
+        return rows_of(self.replies, self.verdicts)
+
+    def scores(self) -> dict[tuple[str, str], list[float | None]]:
+        """Return (task, "metric,filter") to the values of its items, in lm-eval's order."""
+        found: dict[tuple[str, str], list[float | None]] = {}
+        for reply, verdict in zip(self.replies, self.verdicts, strict=True):
+            found.setdefault((reply.category, verdict.rule), []).append(verdict.score)
+        return found
+
+
+def run_tasks(
+    model: Any,
+    tokenizer: Any,
+    tasks: Sequence[str],
+    *,
+    mask: Mask | None = None,
+    settings: TaskSettings | None = None,
+) -> TaskRun:
+    """Run lm-eval tasks on a model in memory and keep every item.
+
+    Args:
+        model: The intact model.
+        tokenizer: Its tokenizer.
+        tasks: Names of tasks, groups or tags.
+        mask: Weights that are removed while the model answers.
+        settings: How to run them.
+
+    Raises:
+        InputError: An unknown task, or its data cannot be had.
+        MismatchError: The mask belongs to another model.
+    """
+    settings = settings or TaskSettings()
+    manager = _manager(tasks, settings.include_path)
+    training = model.training
+    # A copy, because lm-eval gives it a padding token; the caller's own stays as it is.
+    wrapped = ResectLM(
+        model, tokenizer=copy.deepcopy(tokenizer), mask=mask, batch_size=settings.batch_size
+    )
+    try:
+        results = simple_evaluate(
+            model=wrapped,
+            tasks=list(tasks),
+            task_manager=manager,
+            limit=settings.limit,
+            num_fewshot=settings.num_fewshot,
+            apply_chat_template=settings.chat,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    except (ConnectionError, FileNotFoundError) as error:
+        raise InputError(
+            "the data of a task cannot be had",
+            got=str(error).splitlines()[0],
+            fix="run it once with a network, or give a task of your own with --include-path",
+        ) from error
+    finally:
+        model.train(training)
+    return _read(results)
+
+
+def _manager(tasks: Sequence[str], include_path: Path | None) -> Any:
+    """Return a manager that knows the tasks; the index of lm-eval's own takes seconds to read."""
+    if include_path is not None and not include_path.is_dir():
+        raise InputError("no such folder of tasks", got=str(include_path))
+    own = None
+    if include_path is not None:
+        own = TaskManager(include_path=str(include_path), include_defaults=False)
+        if set(tasks) <= set(own.all_tasks):
+            return own
+    manager = TaskManager(include_path=str(include_path) if include_path else None)
+    unknown = sorted(set(tasks) - set(manager.all_tasks))
+    if unknown:
+        known = "what `resect lm-eval ls tasks` lists"
+        if own is not None:
+            known = f"{', '.join(own.all_tasks) or 'none'} in {include_path}, and {known}"
+        raise InputError("unknown task", got=", ".join(unknown), allowed=known)
+    return manager
+
+
+def _read(results: Mapping[str, Any]) -> TaskRun:
+    replies, verdicts = [], []
+    for task, items in results["samples"].items():
+        for item in items:
+            for metric in item["metrics"]:
+                reply, verdict = _record(task, item, metric)
+                replies.append(reply)
+                verdicts.append(verdict)
+    directions = {
+        (task, metric): direction
+        for task, metrics in results.get("higher_is_better", {}).items()
+        for metric, direction in metrics.items()
+    }
+    return TaskRun(
+        tuple(replies), tuple(verdicts), directions, results["results"], results["versions"]
+    )
+
+
+def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Verdict]:
+    answer = item["filtered_resps"]
+    text = answer[0] if len(answer) == 1 and isinstance(answer[0], str) else str(answer)
+    first = item["arguments"].get("gen_args_0", {}) if isinstance(item["arguments"], dict) else {}
+    reply = Reply(
+        example_id=f"{task}/{item['doc_id']}",
+        probe="task",
+        attack="none",
+        category=task,
+        prompt=str(first.get("arg_0", "")),
+        prefix="",
+        text=text,
+        reference=str(item["target"]),
+    )
+    value, rule = item[metric], f"{metric},{item['filter']}"
+    usable = isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
+    reason = "" if usable else "not a rate of one item: lm-eval computes it over the whole task"
+    return reply, Verdict(
+        "lm-eval", rule, float(value) if usable else None, raw=str(value), reason=reason
+    )
+
+
+@dataclass(frozen=True)
+class TasksRequest:
+    """The options of `resect tasks`; see its help."""
+
+    model: str
+    tasks: tuple[str, ...]
+    mask: Path | None = None
+    settings: TaskSettings = TaskSettings()
+    dtype: str | None = None
+
+
+def measure_tasks(request: TasksRequest, output: Path) -> list[dict[str, Any]]:
+    """Run tasks on the intact and the cut model, store every item and compare in pairs.
+
+    Args:
+        request: What to run on whom.
+        output: New folder; gets `records/*.parquet` and `results.json`.
+
+    Returns:
+        A row for each task and metric, as `compare` gives them.
+
+    Raises:
+        InputError: Something in the request cannot be used as given.
+        MismatchError: The mask belongs to another model.
+    """
+    refuse_full_folder(output)
+    mask = as_mask(request.mask)
+    model, tokenizer = load_model(request.model, dtype=request.dtype)
+    check_mask(model, mask)
+    runs = {"intact": run_tasks(model, tokenizer, request.tasks, settings=request.settings)}
+    if mask is not None:
+        runs["cut"] = run_tasks(
+            model, tokenizer, request.tasks, mask=mask, settings=request.settings
+        )
+    rows = compare(runs["intact"], runs.get("cut"))
+    with atomic_folder(output) as folder:
+        for name, run in runs.items():
+            write_parquet(
+                folder / "records" / f"{name}.parquet",
+                [{"variant": name} | row for row in run.rows],
+            )
+        facts = provenance() | {
+            "model": request.model,
+            "model_fingerprint": model_fingerprint(model),
+            "lm_eval": package_versions(("lm-eval",)),
+            "task_versions": dict(runs["intact"].versions),
+            "request": asdict(request),
+            **mask_facts(mask),
+        }
+        write_json(folder / "results.json", {"tasks": rows, "provenance": facts})
+    return rows
+
+
+def compare(intact: TaskRun, cut: TaskRun | None) -> list[dict[str, Any]]:
+    """Return a row for each task and metric, with 95 % intervals over the same resampled items.
+
+    Columns: `intact` and `cut` are means over the scored items; `difference` is cut - intact, in
+    pairs; unscored items are counted apart.
+    """
+    rows = []
+    after = {} if cut is None else cut.scores()
+    for (task, rule), scores in intact.scores().items():
+        metric = rule.partition(",")[0]
+        resampler = Resampler(f"tasks/{task}/{rule}")
+        before = resampler.rate({"": scores})
+        row: dict[str, Any] = {
+            "task": task,
+            "metric": rule,
+            "higher_is_better": intact.higher_is_better.get((task, metric)),
+            "items": len(scores),
+            "unscored": sum(score is None for score in scores),
+            **_bounds("intact", before),
+        }
+        if cut is not None:
+            later = resampler.rate({"": after[task, rule]})
+            row |= _bounds("cut", later) | _bounds("difference", later - before)
+        rows.append(row)
+    return rows
+
+
+def _bounds(name: str, sample: Sample) -> dict[str, float | None]:
+    found = sample.interval(name)
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

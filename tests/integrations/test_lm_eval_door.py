@@ -1,0 +1,183 @@
+"""The lm-eval door: the cut counts, items are kept, and the numbers are those of resect eval."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from resect.edit import removed
+from resect.errors import InputError, MismatchError
+from resect.integrations import lm_eval as door
+from resect.integrations._facts import mask_hash
+from resect.measure import EvalRequest, evaluate_model
+from resect.model import load_model
+from resect.store import read_json, read_parquet
+
+GENERATED = """
+task: tiny_generated
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{completion}}}}"
+generation_kwargs: {{until: [], max_gen_toks: 6, do_sample: false}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1.0}}
+"""
+CHOSEN = """
+task: tiny_chosen
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{prompt}}}}"
+doc_to_choice: [" w1", " w2", " w3"]
+doc_to_target: 1
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1.0}}
+"""
+PERPLEXITY = """
+task: tiny_perplexity
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{{{prompt}}}}"
+metric_list: [{{metric: word_perplexity}}]
+metadata: {{version: 1.0}}
+"""
+# lm-eval's command line reads the index of its own 14,000 tasks first, 12 s of CPU time that say
+# nothing about the door; only this index is left out, by the default of an argument.
+SHELL = """
+from lm_eval.tasks import TaskManager
+TaskManager.__init__.__defaults__ = (None, None, False, None)
+from resect.cli import main; main()
+"""
+NAMES = ("tiny_generated", "tiny_chosen", "tiny_perplexity")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder, a mask, items and three local tasks; half the items have the cut's answer."""
+    folder = tmp_path_factory.mktemp("lm-eval")
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
+    tiny.save("llama", folder / "m")
+    tiny.save("llama", folder / "other", seed=1)
+    mask = tiny.cut(tiny.build("llama"))
+    mask.save(folder / "a.safetensors")
+    rows = tiny.rows(8, "q")
+    tiny.answer_half(rows, tiny.build("llama"), mask)
+    data = folder / "items.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "tasks").mkdir()
+    for name, text in zip(NAMES, (GENERATED, CHOSEN, PERPLEXITY), strict=True):
+        (folder / "tasks" / f"{name}.yaml").write_text(text.format(data=data), encoding="utf-8")
+    return folder
+
+
+def settings(place: Path, **changes: Any) -> door.TaskSettings:
+    return door.TaskSettings(include_path=place / "tasks", **changes)
+
+
+def test_items_are_kept_and_their_mean_is_lm_evals_number(place: Path) -> None:
+    model, tokenizer = load_model(place / "m")
+    pad, before = tokenizer.pad_token, [p.clone() for p in model.parameters()]
+    mask = tiny.cut(model)
+    run = door.run_tasks(model, tokenizer, NAMES, mask=mask, settings=settings(place, chat=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert tokenizer.pad_token == pad
+    scores = run.scores()
+    for name, metric in (("tiny_generated", "exact_match,none"), ("tiny_chosen", "acc,none")):
+        values = [score for score in scores[name, metric] if score is not None]
+        assert len(values) == 8
+        assert sum(values) / 8 == pytest.approx(run.aggregated[name][metric])
+    # A perplexity is no rate of one item: unscored with its reason, and not a zero.
+    verdicts = [v for v in run.verdicts if v.rule.startswith("word_perplexity")]
+    assert len(verdicts) == 8
+    assert {v.score for v in verdicts} == {None}
+    assert all(v.reason for v in verdicts)
+    with removed(model, mask):
+        same = door.run_tasks(model, tokenizer, NAMES, settings=settings(place, chat=True))
+    assert same.rows == run.rows
+    whole = door.run_tasks(model, tokenizer, NAMES, settings=settings(place, chat=True))
+    assert [row["text"] for row in whole.rows] != [row["text"] for row in run.rows]
+
+
+def test_both_arms_are_compared_in_pairs(place: Path, tmp_path: Path) -> None:
+    request = door.TasksRequest(
+        str(place / "m"), NAMES, place / "a.safetensors", settings(place, chat=True)
+    )
+    rows = {row["task"]: row for row in door.measure_tasks(request, tmp_path / "out")}
+    found = rows["tiny_generated"]
+    assert found["cut"] - found["intact"] == pytest.approx(found["difference"])
+    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
+    assert found["higher_is_better"] is True
+    assert rows["tiny_perplexity"]["unscored"] == 8
+    assert rows["tiny_perplexity"]["cut"] is None
+    cut = read_parquet(tmp_path / "out" / "records" / "cut.parquet")
+    scores = [row["score"] for row in cut if row["category"] == "tiny_generated"]
+    assert sum(scores) / 8 == found["cut"]
+    facts = read_json(tmp_path / "out" / "results.json")["provenance"]
+    assert facts["mask_hash"] == mask_hash(tiny.cut(tiny.build("llama")))
+    assert facts["task_versions"]["tiny_chosen"] == 1.0
+
+
+def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
+    mask = place / "a.safetensors"
+    words = [
+        "lm-eval", "run", "--model", "resect", "--tasks", "tiny_generated",
+        "--model_args", f"pretrained={place / 'm'},mask={mask}", "--include_path", place / "tasks",
+        "--apply_chat_template", "--log_samples", "--batch_size", 3, "-o", tmp_path / "out",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL, *map(str, words)],
+        capture_output=True, text=True, check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(place / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())
+    assert results["config"]["mask_hash"] == mask_hash(tiny.cut(tiny.build("llama")))
+    lines = next((tmp_path / "out").rglob("samples_*.jsonl")).read_text().splitlines()
+    theirs = {row["doc_id"]: row for row in map(json.loads, lines)}
+
+    request = EvalRequest(
+        model=str(place / "m"), mask=mask, probes=("utility",), data=(str(place / "items.jsonl"),),
+        max_new_tokens=6,
+    )  # fmt: skip
+    rates = {row["variant"]: row for row in evaluate_model(request, tmp_path / "eval").rates}
+    assert rates["intact"]["rate"] != rates["cut"]["rate"] == 0.5
+    assert results["results"]["tiny_generated"]["exact_match,none"] == rates["cut"]["rate"]
+    ours = read_parquet(tmp_path / "eval" / "records" / "cut.parquet")
+    assert [row["text"] for row in ours] == [theirs[n]["filtered_resps"][0] for n in range(8)]
+    assert [row["score"] for row in ours] == [theirs[n]["exact_match"] for n in range(8)]
+
+
+def test_what_does_not_fit_is_refused(place: Path) -> None:
+    model, tokenizer = load_model(place / "other")
+    with pytest.raises(MismatchError, match="has another value"):
+        door.run_tasks(
+            model, tokenizer, NAMES[:1], mask=tiny.cut(tiny.build("llama")),
+            settings=settings(place),
+        )  # fmt: skip
+    with pytest.raises(InputError, match="no such folder"):
+        door.run_tasks(
+            model, tokenizer, NAMES, settings=door.TaskSettings(include_path=place / "none")
+        )
+
+
+def test_both_ways_into_lm_eval() -> None:
+    from lm_eval.api.registry import get_model
+
+    door.register()
+    door.register()
+    assert get_model("resect") is door.ResectLM
