@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "store": (GROUND, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
     "config": (GROUND | {"rules"}, {"pydantic"}),
+    "recipes": ({"errors", "config"}, set()),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
