@@ -106,4 +106,3 @@ def _change(text: str) -> dict[str, Any]:
         value = {step.strip(): value}
     changed: dict[str, Any] = value
     return changed
-
