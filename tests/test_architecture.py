@@ -82,6 +82,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
     "collect": (FOURTH, set()),
+    "sweep": (GROUND | {"store", "config"}, set()),
+    "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
@@ -90,7 +92,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "cli": (
         FIFTH
-        | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"},
+        | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
+        | {"recipes", "sweep", "forecast"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

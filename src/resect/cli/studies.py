@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -128,8 +128,12 @@ def run_study(
         "resect-run"
     ),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and do nothing.")
+        bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
     ] = False,
+    memory: Annotated[float, typer.Option(help="GiB of the device that --dry-run plans for.")] = 80,
+    tflops: Annotated[
+        float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
+    ] = 0,
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
     ] = None,
@@ -138,6 +142,7 @@ def run_study(
     jobs: Jobs = None,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
+    from resect.cli._planning import show_plan
     from resect.pipeline import needed_keep, run_cells
     from resect.recipes import read_config
     from resect.report import build_report
@@ -147,7 +152,7 @@ def run_study(
     config = read_config(file, changes or ())
     cells = plan_run(config)
     if dry_run:
-        table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
+        show_plan(config, memory=memory, tflops=tflops)
         return
     open_run(config, output, resume=resume or shard is not None)
     if shard is not None:
@@ -161,32 +166,6 @@ def run_study(
         measure_all(config, output, jobs=jobs or 1, on_progress=update)
     summarise_run(config, output, seconds=time.perf_counter() - start)
     _finish(output, build_report(output), start)
-
-
-def _cell_row(cell: object) -> dict[str, object]:
-    from resect.store import plain
-
-    facts = plain(cell)
-    cut = facts["cut"] or {"target": "", "kind": "intact", "q": 0.0, "category": ""}
-    return {
-        "model": facts["role"],
-        "seed": str(facts["seed"]),
-        "cut": cut["kind"],
-        "behaviour": " ".join(filter(None, (cut["target"], cut["category"]))),
-        "q": cut["q"],
-        "then": _after(facts),
-        "probes": " ".join(facts["probes"]),
-    }
-
-
-def _after(facts: dict[str, Any]) -> str:
-    """Return what is done to a variant after its cut: tuning, an attack."""
-    tuning = facts["tuning"]
-    parts = [facts["attack"]] if facts["attack"] else []
-    if tuning is not None:
-        held = ", held" if tuning["hold"] else ""
-        parts.append(f"{tuning['steps']} steps on {tuning['data']}{held}")
-    return "; ".join(parts)
 
 
 def report(

@@ -47,8 +47,8 @@ STATED: dict[str, tuple[tuple[str, str], ...]] = {
             "The same against a control that was tuned as long without refusals.",
         ),
         (
-            "The difference survives a better way to rank the weights.",
-            "The first rule with the way to rank that is named `best`.",
+            "The same holds when the weights are ranked in another way:",
+            "The first rule with the way to rank that is named `second`.",
         ),
     ),
     "dissociation": (
@@ -122,7 +122,7 @@ STATED: dict[str, tuple[tuple[str, str], ...]] = {
             "utility drop of ≤ {utility_drop}, and a random cut by less than half of that.",
         ),
         (
-            "The chosen cut beats the source's way to rank at the same budget.",
+            "The chosen cut beats the best one of another way to rank at the same budget:",
             "The paired difference on the test half is above 0.",
         ),
     ),

@@ -122,7 +122,7 @@ _EXTRA: dict[str, _Extra] = {
 # hundredth of the organism's fractions.
 _LARGE: dict[str, object] = {
     "fractions": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5],
-    "best_fractions": [2e-6, 5e-6, 1e-5, 2e-5],
+    "second_fractions": [2e-6, 5e-6, 1e-5, 2e-5],
     "control_fractions": [5e-6, 2e-5, 1e-4],
     "largest_fraction": 5e-5,
     "fraction": 1e-5,
@@ -133,7 +133,7 @@ _NAMES: dict[str, dict[str, object]] = {
     "relearning": {"data": "harm", "benign": "benign"},
     "stability": {"paraphrases": ["reworded"]},
     "frontier": {
-        "methods": [{"name": "contrast, 4 rounds", "target": "contrasted", "rounds": 4}],
+        "methods": [{"name": "contrast", "target": "contrasted"}],
     },
 }
 
