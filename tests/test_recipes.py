@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tests import tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+import tiny
 from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
 from resect.forecast import Assumed, forecast, shape_at
