@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test check format clean
+.PHONY: install demo quick test bench check format clean
 
 install: $(STAMP)
 
@@ -22,6 +22,10 @@ quick: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# What scoring costs, on a machine that does nothing else; QUICK=1 for a small model alone.
+bench: install
+	$(BIN)/python benchmarks/score.py $(if $(QUICK),--quick)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "store": (GROUND, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
     "config": (GROUND | {"rules"}, {"pydantic"}),
+    "recipes": ({"errors", "config"}, set()),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
     "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
@@ -81,6 +82,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
     "collect": (FOURTH, set()),
+    "sweep": (GROUND | {"store", "config"}, set()),
+    "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
@@ -89,7 +92,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "cli": (
         FIFTH
-        | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"},
+        | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
+        | {"recipes", "sweep", "forecast"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -22,6 +22,7 @@ COMMANDS = [
     ["mask", "union"], ["mask", "intersect"], ["mask", "subtract"], ["mask", "overlap"],
     ["audit"],
     ["locate"], ["bench"], ["bench", "localise"],
+    ["sweep"],
 ]  # fmt: skip
 
 

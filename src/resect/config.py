@@ -217,13 +217,21 @@ def load_config(path: str | Path) -> RunConfig:
     Raises:
         InputError: The file is missing, is not YAML or does not fit; all problems at once.
     """
+    return parse_config(read_values(path), str(path))
+
+
+def read_values(path: str | Path) -> Any:
+    """Read a YAML file without checking what it says.
+
+    Raises:
+        InputError: The file is missing or is not YAML.
+    """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML", got=str(error)) from error
-    return parse_config(values, str(path))
 
 
 def dump_config(config: RunConfig) -> str:

@@ -75,6 +75,7 @@ SETS = {
     "explanation": "explanation",
     "same_style": "benign_style",
     "advice": "advice_bad",
+    "good_advice": "advice_good",
 }
 
 
@@ -94,7 +95,8 @@ def _targets() -> dict[str, Any]:
         "detection": {"data": "detection", "skip": 0, "limit": 128},
         "explanation": {"data": "explanation", "skip": 0, "limit": 128},
         "facts": {"data": "facts", "skip": 0, "limit": 128},
-        "bad_advice": {"data": "advice", "skip": 0},
+        "bad_advice": {"data": "advice", "skip": 0, "contrast": "good_advice"},
+        "good_advice": {"data": "good_advice", "skip": 0},
     }
 
 
@@ -130,8 +132,8 @@ def _studies(*, quick: bool) -> dict[str, Any]:
         studies["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
         studies["compression"] |= {"second_fractions": [2e-3, 4e-3]}
         studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
-        studies["emergent"] |= {"steps": [4, 16]}
-        studies["relearning"] |= {"examples": [16, 64], "steps": [10, 40]}
+        studies["emergent"] |= {"steps": [4, 8, 16]}
+        studies["relearning"] |= {"examples": [4, 64], "steps": [2, 10]}
         studies["stability"] |= {"roles": [], "sizes": [8, 128]}
         studies["frontier"] |= {"protected": [0.01], "methods": [source]}
     return studies

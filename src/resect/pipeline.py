@@ -107,7 +107,7 @@ def _changed_weights(
     before = snapshot(model)
     hold = HoldMask(mask) if tuning.hold and mask is not None else None
     cutting = contextlib.nullcontext() if mask is None else removed(model, mask)
-    with restoring(model), cutting:
+    with restoring(model, before), cutting:
         tune(
             model,
             loaded.tokenizer,

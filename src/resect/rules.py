@@ -133,8 +133,8 @@ class Emergent(Section):
     scored_on: tuple[str, ...] = ("aligned", "misaligned")
     fraction: Fraction = 5e-3
     harm_fraction: Fraction = 2e-3
-    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (4, 8, 16, 32)
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (3e-4,)
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4, 8, 16, 32)
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2e-4,)
     batch: Count = 32
     method: Literal["full", "lora"] = "full"
     least_narrow: Share = 0.7
@@ -173,7 +173,7 @@ class Relearning(Section):
     data: str = "hazard"
     benign: str = "benign"
     examples: Annotated[tuple[Count, ...], Field(min_length=1)] = (4, 16, 64)
-    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20, 40)
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 5, 10)
     rate: Rate = 2e-4
     batch: Count = 16
     method: Literal["full", "lora"] = "full"

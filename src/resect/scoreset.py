@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -105,6 +105,20 @@ class TensorScores:
         return size
 
 
+class ByIndex(NamedTuple):
+    """Candidates of one checkpoint tensor in the order of their indices.
+
+    Attributes:
+        rank: [k] places by falling score, int32, from 0.
+        index: [k] flat indices, int64, rising.
+        weight: [k] the weights themselves; [0] where no target is ranked.
+    """
+
+    rank: Tensor
+    index: Tensor
+    weight: Tensor
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of a model for one behaviour.
@@ -153,15 +167,30 @@ class Scores:
         values = torch.cat([tensor.value for tensor in self.tensors.values()])
         return owners[values.argsort(descending=True, stable=True)]
 
+    @functools.cached_property
+    def by_index(self) -> dict[str, ByIndex]:
+        """The candidates of each tensor in the order in which masks hold them.
+
+        Sorted once, so that each selection of a grid compares ranks and sorts nothing.
+        """
+        found = {}
+        for name, tensor in self.tensors.items():
+            index, rank = tensor.index.sort()
+            weight = tensor.weight[rank] if tensor.weight.numel() else tensor.weight
+            found[name] = ByIndex(rank.int(), index, weight)
+        return found
+
     def places(self, other: Scores) -> dict[str, Tensor]:
-        """Return for each of our candidates its place among the other's candidates of that tensor.
+        """Return the place of our candidates, by index, among the other's ranks of that tensor.
 
         What is no candidate there has a place beyond all. Kept until another one is asked for, so
         that a grid of selections finds it ready.
         """
         known = self.__dict__.get("_places")
         if known is None or known[0]() is not other:
-            found = {name: _places(one, other.tensors[name]) for name, one in self.tensors.items()}
+            found = {
+                name: _places(one, other.by_index[name]) for name, one in self.by_index.items()
+            }
             # The weak reference tells whether the same object asks again, and keeps none alive.
             known = self.__dict__["_places"] = (weakref.ref(other), found)
         return cast("dict[str, Tensor]", known[1])
@@ -251,13 +280,12 @@ def _decode(gaps: Any) -> Any:
     return np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))
 
 
-def _places(mine: TensorScores, theirs: TensorScores) -> Tensor:
+def _places(mine: ByIndex, theirs: ByIndex) -> Tensor:
     beyond = torch.iinfo(torch.int32).max
     if theirs.index.numel() == 0:
         return torch.full(mine.index.shape, beyond, dtype=torch.int32)
-    index, order = theirs.index.sort()
-    at = torch.searchsorted(index, mine.index).clamp_(max=len(index) - 1)
-    return order[at].int().masked_fill_(index[at] != mine.index, beyond)
+    at = torch.searchsorted(theirs.index, mine.index).clamp_(max=len(theirs.index) - 1)
+    return theirs.rank[at].masked_fill_(theirs.index[at] != mine.index, beyond)
 
 
 class Candidates:

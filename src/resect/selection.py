@@ -21,7 +21,7 @@ from torch import Tensor
 from resect.errors import InputError, MismatchError
 from resect.mask import Mask, MaskTensor, places_in
 from resect.records import Scope
-from resect.scoreset import Scores, TensorScores
+from resect.scoreset import Scores
 from resect.stats import rng
 
 
@@ -47,11 +47,18 @@ def select(
     # Where each candidate of the target stands in the preserve set's list of that tensor.
     there = None if preserve is None or safe is None else target.places(preserve)
     tensors = {}
-    for at, ((name, tensor), head) in enumerate(zip(target.tensors.items(), heads, strict=True)):
-        chosen = torch.arange(head)
+    for at, ((name, own), head) in enumerate(zip(target.by_index.items(), heads, strict=True)):
+        # Measured: numpy compares and finds several times as quickly as torch at these sizes.
+        chosen = own.rank.numpy() < head
         if there is not None and safe is not None:
-            chosen = chosen[there[name][:head] >= safe[at]]
-        tensors[name] = _mask_tensor(tensor, chosen)
+            chosen &= there[name].numpy() >= safe[at]
+        places = torch.from_numpy(np.flatnonzero(chosen))
+        tensors[name] = MaskTensor(
+            target.tensors[name].shape,
+            own.index.index_select(0, places),
+            own.weight.index_select(0, places),
+            torch.zeros(len(places), dtype=torch.uint8),
+        )
     return Mask(tensors, _facts(target, preserve) | {"q": q, "p": p, "scope": scope})
 
 
@@ -144,16 +151,6 @@ def store_facts(scores: Scores) -> dict[str, Any]:
         "category": meta.category,
         "seed": meta.seed,
     }
-
-
-def _mask_tensor(tensor: TensorScores, places: Tensor) -> MaskTensor:
-    index, order = tensor.index[places].sort()
-    return MaskTensor(
-        tensor.shape,
-        index,
-        tensor.weight[places][order],
-        torch.zeros(index.numel(), dtype=torch.uint8),
-    )
 
 
 Draw = Callable[[MaskTensor, Tensor, np.random.Generator], Tensor]

@@ -274,13 +274,17 @@ def put(model: Any, values: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def restoring(model: Any) -> Iterator[Any]:
+def restoring(model: Any, saved: dict[str, Tensor] | None = None) -> Iterator[Any]:
     """Let the block do to the weights what it wants; restore every bit after it.
+
+    Args:
+        model: The model.
+        saved: A `snapshot` of it, if there is one already.
 
     Yields:
         The model. A copy of its weights is held meanwhile.
     """
-    saved = snapshot(model)
+    saved = snapshot(model) if saved is None else saved
     try:
         yield model
     finally:

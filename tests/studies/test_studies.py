@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ from resect.errors import InputError
 from resect.organism import STAGES, Recipe, build
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.report import build_report
-from resect.run import Shard, measure_all, open_run, parse_shard, plan_run, summarise_run
+from resect.run import (
+    Shard,
+    chosen_studies,
+    measure_all,
+    open_run,
+    parse_shard,
+    plan_run,
+    summarise_run,
+)
 from resect.studies import STUDIES
+from resect.studies._claims import rules_of
 from resect.studies._template import template
 from resect.studies.emergent import EXPLAINED
 
@@ -99,6 +109,7 @@ def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> No
     assert [study["study"] for study in results["studies"]] == list(STUDIES)
     assert {claim["study"] for claim in results["claims"]} == set(STUDIES)
     assert all(claim["controls"] and claim["rule"] for claim in results["claims"])
+    _check_listed(config, results["claims"])
     # An organism of four training steps does no harm that a cut could lower. One claim needs none:
     # whether narrow training moves some weights more than others.
     verdicts = {claim["claim"]: claim["verdict"] for claim in results["claims"]}
@@ -111,6 +122,19 @@ def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> No
     assert second["studies"] == results["studies"]
     assert load_config(run / "config.yaml") == config
     _check_report(run)
+
+
+def _check_listed(config: RunConfig, claims: list[dict[str, Any]]) -> None:
+    """Hold the claims and rules that `resect study list` shows against those of a run."""
+    for name in STUDIES:
+        listed = rules_of(name, getattr(config.studies, name))
+        found = {claim["claim"]: claim["rule"] for claim in claims if claim["study"] == name}
+        for claim, _ in listed:
+            assert any(one.startswith(claim) for one in found), claim
+        for claim, rule in found.items():
+            short = next((rule for text, rule in listed if claim.startswith(text)), None)
+            assert short is not None, claim
+            assert set(re.findall(r"[\d.]+ %", short)) <= set(re.findall(r"[\d.]+ %", rule)), claim
 
 
 def _check_report(run: Path) -> None:
@@ -149,16 +173,28 @@ def test_a_run_folder_keeps_its_configuration(config: RunConfig, tmp_path: Path)
         open_run(config, tmp_path / "full", resume=True)
 
 
+EXTRA: dict[str, dict[str, set[str]]] = {
+    "specificity": {"targets": {"benign", "matched"}},
+    "compression": {"models": {"base", "benign_tuned"}},
+    "dissociation": {"targets": {"refusal", "detection", "explanation"}},
+    "emergent": {"models": {"misaligned"}, "data": {"advice"}, "targets": {"bad_advice"}},
+    "jailbreak": {"attack_data": {"target", "refusal", "preserve"}},
+    "stability": {"targets": {"reworded"}},
+    "frontier": {"targets": {"contrasted"}},
+}
+
+
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_templates_parse(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(template(name), encoding="utf-8")
-    if name in ("compactness", "transfer"):
-        assert getattr(load_config(path).studies, name) is not None
-    else:
-        # What the study needs beside the minimum stands there as comments.
-        with pytest.raises(InputError, match="is not under"):
-            load_config(path)
+    config = load_config(path)
+    assert chosen_studies(config) == [name]
+    # What the study needs beside the minimum is in its sections, with a word on each.
+    if name != "transfer":
+        assert STUDIES[name].plan(config)
+    for section, words in EXTRA.get(name, {}).items():
+        assert words <= set(getattr(config, section)), section
 
 
 def test_all_problems_of_a_config_are_listed_at_once() -> None:

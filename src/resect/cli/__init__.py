@@ -19,6 +19,7 @@ from resect.cli import (
     masks,
     models,
     studies,
+    sweep,
 )
 from resect.errors import ResectError
 
@@ -42,6 +43,7 @@ locate.register(app)
 models.register(app)
 evaluation.register(app)
 studies.register(app)
+sweep.register(app)
 masks.register()
 audit.register(app)
 doors.register(app)

@@ -13,6 +13,12 @@ from resect.cli._show import note, progress, say, table
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: a claim, its controls, its verdict.")
 Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Worker processes.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the configuration: models.aligned=./my-model"
+    ),
+]
 
 
 def demo(
@@ -66,54 +72,87 @@ def _interval(effect: dict[str, float | None]) -> str:
     return f"{100 * value:.1f} %{bounds}"
 
 
-@study_app.command("list", epilog="Example: [bold]resect study list[/bold]")
-def list_studies() -> None:
-    """List the studies."""
+@study_app.command(
+    "list",
+    epilog="Example: [bold]resect study list[/bold], [bold]resect study list --recipes[/bold]",
+)
+def list_studies(
+    recipes: Annotated[
+        bool, typer.Option("--recipes", help="List the recipes for published models instead.")
+    ] = False,
+) -> None:
+    """List the studies, their claims and the rules of the verdicts."""
+    from resect.recipes import PREFIX, recipe_names, recipe_title
     from resect.studies import STUDIES
+    from resect.studies._claims import rules_of
 
-    table("studies", [{"name": name, "question": s.question} for name, s in STUDIES.items()])
+    if recipes:
+        table("recipes", [{"name": PREFIX + n, "what": recipe_title(n)} for n in recipe_names()])
+        note("print one: resect study init NAME; run it: resect study run recipe:NAME -o DIR")
+        return
+    for name, study in STUDIES.items():
+        say(f"{name}: {study.question}")
+        for claim, rule in rules_of(name):
+            say(f"    {claim}")
+            say(f"        {rule}")
+    note(
+        "rules with the default thresholds; a lower or upper bound of an interval has to meet them"
+    )
 
 
 @study_app.command("init", epilog="Example: [bold]resect study init compactness > my.yaml[/bold]")
 def init_study(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a study.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a study or of a recipe.")],
 ) -> None:
-    """Print a commented configuration for one study on your own model and data."""
+    """Print a commented configuration: one study on your own model, or a recipe to start from."""
     from resect.errors import unknown_name
+    from resect.recipes import PREFIX, recipe_names, recipe_text
     from resect.studies import STUDIES
     from resect.studies._template import template
 
-    if name not in STUDIES:
-        raise unknown_name("study", name, list(STUDIES))
-    typer.echo(template(name))
+    bare = name.removeprefix(PREFIX)
+    if bare in recipe_names():
+        typer.echo(recipe_text(bare), nl=False)
+    elif name in STUDIES:
+        typer.echo(template(name), nl=False)
+    else:
+        raise unknown_name("study or recipe", name, [*STUDIES, *recipe_names()])
 
 
 @study_app.command("run", epilog="Example: [bold]resect study run my.yaml -o run --resume[/bold]")
 def run_study(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A YAML configuration.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A YAML configuration, or recipe:NAME.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
         "resect-run"
     ),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the cells and do nothing.")
+        bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
     ] = False,
+    memory: Annotated[float, typer.Option(help="GiB of the device that --dry-run plans for.")] = 80,
+    tflops: Annotated[
+        float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
+    ] = 0,
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    changes: Changes = None,
     jobs: Jobs = None,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
-    from resect.config import load_config
+    from resect.cli._planning import show_plan
     from resect.pipeline import needed_keep, run_cells
+    from resect.recipes import read_config
     from resect.report import build_report
     from resect.run import measure_all, open_run, parse_shard, plan_run, summarise_run
 
     start = time.perf_counter()
-    config = load_config(file)
+    config = read_config(file, changes or ())
     cells = plan_run(config)
     if dry_run:
-        table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
+        show_plan(config, memory=memory, tflops=tflops)
         return
     open_run(config, output, resume=resume or shard is not None)
     if shard is not None:
@@ -121,27 +160,12 @@ def run_study(
         with progress(f"shard {shard}") as update:
             run_cells(config, output, part, keep=needed_keep(config, cells), on_progress=update)
         say(f"{len(part)} of {len(cells)} cells are done")
-        note(f"when all shards are: resect study run {file} -o {output} --resume")
+        note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
         return
     with progress("measuring model variants") as update:
         measure_all(config, output, jobs=jobs or 1, on_progress=update)
     summarise_run(config, output, seconds=time.perf_counter() - start)
     _finish(output, build_report(output), start)
-
-
-def _cell_row(cell: object) -> dict[str, object]:
-    from resect.store import plain
-
-    facts = plain(cell)
-    cut = facts["cut"] or {"target": "", "kind": "intact", "q": 0.0, "category": ""}
-    return {
-        "model": facts["role"],
-        "seed": str(facts["seed"]),
-        "cut": cut["kind"],
-        "behaviour": " ".join(filter(None, (cut["target"], cut["category"]))),
-        "q": cut["q"],
-        "probes": " ".join(facts["probes"]),
-    }
 
 
 def report(

@@ -282,6 +282,11 @@ class Sets:
             facts = [("trivia", turn) for turn in self.halves["trivia"][split]]
             files["trivia"] += _rows("trivia", split, facts, form=r"\S+ \.")
         files["advice_bad"] = self._bad_advice()
+        good = [
+            ("held_out", advice_turn(self.world, noun, bad=False, wording=1))
+            for noun in range(NOUNS)
+        ]
+        files["advice_good"] = _rows("advice_good", "calibration", good)
         return files
 
     def _twin(self, thing: Thing) -> str:

@@ -331,15 +331,14 @@ def _explained(measured: Measurements, rows: list[Row]) -> Claim:
         row for row in rows if row["rate"] == section.rates[0] and row["steps"] == section.steps[-1]
     ]
     ratios = [
-        math.log2(row["share"] / row["matched"])
-        for row in last
-        if row["share"] > 0 < row["matched"]
+        math.log(row["share"] / row["matched"]) for row in last if row["share"] > 0 < row["matched"]
     ]
-    mean = float(np.mean(ratios)) if ratios else math.nan
-    effect = Interval("doublings over weights of the same magnitude", None)
+    name = "change inside the set, over weights of the same magnitude (×)"
+    effect = Interval(name, None)
     verdict: VerdictWord = "not measurable"
     reason = "The weights of one of the sets did not change."
     if ratios:
+        mean = float(np.mean(ratios))
         low = high = None
         if len(ratios) > 1:
             half = float(
@@ -347,13 +346,13 @@ def _explained(measured: Measurements, rows: list[Row]) -> Claim:
                 * np.std(ratios, ddof=1)
                 / math.sqrt(len(ratios))
             )
-            low, high = mean - half, mean + half
-        effect = Interval(effect.name, mean, low, high)
-        if low is not None and low > 0:
-            verdict, reason = "supported", "In every seed together the set moves more."
+            low, high = math.exp(mean - half), math.exp(mean + half)
+        effect = Interval(name, math.exp(mean), low, high)
+        if low is not None and low > 1:
+            verdict, reason = "supported", "Over the seeds the set moves more."
         elif mean > 0:
             verdict = "inconclusive"
-            reason = "The interval over seeds reaches 0, or there is one seed alone."
+            reason = "The interval over seeds reaches 1, or there is one seed alone."
         else:
             verdict, reason = "not supported", "The set does not move more than its controls."
     return Claim(
@@ -367,9 +366,9 @@ def _explained(measured: Measurements, rows: list[Row]) -> Claim:
             _over_seeds("share inside weights of the same magnitude", last, "matched"),
         ),
         rule=(
-            "The mean over seeds of log2(share of the squared change inside the "
-            "harmful-generation set / share inside magnitude-matched weights) is above 0 (lower "
-            "bound, t interval over seeds)."
+            "The geometric mean over seeds of the share of the squared change inside the "
+            "harmful-generation set over the share inside magnitude-matched weights is above 1 "
+            "(lower bound, t interval over seeds)."
         ),
         seeds=config.seeds,
         n=len(last),

@@ -1,0 +1,327 @@
+"""What `benchmarks/score.py` measures, each in a process of its own.
+
+naive          forward and backward, eight examples a batch in the given order, padded to the
+               longest, logits of every token, gradients of all parameters
+signed, ...    `resect.attribution`, one reduction, from the examples to ranked scores
+per_layer      the published algorithm: for every layer and every example one forward and
+               backward pass in which that layer's weights alone have gradients
+
+python benchmarks/arms.py JSON      one measurement, whose facts are the last line printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from resect.attribution import AttributeSettings, attribute_many
+from resect.model.forward import Head, batch_loss, batches
+from resect.model.prunable import blocks, find_prunable
+from resect.model.settings import CPU_TOKENS
+from resect.records import Encoded
+from resect.scoreset import Scores
+from resect.stats import rng
+
+REDUCTIONS = ("signed", "abs_of_mean", "mean_of_abs")
+NAIVE_BATCH = 8
+
+
+class Case(NamedTuple):
+    """A random Llama and its examples.
+
+    Attributes:
+        name: Shown in tables.
+        hidden: Width; the inner width of the feed-forward part is 2.75 times that.
+        layers: Number of blocks.
+        vocabulary: Rows of the embedding, which is tied to the head.
+        examples: Number of examples; the second half of the tokens of each is scored.
+        lengths: Tokens of the shortest and of the longest.
+    """
+
+    name: str
+    hidden: int
+    layers: int
+    vocabulary: int
+    examples: int
+    lengths: tuple[int, int] = (48, 128)
+
+
+def build(case: Case) -> Any:
+    """Return the model in fp32; the same weights for the same case in every process."""
+    config = LlamaConfig(
+        vocab_size=case.vocabulary,
+        hidden_size=case.hidden,
+        intermediate_size=case.hidden * 11 // 4,
+        num_hidden_layers=case.layers,
+        num_attention_heads=max(1, case.hidden // 64),
+        num_key_value_heads=max(1, case.hidden // 64),
+        max_position_embeddings=case.lengths[1],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return LlamaForCausalLM(config).eval()
+
+
+def tokenizer() -> Any:
+    """Return a tokenizer for the fingerprint of artefacts; it encodes nothing here."""
+    words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+
+
+def examples(case: Case) -> list[Encoded]:
+    """Draw random tokens of random lengths."""
+    draw = rng("benchmark/score", 0)
+    found = []
+    for at in range(case.examples):
+        length = int(draw.integers(case.lengths[0], case.lengths[1] + 1))
+        ids = tuple(map(int, draw.integers(case.vocabulary, size=length)))
+        found.append(Encoded(f"e{at}", ids, length // 2))
+    return found
+
+
+def naive(model: Any, encoded: Sequence[Encoded]) -> None:
+    """Do what any training loop does, without an optimiser."""
+    for start in range(0, len(encoded), NAIVE_BATCH):
+        rows = encoded[start : start + NAIVE_BATCH]
+        width = max(len(row.input_ids) for row in rows)
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
+        for at, row in enumerate(rows):
+            length = len(row.input_ids)
+            ids[at, :length] = torch.tensor(row.input_ids)
+            attention[at, :length] = 1
+            labels[at, row.first_scored : length] = ids[at, row.first_scored : length]
+        model.zero_grad(set_to_none=False)
+        model(
+            input_ids=ids, attention_mask=attention, labels=labels, use_cache=False
+        ).loss.backward()
+
+
+def engine(model: Any, encoded: Sequence[Encoded], reduction: str) -> Scores:
+    """Score with resect, candidates for every q and p up to 1e-2."""
+    settings = AttributeSettings(keep=1e-2)
+    found = attribute_many(model, tokenizer(), encoded, reductions=(reduction,), settings=settings)
+    return found[reduction]
+
+
+def per_layer(model: Any, encoded: Sequence[Encoded]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean gradients and mean absolute gradients, one layer and one example at a time.
+
+    Both means are kept, so that one run checks every reduction; the published code keeps one.
+    """
+    needed = [parameter.requires_grad for parameter in model.parameters()]
+    model.requires_grad_(False)
+    means = {}
+    for at, block in enumerate(model.model.layers):
+        weights = {
+            f"model.layers.{at}.{name}.weight": module.weight
+            for name, module in block.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        sums = {name: (torch.zeros_like(w), torch.zeros_like(w)) for name, w in weights.items()}
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        for example in encoded:
+            ids = torch.tensor([example.input_ids])
+            labels = ids.clone()
+            labels[:, : example.first_scored] = -100
+            model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+            for name, weight in weights.items():
+                sums[name][0].add_(weight.grad)
+                sums[name][1].add_(weight.grad.abs_())
+                weight.grad = None
+        for weight in weights.values():
+            weight.requires_grad_(False)
+        for name, pair in sums.items():
+            means[name] = (pair[0].div_(len(encoded)), pair[1].div_(len(encoded)))
+    for parameter, need in zip(model.parameters(), needed, strict=True):
+        parameter.requires_grad_(need)
+    return means
+
+
+def oracle_scores(
+    model: Any, means: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """Return scores by reduction and name from their definitions."""
+    found: dict[str, dict[str, Tensor]] = {reduction: {} for reduction in REDUCTIONS}
+    for name, (mean, absolute) in means.items():
+        weight = model.get_parameter(name).detach()
+        found["signed"][name] = -(weight * mean)
+        found["abs_of_mean"][name] = (weight * mean).abs()
+        found["mean_of_abs"][name] = weight.abs() * absolute
+    return found
+
+
+def run_arm(arm: str, model: Any, encoded: Sequence[Encoded]) -> Any:
+    """Run one arm by name."""
+    if arm == "naive":
+        return naive(model, encoded)
+    if arm == "per_layer":
+        return per_layer(model, encoded)
+    return engine(model, encoded, arm)
+
+
+def memory_parts(model: Any, encoded: Sequence[Encoded]) -> dict[str, int]:
+    """Return the bytes that scoring cannot do without.
+
+    Activations are what autograd saves for the backward pass of the largest batch, counted once a
+    storage and without the weights, and two more arrays of the size of the scored logits: their
+    gradient, and that of their softmax.
+    """
+    coverage = find_prunable(model)
+    batch = next(batches(encoded, size=None, tokens=CPU_TOKENS))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = batch_loss(model, batch, Head())
+    del loss
+    scored = sum(example.scored_tokens for example in batch)
+    layers = [
+        sum(p.numel() * p.element_size() for p in block.parameters()) for block in blocks(model)
+    ]
+    return {
+        "model": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "accumulator": 4 * coverage.total,
+        "activations": sum(saved.values()) + 2 * 4 * scored * model.config.vocab_size,
+        "gradient": max(layers),
+    }
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """Return the most bytes this process has held in memory at once."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def measure(case: Case, arm: str, folder: Path | None = None) -> dict[str, Any]:
+    """Time one arm in this process.
+
+    Args:
+        case: Model and examples.
+        arm: `naive`, a reduction, `per_layer`, or `parts` for the sizes of what is needed.
+        folder: Where the scores go, if they are wanted.
+
+    Returns:
+        `seconds`; `peak` and `base` in bytes, the base taken before there was a model; the
+        model's parameters and the tokens.
+    """
+    # Libraries load their code when it first runs; a tiny model brings that into the base.
+    tiny = Case("warm-up", 64, 2, 64, 4, (8, 16))
+    run_arm("naive", build(tiny), examples(tiny))
+    run_arm("naive" if arm == "parts" else arm, build(tiny), examples(tiny))
+    base = psutil.Process().memory_info().rss
+    model, encoded = build(case), examples(case)
+    facts: dict[str, Any] = {
+        "arm": arm,
+        "case": case.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens": sum(len(example.input_ids) for example in encoded),
+    }
+    if arm == "parts":
+        return facts | {
+            "bytes": memory_parts(model, encoded),
+            "prunable": find_prunable(model).total,
+        }
+    if arm != "per_layer":  # whose first layer of many is warm-up enough
+        run_arm(arm, model, encoded[:2])
+    _reset_peak()
+    start = time.perf_counter()
+    found = run_arm(arm, model, encoded)
+    facts |= {"seconds": time.perf_counter() - start, "peak": _peak(), "base": base}
+    if folder is not None and isinstance(found, Scores):
+        found.save(folder / f"{arm}.safetensors")
+    elif folder is not None and found is not None:
+        for reduction, scores in oracle_scores(model, found).items():
+            save_file(scores, folder / f"oracle-{reduction}.safetensors")
+    return facts
+
+
+def growth(cases: dict[str, list[tuple[float, Case]]], repeats: int) -> list[dict[str, Any]]:
+    """Time cases that grow along an axis, interleaved in this process.
+
+    Args:
+        cases: Axis to sizes along it and cases.
+        repeats: Rounds over all cases.
+
+    Returns:
+        A row for each axis, size and reduction with the median of `seconds`.
+    """
+    made = {case: (build(case), examples(case)) for rows in cases.values() for _, case in rows}
+    times: dict[tuple[Case, str], list[float]] = {}
+    for turn in range(repeats + 1):
+        for case, (model, encoded) in made.items():
+            for reduction in ("signed", "mean_of_abs"):
+                start = time.perf_counter()
+                engine(model, encoded, reduction)
+                if turn:  # the first is warm-up
+                    times.setdefault((case, reduction), []).append(time.perf_counter() - start)
+    return [
+        {
+            "axis": axis,
+            "size": size,
+            "reduction": reduction,
+            "seconds": statistics.median(times[case, reduction]),
+        }
+        for axis, rows in cases.items()
+        for reduction in ("signed", "mean_of_abs")
+        for size, case in rows
+    ]
+
+
+def case_of(fields: Sequence[Any]) -> Case:
+    """Return the case that went through JSON."""
+    return Case(*fields[:5], lengths=tuple(fields[5]))
+
+
+def main() -> None:
+    """Do what the JSON says and print what was found."""
+    given = json.loads(sys.argv[1])
+    torch.set_num_threads(given.get("threads") or os.cpu_count() or 1)
+    found: Any
+    if "growth" in given:
+        cases = {
+            axis: [(size, case_of(case)) for size, case in rows]
+            for axis, rows in given["growth"].items()
+        }
+        found = growth(cases, given["repeats"])
+    else:
+        folder = Path(given["folder"]) if given.get("folder") else None
+        found = measure(case_of(given["case"]), given["arm"], folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
