@@ -61,6 +61,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
 
 def sweep(
     model: Model,
+    *,
     target: Target,
     preserve: Preserve,
     output: Output,
