@@ -71,7 +71,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
     asked = "evaluation" if request.evaluation else "target"
-    frontier = {"fractions": list(FRACTIONS), "protected": list(PROTECTED)}
+    frontier: dict[str, Any] = {"fractions": list(FRACTIONS), "protected": list(PROTECTED)}
     frontier |= {"utility_drop": request.budget, "methods": methods} | _grid(request.grid)
     values = {
         "name": f"frontier of {request.model}",

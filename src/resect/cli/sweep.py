@@ -4,73 +4,91 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resect.cli._show import note, progress, say, table
 from resect.records import Format
 
+if TYPE_CHECKING:
+    from resect.config import RunConfig
+
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
+Target = Annotated[
+    str, typer.Option(metavar="SPEC", help="The behaviour: prompts with its answers.")
+]
+Preserve = Annotated[str, typer.Option(metavar="SPEC", help="What is protected.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
+Evaluation = Annotated[
+    str | None,
+    typer.Option("--eval", metavar="SPEC", help="Prompts asked; else the target's own split."),
+]
+Utility = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="Questions with an answer key; else the likelihood of the preserve set.",
+    ),
+]
+Contrast = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Answers of the same style whose score is subtracted."),
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
+Grid = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="YAML with fractions (q), protected (p), scopes."),
+]
+Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
+Attack = Annotated[str, typer.Option(help="none or prefill.")]
+PrefillTokens = Annotated[int, typer.Option(min=1, help="Tokens of the answer that open a reply.")]
+Phrase = Annotated[str | None, typer.Option(help="Opens replies instead of the answer.")]
+Judge = Annotated[str, typer.Option(help="Judge of the replies.")]
+PromptFormat = Annotated[Format, typer.Option(help="How prompts are put.")]
+Skip = Annotated[int, typer.Option(min=0, help="Response tokens not scored.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Most examples to score.")]
+Prompts = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
+Seeds = Annotated[list[int] | None, typer.Option(help="Seed of the draws; may be given again.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1)]
+BatchSize = Annotated[int, typer.Option(min=1)]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
+
 
 def sweep(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
-    ],
-    target: Annotated[
-        str, typer.Option(metavar="SPEC", help="The behaviour: prompts with its answers.")
-    ],
-    preserve: Annotated[str, typer.Option(metavar="SPEC", help="What is protected.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")],
-    evaluation: Annotated[
-        str | None,
-        typer.Option("--eval", metavar="SPEC", help="Prompts asked; else the target's own split."),
-    ] = None,
-    utility: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Questions with an answer key; else the likelihood of the preserve set.",
-        ),
-    ] = None,
-    contrast: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Answers of the same style whose score is subtracted."),
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")] = 1,
-    grid: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="YAML with fractions (q), protected (p), scopes."),
-    ] = None,
-    budget: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")
-    ] = 0.05,
-    attack: Annotated[str, typer.Option(help="none or prefill.")] = "prefill",
-    prefill_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of the answer that open a reply.")
-    ] = 10,
-    phrase: Annotated[str | None, typer.Option(help="Opens replies instead of the answer.")] = None,
-    judge: Annotated[str, typer.Option(help="Judge of the replies.")] = "keyword",
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most examples to score.")] = None,
-    prompts: Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed of the draws; may be given again.")
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    model: Model,
+    *,
+    target: Target,
+    preserve: Preserve,
+    output: Output,
+    evaluation: Evaluation = None,
+    utility: Utility = None,
+    contrast: Contrast = None,
+    rounds: Rounds = 1,
+    grid: Grid = None,
+    budget: Budget = 0.05,
+    attack: Attack = "prefill",
+    prefill_tokens: PrefillTokens = 10,
+    phrase: Phrase = None,
+    judge: Judge = "keyword",
+    format: PromptFormat = "chat",
+    skip: Skip = 0,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    seed: Seeds = None,
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: BatchSize = 16,
+    dry_run: DryRun = False,
+    resume: Resume = False,
 ) -> None:
     """Measure a grid of cuts, choose one within the utility budget, report it on other prompts."""
     from resect.cli._planning import show_plan
-    from resect.report import build_report
-    from resect.run import measure_all, open_run, summarise_run
-    from resect.sweep import SweepRequest, chosen_rows, sweep_config
+    from resect.sweep import SweepRequest, sweep_config
 
-    start = time.perf_counter()
     config = sweep_config(
         SweepRequest(
             model=model,
@@ -97,20 +115,29 @@ def sweep(
     )
     if dry_run:
         show_plan(config)
-        return
+    else:
+        _run(config, output, resume=resume)
+
+
+def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
+    from resect.report import build_report
+    from resect.run import measure_all, open_run, summarise_run
+    from resect.sweep import chosen_rows
+
+    start = time.perf_counter()
     open_run(config, output, resume=resume)
     with progress("measuring model variants") as update:
         measure_all(config, output, jobs=1, on_progress=update)
     results = summarise_run(config, output, seconds=time.perf_counter() - start)
     report = build_report(output)
-    _show(chosen_rows(results), budget)
+    _show(chosen_rows(results))
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(report))
 
 
-def _show(rows: list[dict[str, object]], budget: float) -> None:
+def _show(rows: list[dict[str, object]]) -> None:
     if not rows:
-        say(f"no cut of the grid lowers the behaviour at a utility drop of at most {budget:g}")
+        say("no cut of the grid lowers the behaviour within the utility budget")
         return
     names = ("split", "scope", "method", "p", "q", "removed_fraction", "harm_drop", "utility_drop")
     table("chosen cut", [{name: row[name] for name in names} for row in rows])

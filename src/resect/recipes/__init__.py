@@ -85,8 +85,10 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     joined = dict(below)
     for key, value in above.items():
         old = joined.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        joined[key] = _joined(old, value) if both else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            joined[key] = _joined(old, value)
+        else:
+            joined[key] = value
     return joined
 
 
