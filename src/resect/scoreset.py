@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -105,7 +105,8 @@ class TensorScores:
         return size
 
 
-class ByIndex(NamedTuple):
+@dataclass(frozen=True)
+class ByIndex:
     """Candidates of one checkpoint tensor in the order of their indices.
 
     Attributes:
