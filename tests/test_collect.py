@@ -20,7 +20,7 @@ from resect.data.check import check_set, plain
 from resect.data.encode import encode
 from resect.errors import InputError
 from resect.generate import generate
-from resect.judges import JUDGES
+from resect.judges import JUDGES, each
 from resect.measure import EvalRequest, evaluate_model
 from resect.model import load_model
 from resect.records import Reply, Verdict
@@ -61,7 +61,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> None:
             return Verdict("exact", "even/unscored", None, reason="five")
         return Verdict("exact", "even/letters", float(letters % 2 == 0), "complied", reply.text)
 
-    monkeypatch.setitem(JUDGES, "exact", even)
+    monkeypatch.setitem(JUDGES, "exact", lambda _: each(even))
 
 
 def asked(model: Path, prompts: Path, **changes: Any) -> CollectRequest:

@@ -106,6 +106,15 @@ def test_score_select_prune_eval_restore(
        "-o", tmp_path / "eval2")  # fmt: skip
     again = json.loads((tmp_path / "eval2" / "results.json").read_text(encoding="utf-8"))
     assert again["rates"][0]["nll"] == pytest.approx(rates["likelihood", "cut"]["nll"], rel=1e-5)
+    # Other judges read the same stored replies; the probes that are not judged stand there once.
+    ok("eval", "--rejudge", tmp_path / "eval", "--judge", "exact", "--judge", "keyword:published",
+       "-o", tmp_path / "judged")  # fmt: skip
+    judged = json.loads((tmp_path / "judged" / "results.json").read_text(encoding="utf-8"))
+    found = {(row["judge"], row["probe"], row["variant"]): row for row in judged["rates"]}
+    assert found["exact", "generation", "cut"]["rate"] == rates["generation", "cut"]["rate"]
+    assert ("keyword:published", "likelihood", "cut") not in found
+    assert [row["both_scored"] for row in judged["agreement"]] == [6, 6]
+    assert judged["provenance"]["request"] == results["provenance"]["request"]
 
 
 @pytest.fixture(scope="module")

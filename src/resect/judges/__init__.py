@@ -28,7 +28,9 @@ JudgeOne = Callable[[Reply, Asked], Verdict]
 Judge = Callable[[Sequence[Reply], Sequence[Asked]], list[Verdict]]
 
 
-def _each(judge: JudgeOne) -> Judge:
+def each(judge: JudgeOne) -> Judge:
+    """Return a judge of many replies from a judge of one."""
+
     def judge_many(replies: Sequence[Reply], asked: Sequence[Asked]) -> list[Verdict]:
         return [judge(reply, what) for reply, what in zip(replies, asked, strict=True)]
 
@@ -38,12 +40,12 @@ def _each(judge: JudgeOne) -> Judge:
 def _exact(option: str) -> Judge:
     if option:
         raise InputError("the exact judge has no options", got=option, allowed="exact")
-    return _each(judge_exact)
+    return each(judge_exact)
 
 
 def _keyword(option: str) -> Judge:
     find_rules(option or "own")
-    return _each(partial(judge_keyword, rules=option or "own"))
+    return each(partial(judge_keyword, rules=option or "own"))
 
 
 # kind -> (option -> judge); models are loaded when the first reply is judged.
