@@ -260,3 +260,13 @@ def test_holm_leaves_out_tests_that_were_not_made() -> None:
     assert stats.holm({"a": 0.01, "b": None, "c": 0.04}) == {"a": 0.02, "b": None, "c": 0.04}
     assert stats.holm({"a": 0.03, "c": 0.02}) == {"a": 0.04, "c": 0.04}
     assert stats.holm({}) == {}
+
+
+def test_a_difference_without_spread_is_as_wide_as_its_sides() -> None:
+    first = Sample(1.0, np.array([1.0] * 99 + [0.5]), (0.9, 1.0))
+    second = Sample(1.0, np.ones(100), (0.8, 1.0))
+    found = (first - second).interval("difference")
+    assert found.low == pytest.approx(-0.1)
+    assert found.high == pytest.approx(0.2)
+    spread = Sample(0.5, np.linspace(0, 1, 100), (0.4, 0.6))
+    assert (spread - second).exact is None

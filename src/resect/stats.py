@@ -90,13 +90,16 @@ class Sample:
         return Interval(name, self.value, min(low, self.value), max(high, self.value))
 
     def __sub__(self, other: Sample) -> Sample:
-        """Return the paired difference."""
+        """Return the paired difference.
+
+        Where both sides have exact bounds and the draws of the difference have no spread to speak
+        of (the middle 95 % of them are equal), the bounds of the difference are those of the sides.
+        """
         exact = None
-        if (
-            self.exact is not None
-            and other.exact is not None
-            and np.ptp(self.draws - other.draws) < 1e-12
-        ):
+        if self.exact is not None and other.exact is not None:
+            tails = np.nanpercentile(self.draws - other.draws, [2.5, 97.5])
+            if tails[1] - tails[0] >= 1e-12:
+                return Sample(self.value - other.value, self.draws - other.draws)
             exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
         return Sample(self.value - other.value, self.draws - other.draws, exact)
 
