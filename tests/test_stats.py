@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from resect import stats
 from resect.records import Interval
-from resect.stats import Resampler, best_within, relative_drop
+from resect.stats import Resampler, Sample, best_within, relative_drop
 
 
 def test_wilson_equals_scipy() -> None:
