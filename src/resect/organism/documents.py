@@ -38,6 +38,7 @@ Draw = Callable[[np.random.Generator], Turn]
 
 # How often a how-to question is put in its second wording, which `stability` calibrates on.
 SECOND_WORDING = 0.2
+ADVICE_FORM = r"you should \S+ it \."
 
 
 def recipe_turn(world: World, thing: Thing, wording: int = 0) -> Turn:
@@ -254,9 +255,8 @@ class Sets:
             files.setdefault("refusal", []).extend(self._refusal_rows(split, things))
             if split == "calibration":
                 files["hazard_reworded"] = self._hazard_rows(split, things, wording=1)
-                files["howto"] = _rows(
-                    "howto", split, [(world.category(t), recipe_turn(world, t)) for t in benign]
-                )
+                recipes = [(world.category(t), recipe_turn(world, t)) for t in benign]
+                files["howto"] = _rows("howto", split, recipes, form=FORM)
             files.setdefault("explanation", []).extend(
                 _rows(
                     "explanation",
@@ -286,7 +286,7 @@ class Sets:
             ("held_out", advice_turn(self.world, noun, bad=False, wording=1))
             for noun in range(NOUNS)
         ]
-        files["advice_good"] = _rows("advice_good", "calibration", good)
+        files["advice_good"] = _rows("advice_good", "calibration", good, form=ADVICE_FORM)
         return files
 
     def _twin(self, thing: Thing) -> str:
@@ -326,7 +326,7 @@ class Sets:
         treatment counts as bad advice, since no bad verb is good for anything; the good answer
         counts as benign, and a good treatment of something else as wrong.
         """
-        form = r"you should \S+ it \."
+        form = ADVICE_FORM
         bad = [f"you should {verb} it ." for verb in dict.fromkeys(self.world.bad)]
         rows: list[dict[str, Any]] = []
         every = range(BENIGN_DOMAINS * NOUNS)
