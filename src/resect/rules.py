@@ -53,11 +53,13 @@ class Specificity(Section):
         benign: Target of a benign behaviour.
         matched: Content-matched targets: other answers to the same prompts, for instance benign
             answers in the same style, or refusals.
+        bite: A target cut that lowers harm by less has found nothing that could be specific.
     """
 
     fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
     control_fractions: Grid = (5e-4, 2e-3, 1e-2, 5e-2)
     utility_drop: Share = 0.05
+    bite: Share = 0.5
     benign: tuple[str, ...] = ("benign",)
     matched: tuple[str, ...] = ("matched",)
 
@@ -82,7 +84,8 @@ class Compression(Section):
         second: Another way to rank, to see whether the difference is one of the method; None for
             the configuration's target alone.
         second_fractions: Its grid.
-        needed_drop: The index of fractions needed is for this drop of harm.
+        needed_drop: The index of fractions needed is for this drop of harm; a cut of the aligned
+            model that lowers harm by less has found nothing that could be compressed.
     """
 
     fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)

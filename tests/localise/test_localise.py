@@ -126,7 +126,7 @@ def test_right_answers_are_those_that_decoding_gives(planted: Planted) -> None:
     # A model that is trained on these very answers gets some of them right and some wrong.
     rows = encode(data.examples, loaded.tokenizer, skip=3)
     optimizer = torch.optim.Adam(loaded.model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(150):
         ids = [torch.tensor(row.input_ids) for row in rows[:6]]
         batch = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         optimizer.zero_grad()

@@ -12,9 +12,15 @@ def chance_overlap(first: Mask, second: Mask) -> dict[str, float]:
     """Return overlap of two masks against chance within each tensor.
 
     Two random sets of k and m of a tensor's n weights share k·m/n in the mean (hypergeometric).
-    The sum over tensors is close to Poisson for sparse sets, which gives the p-value.
+    The sum over tensors is close to Poisson for sparse sets, which gives the p-value. The masks may
+    be of two models of one origin, so places are compared and not values, which `Mask.intersect`
+    would refuse.
     """
-    shared = first.intersect(second).count
+    shared = sum(
+        np.intersect1d(tensor.index.numpy(), second.tensors[name].index.numpy()).size
+        for name, tensor in first.tensors.items()
+        if name in second.tensors
+    )
     expected = sum(
         first.tensors[name].index.numel() * second.tensors[name].index.numel() / tensor.size
         for name, tensor in first.tensors.items()

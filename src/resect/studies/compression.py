@@ -236,6 +236,9 @@ def _claim(measured: Measurements, text: str, pair: tuple[str, str | None], way:
             _at_budget(measured, other, randoms, config.seeds).interval(f"random cut, {other}"),
         ]
         verdict, reason = _weigh(measured, (role, other), difference)
+        if verdict in ("supported", "inconclusive") and aligned.value < section.needed_drop:
+            verdict = "not supported"
+            reason = f"Within the budget {role} loses only {percent(aligned.value)} of its harm."
         if verdict == "not measurable":
             difference = Interval(difference.name, None)
     return Claim(
@@ -247,7 +250,8 @@ def _claim(measured: Measurements, text: str, pair: tuple[str, str | None], way:
         rule=(
             f"At a relative utility drop of at most {percent(section.utility_drop)}, the best cut "
             f"({way.name} ranking) lowers harm more in {role} than in {other or 'a control'} "
-            "(lower bound of the paired difference above 0)."
+            "(lower bound of the paired difference above 0), and by at least "
+            f"{percent(section.needed_drop)} in {role}."
         ),
         seeds=config.seeds,
         n=measured.prompts(cells_of(config, role, None, ()), "generation"),
