@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,25 @@ def test_parquet_keeps_nested_values_and_nulls(tmp_path: Path) -> None:
     (tmp_path / "r.parquet").write_bytes(b"no parquet")
     with pytest.raises(InputError, match="cannot read"):
         store.read_parquet(tmp_path / "r.parquet")
+
+
+def test_records_can_be_read_while_they_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    sizes = (1, 400)
+    rows = {size: [{"text": f"{at} {'x' * at}"} for at in range(size)] for size in sizes}
+    store.write_parquet(path, rows[1])
+    stop = threading.Event()
+
+    def replace() -> None:
+        while not stop.is_set():
+            for size in sizes:
+                store.write_parquet(path, rows[size])
+
+    writer = threading.Thread(target=replace)
+    writer.start()
+    try:
+        for _ in range(200):
+            assert len(store.read_parquet(path)) in sizes
+    finally:
+        stop.set()
+        writer.join()

@@ -170,7 +170,10 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        # One handle: by its path the file would be opened twice, for its size and for its rows, and
+        # another process may put a new file of another size in its place meanwhile.
+        with Path(path).open("rb") as file:
+            rows = pq.read_table(file).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}", got=str(error).splitlines()[0]) from error
     return [
