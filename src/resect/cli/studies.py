@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,10 +64,13 @@ def _finish(run: Path, report: Path, start: float) -> None:
     say(str(report))
 
 
-def _interval(effect: dict[str, float | None]) -> str:
+def _interval(effect: dict[str, Any]) -> str:
     value, low, high = effect["value"], effect["low"], effect["high"]
     if value is None:
         return "–"
+    if effect["name"].endswith("(×)"):
+        bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        return f"{value:.2f} ×{bounds}"
     bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f} %{bounds}"
 
