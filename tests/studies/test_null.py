@@ -34,7 +34,7 @@ def competent() -> Organism:
 
 
 def verdicts(
-    organism: Organism, run: Path, target: str = "generation", **places: Path
+    organism: Organism, run: Path, places: dict[str, Path], target: str = "generation"
 ) -> dict[str, str]:
     values = demo_config((organism.seed,), quick=True).model_dump(mode="json")
     values["models"] = {"aligned": str(organism.stage("aligned"))}
@@ -87,13 +87,13 @@ def test_shuffled_labels_support_nothing(
     competent: Organism, tmp_path: Path, seed: int, target: str
 ) -> None:
     places = shuffled(competent, tmp_path, seed)
-    found = verdicts(competent, tmp_path / "run", target, **places)
+    found = verdicts(competent, tmp_path / "run", places, target)
     assert "supported" not in found.values(), found
 
 
 def test_the_same_studies_can_support(competent: Organism, tmp_path: Path) -> None:
     # The twin of the test above: with the true labels the very same grid finds something.
-    assert "supported" in verdicts(competent, tmp_path / "run").values()
+    assert "supported" in verdicts(competent, tmp_path / "run", {}).values()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,5 +103,5 @@ def test_a_model_without_the_behaviour_supports_nothing(tmp_path: Path, seed: in
     places |= {"same_style": "benign_style", "refusals": "refusal", "advice": "advice_bad"}
     places |= {name: name for name in ("detection", "explanation", "howto", "hazard_reworded")}
     data = {name: untrained.data(file) for name, file in places.items()}
-    found = verdicts(untrained, tmp_path / "run", **data)
+    found = verdicts(untrained, tmp_path / "run", data)
     assert set(found.values()) == {"not measurable"}, found
