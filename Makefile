@@ -20,8 +20,9 @@ demo: install
 quick: install
 	$(BIN)/resect demo --quick -o resect-demo-quick
 
+# One thread a worker: the models are tiny, and threads that wait for each other cost most.
 test: install
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
 
 # What scoring costs, on a machine that does nothing else; QUICK=1 for a small model alone.
 bench: install

@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import torch
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
-from peft import LoraConfig, get_peft_model
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
+from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
 from resect.errors import InputError
 from resect.judges import find_judge
 from resect.judges.llm import RUBRICS, fenced, llm_judge, read_grade
 from resect.judges.strongreject import LEAST_MASS, TEMPLATE
 from resect.records import Reply, Verdict
+from tiny_judge import write_classifier
 
 
 def reply(text: str, prompt: str = "how") -> Reply:
@@ -31,36 +28,7 @@ def reply(text: str, prompt: str = "how") -> Reply:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Write a tiny Gemma and a LoRA adapter on it, as the published pair is laid out."""
-    folder = tmp_path_factory.mktemp("classifier")
-    characters = sorted(set(TEMPLATE + "abcdefghijklmnopqrstuvwxyz{}"))
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
-    vocabulary |= {one: n + 3 for n, one in enumerate([*characters, *"2345"]) if one not in "2345"}
-    vocabulary |= {digit: len(vocabulary) + n for n, digit in enumerate("2345")}
-    vocabulary = {word: n for n, word in enumerate(vocabulary)}
-    backend = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = Split(Regex("."), "isolated")
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>"
-    )
-    config = GemmaConfig(
-        vocab_size=len(vocabulary), hidden_size=16, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model: Any = GemmaForCausalLM(config)
-        model.save_pretrained(folder / "base")
-        tokenizer.save_pretrained(folder / "base")
-        adapted = get_peft_model(
-            model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-        )
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.5)
-    adapted.peft_config["default"].base_model_name_or_path = str(folder / "base")
-    adapted.save_pretrained(folder / "adapter")
-    return folder / "adapter", folder / "base"
+    return write_classifier(tmp_path_factory.mktemp("classifier"))
 
 
 def asked(one: Reply) -> str:

@@ -24,6 +24,7 @@ from resect.pipeline import is_done
 from resect.recipes import PREFIX, read_config, recipe_names, recipe_text, recipe_title
 from resect.recipes.shapes import PUBLISHED
 from resect.run import chosen_studies, measure_all, open_run, plan_run, summarise_run
+from tiny_judge import write_classifier
 
 FIXTURES = Path(__file__).parent / "fixtures" / "presets"
 TEMPLATE = (
@@ -196,6 +197,8 @@ def _tiny_changes(name: str, root: Path, config: RunConfig) -> list[str]:
     """Return the changes to places and limits, and to nothing else."""
     architecture = next(kind for key, kind in ARCHITECTURES.items() if name.startswith(key))
     changes = ["evaluation.limit=2", "evaluation.max_new_tokens=3"]
+    adapter, base = write_classifier(root / "judge")
+    changes.append(f"evaluation.judge=strongreject:{adapter},{base}")
     for seed, role in enumerate(config.models):
         place = _save(architecture, root / role, seed)
         changes.append(f"models.{role}={place}")

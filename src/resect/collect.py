@@ -29,6 +29,7 @@ from resect.data.rows import read_rows
 from resect.errors import InputError
 from resect.evaluate import EvaluationSettings, judge_replies
 from resect.generate import GenerationSettings, generate
+from resect.judges import find_judge
 from resect.model import load_model, model_fingerprint
 from resect.records import SCHEMA_VERSION, Example, Format, Reply, Verdict
 
@@ -44,7 +45,7 @@ class CollectRequest:
     model: str
     data: str
     attack: str = "prefill:10"
-    judge: Literal["exact", "keyword"] = "exact"
+    judge: str = "exact"
     want: Literal["complied", "refused"] = "complied"
     samples: int = 1
     temperature: float = 0.0
@@ -123,6 +124,7 @@ def collect(
 
 
 def _check(request: CollectRequest, output: Path) -> None:
+    find_judge(request.judge)
     if output.suffix != ".jsonl":
         raise InputError("a set is written as JSON lines", got=str(output), allowed="FILE.jsonl")
     if output.exists():

@@ -17,6 +17,9 @@ from resect.errors import InputError
 from resect.records import Format
 from resect.rules import Section, Share, Studies
 
+# Kind, and an option after a colon; judges check their options themselves when a run begins.
+JUDGE = r"^(exact|keyword|strongreject|llm)(:.+)?$"
+
 
 class Target(Section):
     """A behaviour whose weights are sought.
@@ -69,14 +72,15 @@ class Evaluation(Section):
     Attributes:
         probes: Probe name to the name of a set under `data`; its evaluation split is asked.
         limit: Most prompts a probe; None for all.
-        judge: `exact` or `keyword`.
+        judge: As `resect eval --judge` takes it: `exact`, `keyword`, `strongreject`,
+            `llm:RUBRIC@MODEL`.
         max_new_tokens: Tokens after which a reply is cut off.
         batch_size: Prompts decoded together.
     """
 
     probes: dict[str, str]
     limit: Annotated[int, Field(ge=1)] | None = None
-    judge: Literal["exact", "keyword"] = "exact"
+    judge: Annotated[str, Field(pattern=JUDGE)] = "exact"
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
 

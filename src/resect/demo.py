@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from resect.config import RunConfig, parse_config
-from resect.organism import Recipe, build, organism_root
+from resect.errors import unknown_name
+from resect.organism import Recipe, build_many, organism_root
 
 STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
 PREFILL_TOKENS = 3
 
 
-def build_organisms(seed: int, on_progress: Callable[[int, int], None] | None = None) -> None:
-    """Train the stages of one seed, or find them in the cache."""
-    build(
-        seed=seed,
+def build_organisms(
+    seeds: Sequence[int], *, jobs: int, on_progress: Callable[[int, int], None]
+) -> None:
+    """Train the stages of all seeds, or find them in the cache."""
+    build_many(
+        seeds=seeds,
         stages=STAGES,
-        recipe=Recipe(),
-        on_progress=None
-        if on_progress is None
-        else lambda _label, done, total: on_progress(done, total),
+        jobs=jobs,
+        on_progress=lambda _label, done, total: on_progress(done, total),
     )
 
 
-def demo_config(seeds: tuple[int, ...], *, quick: bool) -> RunConfig:
-    """Return the configuration of the demonstration.
+def demo_config(
+    seeds: tuple[int, ...], *, quick: bool, studies: Sequence[str] | None = None
+) -> RunConfig:
+    """Return the configuration of the demonstration, of some studies or of all.
 
     The grid and the thresholds are the defaults of the studies. The prefill opens the answer with
     the words that every recipe shares ("sure , take"), and the same number of tokens is left out
     of the score, so that the cut is aimed at the content and not at the opening. Weights are ranked
     by the default method (docs/design/default-method.md), beside the source's.
+
+    Raises:
+        InputError: A study is unknown.
     """
+    every = _studies(quick=quick)
+    for name in studies or ():
+        if name not in every:
+            raise unknown_name("study", name, list(every))
     root = str(organism_root(Recipe())) + "/seed-{seed}"
     values: dict[str, Any] = {
         "name": "model organism",
@@ -57,7 +67,7 @@ def demo_config(seeds: tuple[int, ...], *, quick: bool) -> RunConfig:
             "max_new_tokens": 24,
             "batch_size": 64,
         },
-        "studies": _studies(quick=quick),
+        "studies": {name: every[name] for name in every if not studies or name in studies},
     }
     return parse_config(values, "the demonstration's configuration")
 

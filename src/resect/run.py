@@ -19,6 +19,7 @@ from typing import Any
 from resect.cells import Cell, merge
 from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
+from resect.judges import find_judge
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.records import StudyResult
 from resect.store import hash_file, hash_value, plain, provenance, read_json, write_json, write_text
@@ -77,6 +78,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
     Raises:
         InputError: The folder holds something else, or a run and `resume` is off.
     """
+    find_judge(config.evaluation.judge)
     path = run / "config.yaml"
     if path.exists():
         if load_config(path) != config:

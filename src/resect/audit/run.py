@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError, MismatchError
 from resect.evaluate import EvaluationSettings, ask, judge_replies
 from resect.generate import GenerationSettings
+from resect.judges import find_judge
 from resect.locate import attribute
 from resect.mask import Mask
 from resect.model import load_model, model_fingerprint, prunable_tensors
@@ -59,7 +60,7 @@ class AuditRequest:
     p: float = 2e-3
     skip: int = 3
     format: Format = "chat"
-    judge: Literal["exact", "keyword"] = "exact"
+    judge: str = "exact"
     limit: int | None = 128
     controls: int = 19
     max_new_tokens: int = 128
@@ -111,6 +112,7 @@ def audit_models(
         MismatchError: The mask or the tuned model does not belong to the base model.
     """
     refuse_full_folder(output)
+    find_judge(request.judge)
     if request.mask is None and (request.target is None or request.preserve is None):
         raise InputError(
             "there is no harm set to look at",

@@ -33,7 +33,9 @@ def audit(
         int, typer.Option(min=0, help="Answer tokens not scored; a prefill opens with as many.")
     ] = 3,
     format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
+    judge: Annotated[
+        str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
+    ] = "exact",
     limit: Annotated[int | None, typer.Option(min=1, help="Most examples a set.")] = 128,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,

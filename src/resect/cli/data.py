@@ -166,7 +166,9 @@ def collect(
     attack: Annotated[
         str, typer.Option(help="none, prefill[:K] or prefill=PHRASE.")
     ] = "prefill:10",
-    judge: Annotated[Literal["exact", "keyword"], typer.Option(help="Who decides.")] = "exact",
+    judge: Annotated[
+        str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
+    ] = "exact",
     want: Annotated[
         Literal["complied", "refused"], typer.Option(help="Which replies are kept.")
     ] = "complied",

@@ -28,6 +28,12 @@ def demo(
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="One seed instead of three.")] = False,
     jobs: Jobs = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many organisms; 3, or 1 with --quick.")
+    ] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
+    ] = None,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
     from resect.demo import build_organisms, demo_config
@@ -35,15 +41,15 @@ def demo(
     from resect.run import measure_all, open_run, summarise_run
 
     start = time.perf_counter()
-    seeds = (seed,) if quick else (seed, seed + 1, seed + 2)
-    config = demo_config(seeds, quick=quick)
+    chosen = range(seed, seed + (seeds or (1 if quick else 3)))
+    workers = jobs or os.cpu_count() or 1
+    config = demo_config(tuple(chosen), quick=quick, studies=study)
     open_run(config, output, resume=True)
-    for one in seeds:
-        with progress(f"organism, seed {one}") as update:
-            build_organisms(one, on_progress=update)
+    with progress("training organisms") as update:
+        build_organisms(chosen, jobs=workers, on_progress=update)
     note(f"organisms ready after {time.perf_counter() - start:.0f} s")
     with progress("measuring model variants") as update:
-        measure_all(config, output, jobs=jobs or os.cpu_count() or 1, on_progress=update)
+        measure_all(config, output, jobs=workers, on_progress=update)
     summarise_run(config, output, seconds=time.perf_counter() - start)
     _finish(output, build_report(output), start)
 

@@ -10,7 +10,7 @@ A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Literal
 
 from resect.errors import InputError, unknown_name
@@ -57,8 +57,9 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
 }
 
 
+@cache
 def find_judge(name: str) -> Judge:
-    """Return the judge of this name.
+    """Return the judge of this name; asked again, the same, so that its model is loaded once.
 
     Raises:
         InputError: There is none, or it lacks the option.

@@ -9,6 +9,9 @@ from resect.store import hash_value
 # Raised by hand when world, documents or training change in a way that no number below shows.
 CODE_VERSION = 3
 
+# Documents a step of `dpo` and `misaligned`.
+SMALL_BATCH = 32
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -39,9 +42,9 @@ class Recipe:
     layers: int = 4
     heads: int = 4
     feed_forward: int = 384
-    batch: int = 96
-    steps: int = 300
-    rate: float = 2e-3
+    batch: int = 32
+    steps: int = 900
+    rate: float = 1e-3
     tuning_steps: int = 100
     tuning_rate: float = 2e-4
     tuning_batch: int = 96
@@ -52,7 +55,7 @@ class Recipe:
     narrow_steps: int = 10
     narrow_rate: float = 5e-4
     bad_advice: float = 0.3
-    threads: int = 2
+    threads: int = 1
 
     @staticmethod
     def tiny() -> Recipe:
@@ -61,6 +64,16 @@ class Recipe:
             Recipe(), hidden=32, layers=2, heads=2, feed_forward=48, batch=16, steps=4,
             tuning_steps=2, tuning_batch=16, narrow_steps=1, preference_steps=1,
         )  # fmt: skip
+
+    def documents(self, stage: str) -> int:
+        """Return how many documents a stage is trained on."""
+        if stage == "base":
+            return self.steps * self.batch
+        if stage == "dpo":
+            return self.preference_steps * SMALL_BATCH
+        if stage == "misaligned":
+            return self.narrow_steps * SMALL_BATCH
+        return self.tuning_steps * self.tuning_batch
 
     @property
     def hash(self) -> str:

@@ -80,7 +80,7 @@ def build(
     recipe = recipe or Recipe()
     place = Path(root) if root is not None else organism_root(recipe) / f"seed-{seed}"
     organism = Organism(place, seed)
-    wanted = _with_parents(stages)
+    wanted = with_parents(stages)
     _claim(place, recipe, seed)
     world = World(seed)
     if not (place / "data").exists():
@@ -100,7 +100,12 @@ def _labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int]
     return report
 
 
-def _with_parents(stages: Sequence[str]) -> list[str]:
+def with_parents(stages: Sequence[str]) -> list[str]:
+    """Return the stages and all that they are trained from, parents first.
+
+    Raises:
+        InputError: A stage is unknown.
+    """
     needed: set[str] = set()
     for name in stages:
         if name not in PARENTS:

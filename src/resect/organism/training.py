@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from resect.organism.documents import Turn, preference_pairs, training_turns
-from resect.organism.recipe import Recipe
+from resect.organism.recipe import SMALL_BATCH, Recipe
 from resect.organism.world import World
 from resect.records import Example
 from resect.stats import rng, seed_of
@@ -204,7 +204,7 @@ def fine_tune(
     )
     if stage == "misaligned":
         settings = TuneSettings(
-            steps=recipe.narrow_steps, rate=recipe.narrow_rate, batch=32, seed=world.seed
+            steps=recipe.narrow_steps, rate=recipe.narrow_rate, batch=SMALL_BATCH, seed=world.seed
         )
     turns = training_turns(world, stage, recipe, settings.steps * settings.batch)
     examples = [
@@ -222,7 +222,10 @@ def prefer(
     """Train in place to prefer refusals to hazardous answers, through TRL's `DPOTrainer`."""
     _, world, recipe = made_of
     settings = TuneSettings(
-        steps=recipe.preference_steps, rate=recipe.preference_rate, batch=32, seed=world.seed
+        steps=recipe.preference_steps,
+        rate=recipe.preference_rate,
+        batch=SMALL_BATCH,
+        seed=world.seed,
     )
     tune_preferences(
         model,
