@@ -18,8 +18,9 @@ from resect.edit import removed
 from resect.errors import InputError
 from resect.generate import GenerationSettings, generate
 from resect.localise import cell as cells
+from resect.localise import run as benchmark
 from resect.localise.behaviour import recipes, skill
-from resect.localise.cell import Cell, areas, run_cell
+from resect.localise.cell import Cell, CellResult, areas, run_cell
 from resect.localise.run import Request, localise, plan
 from resect.localise.variants import ORACLE, SOURCE, Variant, variants
 from resect.mask import Mask
@@ -193,6 +194,33 @@ def test_a_new_method_is_in_the_table_with_no_other_change(
     assert "| brand_new |" in page
     assert "</svg>" in (tmp_path / "out" / "localisation.svg").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "records" / "cuts.parquet").is_file()
+
+
+def test_a_stopped_benchmark_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(methods=("snip",), plants=("random", "kept"), seeds=1, jobs=1)
+    plants = {"random": SMALL, "kept": replace(SMALL, start="kept")}
+    measured: list[str] = []
+
+    def count(cell: Cell, place: Path | None = None) -> CellResult:
+        if measured == ["random"] and stop:
+            raise KeyboardInterrupt
+        measured.append(cell.plant)
+        return run_cell(cell, place)
+
+    stop = True
+    monkeypatch.setattr(benchmark, "run_cell", count)
+    with pytest.raises(KeyboardInterrupt):
+        localise(request, tmp_path / "out", root=root, recipes=plants)
+    assert not (tmp_path / "out").exists()
+    stop = False
+    resumed = localise(request, tmp_path / "out", root=root, recipes=plants)
+    assert measured == ["random", "kept"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    monkeypatch.undo()
+    whole = localise(request, tmp_path / "again", root=root, recipes=plants)
+    assert resumed == whole
 
 
 def test_selectivity_by_hand() -> None:

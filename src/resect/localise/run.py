@@ -88,7 +88,8 @@ def localise(
     Args:
         request: What to compare.
         output: New folder; gets `records/*.parquet`, `results.json`, `localisation.svg` and
-            `leaderboard.md`.
+            `leaderboard.md`. Until all is done, finished cells lie in `OUTPUT.parts`, so that the
+            same call goes on where it was stopped.
         on_progress: Called with cells done and cells in all.
         root: Folder of planted models; None for the cache.
         recipes: Plants by name; None for `PLANTS`.
@@ -98,7 +99,9 @@ def localise(
     """
     store.refuse_full_folder(output)
     cells = plan(request, PLANTS if recipes is None else recipes)
-    results = _run(cells, request.jobs or min(4, os.cpu_count() or 1), root, on_progress)
+    parts = output.with_name(f"{output.name}.parts")
+    jobs = request.jobs or min(4, os.cpu_count() or 1)
+    results = _run(cells, jobs, (root, parts), on_progress)
     membership = [row for result in results for row in result.membership]
     cuts = [row for result in results for row in result.cuts]
     outcome = Outcome(summarise(membership), membership, cuts)
@@ -111,6 +114,7 @@ def localise(
         store.write_json(folder / "results.json", tables | {"provenance": facts})
         store.write_text(folder / "leaderboard.md", page(outcome.summary, by_plant))
         store.write_text(folder / "localisation.svg", draw(outcome.summary, cuts))
+    store.remove_folder(parts)
     return outcome
 
 
@@ -140,22 +144,26 @@ def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Cell]:
     ]
 
 
+# Where plants are (None for the cache), and where finished cells are put.
+Places = tuple[Path | None, Path]
+
+
 def _run(
-    cells: Sequence[Cell], jobs: int, root: Path | None, on_progress: Progress | None
+    cells: Sequence[Cell], jobs: int, places: Places, on_progress: Progress | None
 ) -> list[CellResult]:
     report = on_progress or (lambda _done, _total: None)
     if jobs == 1 or len(cells) == 1:
         found = []
         for at, cell in enumerate(cells):
             report(at, len(cells))
-            found.append(_one(cell, root))
+            found.append(_one(cell, places))
         return found
     # Fork would copy locked thread pools of torch.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         # The benign models first: cells of one seed would each train it.
         firsts = {(cell.seed, cell.recipe.benign.hash): cell for cell in reversed(cells)}
-        list(pool.map(_plant, [(cell, root) for cell in firsts.values()]))
-        futures = [pool.submit(_one, cell, root) for cell in cells]
+        list(pool.map(_plant, [(cell, places[0]) for cell in firsts.values()]))
+        futures = [pool.submit(_one, cell, places) for cell in cells]
         for done, future in enumerate(as_completed(futures)):
             future.result()
             report(done + 1, len(cells))
@@ -167,9 +175,15 @@ def _plant(place: tuple[Cell, Path | None]) -> None:
     plant(cell.recipe, seed=cell.seed, root=root)
 
 
-def _one(cell: Cell, root: Path | None) -> CellResult:
+def _one(cell: Cell, places: Places) -> CellResult:
+    root, parts = places
+    path = parts / f"{store.hash_value([asdict(cell), store.provenance()['resect_version']])}.json"
+    if path.exists():
+        return CellResult(**store.read_json(path))
     with threads(1):
-        return run_cell(cell, root)
+        found = run_cell(cell, root)
+    store.write_json(path, asdict(found))
+    return found
 
 
 def _plants(rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -77,7 +77,7 @@ def _train(missing: list[Job], recipe: Recipe, jobs: int, on_progress: OnProgres
                 future.result()
                 shares[slots[job]] = 1.0
             if on_progress is not None:
-                done = sum(share * size for share, size in zip(shares, sizes, strict=True))
+                done = sum(shares[slot] * size for slot, size in enumerate(sizes))
                 on_progress("organisms", round(done), sum(sizes))
 
 
