@@ -38,7 +38,7 @@ FIFTH = FOURTH | {
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (
-        {"data", "edit", "guard", "locate", "mask", "model", "scoreset", "selection"},
+        {"data", "edit", "export", "guard", "locate", "mask", "model", "scoreset", "selection"},
         set(),
     ),
     "errors": (set(), set()),
@@ -71,6 +71,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
     "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
+    "export": (GROUND | {"store", "mask", "edit", "model"}, {"torch", "jinja2"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
@@ -93,7 +94,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast"},
+        | {"recipes", "sweep", "forecast", "export"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

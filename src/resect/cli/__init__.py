@@ -15,6 +15,7 @@ from resect.cli import (
     data,
     doors,
     evaluation,
+    export,
     locate,
     masks,
     models,
@@ -45,6 +46,7 @@ evaluation.register(app)
 studies.register(app)
 sweep.register(app)
 masks.register()
+export.register()
 audit.register(app)
 doors.register(app)
 
