@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_command_line import ok
 from test_mask_and_edit import make, same, state
 
 import resect
@@ -27,6 +26,7 @@ from resect.model.room import empty_model
 from resect.selection import random_mask
 from resect.stats import rng
 from resect.store import write_json
+from test_command_line import ok
 
 IDS = [[5, 9, 17, 33, 8, 4]]
 # What a user writes who has never heard of resect, and at the end what one writes who has.
@@ -53,22 +53,6 @@ import resect
 for place in map(Path, sys.argv[1:]):
     model = resect.from_pretrained(place / "m", place / "a.mask.safetensors").model
     save_file({"resect": logits(model)}, place / "ours.safetensors")
-"""
-
-
-def logits(model):
-    with torch.no_grad():
-        return model.eval()(torch.tensor(IDS)).logits.contiguous()
-model = AutoModelForCausalLM.from_pretrained(cut)
-found = {"auto": logits(model)}
-found["peft"] = logits(PeftModel.from_pretrained(model, adapter))
-fresh = AutoModelForCausalLM.from_pretrained(folder)
-fresh.load_state_dict(load_file(cut / "model.safetensors"), strict=False)
-found["safetensors"] = logits(fresh)
-assert "resect" not in sys.modules
-import resect
-found["resect"] = logits(resect.from_pretrained(folder, mask).model)
-save_file(found, out)
 """
 
 
@@ -169,8 +153,8 @@ def test_a_card_repeats_the_claims_of_a_run_that_measured_the_mask_alone(tmp_pat
     mask = make(load_model(folder).model)
     run = tmp_path / "run"
     mask.save(run / "masks" / "x.mask.safetensors")
-    claim = {"study": "s", "claim": "Cuts | work.", "verdict": "inconclusive"}
-    claim |= {"effect": {"name": "e", "value": 0.123456, "low": 0.1, "high": None}}  # type: ignore[dict-item]
+    claim: dict[str, Any] = {"study": "s", "claim": "Cuts | work.", "verdict": "inconclusive"}
+    claim["effect"] = {"name": "e", "value": 0.123456, "low": 0.1, "high": None}
     write_json(run / "results.json", {"name": "n", "quick": True, "claims": [claim]})
     export_checkpoint(folder, mask, tmp_path / "cut", run=run)
     text = (tmp_path / "cut" / "README.md").read_text("utf-8")
@@ -228,7 +212,7 @@ def one_block() -> Any:
 class Hub:
     """What `HfApi` is asked, written down instead of sent."""
 
-    calls: list[tuple[str, Any]] = []  # noqa: RUF012 - one for all, since code under test makes it
+    calls: ClassVar[list[tuple[str, Any]]] = []
     kept: Path
 
     def __init__(self, token: str | None = None):

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_command_line import ok
 from torch import Tensor, nn
 
 import tiny
@@ -26,6 +25,7 @@ from resect.export import write_patch
 from resect.integrations.vllm_worker import PLACE, ResectWorkerExtension, read_patch, switch
 from resect.mask import Mask
 from resect.model import prunable_tensors
+from test_command_line import ok
 
 WORKERS = 2
 STACKED = {
