@@ -85,7 +85,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "collect": (FOURTH, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
+    "auto": (FIFTH | {"run", "sweep"}, set()),
     "demo": (FIFTH | {"run"}, set()),
+    "reproduce": (FIFTH | {"run", "demo"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
         FIFTH - {"organism", "studies"},
@@ -94,7 +96,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "export"},
+        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -26,7 +26,7 @@ COMMANDS = [
     ["audit"],
     ["locate"], ["bench"], ["bench", "localise"],
     ["sweep"],
-    ["mask", "push"], ["mask", "patch"],
+    ["mask", "push"], ["mask", "patch"], ["run"], ["reproduce"],
 ]  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def test_a_mask_goes_to_the_hub_and_comes_back(
     with pytest.raises(InputError, match=r"cannot get resect\.mask\.safetensors"):
         load_mask("me/other")
     for wrong in ("no/such/place", "nowhere", "me/x.safetensors", folder):
-        with pytest.raises(InputError, match="no such mask|holds 0 masks"):
+        with pytest.raises(InputError, match=r"no such mask|holds 0 masks"):
             load_mask(wrong)
     nothing = mask.subtract(mask)
     for what, where in ((nothing, "me/mask"), (mask, "nobody"), (mask, "a/b/c")):

@@ -11,6 +11,7 @@ from rich.console import Console
 from resect.cli import (
     artefacts,
     audit,
+    auto,
     bench,
     data,
     doors,
@@ -19,6 +20,7 @@ from resect.cli import (
     locate,
     masks,
     models,
+    reproduce,
     studies,
     sweep,
 )
@@ -48,6 +50,8 @@ sweep.register(app)
 masks.register()
 export.register()
 audit.register(app)
+auto.register(app)
+reproduce.register(app)
 doors.register(app)
 
 
