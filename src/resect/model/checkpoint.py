@@ -7,7 +7,7 @@ metadata. The source is never written to.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,12 @@ Change = Callable[[str, Tensor], Tensor]
 
 
 def prune_checkpoint(
-    source: str | Path, mask: Mask, target: str | Path, *, alpha: float = 0.0
+    source: str | Path,
+    mask: Mask,
+    target: str | Path,
+    *,
+    alpha: float = 0.0,
+    extra: Mapping[str, str | None] | None = None,
 ) -> dict[str, int]:
     """Write a checkpoint whose masked weights are multiplied by `alpha`.
 
@@ -31,6 +36,7 @@ def prune_checkpoint(
         mask: What to cut.
         target: New folder.
         alpha: Factor; 0 removes.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
@@ -48,16 +54,23 @@ def prune_checkpoint(
         changed.view(-1)[entry.index] = entry.value * alpha if alpha else 0.0
         return changed
 
-    return _rewrite(Path(source), mask, Path(target), cut)
+    return _rewrite(Path(source), mask, Path(target), cut, extra or {})
 
 
-def restore_checkpoint(source: str | Path, mask: Mask, target: str | Path) -> dict[str, int]:
+def restore_checkpoint(
+    source: str | Path,
+    mask: Mask,
+    target: str | Path,
+    *,
+    extra: Mapping[str, str | None] | None = None,
+) -> dict[str, int]:
     """Write a checkpoint with the values that the mask holds back in their places.
 
     Args:
         source: A folder that `prune_checkpoint` wrote.
         mask: The mask that it was cut with.
         target: New folder.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
@@ -80,7 +93,7 @@ def restore_checkpoint(source: str | Path, mask: Mask, target: str | Path) -> di
         changed.view(-1)[entry.index] = entry.value
         return changed
 
-    return _rewrite(Path(source), mask, Path(target), mend)
+    return _rewrite(Path(source), mask, Path(target), mend, extra or {})
 
 
 def _weight_files(source: Path) -> list[Path]:
@@ -103,17 +116,24 @@ def _weight_files(source: Path) -> list[Path]:
     return files
 
 
-def _rewrite(source: Path, mask: Mask, target: Path, change: Change) -> dict[str, int]:
+def _rewrite(
+    source: Path, mask: Mask, target: Path, change: Change, extra: Mapping[str, str | None]
+) -> dict[str, int]:
     files = _weight_files(source)
     store.refuse_full_folder(target)
     wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
     names = _names_on_disk(files, wanted, mask)
     with store.atomic_folder(target) as folder:
         for path in source.iterdir():
-            if path not in files and path.is_file() and not path.name.endswith(".part"):
+            if path in files or path.name in extra or path.name.endswith(".part"):
+                continue
+            if path.is_file():
                 shutil.copy2(path, folder / path.name)
         for path in files:
             _rewrite_file(path, folder / path.name, names, change)
+        for name, text in extra.items():
+            if text is not None:
+                store.write_text(folder / name, text)
     return {"weights": mask.count, "tensors": len(wanted)}
 
 
