@@ -16,6 +16,7 @@ the whole is about inputs and results.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,8 +184,7 @@ def _organisms(config: RunConfig) -> None:
         return
     from resect.demo import build_organisms
 
-    for seed in config.seeds:
-        build_organisms(seed)
+    build_organisms(config.seeds, quick=config.quick, jobs=os.cpu_count() or 1)
 
 
 def _names(run: Path, again: Path, pattern: str) -> list[str]:
