@@ -47,7 +47,7 @@ LONGEST = 16
 SMALL = Case("10M", 256, 10, 8192, 64)
 MIDDLE = Case("60M", 512, 14, 32000, 64)
 LARGE = Case("200M", 1024, 13, 32000, 8)
-QUICK = Case("10M", 256, 10, 8192, 8)
+QUICK = Case("10M", 256, 10, 8192, 24)
 
 # Points at which masks are compared with the oracle's.
 COMPARED = ((1e-3, 1e-3), (1e-2, 1e-3), (5e-3, 1e-2))
