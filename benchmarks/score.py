@@ -46,7 +46,7 @@ LONGEST = 16
 
 SMALL = Case("10M", 256, 10, 8192, 64)
 MIDDLE = Case("60M", 512, 14, 32000, 64)
-LARGE = Case("200M", 1024, 13, 32000, 8)
+LARGE = Case("200M", 1024, 13, 32000, 4)
 QUICK = Case("10M", 256, 10, 8192, 24)
 
 # Points at which masks are compared with the oracle's.
@@ -74,7 +74,7 @@ class Effort(NamedTuple):
     seconds: float
 
 
-FULL = Effort(((SMALL, 60, True), (LARGE, 70, False), (MIDDLE, 600, True)), 5, 8, 3, 560)
+FULL = Effort(((SMALL, 30, True), (LARGE, 0, False), (MIDDLE, 600, True)), 5, 8, 2, 640)
 BRIEF = Effort(((QUICK, 30, True),), 1, 2, 1, 100)
 
 
@@ -103,7 +103,7 @@ def measure_case(
         ends: Clock (`time.perf_counter`) at which rounds end: none but the first starts that would
             likely end later.
         rounds: Most rounds.
-        oracle: Whether the published algorithm runs too, once.
+        oracle: Whether the published algorithm runs too, once, and memory is measured apart.
         folder: Where the scores of the first round go.
         threads: Of torch.
     """
@@ -111,7 +111,8 @@ def measure_case(
     facts["parts"] = child(threads, case=case, arm="parts")
     # The two largest batches, after which nothing new is held.
     facts["held"] = {
-        arm: child(threads, held=True, case=case, arm=arm, longest=LONGEST) for arm in HELD
+        arm: child(threads, held=True, case=case, arm=arm, longest=LONGEST)
+        for arm in (HELD if oracle else ())
     }
     if oracle:
         facts["per_layer"] = child(threads, case=case, arm="per_layer", folder=str(folder))
