@@ -92,7 +92,7 @@ def load_checkpoint_weight_patches(model: Served, patches: Iterable[Patch]) -> s
         assert patch.indices is not None
         assert patch.indices.dtype in (torch.int32, torch.int64)
         assert patch.values.dtype == patch.dtype
-        assert patch.indices.unique().numel() == patch.indices.numel()
+        assert len(set(patch.indices.tolist())) == patch.indices.numel()
         size = torch.Size(patch.shape).numel()
         full = torch.full((size,), float("nan"), dtype=patch.dtype)
         full[patch.indices.long()] = patch.values
@@ -193,7 +193,7 @@ def test_wrong_patches_are_refused(tmp_path: Path) -> None:
     name, entry = next(iter(mask.tensors.items()))
     entry.value[0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
-        write_patch(Mask({name: entry}, {}), path, direction="revert")
+        write_patch(Mask({name: entry}, {}), path, revert=True)
     entry.value[0] = 0.0
     write_patch(Mask({name: entry}, {}), path)
     with pytest.raises(RuntimeError, match="no vllm"):
