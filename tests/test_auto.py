@@ -130,7 +130,8 @@ def test_one_command_makes_one_report_and_it_reproduces(
 ) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     words = ["run", places["model"], "--target", places["target"], "--preserve",
-             places["preserve"], "--budget", 1, "--prompts", 16, "--max-new-tokens", 5, "-o", run]  # fmt: skip
+             places["preserve"], "--budget", 1, "--prompts", 16,
+             "--max-new-tokens", 5, "-o", run]  # fmt: skip
     said = ok(*words)
     assert str(run / "report.html") in said
     results = read_json(run / "results.json")
@@ -139,19 +140,17 @@ def test_one_command_makes_one_report_and_it_reproduces(
         for row in results["studies"][0]["tables"]["grid"]
         if row["chosen"] and row["seed"] is None
     ]
-    assert (
-        bool(rows) == (run / "chosen.mask.safetensors").exists() == ("next" in said or bool(rows))
-    )
-    if rows:
-        chosen = Mask.load(run / "chosen.mask.safetensors")
-        assert chosen.meta["measured"]["rows"] == rows
-        assert chosen.meta["q"] == rows[0]["q"]
-        assert chosen.fraction == pytest.approx(rows[0]["removed_fraction"])
-        ok("prune", places["model"], run / "chosen.mask.safetensors", "--run", run,
-           "-o", tmp_path / "cut")  # fmt: skip
-        card = (tmp_path / "cut" / "README.md").read_text("utf-8")
-        assert "| test |" in card
-        assert results["claims"][0]["verdict"] in card
+    # Half of the answers are the model's own and are lost with a few weights.
+    assert rows
+    chosen = Mask.load(run / "chosen.mask.safetensors")
+    assert chosen.meta["measured"]["rows"] == rows
+    assert chosen.meta["q"] == rows[0]["q"]
+    assert chosen.fraction == pytest.approx(rows[0]["removed_fraction"])
+    ok("prune", places["model"], run / "chosen.mask.safetensors", "--run", run,
+       "-o", tmp_path / "cut")  # fmt: skip
+    card = (tmp_path / "cut" / "README.md").read_text("utf-8")
+    assert "| test |" in card
+    assert results["claims"][0]["verdict"] in card
     assert call("reproduce", run, "--check").returncode == 0
     done = call("reproduce", run, "-o", again)
     assert done.returncode == 0, done.stdout

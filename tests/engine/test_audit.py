@@ -89,6 +89,9 @@ def test_the_predicted_change_is_the_measured_one(architecture: str) -> None:
         assert sum(r.predicted for r in alone) == pytest.approx(
             sum(r.predicted_masked for r in rows), rel=1e-2, abs=1e-7
         )
+    # What first order leaves out is of second order: half the step leaves a quarter.
+    assert residuals[0] > 0
+    assert residuals[1] == pytest.approx(residuals[0] / 4, rel=0.25)
     assert [parameter.requires_grad for parameter in model.parameters()] == needed
     assert all(parameter.grad is None for parameter in model.parameters())
 
