@@ -183,15 +183,11 @@ def _organisms(config: RunConfig, jobs: int) -> None:
         return
     from resect.demo import build_organisms
 
-    build_organisms(config.seeds, jobs=jobs, on_progress=_silent)
+    build_organisms(config.seeds, quick=config.quick, jobs=jobs)
 
 
 def _names(run: Path, again: Path, pattern: str) -> list[str]:
     return sorted({path.name for folder in (run, again) for path in folder.glob(pattern)})
-
-
-def _silent(_done: int, _total: int) -> None:
-    """Report progress to nobody."""
 
 
 def _json(path: Path) -> Any:
