@@ -59,6 +59,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
+    "claims": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
     "attacks": (
@@ -80,8 +81,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
-    "run": (FIFTH - {"organism"}, {"torch"}),
-    "collect": (FOURTH, set()),
+    "run": (FIFTH - {"organism"} | {"claims"}, {"torch"}),
+    "collect": (FOURTH | {"claims"}, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
     "demo": (FIFTH | {"run"}, set()),
@@ -93,7 +94,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast"},
+        | {"recipes", "sweep", "forecast", "claims"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -17,12 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from resect.cells import Cell, merge
+from resect.claims import exit_with_parent
 from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
 from resect.judges import find_judge
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.records import StudyResult
-from resect.store import hash_file, hash_value, plain, provenance, read_json, write_json, write_text
+from resect.store import (
+    hash_file,
+    hash_value,
+    is_unfinished,
+    plain,
+    provenance,
+    read_json,
+    write_json,
+    write_text,
+)
 from resect.studies import STUDIES, Measurements
 
 OnProgress = Callable[[int, int], None]
@@ -91,7 +101,8 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
         return
-    if run.exists() and (run.is_file() or any(run.iterdir())):
+    # What a killed process was writing does not make a folder full.
+    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
         raise InputError(
             "the output folder is not empty and holds no run",
             got=str(run),
@@ -108,6 +119,7 @@ def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
     """Measure one shard; the body of a worker process."""
     import torch
 
+    exit_with_parent()
     torch.set_num_threads(threads)
     cells = plan_run(config)
     run_cells(config, run, shard.of(cells), keep=needed_keep(config, cells))
@@ -141,12 +153,18 @@ def measure_all(
             pool.submit(_work, config, run, Shard(index, jobs), threads) for index in range(jobs)
         }
         pending = futures
-        while pending:
-            done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            todo = [cell for cell in todo if not is_done(run, cell)]
-            report(len(cells) - len(todo), len(cells))
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                todo = [cell for cell in todo if not is_done(run, cell)]
+                report(len(cells) - len(todo), len(cells))
+        except BaseException:
+            # The pool would wait for the other shards to end; they go on with --resume.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
