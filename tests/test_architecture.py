@@ -27,7 +27,15 @@ HEAVY = {
 
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
-SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
+SECOND = FIRST - {"config"} | {
+    "mask",
+    "scoreset",
+    "scores",
+    "selection",
+    "edit",
+    "ranks",
+    "binding",
+}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
@@ -53,6 +61,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "scores": (GROUND, {"torch"}),
     "ranks": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
+    "binding": (GROUND | {"mask", "selection"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
     "data": (FIRST - {"config"}, {"datasets", "pydantic"}),

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resect.binding import joined
 from resect.cells import Cell, merge
 from resect.claims import exit_with_parent
 from resect.config import RunConfig, dump_config, load_config
@@ -201,11 +202,13 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
+    forced = joined(*(facts.get("forced", "") for facts in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
         "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
         "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        **({"forced": forced} if forced else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",
