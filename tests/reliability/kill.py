@@ -396,6 +396,7 @@ def main() -> None:
                     f"kill {number} of seed {given.seed}, {name}, {kill}: {error}"
                 ) from error
             counts[name, sent.name, ended] += 1
+            sys.stderr.write(f"{number + 1} {name} {kill}: {ended}\n")
     ends = Counter(ended for _, _, ended in counts.elements())
     for (name, sent_name, ended), count in sorted(counts.items()):
         print(f"{name:8} {sent_name:8} {ended:9} {count}")  # noqa: T201
