@@ -86,12 +86,14 @@ def warm() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import resect
-    from resect import collect, judges
+    from resect import collect, judges, store
 
     for module in pkgutil.walk_packages([str(Path(resect.__file__).parent)], prefix="resect."):
         if "integrations" not in module.name and "__main__" not in module.name:
             importlib.import_module(module.name)
     torch.set_num_threads(1)
+    # Read once: a commit made meanwhile would be in the files that come after it.
+    store.provenance()
     judges.JUDGES["exact"] = lambda _: judges.each(lambda reply, asked: even(reply))
     collect.CHUNK = 2
 

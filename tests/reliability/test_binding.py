@@ -151,7 +151,8 @@ def test_the_same_tensors_in_other_files_are_no_mismatch(mask: Mask, tmp_path: P
     (many / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     prune_checkpoint(one, mask, tmp_path / "cut-one")
     prune_checkpoint(many, mask, tmp_path / "cut-many")
-    wanted, found = load_file(tmp_path / "cut-one" / "model.safetensors"), {}
+    wanted = load_file(tmp_path / "cut-one" / "model.safetensors")
+    found: dict[str, torch.Tensor] = {}
     for file in set(where.values()):
         found |= load_file(tmp_path / "cut-many" / file)
     assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
