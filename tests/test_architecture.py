@@ -27,15 +27,8 @@ HEAVY = {
 
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
-SECOND = FIRST - {"config"} | {
-    "mask",
-    "scoreset",
-    "scores",
-    "selection",
-    "edit",
-    "ranks",
-    "binding",
-}
+SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
+SECOND |= {"binding"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
