@@ -39,7 +39,7 @@ FIFTH = FOURTH | {
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (
-        {"data", "edit", "guard", "locate", "mask", "model", "scoreset", "selection"},
+        {"data", "edit", "export", "guard", "locate", "mask", "model", "scoreset", "selection"},
         set(),
     ),
     "errors": (set(), set()),
@@ -74,6 +74,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
     "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
+    "export": (GROUND | {"store", "mask", "edit", "model"}, {"torch", "jinja2"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
@@ -87,7 +88,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "collect": (FOURTH | {"claims"}, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
+    "auto": (FIFTH | {"run", "sweep", "claims"}, set()),
     "demo": (FIFTH | {"run"}, set()),
+    "reproduce": (FIFTH | {"run", "demo", "claims"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
         FIFTH - {"organism", "studies"},
@@ -96,7 +99,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "claims"},
+        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce", "claims"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

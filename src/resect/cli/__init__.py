@@ -13,13 +13,16 @@ from rich.console import Console
 from resect.cli import (
     artefacts,
     audit,
+    auto,
     bench,
     data,
     doors,
     evaluation,
+    export,
     locate,
     masks,
     models,
+    reproduce,
     studies,
     sweep,
 )
@@ -47,7 +50,10 @@ evaluation.register(app)
 studies.register(app)
 sweep.register(app)
 masks.register()
+export.register()
 audit.register(app)
+auto.register(app)
+reproduce.register(app)
 doors.register(app)
 
 

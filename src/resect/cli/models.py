@@ -82,13 +82,17 @@ def prune(
     alpha: Annotated[
         float, typer.Option(help="Factor of the masked weights; 0 removes them.")
     ] = 0.0,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run whose claims the card repeats.")
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Write a normal checkpoint without the masked weights."""
-    from resect.mask import Mask
-    from resect.model import prune_checkpoint
+    """Write a normal checkpoint without the masked weights, with a card that says so."""
+    from resect.export import export_checkpoint, load_mask
 
-    counts = prune_checkpoint(model, Mask.load(mask), output, alpha=alpha, force=force)
+    counts = export_checkpoint(
+        model, load_mask(mask), output, alpha=alpha, mask_name=mask.name, run=run, force=force
+    )
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors × {alpha:g}")
     note(f"undo it with: resect restore {output} {mask} -o NEW_FOLDER")
 
@@ -100,10 +104,9 @@ def restore(
     force: Force = False,
 ) -> None:
     """Undo a cut, bit for bit, with the values that the mask holds."""
-    from resect.mask import Mask
-    from resect.model import restore_checkpoint
+    from resect.export import load_mask, unexport_checkpoint
 
-    counts = restore_checkpoint(folder, Mask.load(mask), output, force=force)
+    counts = unexport_checkpoint(folder, load_mask(mask), output, force=force)
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors restored")
 
 

@@ -9,7 +9,7 @@ file, as the one that was cut.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ def prune_checkpoint(
     *,
     alpha: float = 0.0,
     force: bool = False,
+    extra: Mapping[str, str | None] | None = None,
 ) -> dict[str, int]:
     """Write a checkpoint whose masked weights are multiplied by `alpha`.
 
@@ -44,6 +45,7 @@ def prune_checkpoint(
         target: New folder.
         alpha: Factor; 0 removes.
         force: Cut at the mask's places although dtype or values differ; the folder then says so.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
@@ -68,7 +70,7 @@ def prune_checkpoint(
         origin = {"origin": dict(mask.meta), "forced": joined(*forced)}
         return facts | origin | {"before": cut_record(source)} | store.provenance()
 
-    return _rewrite(Path(source), mask, Path(target), (cut, record))
+    return _rewrite(Path(source), mask, Path(target), (cut, record), extra or {})
 
 
 def cut_record(place: str | Path) -> dict[str, Any] | None:
@@ -92,7 +94,12 @@ def forced_of(place: str | Path) -> str:
 
 
 def restore_checkpoint(
-    source: str | Path, mask: Mask, target: str | Path, *, force: bool = False
+    source: str | Path,
+    mask: Mask,
+    target: str | Path,
+    *,
+    force: bool = False,
+    extra: Mapping[str, str | None] | None = None,
 ) -> dict[str, int]:
     """Write a checkpoint with the values that the mask holds back in their places.
 
@@ -101,6 +108,7 @@ def restore_checkpoint(
         mask: The mask that it was cut with.
         target: New folder.
         force: Go on although the folder was not cut with this mask; the new one then says so.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
@@ -146,7 +154,7 @@ def restore_checkpoint(
         told = joined(*forced)
         return {"restored": mask.hash, "forced": told} | store.provenance() if told else None
 
-    return _rewrite(Path(source), mask, Path(target), (mend, record))
+    return _rewrite(Path(source), mask, Path(target), (mend, record), extra or {})
 
 
 _FIX = "use the mask that this folder was cut with"
@@ -172,7 +180,13 @@ def _weight_files(source: Path) -> list[Path]:
     return files
 
 
-def _rewrite(source: Path, mask: Mask, target: Path, how: tuple[Change, Record]) -> dict[str, int]:
+def _rewrite(
+    source: Path,
+    mask: Mask,
+    target: Path,
+    how: tuple[Change, Record],
+    extra: Mapping[str, str | None],
+) -> dict[str, int]:
     change, record = how
     files = _weight_files(source)
     store.refuse_full_folder(target)
@@ -180,11 +194,15 @@ def _rewrite(source: Path, mask: Mask, target: Path, how: tuple[Change, Record])
     names = _names_on_disk(files, wanted, mask)
     with store.atomic_folder(target) as folder:
         for path in source.iterdir():
-            kept = path not in files and path.name != RECORD and not store.is_unfinished(path)
-            if kept and path.is_file():
+            if path in files or path.name in {*extra, RECORD} or path.name.endswith(".part"):
+                continue
+            if path.is_file():
                 shutil.copy2(path, folder / path.name)
         for path in files:
             _rewrite_file(path, folder / path.name, names, change)
+        for name, text in extra.items():
+            if text is not None:
+                store.write_text(folder / name, text)
         facts = record()
         if facts is not None:
             store.write_json(folder / RECORD, facts)
