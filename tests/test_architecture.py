@@ -28,6 +28,7 @@ HEAVY = {
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
+SECOND |= {"binding"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
@@ -54,12 +55,14 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "scores": (GROUND, {"torch"}),
     "ranks": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
+    "binding": (GROUND | {"mask", "selection"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
     "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
+    "claims": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
     "attacks": (
@@ -82,13 +85,13 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
-    "run": (FIFTH - {"organism"}, {"torch"}),
-    "collect": (FOURTH, set()),
+    "run": (FIFTH - {"organism"} | {"claims"}, {"torch"}),
+    "collect": (FOURTH | {"claims"}, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
-    "auto": (FIFTH | {"run", "sweep"}, set()),
+    "auto": (FIFTH | {"run", "sweep", "claims"}, set()),
     "demo": (FIFTH | {"run"}, set()),
-    "reproduce": (FIFTH | {"run", "demo"}, set()),
+    "reproduce": (FIFTH | {"run", "demo", "claims"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
         FIFTH - {"organism", "studies"},
@@ -97,7 +100,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce"},
+        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce", "claims"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

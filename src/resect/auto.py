@@ -24,6 +24,7 @@ from typing import Any
 
 from resect import store
 from resect.cells import Cut, mask_path
+from resect.claims import claimed
 from resect.config import RunConfig
 from resect.data import BehaviourSet, load_data
 from resect.errors import InputError
@@ -182,13 +183,14 @@ def run_auto(
         behaviour within the budget.
     """
     open_run(planned.config, output, resume=resume)
-    for path, text in planned.files.items():
-        store.write_text(path, text)
-    measure_all(planned.config, output, jobs=1, on_progress=on_progress)
-    results = summarise_run(planned.config, output, seconds=seconds() if seconds else None)
-    mask = chosen_mask(planned.config, output, results)
-    if mask is not None:
-        mask.save(output / MASK)
+    with claimed(output):
+        for path, text in planned.files.items():
+            store.write_text(path, text)
+        measure_all(planned.config, output, jobs=1, on_progress=on_progress)
+        results = summarise_run(planned.config, output, seconds=seconds() if seconds else None)
+        mask = chosen_mask(planned.config, output, results)
+        if mask is not None:
+            mask.save(output / MASK)
     return mask
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from resect.attribution import AttributeSettings, attribute_many
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.model import load_model
+from resect.model import forced_of, load_model
 from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
 from resect.rounds import LINEAR, contrasted
@@ -69,7 +69,7 @@ def score_model(
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
     model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
-    return attribute(
+    scores = attribute(
         model,
         tokenizer,
         data,
@@ -90,6 +90,8 @@ def score_model(
         on_progress=on_progress,
         ranks=ranks,
     )
+    forced = forced_of(request.model)
+    return replace(scores, meta=replace(scores.meta, forced=forced)) if forced else scores
 
 
 def _batch_size(text: str) -> int | None:

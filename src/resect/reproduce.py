@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resect import store
+from resect.claims import claimed
 from resect.config import RunConfig, load_config
 from resect.errors import InputError
 from resect.mask import Mask
@@ -142,8 +143,9 @@ def reproduce(
     config = load_config(run / "config.yaml")
     _organisms(config, jobs)
     open_run(config, output, resume=True)
-    measure_all(config, output, jobs=jobs, on_progress=on_progress)
-    summarise_run(config, output)
+    with claimed(output):
+        measure_all(config, output, jobs=jobs, on_progress=on_progress)
+        summarise_run(config, output)
     rows += compare_runs(run, output)
     found = Reproduction(tuple(rows), reran=True)
     store.write_json(

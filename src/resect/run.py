@@ -16,13 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resect.binding import joined
 from resect.cells import Cell, merge
+from resect.claims import exit_with_parent
 from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
 from resect.judges import find_judge
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.records import StudyResult
-from resect.store import hash_file, hash_value, plain, provenance, read_json, write_json, write_text
+from resect.store import (
+    hash_file,
+    hash_value,
+    is_unfinished,
+    plain,
+    provenance,
+    read_json,
+    write_json,
+    write_text,
+)
 from resect.studies import STUDIES, Measurements
 
 OnProgress = Callable[[int, int], None]
@@ -91,7 +102,8 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
         return
-    if run.exists() and (run.is_file() or any(run.iterdir())):
+    # What a killed process was writing does not make a folder full.
+    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
         raise InputError(
             "the output folder is not empty and holds no run",
             got=str(run),
@@ -108,6 +120,7 @@ def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
     """Measure one shard; the body of a worker process."""
     import torch
 
+    exit_with_parent()
     torch.set_num_threads(threads)
     cells = plan_run(config)
     run_cells(config, run, shard.of(cells), keep=needed_keep(config, cells))
@@ -141,12 +154,18 @@ def measure_all(
             pool.submit(_work, config, run, Shard(index, jobs), threads) for index in range(jobs)
         }
         pending = futures
-        while pending:
-            done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            todo = [cell for cell in todo if not is_done(run, cell)]
-            report(len(cells) - len(todo), len(cells))
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                todo = [cell for cell in todo if not is_done(run, cell)]
+                report(len(cells) - len(todo), len(cells))
+        except BaseException:
+            # The pool would wait for the other shards to end; they go on with --resume.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
@@ -183,11 +202,13 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
+    forced = joined(*(facts.get("forced", "") for facts in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
         "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
         "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        **({"forced": forced} if forced else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",

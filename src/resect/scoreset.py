@@ -61,6 +61,7 @@ class ScoreMeta:
         category: The one category that was scored, "" for all.
         seed: Seed of the draw of examples.
         higher_is_more_responsible: Always true; a file that says otherwise is refused.
+        forced: What `--force` passed over on the way to the scored model, "" for nothing.
     """
 
     method: str
@@ -77,6 +78,7 @@ class ScoreMeta:
     category: str
     seed: int
     higher_is_more_responsible: bool = True
+    forced: str = ""
 
     @property
     def ranks_targets(self) -> bool:

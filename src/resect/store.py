@@ -8,6 +8,7 @@ final name is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -23,9 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
+
+# What file systems without hard links answer.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 def _sync(path: Path) -> None:
@@ -36,10 +41,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def _unwritable(path: Path, error: OSError | SafetensorError) -> InputError:
     return InputError(
         f"cannot write {path}",
-        got=error.strerror or str(error),
+        got=(error.strerror if isinstance(error, OSError) else "") or str(error),
         fix="free some space or choose another place with -o; what was there before is unchanged",
     )
 
@@ -58,7 +63,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
         # The parent may be a file or gone; the error above says so already.
@@ -85,7 +91,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -267,5 +274,71 @@ def check_schema(found: Any, path: str | Path) -> None:
 
 
 def remove_folder(path: str | Path) -> None:
-    """Remove a folder of unfinished work whose content has its final place elsewhere."""
-    shutil.rmtree(path)
+    """Remove a folder of unfinished work whose content has its final place elsewhere.
+
+    It loses its name first, so that a kill in the middle leaves no folder that looks whole.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.replace(part)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a file or folder is what a killed process left of one it was writing."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def remove_unfinished(folder: Path, *, before: int) -> None:
+    """Remove what killed processes left in a folder.
+
+    Args:
+        folder: The folder, with all below it.
+        before: Remove only what was last changed before this time, in nanoseconds since 1970.
+    """
+    # What cannot be removed disturbs nobody, and other processes may tidy up too.
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.rglob(".*.part")):
+            if path.is_symlink() or path.stat().st_mtime_ns >= before:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def create_json(path: str | Path, value: Any) -> bool:
+    """Write JSON under a name that is not taken; return false if it is.
+
+    Of several processes that try at once, on one host or on many, exactly one is told true.
+
+    Raises:
+        InputError: The place cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(plain(value), sort_keys=True), encoding="utf-8")
+        _sync(part)
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if path.exists() or not part.exists() or error.errno not in _NO_LINKS:
+            raise _unwritable(path, error) from error
+        # A file system without second names: made empty, which counts as owned, then replaced.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            part.replace(path)
+        except FileExistsError:
+            return False
+        except OSError as second:
+            raise _unwritable(path, second) from second
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return True

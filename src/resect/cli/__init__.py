@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
 
 import click
@@ -57,6 +59,9 @@ doors.register(app)
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 a bug, 2 something the user can fix, 130 stopped."""
+    # A scheduler's SIGTERM is heeded as Ctrl-C is: what is half-written is removed.
+    with contextlib.suppress(ValueError):  # only the main thread may set it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         code = app(standalone_mode=False)

@@ -47,6 +47,9 @@ Rejudge = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 Window = Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")]
 Stride = Annotated[int | None, typer.Option(min=1, help="perplexity: tokens between windows.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Cut at a mask's places in another model; recorded.")
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
 
 
@@ -70,6 +73,7 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
+    force: Force = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.measure import EvalRequest, evaluate_model
@@ -99,6 +103,7 @@ def evaluate(
         window=window,
         stride=stride,
         data_dir=data_dir,
+        force=force,
     )
     with progress("evaluating") as update:
         found = evaluate_model(request, output, on_progress=update)

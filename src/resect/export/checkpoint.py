@@ -27,6 +27,7 @@ def export_checkpoint(
     alpha: float = 0.0,
     mask_name: str = "",
     run: Path | None = None,
+    force: bool = False,
 ) -> dict[str, int]:
     """Write a cut checkpoint with its card.
 
@@ -37,6 +38,7 @@ def export_checkpoint(
         alpha: Factor of the masked weights; 0 removes.
         mask_name: Name of the mask's file, for the card.
         run: Folder of a run that measured this mask, whose claims the card repeats.
+        force: Cut at the mask's places although dtype or values differ; `resect.json` says so.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
@@ -52,11 +54,22 @@ def export_checkpoint(
     extra: dict[str, str | None] = {CARD: text}
     if kept:
         extra[kept] = original
-    return prune_checkpoint(source, mask, target, alpha=alpha, extra=extra)
+    return prune_checkpoint(source, mask, target, alpha=alpha, force=force, extra=extra)
 
 
-def unexport_checkpoint(source: str | Path, mask: Mask, target: str | Path) -> dict[str, int]:
+def unexport_checkpoint(
+    source: str | Path, mask: Mask, target: str | Path, *, force: bool = False
+) -> dict[str, int]:
     """Undo `export_checkpoint`, weights and card, bit for bit.
+
+    Args:
+        source: A folder that `export_checkpoint` wrote.
+        mask: The mask that it was cut with.
+        target: New folder.
+        force: Go on although the folder was not cut with this mask; the new one then says so.
+
+    Returns:
+        Counts of changed `weights` and of `tensors` that hold them.
 
     Raises:
         InputError: The source has no safetensors weights, or the target is not empty.
@@ -72,7 +85,7 @@ def unexport_checkpoint(source: str | Path, mask: Mask, target: str | Path) -> d
         extra = {CARD: _text(source / whole) if whole else None}
         if whole:
             extra[whole] = None
-    return restore_checkpoint(source, mask, target, extra=extra)
+    return restore_checkpoint(source, mask, target, force=force, extra=extra)
 
 
 def _text(path: Path) -> str:
