@@ -160,7 +160,7 @@ def load_tokenizer(place: str | Path) -> Any:
     # The second reading is for vocabularies of words, see load_model.
     for kind in (AutoTokenizer, PreTrainedTokenizerFast):
         try:
-            tokenizer = kind.from_pretrained(source, revision=revision)
+            tokenizer = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 f"cannot load a tokenizer from {place}", got=str(error).strip().splitlines()[0]
