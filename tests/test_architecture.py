@@ -42,6 +42,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "errors": (set(), set()),
+    "fence": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
@@ -55,7 +56,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
+    "data": (FIRST - {"config"}, {"datasets", "jinja2", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
@@ -66,7 +67,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
     "agreement": (GROUND | {"stats"}, set()),
-    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft", "inspect_ai"}),
+    "judges": (
+        GROUND | {"fence", "generate", "model"},
+        {"torch", "transformers", "peft", "inspect_ai"},
+    ),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
@@ -87,7 +91,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "demo": (FIFTH | {"run"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
-        FIFTH - {"organism", "studies"},
+        FIFTH - {"organism", "studies"} | {"fence"},
         {"torch", "transformers", "inspect_ai", "lm_eval"},
     ),
     "cli": (

@@ -239,7 +239,7 @@ class Scores:
         try:
             meta = ScoreMeta(**facts["meta"])
             tensors = _unpack(blobs, facts["tensors"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
             raise InputError(

@@ -21,7 +21,7 @@ from resect.cli import (
     studies,
     sweep,
 )
-from resect.errors import ResectError
+from resect.errors import ResectError, visible
 
 STOPPED = 130
 
@@ -56,7 +56,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except ResectError as error:
         errors.print("[bold red]error:[/bold red] ", end="")
-        errors.print(_visible(str(error)), markup=False)
+        errors.print(visible(str(error)), markup=False)
         sys.exit(2)
     except click.ClickException as error:
         error.show()
@@ -68,11 +68,3 @@ def main() -> None:
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _visible(text: str) -> str:
-    """Return text without control characters, which a hostile file could put into a message."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in text
-    )

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from resect.errors import visible
+
 # Where nobody watches, wide tables must not be folded to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
@@ -39,12 +41,12 @@ def progress(label: str, *, shown: bool = True) -> Iterator[Callable[[int, int],
 
 def say(text: str) -> None:
     """Print one plain line on stdout; nothing in it is read as markup."""
-    out.print(Text(text), soft_wrap=True)
+    out.print(Text(visible(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:
     """Print one plain line on stderr."""
-    err.print(Text(text), soft_wrap=True)
+    err.print(Text(visible(text)), soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -52,12 +54,14 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
-    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(
+            Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
-        shown.add_row(*(Text(_cell(row.get(column))) for column in columns))
+        shown.add_row(*(Text(visible(_cell(row.get(column)))) for column in columns))
     out.print(shown)
 
 
