@@ -1,8 +1,8 @@
 """What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
 
 Pages may contain `<!-- study: NAME -->` (question and rules of a study), `<!-- settings: NAME -->`
-(its section of a configuration with the defaults) and `<!-- if: PAGE TEXT -->` (a link if the page is
-there). Generated pages: the command line, the notebook, and those at the root of the repository.
+(its section of a configuration with the defaults) and `<!-- if: PAGE TEXT -->` (a link if the page
+is there). Generated pages: the command line, the notebook, and those at the root of the repository.
 """
 
 from __future__ import annotations

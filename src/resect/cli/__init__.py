@@ -27,7 +27,7 @@ from resect.cli import (
     studies,
     sweep,
 )
-from resect.errors import ResectError
+from resect.errors import ResectError, visible
 
 STOPPED = 130
 # Typer may bring its own copy of click, whose errors are not those of the package.
@@ -93,7 +93,7 @@ def main() -> None:
             _show.failed(error.what, got=error.got, allowed=error.allowed, fix=error.fix)
         else:
             errors.print("[bold red]error:[/bold red] ", end="")
-            errors.print(_visible(str(error)), markup=False)
+            errors.print(visible(str(error)), markup=False)
         sys.exit(2)
     except USAGE as error:
         if _show.mode().machine:
@@ -108,11 +108,3 @@ def main() -> None:
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _visible(text: str) -> str:
-    """Return text without control characters, which a hostile file could put into a message."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in text
-    )

@@ -1,8 +1,8 @@
 """How commands show things: progress on stderr, tables on stdout; for people or for machines.
 
 For machines (`resect --json …`) every line is one JSON object with a `type`: `table` (title, rows)
-and `line` (text) on stdout, `progress` (label, done, total, seconds, left), `note` (text) and `error`
-on stderr. Numbers are not rounded, and values that are not there are null.
+and `line` (text) on stdout, `progress` (label, done, total, seconds, left), `note` (text) and
+`error` on stderr. Numbers are not rounded, and values that are not there are null.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from resect.errors import visible
 
 # Where nobody watches, wide tables must not be folded to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -148,7 +150,7 @@ def say(text: str) -> None:
     if mode().machine:
         _emit(out, "line", text=text)
     else:
-        out.print(Text(text), soft_wrap=True)
+        out.print(Text(visible(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:
@@ -158,7 +160,7 @@ def note(text: str) -> None:
     if mode().machine:
         _emit(err, "note", text=text)
     else:
-        err.print(Text(text), soft_wrap=True)
+        err.print(Text(visible(text)), soft_wrap=True)
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -169,12 +171,14 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
     columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
-    shown = Table(title=title, title_justify="left", header_style="bold")
+    shown = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(
+            Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
-        shown.add_row(*(Text(_cell(row.get(column))) for column in columns))
+        shown.add_row(*(Text(visible(_cell(row.get(column)))) for column in columns))
     out.print(shown)
 
 
