@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny
 import transformers
 
+import tiny
 from resect.cli import main
 
 YAML = """name: x

@@ -17,7 +17,6 @@ from resect.errors import InputError
 from resect.records import Format
 from resect.rules import Section, Share, Studies
 
-
 # More values than this are no configuration that a person wrote.
 MOST_NODES = 100_000
 

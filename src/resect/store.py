@@ -28,7 +28,6 @@ import platformdirs
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
 
-
 # A file that unpacks to more than these is refused: a few kilobytes can claim terabytes.
 MOST_BYTES = 2**30
 MOST_ROWS = 10_000_000
@@ -103,6 +102,21 @@ def refuse_full_folder(path: Path) -> None:
         raise InputError(
             "the output folder is not empty", got=str(path), fix="choose a new folder with -o"
         )
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raise `InputError` if a link in a folder leads out of it; to read or write there is no run's.
+
+    The folder itself may be a link: that one the user chose.
+    """
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise InputError(
+                f"{path} is a link that leads out of its folder",
+                got=str(path.resolve()),
+                fix="remove the link, or put a copy of what it names in its place",
+            )
 
 
 def write_text(path: str | Path, text: str) -> None:
