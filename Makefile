@@ -32,7 +32,6 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
-	$(MAKE) sbom
 
 # A CycloneDX list of what is installed. The tool has an environment of its own, because its needs
 # would change the pinned versions of ours.
