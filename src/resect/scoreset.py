@@ -393,9 +393,8 @@ def _top(scores: Tensor, count: int) -> Tensor:
     if scores.is_cuda:
         edge = float(scores.topk(count).values[-1])
     else:
-        # Measured: five times as quick as topk, which pairs each value with its index.
         edge = float(np.partition(scores.numpy(), -count)[-count])
     above = (scores > edge).nonzero().squeeze(1)
-    # Neither says which of equal scores it takes; a mask must not depend on the device.
+    # Five times as quick as topk, which, too, does not say which of equal scores it takes.
     level = (scores == edge).nonzero().squeeze(1)[: count - above.numel()]
     return torch.cat([above, level])
