@@ -146,7 +146,10 @@ def restore_checkpoint(
 
     def record() -> dict[str, Any] | None:
         told = joined(*forced)
-        return {"restored": mask.hash, "forced": told} | store.provenance() if told else None
+        if told:
+            return {"restored": mask.hash, "forced": told} | store.provenance()
+        # A folder that was cut twice is one that was cut once again.
+        return known.get("before")
 
     return _rewrite(Path(source), mask, Path(target), (mend, record), extra or {})
 
