@@ -98,7 +98,12 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     """
     weights = find_prunable(empty_model(request.model)).total
     tokenizer = load_tokenizer(request.model)
-    sets = _sets(request)
+    sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
+    for name in ("contrast", "utility"):
+        if getattr(request, name) is not None:
+            sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
+    for name, data in sets.items():
+        _refuse_bare(name, data)
     lengths = _lengths(tokenizer, sets["target"])
     opening = max(1, min(LONGEST_OPENING, int(statistics.median(lengths)) // 4))
     short = {}
@@ -108,11 +113,32 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     sets = {name: _drawn(name, data, request) for name, data in sets.items()}
     # The whole path, so that the configuration runs again from anywhere.
     folder = output.resolve() / "data"
-    files = {folder / f"{n}.jsonl": _lines(data) for n, data in sets.items()}
+    files = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
     spec = {path.stem: str(path) for path in files}
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
+    asked = sets["target"].split("evaluation").examples
+    judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
     most = request.max_new_tokens or min(256, max(lengths) + opening)
-    config = sweep_config(
+    told = _Told(opening, judge, chat, most, small=weights <= SMALL)
+    config = _config(request, spec, told)
+    median = statistics.median(lengths)
+    reasons = _reasons(config, sets, short, f"{median:g}")
+    return Planned(config, files, (*reasons, f"the grid is that of {weights:,} prunable weights"))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the data, the tokenizer and the model's size say of a run."""
+
+    opening: int
+    judge: str
+    format: Format
+    max_new_tokens: int
+    small: bool
+
+
+def _config(request: AutoRequest, spec: dict[str, str], told: _Told) -> RunConfig:
+    return sweep_config(
         SweepRequest(
             model=request.model,
             target=spec["target"],
@@ -120,50 +146,41 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
             contrast=spec.get("contrast"),
             utility=spec.get("utility"),
             rounds=request.rounds,
-            fractions=SMALL_FRACTIONS if weights <= SMALL else FRACTIONS,
-            protected=SMALL_PROTECTED if weights <= SMALL else PROTECTED,
-            prefill_tokens=opening,
-            judge=request.judge or _judge(sets["target"]),
-            format=chat,
-            skip=opening,
+            fractions=SMALL_FRACTIONS if told.small else FRACTIONS,
+            protected=SMALL_PROTECTED if told.small else PROTECTED,
+            prefill_tokens=told.opening,
+            judge=told.judge,
+            format=told.format,
+            skip=told.opening,
             budget=request.budget,
             seeds=(request.seed,),
-            max_new_tokens=most,
+            max_new_tokens=told.max_new_tokens,
             batch_size=request.batch_size,
         )
     )
-    reasons = (
-        *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
-        f"opening of {opening} tokens: a quarter of the median answer of "
-        f"{statistics.median(lengths):g}, at most {LONGEST_OPENING}; not scored, put in front of "
-        "replies",
-        *(
-            f"{n}: {c} answers of at most {opening} tokens are left out"
-            for n, c in short.items()
-            if c
-        ),
-        *_choices(config, weights, request.budget),
-    )
-    return Planned(config, files, reasons)
 
 
-def _judge(data: BehaviourSet) -> str:
-    """Return the judge of a set that names none: by key, if every row that is asked has one."""
-    asked = data.split("evaluation").examples
-    return "exact" if all(example.key for example in asked) else "keyword"
-
-
-def _choices(config: RunConfig, weights: int, budget: float) -> tuple[str, ...]:
-    """Return what was chosen for the user, and by what."""
-    frontier, asked = config.studies.frontier, config.evaluation
-    has = "a" if config.format == "chat" else "no"
+def _reasons(
+    config: RunConfig, sets: dict[str, BehaviourSet], short: dict[str, int], median: str
+) -> tuple[str, ...]:
+    """Return a line for each choice."""
+    frontier, opening, chat = config.studies.frontier, config.attack.tokens, config.format
     return (
-        f"format {config.format}: the tokenizer has {has} chat template",
-        f"judge {asked.judge}, replies of at most {asked.max_new_tokens} tokens",
-        f"grid for {weights:,} prunable weights: q in {frontier.fractions if frontier else ()}, "
+        *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
+        f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
+        f"opening of {opening} tokens: a quarter of the median answer of {median}, at most "
+        f"{LONGEST_OPENING}; not scored, put in front of replies",
+        *(
+            f"{name}: {count} answers of at most {opening} tokens are left out"
+            for name, count in short.items()
+            if count
+        ),
+        f"judge {config.evaluation.judge}, replies of at most "
+        f"{config.evaluation.max_new_tokens} tokens",
+        f"grid: q in {frontier.fractions if frontier else ()}, "
         f"p in {frontier.protected if frontier else ()}",
-        f"choice: the largest drop of the behaviour at a utility drop of at most "
-        f"{100 * budget:g} %",
+        "choice: the largest drop of the behaviour at a utility drop of at most "
+        f"{100 * frontier.utility_drop if frontier else 0:g} %",
     )
 
 
@@ -256,20 +273,13 @@ def _load(request: AutoRequest, name: str) -> BehaviourSet:
         ) from error
 
 
-def _sets(request: AutoRequest) -> dict[str, BehaviourSet]:
-    """Load the sets; every row must have a prompt and a completion."""
-    sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
-    for name in ("contrast", "utility"):
-        if getattr(request, name) is not None:
-            sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
-    for name, data in sets.items():
-        if any(not example.completion or not example.prompt for example in data.examples):
-            raise InputError(
-                f"the {name} set {data.source} has rows without a prompt or a completion",
-                allowed="rows with both",
-                fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
-            )
-    return sets
+def _refuse_bare(name: str, data: BehaviourSet) -> None:
+    if any(not example.completion or not example.prompt for example in data.examples):
+        raise InputError(
+            f"the {name} set {data.source} has rows without a prompt or a completion",
+            allowed="rows with both",
+            fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
+        )
 
 
 def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
