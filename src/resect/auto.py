@@ -7,7 +7,8 @@ is, and the examples that were drawn are written beside it.
   prompts, so that what is scored is never asked
 - format: `chat` if the tokenizer has a chat template, else `raw`
 - opening: a quarter of the median answer, at most 10 tokens, opens the replies under prefill and is
-  not scored, so that the cut is aimed at the content and not at the opening
+  not scored, so that the cut is aimed at the content and not at the opening; answers that are no
+  longer than it are left out
 - judge: `exact` if every asked row has an answer key, else `keyword`
 - q and p: the grid of the model's size; the choice is the `frontier` study's
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,14 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     for name in ("contrast", "utility"):
         if getattr(request, name) is not None:
             sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
+    for name, data in sets.items():
+        _refuse_bare(name, data)
+    lengths = _lengths(tokenizer, sets["target"])
+    opening = max(1, min(LONGEST_OPENING, int(statistics.median(lengths)) // 4))
+    short = {}
+    for name in ("target", "contrast"):
+        if name in sets:
+            sets[name], short[name] = _longer(sets[name], tokenizer, opening)
     sets = {name: _drawn(name, data, request) for name, data in sets.items()}
     # The whole path, so that the configuration runs again from anywhere.
     folder = output.resolve() / "data"
@@ -108,8 +117,6 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     spec = {path.stem: str(path) for path in files}
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
     asked = sets["target"].split("evaluation").examples
-    lengths = _lengths(tokenizer, [example.completion for example in asked])
-    opening = max(1, min(LONGEST_OPENING, int(statistics.median(lengths)) // 4))
     judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
     most = request.max_new_tokens or min(256, max(lengths) + opening)
     small = weights <= SMALL
@@ -140,6 +147,11 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
         f"opening of {opening} tokens: a quarter of the median answer of "
         f"{statistics.median(lengths):g}, at most {LONGEST_OPENING}; not scored, put in front of "
         "replies",
+        *(
+            f"{name}: {count} answers of at most {opening} tokens are left out"
+            for name, count in short.items()
+            if count
+        ),
         f"judge {judge}, replies of at most {most} tokens",
         f"grid for {weights:,} prunable weights: q in {frontier.fractions if frontier else ()}, "
         f"p in {frontier.protected if frontier else ()}",
@@ -238,20 +250,26 @@ def _load(request: AutoRequest, name: str) -> BehaviourSet:
         ) from error
 
 
-def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
-    """Return as many rows of each split as are used; halve a set that has no splits."""
-    if any(not example.completion for example in data.examples):
+def _refuse_bare(name: str, data: BehaviourSet) -> None:
+    if any(not example.completion or not example.prompt for example in data.examples):
         raise InputError(
-            f"the {name} set {data.source} has prompts without a completion",
-            allowed="rows with prompt and completion",
+            f"the {name} set {data.source} has rows without a prompt or a completion",
+            allowed="rows with both",
             fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
         )
+
+
+def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
+    """Return as many rows of each split as are used; halve a set that has no splits."""
     if {example.split for example in data.examples} == {""}:
         rows = tuple(replace(one, split=_side(one)) for one in data.examples)
         data = replace(data, examples=rows)
     drawn: list[Example] = []
-    needed = {"utility": {"evaluation": request.prompts}, "contrast": {"calibration": None}}
-    both = {"calibration": request.limit, "evaluation": request.prompts}
+    needed: dict[str, dict[str, int | None]] = {
+        "utility": {"evaluation": request.prompts},
+        "contrast": {"calibration": None},
+    }
+    both: dict[str, int | None] = {"calibration": request.limit, "evaluation": request.prompts}
     for split, most in needed.get(name, both).items():
         found = data.split(split).limit(most, request.seed)
         if len(found) < FEWEST:
@@ -276,8 +294,22 @@ def _counted(data: BehaviourSet) -> str:
     return ", ".join(f"{splits.count(kind)} for {kind}" for kind in kinds)
 
 
-def _lengths(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    return [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+def _lengths(tokenizer: Any, data: BehaviourSet) -> list[int]:
+    return [
+        len(tokenizer(one.completion, add_special_tokens=False)["input_ids"])
+        for one in data.examples
+    ]
+
+
+def _longer(data: BehaviourSet, tokenizer: Any, opening: int) -> tuple[BehaviourSet, int]:
+    """Return the rows with something left to score after the opening, and how many have not."""
+    lengths = _lengths(tokenizer, data)
+    rows = [
+        one
+        for one, length in zip(data.examples, lengths, strict=True)
+        if length > max(opening, one.prefix_tokens)
+    ]
+    return replace(data, examples=tuple(rows)), len(lengths) - len(rows)
 
 
 def _lines(data: BehaviourSet) -> str:

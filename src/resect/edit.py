@@ -22,7 +22,7 @@ class _Saved(NamedTuple):
 
     parameter: Tensor
     place: Place
-    index: Tensor
+    at: Tensor
     values: Tensor
 
 
@@ -54,10 +54,10 @@ class Applied:
         original values are converted as all others were.
         """
         with torch.no_grad():
-            for parameter, place, index, values in reversed(self._saved):
+            for parameter, place, at, values in reversed(self._saved):
                 # Looked up again: `model.to` gives a parameter new memory.
                 tensor = place.view(parameter.detach())
-                tensor[places_in(tensor, index)] = values.to(tensor.device, tensor.dtype)
+                tensor[places_in(tensor, at)] = values.to(tensor.device, tensor.dtype)
         self._saved = []
 
     def __enter__(self) -> Any:

@@ -141,7 +141,7 @@ def reproduce(
     if stale:
         return Reproduction(tuple(rows), reran=False)
     config = load_config(run / "config.yaml")
-    _organisms(config)
+    _organisms(config, jobs)
     open_run(config, output, resume=True)
     with claimed(output):
         measure_all(config, output, jobs=jobs, on_progress=on_progress)
@@ -175,7 +175,7 @@ def compare_runs(run: Path, again: Path) -> list[Compared]:
     return rows
 
 
-def _organisms(config: RunConfig) -> None:
+def _organisms(config: RunConfig, jobs: int) -> None:
     """Train the stages of the embedded organism that the run's models are, if they are not there.
 
     They are built with this version's recipe; a run of another recipe has another folder.
@@ -185,8 +185,7 @@ def _organisms(config: RunConfig) -> None:
         return
     from resect.demo import build_organisms
 
-    for seed in config.seeds:
-        build_organisms(seed)
+    build_organisms(config.seeds, quick=config.quick, jobs=jobs)
 
 
 def _names(run: Path, again: Path, pattern: str) -> list[str]:
@@ -235,7 +234,7 @@ def _records(name: str, before: Path, now: Path) -> Compared:
     if len(first) != len(second):
         return Compared("records", name, "differs", f"{len(first)} rows", f"{len(second)} rows")
     grades = [compare_values(one, other) for one, other in zip(first, second, strict=True)]
-    worst = max(grades, key=GRADES.index, default="identical")
+    worst = _worst(grades)
     count = sum(grade == worst for grade in grades)
     what = f"{first[0]['role']}, {first[0]['cut_kind']} {first[0]['q']:g}" if first else ""
     return Compared("records", name, worst, what, f"{count} of {len(grades)} rows {worst}")
@@ -259,7 +258,7 @@ def _claims(study: str, before: Any, now: Any) -> Iterable[Compared]:
 
 def _claim_text(claim: Mapping[str, Any]) -> str:
     value = claim["effect"]["value"]
-    return claim["verdict"] + ("" if value is None else f", {value:.6g}")
+    return str(claim["verdict"]) + ("" if value is None else f", {value:.6g}")
 
 
 def compare_values(before: Any, now: Any, rounding: float = ROUNDING) -> Grade:
@@ -277,18 +276,22 @@ def compare_values(before: Any, now: Any, rounding: float = ROUNDING) -> Grade:
         if before.keys() != now.keys():
             return "differs"
         parts = [compare_values(before[key], now[key], rounding) for key in before]
-        return max(parts, key=GRADES.index, default="identical")
+        return _worst(parts)
     if isinstance(before, list) and isinstance(now, list):
         if len(before) != len(now):
             return "differs"
         parts = [compare_values(a, b, rounding) for a, b in zip(before, now, strict=True)]
-        return max(parts, key=GRADES.index, default="identical")
+        return _worst(parts)
     if before == now or (_is_nan(before) and _is_nan(now)):
         return "identical"
     if isinstance(before, float) and isinstance(now, float):
         size = max(abs(before), abs(now), 1.0)
         return "within rounding" if abs(before - now) <= rounding * size else "differs"
     return "differs"
+
+
+def _worst(grades: Iterable[Grade]) -> Grade:
+    return max(grades, key=GRADES.index, default="identical")
 
 
 def _is_nan(value: Any) -> bool:

@@ -39,9 +39,8 @@ def patch(
     """Write a mask as a weight patch for vLLM: which elements get which values."""
     from resect.export import load_mask, write_patch
 
-    direction = "revert" if revert else "cut"
-    count = write_patch(load_mask(mask), output, direction=direction, alpha=alpha)
-    say(f"{output}: {direction} of {count:,} weights")
+    count = write_patch(load_mask(mask), output, revert=revert, alpha=alpha)
+    say(f"{output}: {'revert' if revert else 'cut'} of {count:,} weights")
     if not revert:
         note(f"its undoing: resect mask patch {mask} --revert -o REVERT.patch.safetensors")
 

@@ -53,7 +53,7 @@ def demo(
     open_run(config, output, resume=True)
     with claimed(output):
         with progress("training organisms") as update:
-            build_organisms(chosen, jobs=workers, on_progress=update)
+            build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
         note(f"organisms ready after {time.perf_counter() - start:.0f} s")
         with progress("measuring model variants") as update:
             measure_all(config, output, jobs=workers, on_progress=update)

@@ -44,18 +44,31 @@ def load_mask(place: str | Path) -> Mask:
     if not _is_id(repository) or str(place).endswith(".safetensors"):
         raise InputError("no such mask", got=str(place), allowed="a file, a folder, or a Hub id")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         file = hf_hub_download(repository, FILE, revision=revision or None)
-    # Without a connection the Hub's client raises errors of the system.
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except _hub_errors() as error:
         raise InputError(
             f"cannot get {FILE} from {place}",
-            got=str(error).strip().splitlines()[0],
+            got=_first_line(error),
             fix="check the id, the revision and the connection, or give a local file",
         ) from error
     return Mask.load(file)
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises; without a connection that is its HTTP library's error.
+
+    Which library that is changes between its versions; its own error is a subclass.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases = [kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)]
+    return (*bases, OSError, ValueError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _is_id(text: str) -> bool:
@@ -125,7 +138,6 @@ def push_mask(
     if not _is_id(repository):
         raise InputError("no repository id", got=repository, allowed="owner/name")
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
@@ -139,10 +151,10 @@ def push_mask(
                 revision=revision,
                 commit_message=f"Add a mask of {wanted.count} weights ({wanted.hash})",
             )
-        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        except _hub_errors() as error:
             raise InputError(
                 f"the Hub did not take the mask for {repository}",
-                got=str(error).strip().splitlines()[0],
+                got=_first_line(error),
                 fix="log in with `hf auth login` and check that you may write there",
             ) from error
     return str(commit)

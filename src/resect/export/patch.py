@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +27,7 @@ def write_patch(
     mask: Mask,
     path: str | Path,
     *,
-    direction: Literal["cut", "revert"] = "cut",
+    revert: bool = False,
     alpha: float = 0.0,
 ) -> int:
     """Write a weight patch.
@@ -36,7 +35,7 @@ def write_patch(
     Args:
         mask: Which weights.
         path: File to write, `*.safetensors`.
-        direction: `cut` puts α·w in their places, `revert` their original values.
+        revert: Put the original values in their places and not α times them.
         alpha: Factor of a cut; 0 removes.
 
     Returns:
@@ -53,7 +52,7 @@ def write_patch(
     for number, (name, entry) in enumerate(entries.items()):
         # Zeros and not value · 0, which would be -0 or NaN.
         cut = entry.value * alpha if alpha else torch.zeros_like(entry.value)
-        values = entry.value if direction == "revert" else cut
+        values = entry.value if revert else cut
         if values.isnan().any():
             raise InputError(f"{name} has a NaN, which a patch cannot hold")
         narrow = torch.int32 if entry.size < 2**31 else torch.int64
@@ -63,7 +62,7 @@ def write_patch(
     facts = {
         "kind": KIND,
         "version": 1,
-        "direction": direction,
+        "direction": "revert" if revert else "cut",
         "alpha": alpha,
         "mask": mask.hash,
         "tensors": tensors,
