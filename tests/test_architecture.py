@@ -43,6 +43,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         set(),
     ),
     "errors": (set(), set()),
+    "fence": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
@@ -58,7 +59,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "binding": (GROUND | {"mask", "selection"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
+    "data": (FIRST - {"config"}, {"datasets", "jinja2", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
@@ -70,7 +71,10 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
     "agreement": (GROUND | {"stats"}, set()),
-    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft", "inspect_ai"}),
+    "judges": (
+        GROUND | {"fence", "generate", "model"},
+        {"torch", "transformers", "peft", "inspect_ai"},
+    ),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
@@ -94,7 +98,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "reproduce": (FIFTH | {"run", "demo", "claims"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
-        FIFTH - {"organism", "studies"},
+        FIFTH - {"organism", "studies"} | {"fence"},
         {"torch", "transformers", "inspect_ai", "lm_eval"},
     ),
     "cli": (

@@ -255,7 +255,7 @@ class Scores:
             meta = ScoreMeta(**facts["meta"])
             rows = {name: unpack(blobs[name], row) for name, row in facts["rows"].items()}
             tensors = _split(rows, facts["tensors"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
             raise InputError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -31,6 +32,11 @@ from resect.records import SCHEMA_VERSION
 
 # What file systems without hard links answer.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+# A file that unpacks to more than these is refused: a few kilobytes can claim terabytes.
+MOST_BYTES = 2**30
+MOST_ROWS = 10_000_000
 
 
 def _sync(path: Path) -> None:
@@ -143,7 +149,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
 
 
@@ -180,18 +186,63 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
         # One handle: by its path the file would be opened twice, for its size and for its rows, and
         # another process may put a new file of another size in its place meanwhile.
         with Path(path).open("rb") as file:
-            rows = pq.read_table(file).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path}", got=str(error).splitlines()[0]) from error
-    return [
-        {
-            key.removesuffix("_json"): (
-                json.loads(value) if key.endswith("_json") and value is not None else value
-            )
-            for key, value in row.items()
-        }
-        for row in rows
-    ]
+            rows = _bounded_rows(pq.ParquetFile(file), path)
+        return [
+            {
+                key.removesuffix("_json"): (
+                    json.loads(value) if key.endswith("_json") and value is not None else value
+                )
+                for key, value in row.items()
+            }
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"cannot read {path}", got=lines[0]) from error
+
+
+def _bounded_rows(file: Any, path: str | Path) -> list[dict[str, Any]]:
+    """Read a `ParquetFile` in small batches, and stop before it outgrows `MOST_BYTES`.
+
+    The sizes of the footer are read before a byte is unpacked; they may lie, so what came out is
+    counted as well.
+    """
+    facts = file.metadata
+    claimed = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
+    if claimed > MOST_BYTES or facts.num_rows > MOST_ROWS:
+        raise _too_large(path, f"{claimed:,} bytes in {facts.num_rows:,} rows")
+    rows: list[dict[str, Any]] = []
+    held = 0
+    for batch in file.iter_batches(batch_size=1024):
+        held += batch.nbytes
+        if held > MOST_BYTES:
+            raise _too_large(path, f"more than {held:,} bytes")
+        rows += batch.to_pylist()
+    return rows
+
+
+def _too_large(path: str | Path, got: str) -> InputError:
+    return InputError(
+        f"{path} unpacks to more than is read",
+        got=got,
+        allowed=f"{MOST_BYTES:,} bytes in {MOST_ROWS:,} rows",
+        fix="split the file, or see whether it is what it claims to be",
+    )
+
+
+def gunzip(path: str | Path) -> bytes:
+    """Unpack a gzip file, at most `MOST_BYTES` of it.
+
+    Raises:
+        InputError: It unpacks to more.
+        OSError: It is missing or broken.
+        EOFError: It ends too early.
+    """
+    with gzip.open(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise _too_large(path, f"more than {MOST_BYTES:,} bytes")
+    return content
 
 
 def hash_text(*parts: str) -> str:
