@@ -190,8 +190,7 @@ class Scores:
     def places(self, other: Scores) -> dict[str, Tensor]:
         """Return the place of our candidates, by index, among the other's ranks of that tensor.
 
-        What is no candidate there has a place beyond all. Kept until another one is asked for, so
-        that a grid of selections finds it ready.
+        What is no candidate there has a place beyond all. Kept until others are asked for.
         """
         known = self.__dict__.get("_places")
         if known is None or known[0]() is not other:
