@@ -7,6 +7,7 @@ large models select nothing in a tiny one and are replaced.
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import shlex
@@ -70,7 +71,7 @@ def commands_of(page: Path) -> list[str]:
 def mentioned(page: Path) -> list[str]:
     """Return every command that a page names: in blocks, their comments, and in its sentences."""
     text = page.read_text(encoding="utf-8")
-    comments = re.findall(r"# .*?(resect [a-z].*)", text)
+    comments = re.findall(r"# (?:then: )?(resect [a-z].*)", text)
     spans = re.findall(r"`(resect [^`]+)`", FENCE.sub("", text))
     return commands_of(page) + [" ".join(span.split()) for span in comments + spans]
 
@@ -80,10 +81,15 @@ def known(command: Any) -> Iterator[str]:
         yield from (*one.opts, *one.secondary_opts)
 
 
+@functools.cache
+def root_command() -> Any:
+    return typer.main.get_command(app)
+
+
 def unknown_words(line: str) -> list[str]:
     """Return what the command line of a line does not know: a command or options of it."""
     words = shlex.split(line.partition(" > ")[0].replace("…", " "))[1:]
-    command: Any = typer.main.get_command(app)
+    command = root_command()
     names, missing = set(known(command)), []
     while words:
         inner = getattr(command, "commands", {})
@@ -108,7 +114,7 @@ def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
 
 def test_the_check_of_options_can_fail() -> None:
     assert unknown_words("resect score ./m --data d --no-such 3 -o f") == ["--no-such"]
-    assert unknown_words("resect scores ./m") == ["scores", "./m"][:1]
+    assert unknown_words("resect scores") == ["scores"]
     assert unknown_words("resect -q mask show MASK") == []
 
 
@@ -129,6 +135,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save("llama", folder / "zoo" / "aligned")
     rows = tiny.rows(8, "c", split="calibration") + tiny.rows(4, "e", split="evaluation")
     for row in rows:
+        row["completion"] += f" {row['completion']}"  # longer than the pages' prefills
         row["key"] = {"accept": [row["completion"]]}
     for name in ("harm", "benign", "tasks", "style", "prompts"):
         write(folder / f"{name}.jsonl", rows)
