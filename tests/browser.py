@@ -45,6 +45,8 @@ class Page:
         ]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
+        # Without it a page that nobody looks at draws no focus.
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def send(self, method: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and return its result; events that come first are kept."""
@@ -76,6 +78,7 @@ class Page:
         """Open a file and return the seconds until it is laid out and painted."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=False)  # fmt: skip
+        self.events = [one for one in self.events if one.get("method") != "Page.loadEventFired"]
         start = time.perf_counter()
         self.send("Page.navigate", url=file.as_uri())
         limit = start + PATIENCE
