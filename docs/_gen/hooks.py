@@ -104,8 +104,8 @@ def command_line() -> str:
     root = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "Made from the code. `-h` after any command says the same. Exit codes: 0 done, 1 a bug, 2 "
-        "something that you can fix, 3 the verdict that `audit --fail-on` names, 130 stopped.",
+        "Made from the code; `-h` after any command says the same. What stands before a command, "
+        "and what the exit codes mean: [terminal](../terminal.md).",
     ]
     parts += _command(root, "resect", ())
     return "\n\n".join(parts) + "\n"
