@@ -114,10 +114,10 @@ def browser(profile: Path) -> Iterator[Page]:
         str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
         "--remote-debugging-pipe", f"--user-data-dir={profile}",
     ]  # fmt: skip
-    # The shell puts the pipes where the browser expects them.
+    # The shell puts the pipes where the browser expects them; plain sh knows descriptors to 9.
     shell = f"exec {shlex.join(words)} 3<&{to_read} 4>&{back_write}"
     process = subprocess.Popen(
-        ["/bin/sh", "-c", shell], pass_fds=(to_read, back_write),
+        ["bash", "-c", shell], pass_fds=(to_read, back_write),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     os.close(to_read)
