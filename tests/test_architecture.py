@@ -81,6 +81,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
+    "launch": (FIFTH - {"organism"} | {"run", "forecast"}, {"torch"}),
     "collect": (FOURTH, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
@@ -93,7 +94,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast"},
+        | {"recipes", "sweep", "forecast", "launch"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -140,6 +140,27 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
 
 
+def append_line(path: str | Path, value: Any) -> None:
+    """Append one line of JSON to a log that several processes may write.
+
+    The line goes out in one write, which local file systems keep whole among other writers.
+
+    Raises:
+        InputError: The place cannot be written.
+    """
+    line = json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as Parquet; nested values are stored as JSON text in columns named `*_json`."""
     import pyarrow as pa

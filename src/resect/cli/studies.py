@@ -9,6 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
+from resect.cli._launching import (
+    Asked,
+    Cpus,
+    Gpus,
+    Launching,
+    Mem,
+    Minutes,
+    Partition,
+    Parts,
+    Wait,
+    launched,
+    study_status,
+)
 from resect.cli._show import note, progress, say, table
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: a claim, its controls, its verdict.")
@@ -149,6 +162,14 @@ def run_study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     changes: Changes = None,
     jobs: Jobs = None,
+    launcher: Launching = None,
+    parts: Parts = None,
+    partition: Partition = "",
+    minutes: Minutes = 0,
+    gpus: Gpus = None,
+    mem: Mem = 0,
+    cpus: Cpus = 1,
+    wait: Wait = True,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli._planning import show_plan
@@ -172,7 +193,13 @@ def run_study(
         note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
         return
     with progress("measuring model variants") as update:
-        measure_all(config, output, jobs=jobs or 1, on_progress=update)
+        if launcher is None:
+            measure_all(config, output, jobs=jobs or 1, on_progress=update)
+        else:
+            asked = Asked(partition, minutes, gpus, mem, cpus)
+            how = (launcher, jobs or 1, parts, wait)
+            if not launched(config, output, how, asked, update):
+                return
     summarise_run(config, output, seconds=time.perf_counter() - start)
     _finish(output, build_report(output), start)
 
@@ -218,4 +245,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: [bold]resect report resect-demo[/bold], or [bold]resect report "
         "--compare run-a run-b -o side-by-side[/bold]"
     )(report)
+    study_app.command("status", epilog="Example: [bold]resect study status run[/bold]")(
+        study_status
+    )
     app.add_typer(study_app, name="study")
