@@ -93,9 +93,7 @@ def test_a_killed_job_is_submitted_again_and_computes_no_cell_twice(
                 paths = [record_path(run, cell) for cell in cells if is_done(run, cell)]
                 whole.update({path: path.stat().st_mtime_ns for path in paths})
 
-    assert launch_run(
-        config, run, launcher="local", jobs=2, parts=2, on_progress=kill, poll=0.01
-    )
+    assert launch_run(config, run, launcher="local", jobs=2, parts=2, on_progress=kill, poll=0.01)
     assert whole
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     assert _studies(config, run) == alone

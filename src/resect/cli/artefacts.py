@@ -38,6 +38,9 @@ Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be s
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
 ]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Read one block at a time from disk, to save memory.")
+]
 
 
 def score(
@@ -61,6 +64,7 @@ def score(
     layers_per_pass: LayersPerPass = None,
     checkpoint: Checkpoint = False,
     device: Device = None,
+    stream: Stream = False,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data.
 
@@ -90,6 +94,7 @@ def score(
         layers_per_pass=layers_per_pass,
         checkpoint=checkpoint,
         device=device,
+        stream=stream,
     )
     with joined() as ranks:
         with progress("scoring", shown=ranks.rank == 0) as update:

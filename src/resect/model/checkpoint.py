@@ -83,7 +83,12 @@ def restore_checkpoint(source: str | Path, mask: Mask, target: str | Path) -> di
     return _rewrite(Path(source), mask, Path(target), mend)
 
 
-def _weight_files(source: Path) -> list[Path]:
+def weight_files(source: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint folder.
+
+    Raises:
+        InputError: It is no folder, or lacks them.
+    """
     if not source.is_dir():
         raise InputError("no such checkpoint folder", got=str(source))
     index = source / "model.safetensors.index.json"
@@ -104,7 +109,7 @@ def _weight_files(source: Path) -> list[Path]:
 
 
 def _rewrite(source: Path, mask: Mask, target: Path, change: Change) -> dict[str, int]:
-    files = _weight_files(source)
+    files = weight_files(source)
     store.refuse_full_folder(target)
     wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
     names = _names_on_disk(files, wanted, mask)

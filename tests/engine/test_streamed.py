@@ -1,0 +1,140 @@
+"""A model that is read block by block gets the scores that it has in memory, in less memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from resect.attribution import AttributeSettings, attribute_many
+from resect.errors import CoverageError, InputError
+from resect.model import load_model, model_fingerprint
+from resect.model.shelf import open_shelf
+from resect.streamed import attribute_streamed
+
+EXAMPLES = tiny.examples(5)
+
+
+def _same(streamed: dict[str, Any], memory: dict[str, Any], tolerance: float) -> None:
+    assert streamed.keys() == memory.keys()
+    for name, scores in memory.items():
+        assert list(streamed[name].tensors) == list(scores.tensors)
+        for place, expected in scores.tensors.items():
+            found = streamed[name].tensors[place].dense()
+            torch.testing.assert_close(found, expected.dense(), rtol=tolerance, atol=tolerance)
+        assert streamed[name].meta.model_fingerprint == scores.meta.model_fingerprint
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "falcon", "qwen3_moe", "mixtral"],
+)
+def test_scores_are_those_of_the_engine_in_memory(architecture: str, tmp_path: Path) -> None:
+    folder = tiny.save(architecture, tmp_path / "model")
+    settings = AttributeSettings(dense=True, batch_size=2)
+    reductions = ("signed", "mean_of_abs")
+    model, tokenizer = load_model(folder)
+    memory = attribute_many(model, tokenizer, EXAMPLES, reductions=reductions, settings=settings)
+    shelf = open_shelf(folder)
+    streamed = attribute_streamed(shelf, EXAMPLES, reductions=reductions, settings=settings)
+    _same(streamed, memory, 1e-5)
+    # Afterwards nothing of a block is in memory.
+    block = next(shelf.blocks[0].parameters())
+    assert block.untyped_storage().size() == 0
+
+
+@pytest.mark.parametrize("method", ["wanda", "fisher", "magnitude", "random"])
+def test_other_methods_and_single_examples(method: str, tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "model", dtype=torch.bfloat16, max_shard_size="20KB")
+    model, tokenizer = load_model(folder)
+    settings = AttributeSettings(method=method, dense=True, batch_size=1, seed=3)
+    memory = attribute_many(model, tokenizer, EXAMPLES, settings=settings)
+    _same(attribute_streamed(open_shelf(folder), EXAMPLES, settings=settings), memory, 1e-5)
+    assert open_shelf(folder).fingerprint() == model_fingerprint(model)
+
+
+def test_what_cannot_be_streamed_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "model")
+    shelf = open_shelf(folder)
+    with pytest.raises(InputError, match="one pass"):
+        attribute_streamed(shelf, EXAMPLES, settings=AttributeSettings(method="integrated"))
+    # Something between two blocks: the decoder scales what the second one gets.
+    first, second = shelf.blocks
+    plain = type(first).__call__
+    kind = type("Scaling", (type(first),), {})
+    kind.__call__ = lambda self, *args, **kwargs: 2 * plain(self, *args, **kwargs)
+    first.__class__ = kind
+    with pytest.raises(CoverageError, match="between two blocks"):
+        attribute_streamed(shelf, EXAMPLES)
+
+
+CHILD = """
+import json, resource, sys
+import torch, transformers
+from pathlib import Path
+import psutil
+
+from resect.attribution import AttributeSettings
+from resect.model.shelf import open_shelf
+from resect.records import Encoded
+from resect.streamed import attribute_streamed
+
+examples = [Encoded(f"e{n}", tuple(range(4, 20)), 4) for n in range(4)]
+settings = AttributeSettings(keep=1e-3, batch_size=2)
+# Everything is imported, and has been run once, before the limit is set.
+attribute_streamed(open_shelf(sys.argv[1]), examples, settings=settings)
+room = int(sys.argv[3])
+used = psutil.Process().memory_info().vms
+resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
+try:
+    if sys.argv[4] == "memory":
+        from resect.attribution import attribute_many
+        from resect.model import load_model
+        attribute_many(*load_model(sys.argv[2]), examples, settings=settings)
+    else:
+        scores = attribute_streamed(open_shelf(sys.argv[2]), examples, settings=settings)
+        scores["signed"].save(sys.argv[5])
+    print("done")
+except (MemoryError, RuntimeError, OSError) as error:
+    print("out of memory" if "alloc" in str(error) or "emory" in str(error) else repr(error))
+"""
+
+
+def test_a_model_of_three_times_the_memory_is_scored(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    small = tiny.save("llama", tmp_path / "small")
+    large = tmp_path / "large"
+    config = LlamaConfig(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=48,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(large)
+    tiny.tokenizer().save_pretrained(large)
+    size = (large / "model.safetensors").stat().st_size
+    room = size // 3
+
+    def child(how: str) -> str:
+        found = subprocess.run(
+            [sys.executable, "-c", CHILD, small, large, str(room), how, tmp_path / "s.safetensors"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.stdout, found.stderr
+        return found.stdout.strip()
+
+    assert child("memory") == "out of memory"
+    assert child("streamed") == "done"
