@@ -17,8 +17,10 @@ from resect.generate import GenerationSettings, distinct
 from resect.judges import find_judge
 from resect.mask import Mask
 from resect.model import load_model, model_fingerprint
+from resect.model.load import load_tokenizer
 from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
+from resect.served import ask_server, parse_backend, served_model
 from resect.stats import Resampler, cluster_means, ratio, relative_drop
 from resect.store import (
     atomic_folder,
@@ -52,6 +54,8 @@ class EvalRequest:
     window: int | None = None
     stride: int | None = None
     data_dir: Path | None = None
+    backend: str = "hf"
+    allow_remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,8 @@ def evaluate_model(
     )
     probes = _probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
+    if request.backend != "hf":
+        return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
     model, tokenizer = load_model(request.model)
     variants: dict[str, Mask | None] = {"intact": None}
@@ -117,6 +123,32 @@ def evaluate_model(
             "model_fingerprint": model_fingerprint(model),
             "data": {name: probe.hash for name, probe in probes.items()},
             "attacks": attacks,
+            "request": asdict(request),
+        }
+        return _judge_all(folder, replies, request.judges, settings, facts)
+
+
+def _evaluate_served(
+    request: EvalRequest,
+    output: Path,
+    settings: EvaluationSettings,
+    probes: Mapping[str, BehaviourSet],
+) -> Evaluation:
+    """Evaluate what a server serves; `request.model` names its tokenizer."""
+    if request.mask is not None:
+        raise InputError(
+            "a served model cannot be cut from here",
+            got=str(request.mask),
+            fix="write the cut model with resect prune, serve that folder and evaluate it apart",
+        )
+    server = parse_backend(request.backend, allow_remote=request.allow_remote)
+    tokenizer = load_tokenizer(request.model)
+    with atomic_folder(output) as folder:
+        replies = {"intact": ask_server(server, tokenizer, probes, settings)}
+        facts = provenance() | {
+            "model": request.model,
+            "served": served_model(server),
+            "data": {name: probe.hash for name, probe in probes.items()},
             "request": asdict(request),
         }
         return _judge_all(folder, replies, request.judges, settings, facts)

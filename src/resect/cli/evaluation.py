@@ -48,6 +48,12 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 Window = Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")]
 Stride = Annotated[int | None, typer.Option(min=1, help="perplexity: tokens between windows.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
+Backend = Annotated[
+    str, typer.Option(help="hf, or openai:URL of a server such as vLLM on this machine.")
+]
+Remote = Annotated[
+    bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")
+]
 
 
 def evaluate(
@@ -70,6 +76,8 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
+    backend: Backend = "hf",
+    allow_remote: Remote = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.measure import EvalRequest, evaluate_model
@@ -99,6 +107,8 @@ def evaluate(
         window=window,
         stride=stride,
         data_dir=data_dir,
+        backend=backend,
+        allow_remote=allow_remote,
     )
     with progress("evaluating") as update:
         found = evaluate_model(request, output, on_progress=update)
