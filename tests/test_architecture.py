@@ -73,7 +73,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
-    "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
+    "pipeline": (FOURTH | {"cells", "config", "guard", "metrics", "workbench"}, {"torch"}),
     "locate": (FOURTH | {"rounds", "streamed"}, {"torch"}),
     "rounds": (FOURTH, {"torch"}),
     "measure": (FOURTH | {"agreement", "served"}, {"torch"}),
@@ -81,6 +81,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"}, {"torch"}),
+    "metrics": (GROUND | {"store", "cells"}, {"accelerate"}),
     "served": (FOURTH, set()),
     "streamed": (THIRD | {"attribution"}, {"torch"}),
     "launch": (FIFTH - {"organism"} | {"run", "forecast"}, {"torch"}),
@@ -96,7 +97,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "launch"},
+        | {"recipes", "sweep", "forecast", "launch", "metrics"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import typer
 
-from resect.cli._show import note, say, table
+from resect.cli._show import note, progress, say, table
 from resect.config import RunConfig
 
 Launching = Annotated[
@@ -28,11 +27,19 @@ Cpus = Annotated[int, typer.Option(min=1, help="--launcher: CPU cores a job.")]
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="slurm: wait for the jobs and write the report.")
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Send each cell's numbers to wandb, tensorboard, mlflow, trackio."),
+]
 
 
 class Asked(NamedTuple):
-    """What the options say that each job gets."""
+    """What the options say of processes and jobs, and what each job gets."""
 
+    launcher: Literal["slurm", "local"] | None
+    jobs: int
+    parts: int | None
+    wait: bool
     partition: str
     minutes: int
     gpus: int | None
@@ -40,27 +47,38 @@ class Asked(NamedTuple):
     cpus: int
 
 
-def launched(
-    config: RunConfig,
-    output: Path,
-    how: tuple[Literal["slurm", "local"], int, int | None, bool],
-    asked: Asked,
-    on_progress: Callable[[int, int], None],
-) -> bool:
-    """Give a run's cells to a scheduler; return whether all are done."""
-    from resect.launch import Resources, launch_run
+def measured(config: RunConfig, output: Path, asked: Asked, track: str | None) -> bool:
+    """Measure a run's cells here or by a scheduler; return whether all are done."""
+    from resect.metrics import tracking
+    from resect.run import measure_all
 
-    launcher, jobs, parts, wait = how
-    done = launch_run(
-        config,
-        output,
-        launcher=launcher,
-        jobs=jobs,
-        parts=parts,
-        resources=Resources(*asked),
-        wait=wait,
-        on_progress=on_progress,
-    )
+    facts = {"name": config.name, "subject": config.subject, "target": config.target}
+    with (
+        progress("measuring model variants") as update,
+        tracking(track, output, facts) as send,
+    ):
+
+        def both(done: int, total: int) -> None:
+            update(done, total)
+            send(done, total)
+
+        if asked.launcher is None:
+            measure_all(config, output, jobs=asked.jobs, on_progress=both)
+            return True
+        from resect.launch import Resources, launch_run
+
+        done = launch_run(
+            config,
+            output,
+            launcher=asked.launcher,
+            jobs=asked.jobs,
+            parts=asked.parts,
+            resources=Resources(
+                asked.partition, asked.minutes, asked.gpus, asked.memory, asked.cpus
+            ),
+            wait=asked.wait,
+            on_progress=both,
+        )
     if not done:
         say(f"submitted; look with: resect study status {output}")
         note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")

@@ -18,8 +18,9 @@ from resect.cli._launching import (
     Minutes,
     Partition,
     Parts,
+    Track,
     Wait,
-    launched,
+    measured,
     study_status,
 )
 from resect.cli._show import note, progress, say, table
@@ -170,13 +171,14 @@ def run_study(
     mem: Mem = 0,
     cpus: Cpus = 1,
     wait: Wait = True,
+    track: Track = None,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli._planning import show_plan
     from resect.pipeline import needed_keep, run_cells
     from resect.recipes import read_config
     from resect.report import build_report
-    from resect.run import measure_all, open_run, parse_shard, plan_run, summarise_run
+    from resect.run import open_run, parse_shard, plan_run, summarise_run
 
     start = time.perf_counter()
     config = read_config(file, changes or ())
@@ -192,14 +194,9 @@ def run_study(
         say(f"{len(part)} of {len(cells)} cells are done")
         note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
         return
-    with progress("measuring model variants") as update:
-        if launcher is None:
-            measure_all(config, output, jobs=jobs or 1, on_progress=update)
-        else:
-            asked = Asked(partition, minutes, gpus, mem, cpus)
-            how = (launcher, jobs or 1, parts, wait)
-            if not launched(config, output, how, asked, update):
-                return
+    asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
+    if not measured(config, output, asked, track):
+        return
     summarise_run(config, output, seconds=time.perf_counter() - start)
     _finish(output, build_report(output), start)
 
