@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from accelerate import tracking as known
@@ -61,7 +60,7 @@ def test_an_unfinished_line_waits(tmp_path: Path) -> None:
 class _Recorder(known.GeneralTracker):  # type: ignore[misc]
     name = "recorder"
     requires_logging_directory = False
-    said: list[tuple[str, Any, int | None]] = []
+    said: ClassVar[list[tuple[str, Any, int | None]]] = []
 
     def __init__(self, run_name: str):
         super().__init__()
@@ -82,10 +81,10 @@ class _Recorder(known.GeneralTracker):  # type: ignore[misc]
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Recorder]]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[_Recorder]:
     monkeypatch.setitem(known.LOGGER_TYPE_TO_CLASS, "recorder", _Recorder)
     _Recorder.said = []
-    yield _Recorder
+    return _Recorder
 
 
 def test_a_tracker_gets_each_cell_once(recorder: type[_Recorder], tmp_path: Path) -> None:
