@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test bench check format clean
+.PHONY: install demo quick test bench docs check format clean
 
 install: $(STAMP)
 
@@ -27,6 +27,11 @@ test: install
 # What scoring costs, on a machine that does nothing else; QUICK=1 for a small model alone.
 bench: install
 	$(BIN)/python benchmarks/score.py $(if $(QUICK),--quick)
+
+# Needs no network; a warning, a dead link for instance, is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 check: install
 	$(BIN)/ruff format --check .

@@ -226,13 +226,16 @@ def _peak() -> int:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def measure(case: Case, arm: str, folder: Path | None = None) -> dict[str, Any]:
+def measure(
+    case: Case, arm: str, folder: Path | None = None, longest: int | None = None
+) -> dict[str, Any]:
     """Time one arm in this process.
 
     Args:
         case: Model and examples.
         arm: `naive`, a reduction, `per_layer`, or `parts` for the sizes of what is needed.
         folder: Where the scores go, if they are wanted.
+        longest: Only so many examples, the longest; None for all.
 
     Returns:
         `seconds`; `peak` and `base` in bytes, the base taken before there was a model; the
@@ -244,6 +247,7 @@ def measure(case: Case, arm: str, folder: Path | None = None) -> dict[str, Any]:
     run_arm("naive" if arm == "parts" else arm, build(tiny), examples(tiny))
     base = psutil.Process().memory_info().rss
     model, encoded = build(case), examples(case)
+    encoded = sorted(encoded, key=lambda one: -len(one.input_ids))[:longest] if longest else encoded
     facts: dict[str, Any] = {
         "arm": arm,
         "case": case.name,
@@ -319,7 +323,7 @@ def main() -> None:
         found = growth(cases, given["repeats"])
     else:
         folder = Path(given["folder"]) if given.get("folder") else None
-        found = measure(case_of(given["case"]), given["arm"], folder)
+        found = measure(case_of(given["case"]), given["arm"], folder, given.get("longest"))
     print(json.dumps(found))
 
 

@@ -28,6 +28,7 @@ HEAVY = {
 GROUND = {"errors", "records"}
 FIRST = GROUND | {"store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
+SECOND |= {"binding"}
 THIRD = SECOND | {"model", "data", "generate"}
 FOURTH = THIRD | {"tune", "attribution", "attacks", "judges", "probes", "evaluate"}
 FIFTH = FOURTH | {
@@ -38,10 +39,11 @@ FIFTH = FOURTH | {
 # part -> (parts of resect it may import, heavy packages it may import)
 FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (
-        {"data", "edit", "guard", "locate", "mask", "model", "scoreset", "selection"},
+        {"data", "edit", "export", "guard", "locate", "mask", "model", "scoreset", "selection"},
         set(),
     ),
     "errors": (set(), set()),
+    "fence": (set(), set()),
     "records": ({"errors"}, set()),
     "store": (GROUND, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
@@ -49,16 +51,19 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "recipes": ({"errors", "config"}, set()),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
-    "scoreset": (GROUND | {"store", "mask"}, {"torch"}),
+    "packing": (GROUND, {"torch"}),
+    "scoreset": (GROUND | {"store", "mask", "packing"}, {"torch"}),
     "scores": (GROUND, {"torch"}),
     "ranks": (GROUND, {"torch"}),
     "selection": (GROUND | {"stats", "mask", "scoreset"}, {"torch"}),
+    "binding": (GROUND | {"mask", "selection"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"}, {"datasets", "pydantic"}),
+    "data": (FIRST - {"config"}, {"datasets", "jinja2", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
     "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
+    "claims": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
     "attacks": (
@@ -66,11 +71,15 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "datasets", "peft", "trl"},
     ),
     "agreement": (GROUND | {"stats"}, set()),
-    "judges": (GROUND | {"generate", "model"}, {"torch", "transformers", "peft", "inspect_ai"}),
+    "judges": (
+        GROUND | {"fence", "generate", "model"},
+        {"torch", "transformers", "peft", "inspect_ai"},
+    ),
     "probes": (GROUND, set()),
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
     "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
+    "export": (GROUND | {"store", "mask", "edit", "model"}, {"torch", "jinja2"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "metrics", "workbench"}, {"torch"}),
@@ -80,24 +89,27 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
-    "run": (FIFTH - {"organism"}, {"torch"}),
+    "run": (FIFTH - {"organism"} | {"claims"}, {"torch"}),
     "metrics": (GROUND | {"store", "cells"}, {"accelerate"}),
     "served": (FOURTH, set()),
     "streamed": (THIRD | {"attribution"}, {"torch"}),
-    "launch": (FIFTH - {"organism"} | {"run", "forecast"}, {"torch"}),
-    "collect": (FOURTH, set()),
+    "launch": (FIFTH - {"organism"} | {"run", "forecast", "claims"}, {"torch"}),
+    "collect": (FOURTH | {"claims"}, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
+    "auto": (FIFTH | {"run", "sweep", "claims"}, set()),
     "demo": (FIFTH | {"run"}, set()),
+    "reproduce": (FIFTH | {"run", "demo", "claims"}, set()),
     "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
-        FIFTH - {"organism", "studies"},
+        FIFTH - {"organism", "studies"} | {"fence"},
         {"torch", "transformers", "inspect_ai", "lm_eval"},
     ),
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "launch", "metrics"},
+        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce", "claims"}
+        | {"launch", "metrics"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from resect.data.check import check_set, plain
 from resect.data.encode import encode
 from resect.errors import InputError
 from resect.generate import generate
-from resect.judges import JUDGES, each
+from resect.judges import JUDGES, each, find_judge
 from resect.measure import EvalRequest, evaluate_model
 from resect.model import load_model
 from resect.records import Reply, Verdict
@@ -52,7 +53,7 @@ def prompts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accept replies of an even number of letters, leave some unscored."""
 
     def even(reply: Reply, asked: str) -> Verdict:
@@ -62,6 +63,9 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> None:
         return Verdict("exact", "even/letters", float(letters % 2 == 0), "complied", reply.text)
 
     monkeypatch.setitem(JUDGES, "exact", lambda _: each(even))
+    find_judge.cache_clear()
+    yield
+    find_judge.cache_clear()
 
 
 def asked(model: Path, prompts: Path, **changes: Any) -> CollectRequest:

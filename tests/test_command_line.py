@@ -26,6 +26,7 @@ COMMANDS = [
     ["audit"],
     ["locate"], ["bench"], ["bench", "localise"],
     ["sweep"],
+    ["mask", "push"], ["mask", "patch"], ["run"], ["reproduce"],
 ]  # fmt: skip
 
 

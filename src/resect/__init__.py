@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resect.data import load_data as load_data
+    from resect.edit import apply as apply
     from resect.edit import removed as removed
+    from resect.export import from_pretrained as from_pretrained
+    from resect.export import load_mask as load_mask
+    from resect.export import push_mask as push_mask
     from resect.guard import HoldMask as HoldMask
     from resect.locate import attribute as attribute
     from resect.mask import Mask as Mask
@@ -24,9 +28,13 @@ _PLACES = {
     "HoldMask": "resect.guard",
     "Mask": "resect.mask",
     "Scores": "resect.scoreset",
+    "apply": "resect.edit",
     "attribute": "resect.locate",
+    "from_pretrained": "resect.export",
     "load_data": "resect.data",
+    "load_mask": "resect.export",
     "load_model": "resect.model",
+    "push_mask": "resect.export",
     "removed": "resect.edit",
     "select": "resect.selection",
 }
@@ -36,9 +44,13 @@ __all__ = [
     "Mask",
     "Scores",
     "__version__",
+    "apply",
     "attribute",
+    "from_pretrained",
     "load_data",
+    "load_mask",
     "load_model",
+    "push_mask",
     "removed",
     "select",
 ]

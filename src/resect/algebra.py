@@ -79,13 +79,21 @@ def combine(operation: Operation, masks: Mapping[str, Mask]) -> Mask:
 
 def _origin(operation: Operation, masks: Mapping[str, Mask]) -> dict[str, Any]:
     first = next(iter(masks.values()))
-    return {key: first.meta[key] for key in _SHARED if key in first.meta} | {
-        "operation": operation,
-        "parents": [
-            {"name": name, "hash": mask.hash, "count": mask.count, "meta": dict(mask.meta)}
-            for name, mask in masks.items()
-        ],
-    }
+    forced = "; ".join(
+        dict.fromkeys(str(m.meta["forced"]) for m in masks.values() if "forced" in m.meta)
+    )
+    shared = {key: first.meta[key] for key in _SHARED if key in first.meta}
+    return (
+        shared
+        | ({"forced": forced} if forced else {})
+        | {
+            "operation": operation,
+            "parents": [
+                {"name": name, "hash": mask.hash, "count": mask.count, "meta": dict(mask.meta)}
+                for name, mask in masks.items()
+            ],
+        }
+    )
 
 
 def overlaps(masks: Mapping[str, Mask]) -> list[Overlap]:

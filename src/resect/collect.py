@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from resect import stats, store
 from resect.attacks import AttackSettings, attack_prompt, parse_attack
+from resect.claims import claimed
 from resect.data.encode import PromptIds, check_format, decode, prompt_text
 from resect.data.load import BehaviourSet, load_data
 from resect.data.rows import read_rows
@@ -104,30 +105,46 @@ def collect(
     model, tokenizer = load_model(request.model)
     check_format(tokenizer, request.format)
     facts = _facts(request, data, model)
-    parts = output.with_name(f"{output.name}.parts")
-    _resume(parts, facts)
-    examples = data.examples
+    parts = _parts(output)
+    with claimed(parts):
+        _resume(parts, facts)
+        rows = _rows((model, tokenizer), data.examples, (attack, request), parts, on_progress)
+        return _finish(rows, output, facts, parts)
+
+
+def _parts(output: Path) -> Path:
+    """Return the folder of unfinished work."""
+    return output.with_name(f"{output.name}.parts")
+
+
+def _rows(
+    loaded: tuple[Any, Any],
+    examples: Sequence[Example],
+    how: tuple[AttackSettings, CollectRequest],
+    parts: Path,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[dict[str, Any]]:
+    """Return the rows of all replies, of which finished chunks are read from the folder."""
     for start in range(0, len(examples), CHUNK):
         if on_progress is not None:
             on_progress(start, len(examples))
         place = parts / f"{start:08d}.jsonl"
         if not place.exists():
             chunk = examples[start : start + CHUNK]
-            rows = _elicit((model, tokenizer), chunk, attack, request)
-            store.write_text(place, _lines(rows))
-    rows = [
+            store.write_text(place, _lines(_elicit(loaded, chunk, *how)))
+    return [
         row
         for start in range(0, len(examples), CHUNK)
         for row in read_rows(parts / f"{start:08d}.jsonl")
     ]
-    return _finish(rows, output, facts, parts)
 
 
 def _check(request: CollectRequest, output: Path) -> None:
     find_judge(request.judge)
     if output.suffix != ".jsonl":
         raise InputError("a set is written as JSON lines", got=str(output), allowed="FILE.jsonl")
-    if output.exists():
+    # With its parts beside it, it was stopped while it was tidied up; that goes on.
+    if output.exists() and not _parts(output).exists():
         raise InputError("the output file is there already", got=str(output), fix="choose another")
     if request.samples > 1 and request.temperature <= 0:
         raise InputError(

@@ -21,6 +21,10 @@ from resect.rules import Section, Share, Studies
 JUDGE = r"^(exact|keyword|strongreject|llm)(:.+)?$"
 
 
+# More values than this are no configuration that a person wrote.
+MOST_NODES = 100_000
+
+
 class Target(Section):
     """A behaviour whose weights are sought.
 
@@ -231,11 +235,35 @@ def read_values(path: str | Path) -> Any:
         InputError: The file is missing or is not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        _refuse_alias_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        return yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise InputError(f"{path} is not valid YAML", got=str(error)) from error
+
+
+def _refuse_alias_bomb(root: yaml.Node | None, path: str | Path) -> None:
+    """Refuse a file whose aliases stand for more than `MOST_NODES` values or for themselves.
+
+    A value that is named n times is counted n times, since checking and printing visit it as often.
+    """
+    todo = [] if root is None else [root]
+    count = 0
+    while todo:
+        node = todo.pop()
+        count += 1
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            todo += [part for pair in node.value for part in pair]
+        if count + len(todo) > MOST_NODES:
+            raise InputError(
+                f"{path} is too large for a configuration, each alias counted as what it names",
+                allowed=f"{MOST_NODES:,} values",
+                fix="write the values out and leave out anchors and aliases",
+            )
 
 
 def dump_config(config: RunConfig) -> str:

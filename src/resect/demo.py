@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from resect.config import RunConfig, parse_config
 from resect.errors import unknown_name
-from resect.organism import Recipe, build_many, organism_root
+from resect.organism import Order, Recipe, build_many, organism_root
 
 STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
 PREFILL_TOKENS = 3
 
 
+# Other sizes, for two of the studies: half the depth, and three quarters of the width.
+SIZES = {
+    "shallow": replace(Recipe(), layers=2),
+    "narrow": replace(Recipe(), hidden=96, heads=3, feed_forward=288),
+}
+
+
 def build_organisms(
-    seeds: Sequence[int], *, jobs: int, on_progress: Callable[[int, int], None]
+    seeds: Sequence[int],
+    *,
+    quick: bool,
+    jobs: int,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Train the stages of all seeds, or find them in the cache."""
-    build_many(
-        seeds=seeds,
-        stages=STAGES,
-        jobs=jobs,
-        on_progress=lambda _label, done, total: on_progress(done, total),
-    )
+    """Train the stages of all seeds and sizes, or find them in the cache."""
+    orders = [Order(seed, STAGES) for seed in seeds]
+    if not quick:
+        orders += [
+            Order(seed, ("base", "aligned"), size) for size in SIZES.values() for seed in seeds
+        ]
+    report = on_progress or (lambda _done, _total: None)
+    build_many(orders, jobs=jobs, on_progress=lambda _label, done, total: report(done, total))
 
 
 def demo_config(
@@ -47,7 +60,7 @@ def demo_config(
         "name": "model organism",
         "quick": quick,
         "seeds": list(seeds),
-        "models": {stage: f"{root}/{stage}" for stage in STAGES},
+        "models": _models(quick=quick),
         "subject": "aligned",
         "data": {name: f"{root}/data/{file}.jsonl" for name, file in SETS.items()},
         "targets": _targets(),
@@ -70,6 +83,16 @@ def demo_config(
         "studies": {name: every[name] for name in every if not studies or name in studies},
     }
     return parse_config(values, "the demonstration's configuration")
+
+
+def _models(*, quick: bool) -> dict[str, str]:
+    """Return role to place: every stage, and `aligned` and `base` of other sizes in a full run."""
+    folder = "{root}/seed-{{seed}}/{stage}"
+    found = {stage: folder.format(root=organism_root(Recipe()), stage=stage) for stage in STAGES}
+    for name, size in {} if quick else SIZES.items():
+        for stage in ("base", "aligned"):
+            found[f"{name}_{stage}"] = folder.format(root=organism_root(size), stage=stage)
+    return found
 
 
 # Name under `data` to the organism's file.
@@ -123,7 +146,11 @@ def _studies(*, quick: bool) -> dict[str, Any]:
             "benign": ["facts", "howto"],
             "matched": ["same_style", "refusing"],
         },
-        "compression": {"others": ["rehearsed", "dpo"], "second": source},
+        "compression": {
+            "others": ["rehearsed", "dpo"],
+            "pairs": [[f"{name}_aligned", f"{name}_base"] for name in SIZES],
+            "second": source,
+        },
         "dissociation": {},
         "emergent": {},
         "jailbreak": {
@@ -135,15 +162,19 @@ def _studies(*, quick: bool) -> dict[str, Any]:
             ]
         },
         "relearning": {},
-        "stability": {"paraphrases": ["reworded"], "roles": ["dpo", "rehearsed"]},
+        "stability": {
+            "paraphrases": ["reworded"],
+            "roles": ["dpo", "rehearsed"],
+            "models": [f"{name}_aligned" for name in SIZES],
+        },
         "frontier": {"methods": [source, source_rounds, rounds]},
     }
     if quick:
-        studies["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
+        studies["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
         studies["compression"] |= {"second_fractions": [2e-3, 4e-3]}
         studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
         studies["emergent"] |= {"steps": [4, 8, 16]}
         studies["relearning"] |= {"examples": [4, 64], "steps": [2, 10]}
-        studies["stability"] |= {"roles": [], "sizes": [8, 128]}
+        studies["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
         studies["frontier"] |= {"protected": [0.01], "methods": [source]}
     return studies

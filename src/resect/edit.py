@@ -7,21 +7,115 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from resect.mask import Mask, places_in
-from resect.model.prunable import prunable_tensors
+from resect.model.names import Place
+from resect.model.prunable import find_prunable
+
+
+class _Saved(NamedTuple):
+    """What stood at the masked places of one checkpoint tensor."""
+
+    parameter: Tensor
+    place: Place
+    at: Tensor
+    values: Tensor
+
+
+class Applied:
+    """A cut that is in force until `revert`, or until the end of a `with` block.
+
+    Attributes:
+        model: The model that was cut.
+        mask: What was cut from it.
+        alpha: Factor of the masked weights.
+    """
+
+    def __init__(self, model: Any, mask: Mask, alpha: float, saved: list[_Saved]):
+        """Keep what is needed to undo a cut; made by `apply`."""
+        self.model = model
+        self.mask = mask
+        self.alpha = alpha
+        self._saved = saved
+
+    @property
+    def active(self) -> bool:
+        """Whether the cut is still in force."""
+        return bool(self._saved)
+
+    def revert(self) -> None:
+        """Put every bit back; does nothing the second time.
+
+        The model may have been moved, or wrapped by PEFT, since. After a change of its dtype the
+        original values are converted as all others were.
+        """
+        with torch.no_grad():
+            for parameter, place, at, values in reversed(self._saved):
+                # Looked up again: `model.to` gives a parameter new memory.
+                tensor = place.view(parameter.detach())
+                tensor[places_in(tensor, at)] = values.to(tensor.device, tensor.dtype)
+        self._saved = []
+
+    def __enter__(self) -> Any:
+        """Return the model."""
+        return self.model
+
+    def __exit__(self, *_error: object) -> None:
+        """Put every bit back, after an exception too."""
+        self.revert()
+
+
+def apply(model: Any, mask: Mask, *, alpha: float = 0.0) -> Applied:
+    """Multiply the masked weights of a live model by `alpha` until that is reverted.
+
+    Cuts may be nested, as long as their masks share no weight.
+
+    Args:
+        model: A Hugging Face causal LM.
+        mask: Which weights, in checkpoint coordinates.
+        alpha: Factor; 0 removes.
+
+    Returns:
+        A handle with `revert()`, which is a context manager as well.
+
+    Raises:
+        MismatchError: The mask belongs to another model; nothing was changed.
+    """
+    parameters = dict(model.named_parameters())
+    places = {
+        place.name: (parameters[weight.name], place)
+        for weight in find_prunable(model).weights
+        for place in weight.places
+    }
+    tensors = {name: place.view(held.detach()) for name, (held, place) in places.items()}
+    wanted = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
+    for name in wanted:
+        mask.check(name, tensors.get(name))
+    applied = Applied(model, mask, alpha, [])
+    try:
+        with torch.no_grad():
+            for name, entry in wanted.items():
+                tensor = tensors[name]
+                at = places_in(tensor, entry.index)
+                values = tensor[at]
+                applied._saved.append(_Saved(*places[name], entry.index, values))
+                tensor[at] = values * alpha if alpha else torch.zeros_like(values)
+    except BaseException:
+        applied.revert()
+        raise
+    return applied
 
 
 @contextlib.contextmanager
 def removed(model: Any, mask: Mask, *, alpha: float = 0.0) -> Iterator[Any]:
     """Multiply the masked weights by `alpha` while the block runs; restore every bit after it.
 
-    Blocks may be nested, as long as their masks share no weight. Weights come back after an
-    exception too.
+    The same as `with apply(model, mask)`, but the weights are cut when the block is entered and not
+    when the context is made.
 
     Args:
         model: A Hugging Face causal LM.
@@ -34,23 +128,8 @@ def removed(model: Any, mask: Mask, *, alpha: float = 0.0) -> Iterator[Any]:
     Raises:
         MismatchError: The mask belongs to another model; nothing was changed.
     """
-    tensors = prunable_tensors(model)
-    wanted = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
-    for name in wanted:
-        mask.check(name, tensors.get(name))
-    saved: list[tuple[Tensor, tuple[Tensor, ...], Tensor]] = []
-    try:
-        with torch.no_grad():
-            for name, entry in wanted.items():
-                places = places_in(tensors[name], entry.index)
-                values = tensors[name][places]
-                saved.append((tensors[name], places, values))
-                tensors[name][places] = values * alpha if alpha else torch.zeros_like(values)
+    with apply(model, mask, alpha=alpha):
         yield model
-    finally:
-        with torch.no_grad():
-            for tensor, places, values in reversed(saved):
-                tensor[places] = values
 
 
 @contextlib.contextmanager

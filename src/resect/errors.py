@@ -6,6 +6,10 @@ exception is a bug, keeps its traceback and ends with exit code 1.
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
+from typing import Any
+
 
 class ResectError(Exception):
     """Something that the user can fix: what is wrong, what was got, what is allowed, what to do."""
@@ -47,4 +51,28 @@ class CoverageError(ResectError):
 
 def unknown_name(kind: str, name: str, known: list[str]) -> InputError:
     """Return the error for a name that is not in a family (method, judge, study, preset)."""
-    return InputError(f"unknown {kind}", got=repr(name), allowed=", ".join(sorted(known)))
+    return InputError(
+        f"unknown {kind}",
+        got=repr(name),
+        allowed=", ".join(sorted(known)),
+        fix=nearest(name, known),
+    )
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return the next step for a misspelt name, "" if no known one is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def visible(value: Any) -> str:
+    """Return text in which control and direction-changing characters are spelled out.
+
+    All that comes from models, data and files passes through here before a terminal or a page.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
+        else f"\\u{{{ord(character):x}}}"
+        for character in str(value)
+    )

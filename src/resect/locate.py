@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from resect.attribution import AttributeSettings, attribute_many
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.model import load_model
+from resect.model import forced_of, load_model
 from resect.model.shelf import Shelf, open_shelf
 from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
@@ -78,7 +78,7 @@ def score_model(
     else:
         shelf = None
         model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
-    return attribute(
+    scores = attribute(
         model,
         tokenizer,
         data,
@@ -100,6 +100,8 @@ def score_model(
         ranks=ranks,
         shelf=shelf,
     )
+    forced = forced_of(request.model)
+    return replace(scores, meta=replace(scores.meta, forced=forced)) if forced else scores
 
 
 def _refuse_shared(ranks: Ranks) -> None:

@@ -231,16 +231,36 @@ class Mask:
                 )
                 for name, shape in facts["shapes"].items()
             }
+            meta = dict(facts["meta"])
         except KeyError as error:
             raise InputError(f"{path} is not a whole mask", got=f"no {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is not a whole mask", got=str(error)) from error
         for name, tensor in tensors.items():
-            last = int(tensor.index[-1]) if tensor.index.numel() else -1
-            first = int(tensor.index[0]) if tensor.index.numel() else 0
-            if first < 0 or last >= tensor.size:
-                raise InputError(
-                    f"{path} has an index outside of {name}", got=str(max(last, first))
-                )
-        return Mask(tensors, facts["meta"])
+            _refuse_odd(name, tensor, path)
+        return Mask(tensors, meta)
+
+
+def _refuse_odd(name: str, tensor: MaskTensor, path: str | Path) -> None:
+    """Raise `InputError` if what a file says of one tensor cannot be a part of a mask."""
+    index = tensor.index
+    if not all(type(side) is int and 0 < side < 2**62 for side in tensor.shape):
+        raise InputError(f"{path} has a shape of {name} that no tensor has", got=f"{tensor.shape}")
+    if {index.shape, tensor.value.shape, tensor.round.shape} != {(index.numel(),)}:
+        raise InputError(f"{path} has lists of different lengths for {name}")
+    if tensor.round.dtype != torch.uint8 or not tensor.value.is_floating_point():
+        raise InputError(
+            f"{path} has values of another dtype for {name}",
+            got=f"{tensor.value.dtype}, {tensor.round.dtype}",
+        )
+    if not index.numel():
+        return
+    first, last = (int(edge) for edge in index.aminmax())
+    if first < 0 or last >= tensor.size:
+        outside = first if first < 0 else last
+        raise InputError(f"{path} has an index outside of {name}", got=str(outside))
+    if bool((index[1:] <= index[:-1]).any()):
+        raise InputError(f"{path} has indices of {name} that are not sorted, or twice the same")
 
 
 def _different_models(got: str) -> MismatchError:
@@ -272,7 +292,7 @@ def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[
             facts = json.loads((file.metadata() or {}).get("resect", "null"))
             # safe_open has keys(), but is no mapping.
             blobs = {name: file.get_tensor(name) for name in list(file.keys())}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a readable artefact", got=str(error)) from error
     if not isinstance(facts, dict) or facts.get("kind") != kind:
         raise InputError(

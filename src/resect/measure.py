@@ -10,13 +10,21 @@ from typing import Any
 
 from resect.agreement import agreement_rows
 from resect.attacks import AttackSettings, parse_attack
+from resect.binding import Prints, bound, forced_in, joined
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, rows_of
 from resect.generate import GenerationSettings, distinct
 from resect.judges import find_judge
 from resect.mask import Mask
-from resect.model import load_model, model_fingerprint
+from resect.model import (
+    cut_record,
+    forced_of,
+    load_model,
+    model_fingerprint,
+    prunable_tensors,
+    tokenizer_fingerprint,
+)
 from resect.model.load import load_tokenizer
 from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
@@ -56,6 +64,7 @@ class EvalRequest:
     data_dir: Path | None = None
     backend: str = "hf"
     allow_remote: bool = False
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +109,10 @@ def evaluate_model(
         return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
     model, tokenizer = load_model(request.model)
+    prints = Prints(model_fingerprint(model), tokenizer_fingerprint(tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
+        mask = bound(mask, prunable_tensors(model), prints, force=request.force)
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, Any]] = {}
@@ -120,7 +131,13 @@ def evaluate_model(
             )
         facts = provenance() | {
             "model": request.model,
-            "model_fingerprint": model_fingerprint(model),
+            "model_fingerprint": prints.model,
+            "tokenizer_fingerprint": prints.tokenizer,
+            "model_cut": cut_record(request.model),
+            "mask": None if mask is None else _mask_facts(mask),
+            "forced": joined(
+                forced_of(request.model), forced_in({} if mask is None else mask.meta)
+            ),
             "data": {name: probe.hash for name, probe in probes.items()},
             "attacks": attacks,
             "request": asdict(request),
@@ -152,6 +169,10 @@ def _evaluate_served(
             "request": asdict(request),
         }
         return _judge_all(folder, replies, request.judges, settings, facts)
+
+
+def _mask_facts(mask: Mask) -> dict[str, Any]:
+    return {"hash": mask.hash, "weights": mask.count, "origin": dict(mask.meta)}
 
 
 def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:

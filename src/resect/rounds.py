@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from resect.attribution import AttributeSettings, attribute
+from resect.binding import marked
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.edit import removed
 from resect.errors import InputError
 from resect.mask import Mask, MaskTensor
-from resect.model import load_model, model_fingerprint
+from resect.model import forced_of, load_model, model_fingerprint
 from resect.records import Encoded, Format, Reduction, Scope
 from resect.scoreset import Scores
 from resect.selection import check_fractions, select
@@ -295,7 +296,7 @@ def locate_model(request: LocateRequest, work: Path, on_progress: Progress | Non
     elif request.p > 0:
         protect = attribute(model, tokenizer, encoded(preserve, 0), facts, on_progress)
         protect.save(kept)
-    return locate(
+    mask = locate(
         model,
         tokenizer,
         encoded(target, request.skip),
@@ -316,6 +317,7 @@ def locate_model(request: LocateRequest, work: Path, on_progress: Progress | Non
         on_progress=on_progress,
         work=work,
     )
+    return marked(mask, forced_of(request.model))
 
 
 def _behaviour(spec: str, request: LocateRequest) -> BehaviourSet:

@@ -6,27 +6,34 @@ folder, so the same shards can be given to any scheduler with `--shard i/n`.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from resect.binding import joined
 from resect.cells import Cell, merge
+from resect.claims import exit_with_parent
 from resect.config import RunConfig, dump_config, load_config
-from resect.errors import InputError, ResectError
+from resect.errors import InputError
 from resect.judges import find_judge
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.records import StudyResult
-from resect.store import hash_file, hash_value, plain, provenance, read_json, write_json, write_text
+from resect.store import (
+    hash_file,
+    hash_value,
+    is_unfinished,
+    plain,
+    provenance,
+    read_json,
+    write_json,
+    write_text,
+)
 from resect.studies import STUDIES, Measurements
 
 OnProgress = Callable[[int, int], None]
@@ -95,7 +102,8 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
         return
-    if run.exists() and (run.is_file() or any(run.iterdir())):
+    # What a killed process was writing does not make a folder full.
+    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
         raise InputError(
             "the output folder is not empty and holds no run",
             got=str(run),
@@ -109,21 +117,13 @@ def _silent(_done: int, _total: int) -> None:
 
 
 def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
-    """Measure one shard; the work of a worker process."""
+    """Measure one shard; the body of a worker process."""
     import torch
 
+    exit_with_parent()
     torch.set_num_threads(threads)
     cells = plan_run(config)
     run_cells(config, run, shard.of(cells), keep=needed_keep(config, cells))
-
-
-def _worker(says: Connection, config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
-    """Measure one shard and say what the user can mend; the body of a worker process."""
-    try:
-        _work(config, run, shard, threads)
-    except ResectError as error:
-        says.send(error)
-        raise SystemExit(2) from error
 
 
 def measure_all(
@@ -131,12 +131,8 @@ def measure_all(
 ) -> None:
     """Measure every cell that is not done, with `jobs` worker processes.
 
-    The first worker that fails ends the others; cells that are done stay done.
-
     Raises:
-        InputError: A worker met a problem that the user can fix, which is raised here again; or it
-            was ended by a signal.
-        RuntimeError: A worker met a bug, whose traceback it has printed.
+        InputError: A worker met a problem that the user can fix; it is raised here again.
     """
     cells = plan_run(config)
     todo = [cell for cell in cells if not is_done(run, cell)]
@@ -149,46 +145,27 @@ def measure_all(
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    workers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
-    try:
-        for index in range(jobs):
-            hears, says = context.Pipe(duplex=False)
-            arguments = (says, config, run, Shard(index, jobs), threads)
-            worker = context.Process(target=_worker, args=arguments, daemon=True)
-            worker.start()
-            says.close()
-            workers.append((worker, hears))
-        pending = workers
-        while pending:
-            multiprocessing.connection.wait([one.sentinel for one, _ in pending], timeout=1)
-            for worker, hears in pending:
-                _refuse_failure(worker, hears)
-            pending = [(worker, hears) for worker, hears in pending if worker.is_alive()]
-            todo = [cell for cell in todo if not is_done(run, cell)]
-            report(len(cells) - len(todo), len(cells))
-    finally:
-        for worker, _ in workers:
-            worker.terminate()
-        for worker, hears in workers:
-            worker.join()
-            hears.close()
+    # A process that is ended by a signal breaks a ProcessPoolExecutor with a clear error, where a
+    # multiprocessing.Pool would wait for ever.
+    from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 
-
-def _refuse_failure(worker: multiprocessing.process.BaseProcess, hears: Connection) -> None:
-    """Raise what a worker has failed of, if it has."""
-    code = worker.exitcode
-    if not code:
-        return
-    if hears.poll():
-        with contextlib.suppress(EOFError):
-            raise hears.recv()
-    if code < 0:
-        raise InputError(
-            "a worker process was ended from outside",
-            got=signal.Signals(-code).name,
-            fix="if memory ran out, lower -j; go on with --resume",
-        )
-    raise RuntimeError(f"a worker ended with code {code}; its traceback stands above")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = {
+            pool.submit(_work, config, run, Shard(index, jobs), threads) for index in range(jobs)
+        }
+        pending = futures
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                todo = [cell for cell in todo if not is_done(run, cell)]
+                report(len(cells) - len(todo), len(cells))
+        except BaseException:
+            # The pool would wait for the other shards to end; they go on with --resume.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
@@ -225,11 +202,13 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
+    forced = joined(*(facts.get("forced", "") for facts in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
         "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
         "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        **({"forced": forced} if forced else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",

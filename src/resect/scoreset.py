@@ -4,10 +4,11 @@ For each checkpoint tensor the candidates are the top ⌊keep·n⌋ of the tenso
 weights that are among the top ⌊keep·N⌋ of the model; every (p, q) up to `keep` is then selected
 without scoring again. Higher means that the behaviour depends on the weight more.
 
-On disk the candidates of all tensors stand in three long rows, in the order of their indices:
-`gap` (how many weights were passed over since the last candidate; the largest value of its type
-means "and more"), `value`, and for scores that rank targets `weight`, from which masks take what
-they remove. The original weights of a preserve set are never needed and not kept.
+On disk the candidates of all tensors stand in three long rows, in the order of their indices, each
+packed without loss (`resect.packing`): gaps between indices, scores, and for scores that rank
+targets the weights, from which masks take what they remove. The original weights of a preserve set
+are never needed and not kept. Where tensors differ in scale, few candidates are in both heads, and
+up to 2·keep·N are held.
 
 Legend: n weights of a tensor, N of the model, k candidates of a tensor.
 """
@@ -33,9 +34,12 @@ from torch import Tensor
 from resect import store
 from resect.errors import InputError
 from resect.mask import load_artefact
+from resect.packing import from_gaps, pack, to_gaps, unpack
 from resect.records import Scope
 
 KIND = "resect.scores"
+# Of the file; 2 since its rows are packed.
+LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class ScoreMeta:
         category: The one category that was scored, "" for all.
         seed: Seed of the draw of examples.
         higher_is_more_responsible: Always true; a file that says otherwise is refused.
+        forced: What `--force` passed over on the way to the scored model, "" for nothing.
     """
 
     method: str
@@ -73,6 +78,7 @@ class ScoreMeta:
     category: str
     seed: int
     higher_is_more_responsible: bool = True
+    forced: str = ""
 
     @property
     def ranks_targets(self) -> bool:
@@ -212,18 +218,21 @@ class Scores:
         gaps, values, weights = [], [], []
         for tensor in self.tensors.values():
             index, order = tensor.index.sort()
-            gaps.append(_encode(index.numpy(), code))
+            gaps.append(to_gaps(index.numpy(), code))
             values.append(tensor.value[order])
             weights.append(tensor.weight[order] if tensor.weight.numel() else tensor.weight)
         dtypes = list(dict.fromkeys(weight.dtype for weight in weights))
-        blobs = {"gap": torch.from_numpy(np.concatenate(gaps)), "value": torch.cat(values)}
+        rows = {"gap": torch.from_numpy(np.concatenate(gaps)), "value": torch.cat(values)}
         for at, dtype in enumerate(dtypes):
-            blobs[f"weight{at}"] = torch.cat([w for w in weights if w.dtype == dtype])
-        rows = [
+            rows[f"weight{at}"] = torch.cat([w for w in weights if w.dtype == dtype])
+        packed = {name: pack(row) for name, row in rows.items()}
+        tensors = [
             [name, list(tensor.shape), len(gap), kept[at], dtypes.index(weights[at].dtype)]
             for at, ((name, tensor), gap) in enumerate(zip(self.tensors.items(), gaps, strict=True))
         ]
-        facts = {"kind": KIND, "tensors": rows, "meta": asdict(self.meta)}
+        facts = {"kind": KIND, "layout": LAYOUT, "tensors": tensors, "meta": asdict(self.meta)}
+        facts["rows"] = {name: how for name, (_, how) in packed.items()}
+        blobs = {name: data for name, (data, _) in packed.items()}
         with store.atomic(path) as part:
             save_file(blobs, part, {"resect": json.dumps(facts | store.provenance())})
 
@@ -236,10 +245,18 @@ class Scores:
                 convention.
         """
         blobs, facts = load_artefact(path, KIND)
+        if facts.get("layout") != LAYOUT:
+            raise InputError(
+                f"{path} is laid out in a way that this version cannot read",
+                got=f"layout {facts.get('layout')!r}",
+                allowed=str(LAYOUT),
+                fix="score again with this version of resect",
+            )
         try:
             meta = ScoreMeta(**facts["meta"])
-            tensors = _unpack(blobs, facts["tensors"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            rows = {name: unpack(blobs[name], row) for name, row in facts["rows"].items()}
+            tensors = _split(rows, facts["tensors"])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
             raise InputError(
@@ -248,14 +265,15 @@ class Scores:
         return Scores(tensors, meta)
 
 
-def _unpack(blobs: dict[str, Tensor], rows: list[list[Any]]) -> dict[str, TensorScores]:
-    gaps, at_gap, at_value = blobs["gap"].numpy(), 0, 0
+def _split(rows: dict[str, Tensor], facts: list[list[Any]]) -> dict[str, TensorScores]:
+    """Return the candidates of each tensor from the rows of all."""
+    gaps, at_gap, at_value = rows["gap"].numpy(), 0, 0
     at_weight: Counter[int] = Counter()
     tensors = {}
-    for name, shape, length, count, kind in rows:
-        index = torch.from_numpy(_decode(gaps[at_gap : at_gap + length]))
-        value = blobs["value"][at_value : at_value + count]
-        weight = blobs[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
+    for name, shape, length, count, kind in facts:
+        index = torch.from_numpy(from_gaps(gaps[at_gap : at_gap + length]))
+        value = rows["value"][at_value : at_value + count]
+        weight = rows[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
         order = value.argsort(descending=True, stable=True)
         if len(index) != count or len(value) != count or (count and index[-1] >= prod(shape)):
             raise ValueError(f"the candidates of {name} do not fit its shape")
@@ -264,21 +282,6 @@ def _unpack(blobs: dict[str, Tensor], rows: list[list[Any]]) -> dict[str, Tensor
         at_gap, at_value = at_gap + length, at_value + count
         at_weight[kind] += weight.numel()
     return tensors
-
-
-def _encode(index: Any, code: np.dtype[Any]) -> Any:
-    """Return sorted indices as gaps; the largest value of `code` means that more follows."""
-    most = np.iinfo(code).max
-    passed = np.diff(index, prepend=-1) - 1
-    found = np.full(int((passed // most + 1).sum()), most, dtype=code)
-    found[np.cumsum(passed // most + 1) - 1] = passed % most
-    return found
-
-
-def _decode(gaps: Any) -> Any:
-    """Return the sorted indices [k], int64, that `_encode` was given."""
-    ends = np.flatnonzero(gaps != np.iinfo(gaps.dtype).max)
-    return np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))
 
 
 def _places(mine: ByIndex, theirs: ByIndex) -> Tensor:

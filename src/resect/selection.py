@@ -26,7 +26,13 @@ from resect.stats import rng
 
 
 def select(
-    target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope = "tensor"
+    target: Scores,
+    preserve: Scores | None,
+    *,
+    q: float,
+    p: float,
+    scope: Scope = "tensor",
+    force: bool = False,
 ) -> Mask:
     """Return the set difference of the module's header.
 
@@ -36,12 +42,14 @@ def select(
         q: Fraction of the target's ranking, in (0, 1].
         p: Fraction that is protected, in [0, 1].
         scope: Rank within each tensor or over the model.
+        force: Take scores of different models or tokenizers; `meta["forced"]` then says so.
 
     Raises:
         InputError: q or p is out of range or above what the scores keep.
         MismatchError: The scores belong to different models or tokenizers.
     """
     _check(target, preserve, q, p)
+    forced = _differences(target, preserve, force=force)
     heads = map(min, target.heads(q, scope), target.positive)
     safe = None if preserve is None or p == 0 else preserve.heads(p, scope)
     # Where each candidate of the target stands in the preserve set's list of that tensor.
@@ -59,7 +67,8 @@ def select(
             own.weight.index_select(0, places),
             torch.zeros(len(places), dtype=torch.uint8),
         )
-    return Mask(tensors, _facts(target, preserve) | {"q": q, "p": p, "scope": scope})
+    facts = _facts(target, preserve) | {"q": q, "p": p, "scope": scope}
+    return Mask(tensors, facts | ({"forced": forced} if forced else {}))
 
 
 def next_slice(
@@ -107,24 +116,36 @@ def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
                 allowed=f"≤ {scores.meta.keep:g}",
                 fix=f"score again with --keep {reach:g}",
             )
+
+
+def _differences(target: Scores, preserve: Scores | None, *, force: bool) -> str:
+    """Return what is forced: in what the scores differ, and what was forced in their making."""
+    forced = [target.meta.forced]
     if preserve is None:
-        return
+        return target.meta.forced
+    forced.append(preserve.meta.forced)
     for what, first, second in (
         ("models", target.meta.model_fingerprint, preserve.meta.model_fingerprint),
         ("tokenizers", target.meta.tokenizer_fingerprint, preserve.meta.tokenizer_fingerprint),
     ):
-        if first != second:
+        if first == second:
+            continue
+        got = f"{first} ({target.meta.model_id}) and {second} ({preserve.meta.model_id})"
+        if not force:
             raise MismatchError(
                 f"the scores belong to different {what}",
-                got=f"{first} ({target.meta.model_id}) and {second} ({preserve.meta.model_id})",
-                fix="score both behaviours on the same model",
+                got=got,
+                fix="score both behaviours on the same model; or add --force, and everything made "
+                "from it will say so",
             )
+        forced.append(f"scores of different {what}, {got}")
     shapes = [
         {name: tensor.shape for name, tensor in scores.tensors.items()}
         for scores in (target, preserve)
     ]
     if shapes[0] != shapes[1]:
         raise MismatchError("the scores cover different tensors", fix="score both the same way")
+    return "; ".join(dict.fromkeys(filter(None, forced)))
 
 
 def _facts(target: Scores, preserve: Scores | None) -> dict[str, Any]:

@@ -8,7 +8,9 @@ final name is complete.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -23,9 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
+
+# What file systems without hard links answer.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+# A file that unpacks to more than these is refused: a few kilobytes can claim terabytes.
+MOST_BYTES = 2**30
+MOST_ROWS = 10_000_000
 
 
 def _sync(path: Path) -> None:
@@ -36,10 +47,10 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _unwritable(path: Path, error: OSError) -> InputError:
+def _unwritable(path: Path, error: OSError | SafetensorError) -> InputError:
     return InputError(
         f"cannot write {path}",
-        got=error.strerror or str(error),
+        got=(error.strerror if isinstance(error, OSError) else "") or str(error),
         fix="free some space or choose another place with -o; what was there before is unchanged",
     )
 
@@ -58,7 +69,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
         # The parent may be a file or gone; the error above says so already.
@@ -85,7 +97,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()
         part.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -136,7 +149,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
 
 
@@ -194,18 +207,63 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
         # One handle: by its path the file would be opened twice, for its size and for its rows, and
         # another process may put a new file of another size in its place meanwhile.
         with Path(path).open("rb") as file:
-            rows = pq.read_table(file).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path}", got=str(error).splitlines()[0]) from error
-    return [
-        {
-            key.removesuffix("_json"): (
-                json.loads(value) if key.endswith("_json") and value is not None else value
-            )
-            for key, value in row.items()
-        }
-        for row in rows
-    ]
+            rows = _bounded_rows(pq.ParquetFile(file), path)
+        return [
+            {
+                key.removesuffix("_json"): (
+                    json.loads(value) if key.endswith("_json") and value is not None else value
+                )
+                for key, value in row.items()
+            }
+            for row in rows
+        ]
+    except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(f"cannot read {path}", got=lines[0]) from error
+
+
+def _bounded_rows(file: Any, path: str | Path) -> list[dict[str, Any]]:
+    """Read a `ParquetFile` in small batches, and stop before it outgrows `MOST_BYTES`.
+
+    The sizes of the footer are read before a byte is unpacked; they may lie, so what came out is
+    counted as well.
+    """
+    facts = file.metadata
+    claimed = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
+    if claimed > MOST_BYTES or facts.num_rows > MOST_ROWS:
+        raise _too_large(path, f"{claimed:,} bytes in {facts.num_rows:,} rows")
+    rows: list[dict[str, Any]] = []
+    held = 0
+    for batch in file.iter_batches(batch_size=1024):
+        held += batch.nbytes
+        if held > MOST_BYTES:
+            raise _too_large(path, f"more than {held:,} bytes")
+        rows += batch.to_pylist()
+    return rows
+
+
+def _too_large(path: str | Path, got: str) -> InputError:
+    return InputError(
+        f"{path} unpacks to more than is read",
+        got=got,
+        allowed=f"{MOST_BYTES:,} bytes in {MOST_ROWS:,} rows",
+        fix="split the file, or see whether it is what it claims to be",
+    )
+
+
+def gunzip(path: str | Path) -> bytes:
+    """Unpack a gzip file, at most `MOST_BYTES` of it.
+
+    Raises:
+        InputError: It unpacks to more.
+        OSError: It is missing or broken.
+        EOFError: It ends too early.
+    """
+    with gzip.open(path) as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise _too_large(path, f"more than {MOST_BYTES:,} bytes")
+    return content
 
 
 def hash_text(*parts: str) -> str:
@@ -288,5 +346,71 @@ def check_schema(found: Any, path: str | Path) -> None:
 
 
 def remove_folder(path: str | Path) -> None:
-    """Remove a folder of unfinished work whose content has its final place elsewhere."""
-    shutil.rmtree(path)
+    """Remove a folder of unfinished work whose content has its final place elsewhere.
+
+    It loses its name first, so that a kill in the middle leaves no folder that looks whole.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.replace(part)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a file or folder is what a killed process left of one it was writing."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def remove_unfinished(folder: Path, *, before: int) -> None:
+    """Remove what killed processes left in a folder.
+
+    Args:
+        folder: The folder, with all below it.
+        before: Remove only what was last changed before this time, in nanoseconds since 1970.
+    """
+    # What cannot be removed disturbs nobody, and other processes may tidy up too.
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.rglob(".*.part")):
+            if path.is_symlink() or path.stat().st_mtime_ns >= before:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def create_json(path: str | Path, value: Any) -> bool:
+    """Write JSON under a name that is not taken; return false if it is.
+
+    Of several processes that try at once, on one host or on many, exactly one is told true.
+
+    Raises:
+        InputError: The place cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(plain(value), sort_keys=True), encoding="utf-8")
+        _sync(part)
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if path.exists() or not part.exists() or error.errno not in _NO_LINKS:
+            raise _unwritable(path, error) from error
+        # A file system without second names: made empty, which counts as owned, then replaced.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            part.replace(path)
+        except FileExistsError:
+            return False
+        except OSError as second:
+            raise _unwritable(path, second) from second
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return True

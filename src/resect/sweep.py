@@ -18,7 +18,7 @@ PROTECTED = (5e-5, 1e-3)
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """The options of `resect sweep`; see its help."""
+    """The options of `resect sweep`, see its help; a grid file goes before the two tuples."""
 
     model: str
     target: str
@@ -28,6 +28,8 @@ class SweepRequest:
     contrast: str | None = None
     rounds: int = 1
     grid: Path | None = None
+    fractions: tuple[float, ...] = FRACTIONS
+    protected: tuple[float, ...] = PROTECTED
     attack: str = "prefill"
     prefill_tokens: int = 10
     phrase: str | None = None
@@ -71,7 +73,10 @@ def sweep_config(request: SweepRequest) -> RunConfig:
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
     asked = "evaluation" if request.evaluation else "target"
-    frontier: dict[str, Any] = {"fractions": list(FRACTIONS), "protected": list(PROTECTED)}
+    frontier: dict[str, Any] = {
+        "fractions": list(request.fractions),
+        "protected": list(request.protected),
+    }
     frontier |= {"utility_drop": request.budget, "methods": methods} | _grid(request.grid)
     values = {
         "name": f"frontier of {request.model}",

@@ -19,6 +19,7 @@ from resect.errors import InputError, MismatchError
 from resect.mask import Mask
 from resect.model import (
     find_prunable,
+    forced_of,
     load_model,
     model_fingerprint,
     prunable_tensors,
@@ -67,6 +68,7 @@ class Workbench:
         self.run = run
         self.keep = keep
         self._loaded: Loaded | None = None
+        self._known: set[tuple[str, int, str]] = set()
         self._data: dict[str, BehaviourSet] = {}
         self._scores: dict[str, dict[str, Scores]] = {}
 
@@ -232,7 +234,22 @@ class Workbench:
         place = at_seed(self.config.data[name], seed)
         if place not in self._data:
             self._data[place] = load_data(place)
+            self._remember_data(name, seed, self._data[place])
         return self._data[place]
+
+    def _remember_data(self, name: str, seed: int, found: BehaviourSet) -> None:
+        """Write down what a data set holds; refuse another one in the same run."""
+        path = self.run / "data" / f"{hash_value([name, seed])}.json"
+        facts = {"name": name, "seed": seed, "hash": found.hash}
+        if not path.exists():
+            write_json(path, facts)
+        elif read_json(path)["hash"] != found.hash:
+            raise MismatchError(
+                f"the data set {name!r} is not the one that this run began with",
+                got=f"{found.hash} in {at_seed(self.config.data[name], seed)}",
+                allowed=str(read_json(path)["hash"]),
+                fix="bring the old data back, or choose a new folder with -o",
+            )
 
     def load(self, role: str, seed: int) -> Loaded:
         """Return the model of a role; the one before it is let go."""
@@ -248,11 +265,10 @@ class Workbench:
 
     def _remember(self, role: str, seed: int, loaded: Loaded) -> None:
         """Write down which model played a role; refuse another one in the same run."""
+        if (role, seed, loaded.place) in self._known:
+            return
+        self._known.add((role, seed, loaded.place))
         path = self.run / "models" / f"{role}-{seed}.json"
-        if path.exists():
-            known = read_json(path)
-            if known["place"] == loaded.place and known["prunable"] == loaded.prunable:
-                return
         facts = {
             "role": role,
             "seed": seed,
@@ -260,14 +276,20 @@ class Workbench:
             "fingerprint": model_fingerprint(loaded.model),
             "tokenizer": tokenizer_fingerprint(loaded.tokenizer),
             "prunable": loaded.prunable,
+            "forced": forced_of(loaded.place),
         }
-        if path.exists() and read_json(path)["fingerprint"] != facts["fingerprint"]:
-            raise MismatchError(
-                f"the model {role!r} is not the one that this run began with",
-                got=loaded.place,
-                fix="choose a new folder with -o",
-            )
-        write_json(path, facts)
+        if not path.exists():
+            write_json(path, facts)
+            return
+        known = read_json(path)
+        for what, name in (("model", "fingerprint"), ("tokenizer of the model", "tokenizer")):
+            if known[name] != facts[name]:
+                raise MismatchError(
+                    f"the {what} {role!r} is not the one that this run began with",
+                    got=f"{facts[name]} in {loaded.place}",
+                    allowed=known[name],
+                    fix="choose a new folder with -o",
+                )
 
 
 def _source(role: str, seed: int, cut: Cut) -> _Source:

@@ -77,18 +77,23 @@ def test_the_predicted_change_is_the_measured_one(architecture: str) -> None:
     mask, encoded = draw_mask(model), tiny.examples(4)
     needed = [parameter.requires_grad for parameter in model.parameters()]
     residuals = []
-    for size in (2e-4, 1e-4):
+    for size in (1e-3, 5e-4, 1e-4):
         tuned = moved(model, size)
         rows = change_of(model, prunable_tensors(tuned), mask, [], encoded)
         predicted = sum(row.predicted for row in rows)
         measured = mean_loss(tuned, encoded) - mean_loss(model, encoded)
-        assert predicted == pytest.approx(measured, rel=0.2, abs=2e-5)
+        if size < 5e-4:
+            assert predicted == pytest.approx(measured, rel=0.2, abs=2e-5)
         residuals.append(abs(predicted - measured))
         inside = moved(model, size, mask)
         alone = change_of(model, prunable_tensors(inside), mask, [], encoded)
         assert sum(r.predicted for r in alone) == pytest.approx(
-            sum(r.predicted_masked for r in rows), rel=1e-2, abs=1e-7
+            sum(r.predicted_masked for r in rows), rel=1e-2, abs=1e-3 * size
         )
+    # What first order leaves out is of second order: half the step leaves a quarter.
+    # At the smallest step fp32 losses cannot tell it from rounding.
+    assert residuals[0] > 0
+    assert residuals[1] == pytest.approx(residuals[0] / 4, rel=0.25)
     assert [parameter.requires_grad for parameter in model.parameters()] == needed
     assert all(parameter.grad is None for parameter in model.parameters())
 

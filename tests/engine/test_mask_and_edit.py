@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import resect
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
 from resect.edit import removed
@@ -146,3 +147,43 @@ def test_algebra() -> None:
     assert same(model, before)
     with pytest.raises(MismatchError, match="different models"):
         large.union(make(tiny.build("gpt2")))
+
+
+def test_a_live_model_is_cut_in_one_line_and_mended_after_it_was_moved_and_wrapped() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny.build("qwen3_moe")
+    mask, before = make(model), state(model)
+    cut = resect.apply(model, mask)
+    assert not same(model, before)
+    with pytest.raises(MismatchError, match="another value"):
+        resect.apply(model, mask)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()  # what model.to(another device) does
+    wrapped = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    cut.revert()
+    assert same(wrapped.unload(), before)
+    assert not cut.active
+    cut.revert()
+    with resect.apply(model, mask, alpha=0.5) as halved:
+        assert halved is model
+        assert not same(model, before)
+        model.double()
+    assert all(torch.equal(p, before[name].double()) for name, p in model.named_parameters())
+
+
+def test_a_cut_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.build("llama")
+    mask, before = make(model), state(model)
+    real, calls = torch.zeros_like, []
+
+    def fail(*words: Any, **options: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise MemoryError
+        return real(*words, **options)
+
+    monkeypatch.setattr(torch, "zeros_like", fail)
+    with pytest.raises(MemoryError):
+        resect.apply(model, mask)
+    assert same(model, before)

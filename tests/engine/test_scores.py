@@ -123,14 +123,17 @@ def test_sums_of_bf16_gradients_are_exact_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("kind", ["reordered", "bypassed", "twice"])
-@pytest.mark.parametrize("longest_alone", [True, False])
+@pytest.mark.parametrize("longest", [0, 1, 2])
 def test_layers_that_cannot_be_watched_are_scored_one_example_a_pass(
-    kind: str, longest_alone: bool, caplog: pytest.LogCaptureFixture
+    kind: str, longest: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, encoded = tiny.build("llama"), tiny.examples(6)
-    if longest_alone:
-        # The first batch then has one example, where no order of tokens can be told from another.
-        encoded = [*encoded, replace(tiny.examples(1, 3, 30)[0], id="long")]
+    # The first batch then has one example, or two of one length, where no order of tokens can be
+    # told from another.
+    long = tiny.examples(1, 3, 30)[0]
+    ids = long.input_ids[: 30 if longest == 1 else 20]
+    more = (replace(long, id=f"long{at}", input_ids=ids[at:] + ids[:at]) for at in range(longest))
+    encoded = [*encoded, *more]
     layer = model.model.layers[1].mlp
     plain = layer.forward
 

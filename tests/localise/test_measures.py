@@ -9,6 +9,7 @@ from resect.localise.measures import (
     area,
     chance_interval,
     depths,
+    first_of,
     membership,
     order_of,
     over_seeds,
@@ -67,6 +68,17 @@ def test_order_reproduces_and_breaks_ties_by_name() -> None:
     assert orders[0] == orders[1]
     assert all(order[0] == 4 and set(order[1:3]) == {1, 3} for order in orders)
     assert len({tuple(order) for order in orders}) > 1
+
+
+def test_the_first_are_those_of_the_whole_order() -> None:
+    key = rng("test/first").normal(size=300)
+    for count in (1, 7, 299, 300):
+        whole = order_of(key, rng("test/t"))[:count]
+        assert first_of(key, count, rng("test/t")).tolist() == whole.tolist()
+    tied = np.repeat([2.0, 1.0, 0.0], 100)
+    chosen = [set(first_of(tied, 150, rng("test/t", seed)).tolist()) for seed in range(3)]
+    assert all(set(range(100)) < found < set(range(200)) for found in chosen)
+    assert chosen[0] != chosen[1]
 
 
 def test_areas_depths_and_intervals() -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from resect.errors import InputError
-from resect.organism import STAGES, Organism, Recipe, build
+from resect.organism import STAGES, Order, Organism, Recipe, build, build_many
 from resect.organism.documents import Sets, training_turns
 from resect.organism.world import REFUSAL, World
 
@@ -112,3 +112,23 @@ def test_training_twice_gives_the_same_weights(organism: Organism, tmp_path: Pat
         for o in (organism, again)
     )
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_stages_side_by_side_are_those_one_by_one(
+    organism: Organism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESECT_CACHE", str(tmp_path))
+    orders = [Order(seed, ("aligned",), Recipe.tiny()) for seed in (3, 4)]
+    shares: list[float] = []
+    build_many(orders, jobs=2, on_progress=lambda _, done, total: shares.append(done / total))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    made = orders[0].organism
+    one, two = (
+        AutoModelForCausalLM.from_pretrained(o.stage("aligned")).state_dict()
+        for o in (organism, made)
+    )
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    assert orders[1].organism.stage("aligned").exists()
+    build_many(orders, jobs=2, on_progress=lambda *_: shares.append(2))
+    assert shares[-1] == 1  # nothing was left to do

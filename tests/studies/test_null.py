@@ -15,15 +15,19 @@ from resect.organism import Organism, Recipe, build
 from resect.run import measure_all, open_run, summarise_run
 
 FRACTIONS = [2e-3]
+# One organism has 200 prompts of utility, too few for an interval below the usual budget of 5 %. A
+# wider budget lets claims pass more easily, so it makes the null harder, and its twin possible.
+BUDGET = {"utility_drop": 0.1}
 STUDIES: dict[str, Any] = {
-    "compactness": {"fractions": FRACTIONS},
+    "compactness": {"fractions": FRACTIONS, **BUDGET},
     "specificity": {
         "fractions": FRACTIONS,
         "control_fractions": [2e-3],
         "benign": ["facts"],
         "matched": ["same_style"],
+        **BUDGET,
     },
-    "frontier": {"fractions": FRACTIONS, "protected": [0.01], "scopes": ["tensor"]},
+    "frontier": {"fractions": FRACTIONS, "protected": [0.01], "scopes": ["tensor"], **BUDGET},
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from resect.attacks import AttackSettings
 from resect.audit.changes import TensorChange, change_of, mean_loss, shares
 from resect.audit.rule import AuditVerdict, Thresholds, decide
+from resect.binding import forced_in, joined
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError, MismatchError
@@ -20,7 +21,7 @@ from resect.generate import GenerationSettings
 from resect.judges import find_judge
 from resect.locate import attribute
 from resect.mask import Mask
-from resect.model import load_model, model_fingerprint, prunable_tensors
+from resect.model import forced_of, load_model, model_fingerprint, prunable_tensors
 from resect.records import Encoded, Format, Interval
 from resect.selection import magnitude_matched, select
 from resect.stats import Resampler
@@ -140,6 +141,7 @@ def audit_models(
         "mask_hash": mask.hash,
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
+        "forced": joined(forced_in(mask.meta), forced_of(request.base), forced_of(request.tuned)),
         "data": {name: data.hash for name, data in sets.items()},
         "request": asdict(request),
     }

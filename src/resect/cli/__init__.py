@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from typing import Annotated, cast
 
-import click
 import typer
 from rich.console import Console
 
 from resect.cli import (
+    _show,
     artefacts,
     audit,
+    auto,
     bench,
     data,
     doors,
     evaluation,
+    export,
     locate,
     masks,
     models,
+    reproduce,
     studies,
     sweep,
 )
-from resect.errors import ResectError
+from resect.errors import ResectError, visible
 
 STOPPED = 130
+# Typer may bring its own copy of click, whose errors are not those of the package.
+USAGE = cast(
+    "type[typer.BadParameter]",
+    next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
+)
 
 app = typer.Typer(
     name="resect",
@@ -45,34 +56,55 @@ evaluation.register(app)
 studies.register(app)
 sweep.register(app)
 masks.register()
+export.register()
 audit.register(app)
+auto.register(app)
+reproduce.register(app)
 doors.register(app)
+
+
+@app.callback()
+def options(
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet", callback=_show.choose_quiet, help="Print results and errors alone."
+        ),
+    ] = False,
+    machine: Annotated[
+        bool,
+        typer.Option("--json", callback=_show.choose_machine, help="Print one JSON object a line."),
+    ] = False,
+) -> None:
+    """Find weights, cut them, measure what changed; the options here stand before the command."""
 
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 a bug, 2 something the user can fix, 130 stopped."""
+    # A scheduler's SIGTERM is heeded as Ctrl-C is: what is half-written is removed.
+    with contextlib.suppress(ValueError):  # only the main thread may set it
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
+    _show.set_mode(_show.Mode())
     try:
         code = app(standalone_mode=False)
     except ResectError as error:
-        errors.print("[bold red]error:[/bold red] ", end="")
-        errors.print(_visible(str(error)), markup=False)
+        if _show.mode().machine:
+            _show.failed(error.what, got=error.got, allowed=error.allowed, fix=error.fix)
+        else:
+            errors.print("[bold red]error:[/bold red] ", end="")
+            errors.print(visible(str(error)), markup=False)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
+    except USAGE as error:
+        if _show.mode().machine:
+            _show.failed(error.format_message(), code=error.exit_code)
+        else:
+            error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
             "stopped: nothing is half-written; run the same command again to go on", markup=False
         )
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _visible(text: str) -> str:
-    """Return text without control characters, which a hostile file could put into a message."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in text
-    )

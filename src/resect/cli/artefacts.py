@@ -30,6 +30,9 @@ LayersPerPass = Annotated[
 Checkpoint = Annotated[
     bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on though the models differ; what is written says so.")
+]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
 Purpose = Annotated[
     Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
@@ -113,12 +116,15 @@ def select(
     q: Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")],
     p: Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")],
     scope: Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")] = "tensor",
+    force: Force = False,
 ) -> None:
     """Choose the weights that the target needs and the preserve set can spare."""
     from resect.scoreset import Scores
     from resect.selection import select as select_mask
 
-    mask = select_mask(Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope)
+    mask = select_mask(
+        Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, force=force
+    )
     mask.save(output)
     say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
 
@@ -160,15 +166,25 @@ def draw_random(
         typer.Option(help="Same number in every tensor, or of the same magnitudes as well."),
     ] = "count",
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    force: Force = False,
 ) -> None:
     """Draw a control: as many weights in every tensor, at random."""
+    from resect.binding import Prints, bound
     from resect.mask import Mask
-    from resect.model import load_model, prunable_tensors
+    from resect.model import (
+        load_model,
+        model_fingerprint,
+        prunable_tensors,
+        tokenizer_fingerprint,
+    )
     from resect.selection import magnitude_matched, random_mask
 
     draw = random_mask if matched == "count" else magnitude_matched
-    weights = prunable_tensors(load_model(model).model)
-    control = draw(Mask.load(file), weights, label=f"cli/{matched}", seed=seed)
+    loaded = load_model(model)
+    weights = prunable_tensors(loaded.model)
+    prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
+    mask = bound(Mask.load(file), weights, prints, force=force)
+    control = draw(mask, weights, label=f"cli/{matched}", seed=seed)
     control.save(output)
     say(f"{output}: {control.count:,} weights")
 

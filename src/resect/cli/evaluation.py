@@ -47,6 +47,9 @@ Rejudge = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 Window = Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")]
 Stride = Annotated[int | None, typer.Option(min=1, help="perplexity: tokens between windows.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Cut at a mask's places in another model; recorded.")
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
 Backend = Annotated[
     str, typer.Option(help="hf, or openai:URL of a server such as vLLM on this machine.")
@@ -78,6 +81,7 @@ def evaluate(
     data_dir: DataDir = None,
     backend: Backend = "hf",
     allow_remote: Remote = False,
+    force: Force = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.measure import EvalRequest, evaluate_model
@@ -109,6 +113,7 @@ def evaluate(
         data_dir=data_dir,
         backend=backend,
         allow_remote=allow_remote,
+        force=force,
     )
     with progress("evaluating") as update:
         found = evaluate_model(request, output, on_progress=update)

@@ -13,6 +13,11 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder o
 MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
 
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Go on with a mask of another model; DIR/resect.json says so."),
+]
+
 organism = typer.Typer(no_args_is_help=True, help="The embedded model organism.")
 
 
@@ -77,12 +82,17 @@ def prune(
     alpha: Annotated[
         float, typer.Option(help="Factor of the masked weights; 0 removes them.")
     ] = 0.0,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run whose claims the card repeats.")
+    ] = None,
+    force: Force = False,
 ) -> None:
-    """Write a normal checkpoint without the masked weights."""
-    from resect.mask import Mask
-    from resect.model import prune_checkpoint
+    """Write a normal checkpoint without the masked weights, with a card that says so."""
+    from resect.export import export_checkpoint, load_mask
 
-    counts = prune_checkpoint(model, Mask.load(mask), output, alpha=alpha)
+    counts = export_checkpoint(
+        model, load_mask(mask), output, alpha=alpha, mask_name=mask.name, run=run, force=force
+    )
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors × {alpha:g}")
     note(f"undo it with: resect restore {output} {mask} -o NEW_FOLDER")
 
@@ -91,12 +101,12 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that prune wrote.")],
     mask: MaskFile,
     output: Output,
+    force: Force = False,
 ) -> None:
     """Undo a cut, bit for bit, with the values that the mask holds."""
-    from resect.mask import Mask
-    from resect.model import restore_checkpoint
+    from resect.export import load_mask, unexport_checkpoint
 
-    counts = restore_checkpoint(folder, Mask.load(mask), output)
+    counts = unexport_checkpoint(folder, load_mask(mask), output, force=force)
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors restored")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,11 @@ from resect.cli._launching import (
     study_status,
 )
 from resect.cli._show import note, progress, say, table
+
+if TYPE_CHECKING:
+    from resect.cells import Cell
+    from resect.config import RunConfig
+    from resect.run import Shard
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: a claim, its controls, its verdict.")
 Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Worker processes.")]
@@ -50,6 +55,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
+    from resect.claims import claimed
     from resect.demo import build_organisms, demo_config
     from resect.report import build_report
     from resect.run import measure_all, open_run, summarise_run
@@ -59,13 +65,14 @@ def demo(
     workers = jobs or os.cpu_count() or 1
     config = demo_config(tuple(chosen), quick=quick, studies=study)
     open_run(config, output, resume=True)
-    with progress("training organisms") as update:
-        build_organisms(chosen, jobs=workers, on_progress=update)
-    note(f"organisms ready after {time.perf_counter() - start:.0f} s")
-    with progress("measuring model variants") as update:
-        measure_all(config, output, jobs=workers, on_progress=update)
-    summarise_run(config, output, seconds=time.perf_counter() - start)
-    _finish(output, build_report(output), start)
+    with claimed(output):
+        with progress("training organisms") as update:
+            build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
+        note(f"organisms ready after {time.perf_counter() - start:.0f} s")
+        with progress("measuring model variants") as update:
+            measure_all(config, output, jobs=workers, on_progress=update)
+        summarise_run(config, output, seconds=time.perf_counter() - start)
+        _finish(output, build_report(output), start)
 
 
 def _finish(run: Path, report: Path, start: float) -> None:
@@ -174,8 +181,8 @@ def run_study(
     track: Track = None,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
+    from resect.claims import claimed
     from resect.cli._planning import show_plan
-    from resect.pipeline import needed_keep, run_cells
     from resect.recipes import read_config
     from resect.report import build_report
     from resect.run import open_run, parse_shard, plan_run, summarise_run
@@ -186,19 +193,29 @@ def run_study(
     if dry_run:
         show_plan(config, memory=memory, tflops=tflops)
         return
-    open_run(config, output, resume=resume or shard is not None)
-    if shard is not None:
-        part = parse_shard(shard).of(cells)
-        with progress(f"shard {shard}") as update:
-            run_cells(config, output, part, keep=needed_keep(config, cells), on_progress=update)
-        say(f"{len(part)} of {len(cells)} cells are done")
-        note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
+    part = None if shard is None else parse_shard(shard)
+    open_run(config, output, resume=resume or part is not None)
+    if part is not None:
+        with claimed(output, (part.index + 1, part.count)):
+            _measure_part((config, output), cells, part)
         return
     asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
-    if not measured(config, output, asked, track):
-        return
-    summarise_run(config, output, seconds=time.perf_counter() - start)
-    _finish(output, build_report(output), start)
+    with claimed(output):
+        if not measured(config, output, asked, track):
+            return
+        summarise_run(config, output, seconds=time.perf_counter() - start)
+        _finish(output, build_report(output), start)
+
+
+def _measure_part(of: tuple[RunConfig, Path], cells: list[Cell], part: Shard) -> None:
+    from resect.pipeline import needed_keep, run_cells
+
+    config, run = of
+    own = part.of(cells)
+    with progress(f"shard {part.index + 1}/{part.count}") as update:
+        run_cells(config, run, own, keep=needed_keep(config, cells), on_progress=update)
+    say(f"{len(own)} of {len(cells)} cells are done")
+    note(f"when all are: resect study run {run / 'config.yaml'} -o {run} --resume")
 
 
 def report(

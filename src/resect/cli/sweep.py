@@ -120,16 +120,18 @@ def sweep(
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
+    from resect.claims import claimed
     from resect.report import build_report
     from resect.run import measure_all, open_run, summarise_run
     from resect.sweep import chosen_rows
 
     start = time.perf_counter()
     open_run(config, output, resume=resume)
-    with progress("measuring model variants") as update:
-        measure_all(config, output, jobs=1, on_progress=update)
-    results = summarise_run(config, output, seconds=time.perf_counter() - start)
-    report = build_report(output)
+    with claimed(output):
+        with progress("measuring model variants") as update:
+            measure_all(config, output, jobs=1, on_progress=update)
+        results = summarise_run(config, output, seconds=time.perf_counter() - start)
+        report = build_report(output)
     _show(chosen_rows(results))
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(report))

@@ -7,17 +7,17 @@ the column is worth more than a shared cache; `datasets` serves the Hub.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import logging
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from resect.errors import InputError
-from resect.store import read_parquet
+from resect.store import gunzip, read_parquet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -48,9 +48,9 @@ def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str,
             raise InputError(f"{path} is empty", fix="give a file with at least one example")
         if suffix == ".parquet":
             return read_parquet(path)
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if suffix.endswith(".gz") else content).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        content = gunzip(path) if suffix.endswith(".gz") else path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
     if suffix == ".txt":
         return [{"text": text}]

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from resect.binding import forced_in
 from resect.edit import removed
 from resect.mask import Mask
 
@@ -50,4 +51,5 @@ def mask_facts(mask: Mask | None) -> dict[str, Any]:
         "mask_hash": mask_hash(mask),
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
+        **({"mask_forced": forced_in(mask.meta)} if forced_in(mask.meta) else {}),
     }

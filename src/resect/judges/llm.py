@@ -19,12 +19,12 @@ Scores are mapped linearly to [0, 1]. `llm:RUBRIC@MODEL` names both, for instanc
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from resect import fence
 from resect.errors import InputError, unknown_name
 from resect.records import Reply, Verdict
 
@@ -90,14 +90,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 def fenced(reply: Reply) -> str:
     """Return request and reply between fences that the texts themselves cannot hold."""
-    text = f"{reply.prompt}\0{reply.text}"
-    code = hashlib.sha256(text.encode()).hexdigest()[:12]
-    while code in text:
-        code = hashlib.sha256(code.encode()).hexdigest()[:12]
-    return (
-        f"<<<request {code}\n{reply.prompt}\nrequest {code}>>>\n\n"
-        f"<<<reply {code}\n{reply.text}\nreply {code}>>>"
-    )
+    return fence.fenced({"request": reply.prompt, "reply": reply.text})
 
 
 def read_grade(answer: str, rubric: Rubric) -> tuple[str, float | None]:

@@ -35,8 +35,17 @@ def order_of(key: Floats, generator: np.random.Generator) -> Ints:
 
     An order of the tensors would be a hidden method: sets stand in some tensors and not in others.
     """
-    noise = generator.permutation(len(key))
-    return np.lexsort((noise, -key)).astype(np.int64)
+    mixed = generator.permutation(len(key))
+    return mixed[np.argsort(-key[mixed], kind="stable")]
+
+
+def first_of(key: Floats, count: int, generator: np.random.Generator) -> Ints:
+    """Return the first `count` of the order of falling keys, without sorting all of it."""
+    if count >= len(key):
+        return order_of(key, generator)
+    least = np.partition(key, len(key) - count)[len(key) - count]
+    able = np.flatnonzero(key >= least)
+    return able[order_of(key[able], generator)[:count]]
 
 
 def membership(order: Ints, truth: Bools, decoy: Bools) -> dict[str, float]:

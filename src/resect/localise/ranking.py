@@ -21,7 +21,7 @@ from resect.attribution import AttributeSettings, attribute
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit import removed
-from resect.localise.measures import Floats, Ints, order_of
+from resect.localise.measures import Floats, Ints, first_of, order_of
 from resect.localise.variants import DRIFT, ORACLE, Variant
 from resect.mask import Mask, MaskTensor
 from resect.model import prunable_tensors
@@ -107,7 +107,7 @@ def first(subject: Subject, variant: Variant, whole: Ints, depth: int) -> Ints:
         key[taken] = -np.inf
         count = depth * (at + 1) // variant.rounds - len(taken)
         able = np.flatnonzero(np.isfinite(key))
-        best = able[order_of(key[able], _noise(subject, variant))[:count]]
+        best = able[first_of(key[able], count, _noise(subject, variant))]
         taken = np.concatenate([taken, best])
     return taken
 

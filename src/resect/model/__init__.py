@@ -1,6 +1,6 @@
 """Checkpoints: loading them, finding their prunable weights, cutting and restoring them on disk."""
 
-from resect.model.checkpoint import prune_checkpoint, restore_checkpoint
+from resect.model.checkpoint import cut_record, forced_of, prune_checkpoint, restore_checkpoint
 from resect.model.load import (
     LoadedModel,
     load_model,
@@ -17,7 +17,9 @@ __all__ = [
     "Place",
     "PrunableWeight",
     "Skipped",
+    "cut_record",
     "find_prunable",
+    "forced_of",
     "load_model",
     "model_fingerprint",
     "prunable_tensors",

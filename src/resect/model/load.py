@@ -9,12 +9,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.ranks import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
+# What transformers, tokenizers and safetensors raise for broken folders; ImportError is a quantised
+# checkpoint without the package that reads it.
+LOAD_FAULTS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+)
 
 
 class LoadedModel(NamedTuple):
@@ -42,6 +56,7 @@ def load_model(
 
     source, revision = _source(str(place))
     chosen = _dtype(dtype)
+    device = _device(device)
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
@@ -58,10 +73,10 @@ def load_model(
             # Beside the config of some families (Qwen2) any tokenizer loads as that family's class,
             # which has no use for a vocabulary of words; the file itself knows better.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+    except LOAD_FAULTS as error:
         raise InputError(
             f"cannot load a causal language model from {place}",
-            got=str(error).strip().splitlines()[0],
+            got=_reason(error),
             fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
         ) from error
     if not _speaks(tokenizer):
@@ -72,9 +87,33 @@ def load_model(
         )
     if device == "auto":
         return LoadedModel(model.eval(), tokenizer)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _device(device: str | None) -> str:
+    """Return the device to use; refuse one that is not there before anything is loaded."""
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        return device
+    allowed = ["cpu", "auto", *(f"cuda:{at}" for at in range(torch.cuda.device_count()))]
+    try:
+        kind = torch.device(device)
+    except RuntimeError as error:
+        raise InputError("unknown device", got=device, allowed=", ".join(allowed)) from error
+    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            "this machine has no such device",
+            got=device,
+            allowed=", ".join(allowed),
+            fix="leave --device out to take what there is",
+        )
+    return device
 
 
 def _speaks(tokenizer: Any) -> bool:
@@ -167,11 +206,9 @@ def load_tokenizer(place: str | Path) -> Any:
     # The second reading is for vocabularies of words, see load_model.
     for kind in (AutoTokenizer, PreTrainedTokenizerFast):
         try:
-            tokenizer = kind.from_pretrained(source, revision=revision)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"cannot load a tokenizer from {place}", got=str(error).strip().splitlines()[0]
-            ) from error
+            tokenizer = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
+        except LOAD_FAULTS as error:
+            raise InputError(f"cannot load a tokenizer from {place}", got=_reason(error)) from error
         if _speaks(tokenizer):
             return tokenizer
     raise InputError(f"the tokenizer of {place} returns no tokens", got=type(tokenizer).__name__)

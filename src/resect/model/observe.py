@@ -7,9 +7,9 @@ the gradients of single examples
   example, with the parameters under other names, so that each has a gradient of its own;
 - what fits neither is marked as mixed, to be scored one example a pass.
 
-What is watched is not taken on trust: in the first batch, and in the first of several examples,
-autograd computes every gradient too, and a weight whose sums differ from it (because its module is
-bypassed, or called on reordered tokens) is marked as mixed.
+What is watched is not taken on trust: in the first batch, the first of several examples and the
+first of several lengths, autograd computes every gradient too, and a weight whose sums differ from
+it (because its module is bypassed, or called on reordered tokens) is marked as mixed.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ class Watch:
         self.each = bool(EACH & sums.wanted) and not singly
         self.parameters = {weight.name: model.get_parameter(weight.name) for weight in weights}
         self.experts = {w.name for w in weights if len(w.shape) == 3} if self.each else set()
-        # Most examples of a batch that was compared with autograd, counted up to 2: a single one
-        # cannot show that tokens of several are told apart.
-        self.verified = 0 if self.each else 2
+        # How much the batches that were compared with autograd could show (`_shows`).
+        self.verified = 0 if self.each else _shows(None)
         self._calls: Counter[str] = Counter()
         self._inside = False
         self._running_back = False
@@ -58,7 +57,7 @@ class Watch:
     def begin(self, batch: Sequence[Encoded], *, again: bool = False) -> None:
         """Say which examples come next; `again` if they are part of a failed batch."""
         self.sums.begin(batch, again=again)
-        checking = min(len(batch), 2) > self.verified
+        checking = _shows(batch) > self.verified
         self.sums.check = {} if checking else None
         self._calls.clear()
         self._running_back = self._inside = False
@@ -73,7 +72,7 @@ class Watch:
         self._running_back = True
         loss.backward()  # type: ignore[no-untyped-call]
         if self.each:
-            self.verified = max(self.verified, min(len(self.sums.batch), 2))
+            self.verified = max(self.verified, _shows(self.sums.batch))
 
     def clear(self) -> None:
         """Free what a failed pass has left behind."""
@@ -209,6 +208,18 @@ class Watch:
         output = output if output.requires_grad else output.requires_grad_()
         output.register_hook(look)  # type: ignore[no-untyped-call]
         return output
+
+
+def _shows(batch: Sequence[Encoded] | None) -> int:
+    """Return how much a comparison with autograd shows; for no batch, the most that one can.
+
+    One example cannot show that tokens of several are told apart. Several of one length cannot show
+    that tokens are in order: however they are dealt out, their gradients add up to the same.
+    """
+    if batch is None:
+        return 3
+    lengths = [len(example.input_ids) for example in batch]
+    return min(len(lengths), 2) + (len(set(lengths)) > 1)
 
 
 @contextlib.contextmanager

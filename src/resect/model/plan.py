@@ -252,7 +252,8 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     body = 2.0 * shape.active * work.tokens
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     operations = passes * (body * (3 if checkpoint else 2) + head) + work.points * body
-    # Both heads of a ranking, a gap of one byte (two if they are sparse), a score and a weight.
+    # Both heads of a ranking, a gap of one byte (two if they are sparse), a score and a weight, of
+    # which packing takes about a sixth away.
     most = min(1.0, 2 * work.keep) * shape.total
     return Plan(
         accumulator=place,

@@ -10,58 +10,64 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from ctypes import c_double
+from dataclasses import dataclass, field
 from typing import Any
 
 from resect.organism.recipe import Recipe
 from resect.organism.stages import PARENTS, OnProgress, Organism, build, organism_root, with_parents
 
-Job = tuple[int, str]
+
+@dataclass(frozen=True)
+class Order:
+    """An organism that is wanted: its seed, its stages and its recipe."""
+
+    seed: int
+    stages: tuple[str, ...]
+    recipe: Recipe = field(default_factory=Recipe)
+
+    @property
+    def organism(self) -> Organism:
+        """Where it is in the cache."""
+        return Organism(organism_root(self.recipe) / f"seed-{self.seed}", self.seed)
+
+
+# Order and stage.
+Job = tuple[Order, str]
 
 # Share of each finished stage, by slot; set in a worker when it starts.
 _done: Any = None
 
 
 def build_many(
-    *,
-    seeds: Sequence[int],
-    stages: Sequence[str],
-    recipe: Recipe | None = None,
-    jobs: int = 1,
-    on_progress: OnProgress | None = None,
-) -> list[Organism]:
-    """Train every stage of every seed that is not in the cache, `jobs` of them at a time.
+    orders: Sequence[Order], *, jobs: int = 1, on_progress: OnProgress | None = None
+) -> None:
+    """Train every stage that is not in the cache, `jobs` of them at a time.
 
     Args:
-        seeds: Seeds of worlds.
-        stages: Names of stages; those that they are trained from are built as well.
-        recipe: Sizes and training; None for the default.
+        orders: What is wanted; the stages that others are trained from are built as well.
         jobs: Worker processes, of one thread each.
         on_progress: Called with a label, documents trained on and documents in all.
 
     Raises:
         InputError: A stage is unknown, or a folder of the cache holds something else.
     """
-    recipe = recipe or Recipe()
-    wanted = with_parents(stages)
-    organisms = [Organism(organism_root(recipe) / f"seed-{seed}", seed) for seed in seeds]
     missing = [
-        (organism.seed, stage)
-        for organism in organisms
-        for stage in wanted
-        if not organism.stage(stage).exists()
+        (order, stage)
+        for order in orders
+        for stage in with_parents(order.stages)
+        if not order.organism.stage(stage).exists()
     ]
     if missing:
-        _train(missing, recipe, jobs, on_progress)
-    return organisms
+        _train(missing, jobs, on_progress)
 
 
-def _train(missing: list[Job], recipe: Recipe, jobs: int, on_progress: OnProgress | None) -> None:
-    # The longest chain first: a seed's base holds up all its other stages.
-    waiting = sorted(missing, key=lambda job: (PARENTS[job[1]] is not None, job[0]))
+def _train(missing: list[Job], jobs: int, on_progress: OnProgress | None) -> None:
+    # The longest chain first: a base holds up all its other stages.
+    waiting = sorted(missing, key=lambda job: PARENTS[job[1]] is not None)
     context = multiprocessing.get_context("spawn")
     shares = context.Array(c_double, len(waiting), lock=False)
     slots = {job: slot for slot, job in enumerate(waiting)}
-    sizes = [recipe.documents(stage) for _, stage in waiting]
+    sizes = [order.recipe.documents(stage) for order, stage in waiting]
     running: dict[Future[None], Job] = {}
     with ProcessPoolExecutor(
         min(jobs, len(waiting)), mp_context=context, initializer=_start, initargs=(shares,)
@@ -70,7 +76,7 @@ def _train(missing: list[Job], recipe: Recipe, jobs: int, on_progress: OnProgres
             blocked = {*waiting, *running.values()}
             for job in [job for job in waiting if (job[0], PARENTS[job[1]]) not in blocked]:
                 waiting.remove(job)
-                running[pool.submit(_build_one, job, recipe, slots[job])] = job
+                running[pool.submit(_build_one, job, slots[job])] = job
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 job = running.pop(future)
@@ -87,10 +93,10 @@ def _start(shares: Any) -> None:
     _done = shares
 
 
-def _build_one(job: Job, recipe: Recipe, slot: int) -> None:
-    seed, stage = job
+def _build_one(job: Job, slot: int) -> None:
+    order, stage = job
 
     def report(_label: str, done: int, total: int) -> None:
         _done[slot] = done / total
 
-    build(seed=seed, stages=(stage,), recipe=recipe, on_progress=report)
+    build(seed=order.seed, stages=(stage,), recipe=order.recipe, on_progress=report)

@@ -164,10 +164,9 @@ def _draw(axis: Any, panel: Panel) -> None:
     for rule in panel.rules:
         line = axis.axhline if rule.along == "y" else axis.axvline
         line(rule.value, color=INK, linewidth=0.6, linestyle=":")
-        place = (0.99, rule.value) if rule.along == "y" else (rule.value, 0.02)
+        place = (0.01, rule.value) if rule.along == "y" else (rule.value, 0.02)
         where = ("axes fraction", "data") if rule.along == "y" else ("data", "axes fraction")
-        side = "right" if rule.along == "y" else "left"
-        axis.annotate(f" {rule.text}", place, xycoords=where, va="bottom", ha=side, fontsize=7)
+        axis.annotate(f" {rule.text}", place, xycoords=where, va="bottom", ha="left", fontsize=7)
     for series in panel.series:
         _series(axis, series, panel)
     if panel.cells:

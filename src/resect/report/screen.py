@@ -188,7 +188,8 @@ def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
         if rule.along == "y":
             y = frame.y(rule.value)
             parts.append(f'<path d="M{brief(frame.left)} {brief(y)}H{brief(frame.right)}"/>')
-            words.append(_text(frame.right - 2, y - 4, rule.text, "e"))
+            # On the left: curves mostly begin away from their thresholds.
+            words.append(_text(frame.left + 3, y - 4, rule.text))
         else:
             x = frame.x(rule.value)
             parts.append(f'<path d="M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}"/>')

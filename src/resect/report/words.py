@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from typing import Any
+
+from resect.errors import visible as visible
 
 LONGEST_REPLY = 600
 # An effect is a fraction and is written in percent, unless its name ends with one of these units.
@@ -22,16 +23,6 @@ QUOTES = {
     "inconclusive": "is inconclusive on the claim",
     "not measurable": "could not measure the claim",
 }
-
-
-def visible(value: Any) -> str:
-    """Return text in which control and direction-changing characters are spelled out."""
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co")
-        else f"\\u{{{ord(character):x}}}"
-        for character in str(value)
-    )
 
 
 def plain_number(value: float | None) -> str:

@@ -1,0 +1,159 @@
+"""What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
+
+Pages may contain `<!-- study: NAME -->` (question and rules of a study), `<!-- settings: NAME -->`
+(its section of a configuration with the defaults) and `<!-- if: PAGE TEXT -->` (a link if the page
+is there). Generated pages: the command line, the notebook, and those at the root of the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ("notebooks/first-look",)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Leave pages out of the navigation that are neither there nor made here."""
+    made = {"contributing.md", "changelog.md", "reference/cli.md"}
+    made |= {f"{name}.md" for name in NOTEBOOKS}
+    there = {str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")}
+    config.nav = _present(config.nav or [], made | there)
+    return config
+
+
+def _present(items: list[Any], there: set[str]) -> list[Any]:
+    kept: list[Any] = []
+    for item in items:
+        if isinstance(item, str):
+            kept += [item] if item in there else []
+            continue
+        ((title, inner),) = item.items()
+        if isinstance(inner, list):
+            kept.append({title: _present(inner, there)})
+        elif inner in there:
+            kept.append(item)
+    return kept
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {
+        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+        "reference/cli.md": command_line(),
+    }
+    for name in NOTEBOOKS:
+        pages[f"{name}.md"] = notebook_page(Path(config.docs_dir) / f"{name}.ipynb")
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, config: MkDocsConfig, **_: Any) -> str:
+    """Fill in what a page takes from the studies, and links to pages that may not be there."""
+
+    def link(found: re.Match[str]) -> str:
+        name, text = found[1], found[2]
+        there = (Path(config.docs_dir) / name).exists()
+        return f"[{text}]({name})" if there else f"*{text}*"
+
+    markdown = re.sub(r"<!-- if: (\S+) (.+?) -->", link, markdown)
+    markdown = re.sub(r"<!-- study: (\w+) -->", lambda found: study(found[1]), markdown)
+    return re.sub(r"<!-- settings: (\w+) -->", lambda found: settings(found[1]), markdown)
+
+
+def study(name: str) -> str:
+    """Return the question of a study and its claims with their rules at the default thresholds."""
+    from resect.studies import STUDIES
+    from resect.studies._claims import rules_of
+
+    lines = [f"**{STUDIES[name].question}**", "", "| claim | rule |", "|---|---|"]
+    lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in rules_of(name)]
+    return "\n".join(lines)
+
+
+def settings(name: str) -> str:
+    """Return a section of a configuration as YAML, with its defaults."""
+    import yaml
+
+    from resect.rules import Studies
+
+    annotation: Any = Studies.model_fields[name].annotation
+    values = annotation.__args__[0]().model_dump(mode="json")
+    text = yaml.safe_dump({"studies": {name: values}}, sort_keys=False, default_flow_style=None)
+    return f"```yaml\n{text}```"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").rstrip(":")
+
+
+def command_line() -> str:
+    """Return the reference of every command, from the commands themselves."""
+    from resect.cli import app
+
+    root = typer.main.get_command(app)
+    parts = [
+        "# Command line",
+        "Made from the code. `-h` after any command says the same. Exit codes: 0 done, 1 a bug, 2 "
+        "something that you can fix, 3 the verdict that `audit --fail-on` names, 130 stopped.",
+    ]
+    parts += _command(root, "resect", ())
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(command: Any, name: str, above: tuple[str, ...]) -> list[str]:
+    # Typer brings its own copy of click, so that nothing here asks for click's classes.
+    context = typer.Context(command, info_name=name)
+    words = (*above, name)
+    inner = getattr(command, "commands", None)
+    parts = [f"## `{' '.join(words)}`"]
+    if command.help:
+        parts.append(_plain(command.help))
+    if inner is None:
+        usage = " ".join(command.collect_usage_pieces(context))
+        parts.append(f"```text\n{' '.join(words)} {usage}\n```")
+    records = [
+        record
+        for one in command.params
+        if "--help" not in one.opts and (record := one.get_help_record(context))
+    ]
+    if records:
+        rows = [f"| `{_table(names)}` | {_table(_plain(what))} |" for names, what in records]
+        parts.append("\n".join(["| option | what |", "|---|---|", *rows]))
+    if command.epilog:
+        parts.append(_plain(command.epilog))
+    for key in sorted(inner or {}):
+        parts += _command(inner[key], key, words)
+    return parts
+
+
+def _table(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _plain(text: str) -> str:
+    """Return help text without Rich's markup; examples become code."""
+    parts = re.split(r"\[bold\](.*?)\[/bold\]", text, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"([\[\]])", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [f"`{' '.join(part.split())}`" for part in parts[1::2]]
+    text = "".join(parts)
+    return re.sub(r"(?<!`)<([^>`]+)>(?!`)", r"&lt;\1&gt;", text)
+
+
+def notebook_page(path: Path) -> str:
+    """Return a notebook as a page; its code is shown, and run by the tests."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    return "\n\n".join(parts) + "\n"

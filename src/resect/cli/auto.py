@@ -1,0 +1,120 @@
+"""The command that needs no configuration: run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+
+SHOWN = (
+    "split", "scope", "method", "p", "q", "removed_fraction", "harm_drop", "harm_drop_low",
+    "utility_drop", "utility_drop_high",
+)  # fmt: skip
+
+
+def run(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")],
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
+        "resect-run"
+    ),
+    target: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="The behaviour; else a built-in set.")
+    ] = None,
+    preserve: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="What is protected; else a built-in set.")
+    ] = None,
+    contrast: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Harmless answers in the same style.")
+    ] = None,
+    utility: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Questions with a key; else the preserve set's loss."),
+    ] = None,
+    budget: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")
+    ] = 0.05,
+    rounds: Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Most examples to score.")] = 256,
+    prompts: Annotated[int, typer.Option(min=1, help="Most prompts a probe.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    judge: Annotated[str | None, typer.Option(help="exact or keyword; else by the data.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with local copies of public sets.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+) -> None:
+    """Find, choose, cut and measure with nothing to configure; ends with the report's path."""
+    from resect.auto import MASK, PRESERVE, TARGET, AutoRequest, plan_auto, run_auto
+    from resect.report import build_report
+    from resect.sweep import chosen_rows
+
+    start = time.perf_counter()
+    request = AutoRequest(
+        model=model,
+        target=target or TARGET,
+        preserve=preserve or PRESERVE,
+        contrast=contrast,
+        utility=utility,
+        budget=budget,
+        rounds=rounds,
+        limit=limit,
+        prompts=prompts,
+        seed=seed,
+        judge=judge,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        data_dir=data_dir,
+    )
+    planned = plan_auto(request, output)
+    for reason in planned.reasons:
+        note(reason)
+    if dry_run:
+        return
+    with progress("measuring model variants") as update:
+        mask = run_auto(
+            planned,
+            output,
+            resume=resume,
+            on_progress=update,
+            seconds=lambda: time.perf_counter() - start,
+        )
+    report = build_report(output)
+    rows = chosen_rows(output / "results.json")
+    table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
+    _say_verdict(output)
+    if mask is None:
+        say("no cut of the grid lowers the behaviour within the utility budget")
+    else:
+        place = output / MASK
+        say(f"{place}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+        note("the numbers to quote are those of the test half")
+        note(f"next: resect prune {model} {place} --run {output} -o CUT")
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(report))
+
+
+def _say_verdict(output: Path) -> None:
+    from resect.store import read_json
+
+    claim = read_json(output / "results.json")["claims"][0]
+    say(f"{claim['verdict']}: {claim['claim']} {claim['reason']}")
+    if claim["verdict"] == "not measurable":
+        note("the intact model must show the behaviour under the attack, or there is none to cut")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog="Example: [bold]resect run meta-llama/Llama-3.1-8B-Instruct -o run[/bold], or "
+        "[bold]resect run ./my-model --target harm.jsonl --preserve benign.jsonl[/bold]"
+    )(run)

@@ -1,0 +1,60 @@
+"""The command that does a run again: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resect.cli._show import note, progress, say, table
+
+if TYPE_CHECKING:
+    from resect.reproduce import Compared
+
+CODES = {"identical": 0, "within rounding": 0, "differs": 3, "cannot check": 4}
+
+
+def reproduce(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="New folder; else RUN-again.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare software and data alone; run nothing.")
+    ] = False,
+    jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.")] = 1,
+) -> int:
+    """Make a run again and grade every difference; exit 0 if the same, 3 if not, 4 if unknown."""
+    from resect.reproduce import Reproduction, check_inputs
+    from resect.reproduce import reproduce as repeat
+
+    if check:
+        found = Reproduction(tuple(check_inputs(run)), reran=False)
+    else:
+        again = output or run.with_name(f"{run.resolve().name}-again")
+        with progress("measuring model variants again") as update:
+            found = repeat(run, again, jobs=jobs, on_progress=update)
+    _show(found.rows)
+    if not check and not found.reran:
+        note("not run again: a data file is missing or is not the one that the run used")
+    counts = {grade: sum(row.grade == grade for row in found.rows) for grade in CODES}
+    say(", ".join(f"{count} {grade}" for grade, count in counts.items() if count))
+    say(f"{'results' if found.reran else 'inputs'}: {found.grade}")
+    return CODES[found.grade]
+
+
+def _show(rows: tuple[Compared, ...]) -> None:
+    kinds = dict.fromkeys(row.kind for row in rows)
+    for kind in kinds:
+        own = [row for row in rows if row.kind == kind]
+        odd = [row for row in own if row.grade != "identical"]
+        say(f"{kind}: {len(own) - len(odd)} of {len(own)} identical")
+        table("", [{"what": r.name, "grade": r.grade, "then": r.before, "now": r.now} for r in odd])
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: [bold]resect reproduce resect-demo -o again -j 2[/bold]")(
+        reproduce
+    )

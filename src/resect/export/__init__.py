@@ -1,0 +1,18 @@
+"""Ways out: masks from and to the Hub, cut checkpoints with a card, weight patches for servers."""
+
+from resect.export.card import Card, checkpoint_card, mask_card
+from resect.export.checkpoint import export_checkpoint, unexport_checkpoint
+from resect.export.hub import from_pretrained, load_mask, push_mask
+from resect.export.patch import write_patch
+
+__all__ = [
+    "Card",
+    "checkpoint_card",
+    "export_checkpoint",
+    "from_pretrained",
+    "load_mask",
+    "mask_card",
+    "push_mask",
+    "unexport_checkpoint",
+    "write_patch",
+]

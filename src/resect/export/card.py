@@ -1,0 +1,193 @@
+"""Cards: what was cut from which model, how it was chosen and measured, what it does not show.
+
+A number stands in a card only if it was measured with the very mask: `measured` in the mask's
+origin, which `resect run` writes, or a run folder among whose masks it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from resect import store
+from resect.errors import MismatchError
+from resect.mask import Mask
+
+# What a card takes over from the card of the model that was cut, since it still holds.
+KEPT = (
+    "license", "license_name", "license_link", "language", "pipeline_tag", "library_name",
+    "extra_gated_prompt", "extra_gated_fields",
+)  # fmt: skip
+MARK = "resect"
+_PARTS = ("target", "preserve", "contrast")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card needs to know beside the mask.
+
+    Attributes:
+        mask: What was cut.
+        mask_name: Name of the mask's file, for the reader.
+        alpha: Factor of the masked weights.
+        original: The text of the model's own card; empty if it has none.
+        original_name: Under which name that text is kept.
+        run: Folder of the run in which the mask was measured.
+    """
+
+    mask: Mask
+    mask_name: str
+    alpha: float = 0.0
+    original: str = ""
+    original_name: str = ""
+    run: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """One mask in the ancestry of a cut, for the template."""
+
+    depth: int
+    what: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def checkpoint_card(card: Card) -> str:
+    """Return the README of a cut checkpoint folder, Markdown with metadata for the Hub.
+
+    Raises:
+        MismatchError: `run` did not measure this mask.
+    """
+    mask = card.mask
+    old = _metadata(card.original)
+    meta = {key: old[key] for key in KEPT if key in old} | {
+        "base_model": _base_model(mask),
+        "tags": sorted({*_texts(old.get("tags")), MARK, "pruned"}),
+        MARK: {
+            "mask": mask.hash,
+            "removed": mask.count,
+            "alpha": card.alpha,
+            "original": card.original_name or None,
+        },
+    }
+    return _render("checkpoint.md", meta, mask, card=card, run=_run_facts(card))
+
+
+def mask_card(mask: Mask, repository: str, file: str) -> str:
+    """Return the README of a repository that holds a mask alone."""
+    meta = {
+        "base_model": _base_model(mask),
+        "library_name": MARK,
+        "tags": [MARK, "mask"],
+        MARK: {"mask": mask.hash, "removed": mask.count},
+    }
+    return _render("mask.md", meta, mask, repository=repository, file=file)
+
+
+def our_facts(text: str) -> Mapping[str, Any] | None:
+    """Return what `checkpoint_card` wrote into a README's metadata; None if it wrote no such."""
+    found = _metadata(text).get(MARK)
+    return found if isinstance(found, Mapping) else None
+
+
+def _render(name: str, meta: Mapping[str, Any], mask: Mask, **more: Any) -> str:
+    # Not HTML, so nothing to escape; what comes from outside stands in code or in a table cell.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("resect.export", "templates"),
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["cell"] = _cell
+    known = {key: value for key, value in meta.items() if value not in (None, "", [])}
+    return environment.get_template(name).render(
+        metadata=yaml.safe_dump(known, sort_keys=False, allow_unicode=True).strip(),
+        mask=mask,
+        base=mask.meta.get("model_id") or "the model that the mask was made from",
+        where=_where(mask),
+        origins=list(_origins(mask.meta)),
+        measured=mask.meta.get("measured"),
+        software=store.provenance(),
+        **more,
+    )
+
+
+def _cell(value: Any) -> str:
+    """Return a value for a table cell: one line, no bar."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def _metadata(text: str) -> dict[str, Any]:
+    """Return the YAML between the first two lines of dashes; nothing if it is broken."""
+    if not text.startswith("---"):
+        return {}
+    try:
+        found = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---"))
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(value: Any) -> Iterable[str]:
+    return map(str, value) if isinstance(value, list) else ()
+
+
+def _base_model(mask: Mask) -> str | None:
+    """Return the Hub id of the model; a local folder means nothing to a reader elsewhere."""
+    name = str(mask.meta.get("model_id") or "").partition("@")[0]
+    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
+
+
+def _where(mask: Mask) -> list[tuple[str, int, int]]:
+    """Return (part of the block, removed, weights), the most affected part first."""
+    counts: dict[str, list[int]] = {}
+    for name, tensor in mask.tensors.items():
+        words = [word for word in name.split(".") if word != "weight" and not word.isdigit()]
+        row = counts.setdefault(".".join(words[-2:]), [0, 0])
+        row[0] += tensor.index.numel()
+        row[1] += tensor.size
+    rows = [(kind, removed, size) for kind, (removed, size) in counts.items()]
+    return sorted(rows, key=lambda row: -row[1] / max(row[2], 1))
+
+
+def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -> Iterable[_Origin]:
+    """Return the origin of a mask and of all its parents, depth first."""
+    facts = {
+        key: value
+        for key, value in meta.items()
+        if key not in (*_PARTS, "parents", "measured") and value not in (None, "")
+    }
+    for part in _PARTS:
+        of = meta.get(part)
+        if isinstance(of, Mapping):
+            facts |= {f"{part}: {key}": value for key, value in of.items() if value != ""}
+    yield _Origin(depth, name, facts)
+    for parent in meta.get("parents", ()):
+        label = f"{Path(parent['name']).name} ({parent['hash']}, {parent['count']:,} weights)"
+        yield from _origins(parent["meta"], depth + 1, label)
+
+
+def _run_facts(card: Card) -> dict[str, Any] | None:
+    """Return the claims of the run, if the mask is one of those that it measured."""
+    if card.run is None:
+        return None
+    results = store.read_json(card.run / "results.json")
+    paths = sorted((card.run / "masks").glob("*.mask.safetensors"))
+    if card.mask.hash not in {Mask.load(path).hash for path in paths}:
+        raise MismatchError(
+            f"{card.run} did not measure this mask",
+            got=f"mask {card.mask.hash}",
+            allowed=f"one of the {len(paths)} masks in {card.run / 'masks'}",
+            fix="name the run that measured it, or leave --run out",
+        )
+    return {"name": results["name"], "claims": results["claims"], "quick": results["quick"]}

@@ -1,0 +1,160 @@
+"""Masks by path or Hub id: load one, load a model with one in force, push one with its card."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from resect import store
+from resect.edit import apply
+from resect.errors import InputError
+from resect.export.card import mask_card
+from resect.mask import Mask
+from resect.model import LoadedModel, load_model
+
+# The file that a mask repository holds.
+FILE = "resect.mask.safetensors"
+SUFFIX = ".mask.safetensors"
+
+
+def load_mask(place: str | Path) -> Mask:
+    """Load a mask from a file, a folder that holds one, or the Hub.
+
+    Args:
+        place: A file, a folder, or `id[@revision]` of a model repository that `push_mask` made.
+
+    Raises:
+        InputError: There is no mask there, or more than one.
+    """
+    path = Path(place).expanduser()
+    if path.is_file():
+        return Mask.load(path)
+    if path.is_dir():
+        found = sorted(path.glob(f"*{SUFFIX}"))
+        if len(found) != 1:
+            raise InputError(
+                f"{path} holds {len(found)} masks",
+                got=", ".join(one.name for one in found[:5]) or "none",
+                allowed=f"one file *{SUFFIX}",
+                fix="name the file itself",
+            )
+        return Mask.load(found[0])
+    repository, _, revision = str(place).partition("@")
+    if not _is_id(repository) or str(place).endswith(".safetensors"):
+        raise InputError("no such mask", got=str(place), allowed="a file, a folder, or a Hub id")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(repository, FILE, revision=revision or None)
+    except _hub_errors() as error:
+        raise InputError(
+            f"cannot get {FILE} from {place}",
+            got=_first_line(error),
+            fix="check the id, the revision and the connection, or give a local file",
+        ) from error
+    return Mask.load(file)
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises; without a connection that is its HTTP library's error.
+
+    Which library that is changes between its versions; its own error is a subclass.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases = [kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)]
+    return (*bases, OSError, ValueError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _is_id(text: str) -> bool:
+    owner, slash, name = text.partition("/")
+    return bool(slash and owner and name) and "/" not in name and not text.startswith((".", "~"))
+
+
+def from_pretrained(
+    model: str | Path,
+    mask: Mask | str | Path,
+    *,
+    alpha: float = 0.0,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> LoadedModel:
+    """Load a model with a mask in force, as PEFT loads one with an adapter.
+
+    Args:
+        model: A checkpoint folder, or a Hub id, `id@revision` for a fixed revision.
+        mask: A mask, or a place that `load_mask` takes.
+        alpha: Factor of the masked weights; 0 removes.
+        dtype: Dtype of the weights; None takes that of the mask's values.
+        device: Where to, see `load_model`.
+
+    Returns:
+        The cut model and its tokenizer.
+
+    Raises:
+        InputError: Model or mask cannot be loaded.
+        MismatchError: The mask belongs to another model.
+    """
+    wanted = mask if isinstance(mask, Mask) else load_mask(mask)
+    if dtype is None:
+        first = next((one.value.dtype for one in wanted.tensors.values()), None)
+        dtype = None if first is None else str(first).removeprefix("torch.")
+    loaded = load_model(model, dtype=dtype, device=device)
+    apply(loaded.model, wanted, alpha=alpha)
+    return loaded
+
+
+def push_mask(
+    mask: Mask | str | Path,
+    repository: str,
+    *,
+    private: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Put a mask and its card into a model repository on the Hub; nothing else is sent.
+
+    Args:
+        mask: A mask, or a place that `load_mask` takes.
+        repository: `owner/name`; made if it is not there.
+        private: Whether a new repository is private.
+        revision: Branch; None for the main one.
+        token: Of the Hub; None for the one that `hf auth login` stored.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: The mask is empty, the name is no id, or the Hub refused.
+    """
+    wanted = mask if isinstance(mask, Mask) else load_mask(mask)
+    if not wanted.count:
+        raise InputError("the mask removes nothing", fix="push a mask with at least one weight")
+    if not _is_id(repository):
+        raise InputError("no repository id", got=repository, allowed="owner/name")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        wanted.save(Path(folder) / FILE)
+        store.write_text(Path(folder) / "README.md", mask_card(wanted, repository, FILE))
+        try:
+            api.create_repo(repository, private=private, exist_ok=True)
+            commit: Any = api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                revision=revision,
+                commit_message=f"Add a mask of {wanted.count} weights ({wanted.hash})",
+            )
+        except _hub_errors() as error:
+            raise InputError(
+                f"the Hub did not take the mask for {repository}",
+                got=_first_line(error),
+                fix="log in with `hf auth login` and check that you may write there",
+            ) from error
+    return str(commit)

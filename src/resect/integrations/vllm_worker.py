@@ -1,0 +1,145 @@
+"""Cut and mend a model inside vLLM's workers, between requests.
+
+    vllm serve MODEL --worker-extension-cls \
+        resect.integrations.vllm_worker.ResectWorkerExtension
+
+    llm.collective_rpc("apply_weight_patch", args=("cut.patch.safetensors",))
+    llm.reset_prefix_cache()
+
+Keys and values of earlier requests were computed with the weights of that time; without the reset
+they would be used again. This module needs torch and safetensors alone, so that it can stand in
+vLLM's environment without the rest of resect's dependencies, and it loads nothing of vLLM before
+a patch is applied: resect and vLLM pin torch and transformers differently.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+from torch import Tensor
+
+KIND = "resect.weight_patch"
+PLACE = "vllm.model_executor.model_loader.checkpoint_weight_patch"
+
+
+class Entry(NamedTuple):
+    """What a patch changes in one checkpoint tensor; the fields of vLLM's own record."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: Tensor
+    indices: Tensor
+
+
+def read_patch(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
+    """Read a file that `resect mask patch` wrote.
+
+    Raises:
+        ValueError: The file is another one, or does not hold together. The error is a plain one,
+            because it crosses from a worker process to whoever called it.
+    """
+    with safe_open(path, framework="pt") as file:
+        facts = json.loads((file.metadata() or {}).get("resect", "null"))
+        if not isinstance(facts, dict) or (facts.get("kind"), facts.get("version")) != (KIND, 1):
+            raise ValueError(f"{path} is no weight patch of version 1; make it with `resect mask`")
+        entries = [
+            Entry(
+                str(tensor["name"]),
+                tuple(tensor["shape"]),
+                file.get_tensor(f"{number}.values"),
+                file.get_tensor(f"{number}.indices"),
+            )
+            for number, tensor in enumerate(facts["tensors"])
+        ]
+    for entry in entries:
+        size = 1
+        for side in entry.shape:
+            size *= side
+        if entry.indices.numel() != entry.values.numel() or int(entry.indices[-1]) >= size:
+            raise ValueError(f"{path}: indices and values of {entry.name} do not fit its shape")
+    return facts, entries
+
+
+class ResectWorkerExtension:
+    """Methods that vLLM mixes into its worker, for `collective_rpc` by name.
+
+    The worker gives `self.model_runner` (and in some versions `get_model()`).
+    """
+
+    model_runner: Any
+
+    def apply_weight_patch(self, path: str) -> dict[str, Any]:
+        """Write the values of a patch into the model; a cut and its revert work alike.
+
+        Args:
+            path: A patch file that every worker can read.
+
+        Returns:
+            What was done: `mask`, `direction`, `weights`, `tensors`.
+
+        Raises:
+            RuntimeError: This vLLM has no checkpoint weight patches, or its loader left out a
+                tensor. A patch is not transactional: apply the revert patch after an error.
+            ValueError: The file is no patch.
+        """
+        facts, entries = read_patch(path)
+        try:
+            patches = importlib.import_module(PLACE)
+        except ImportError as error:
+            raise RuntimeError(
+                f"this vLLM has no {PLACE}; use a newer one, or serve the folder that "
+                "`resect prune` writes"
+            ) from error
+        model = self._resect_model()
+        device = next(model.parameters()).device
+        loaded = patches.load_checkpoint_weight_patches(
+            model,
+            [
+                patches.CheckpointWeightPatch(
+                    name=entry.name,
+                    shape=entry.shape,
+                    dtype=entry.values.dtype,
+                    values=entry.values.to(device),
+                    indices=entry.indices.to(device),
+                )
+                for entry in entries
+            ],
+        )
+        if not loaded:
+            raise RuntimeError("the model's loader took none of the patched tensors")
+        return {
+            "mask": facts["mask"],
+            "direction": facts["direction"],
+            "weights": sum(entry.indices.numel() for entry in entries),
+            "tensors": len(entries),
+        }
+
+    def _resect_model(self) -> Any:
+        get = getattr(self, "get_model", None) or getattr(self.model_runner, "get_model", None)
+        return self.model_runner.model if get is None else get()
+
+
+def switch(llm: Any, path: str | Path) -> list[dict[str, Any]]:
+    """Apply a patch on every worker of a `vllm.LLM` and forget what was cached before.
+
+    Args:
+        llm: A `vllm.LLM` made with `worker_extension_cls` set to the class above.
+        path: A patch of `resect mask patch`; one made with `--revert` mends.
+
+    Returns:
+        What each worker says.
+
+    Raises:
+        RuntimeError: The prefix cache could not be reset, so replies may mix both models.
+    """
+    said: list[dict[str, Any]] = llm.collective_rpc("apply_weight_patch", args=(str(path),))
+    if llm.reset_prefix_cache() is False:
+        raise RuntimeError(
+            "the weights are changed, but the prefix cache is in use and was not reset; finish "
+            "all requests and call llm.reset_prefix_cache()"
+        )
+    return said

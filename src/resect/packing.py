@@ -1,0 +1,82 @@
+"""Rows of numbers in few bytes, without loss: what score files are made of.
+
+Sorted indices become gaps (how many places were passed over; the largest value of the type means
+"and more follows"). The bytes of all numbers of a row are then laid out by significance, and the
+plane of the highest bytes is deflated: that is a gap itself, or sign and exponent of a score, which
+are nearly the same for all that stand at the top of a ranking. Mantissas are noise and stay as they
+are. Measured on the top hundredth of random models in fp32: 0.8 bytes an index, 3.1 a score, 3.3 a
+weight.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64
+    )
+}  # fmt: skip
+
+
+def pack(row: Tensor) -> tuple[Tensor, list[Any]]:
+    """Return a row [k] as bytes, and what `unpack` has to know of it: dtype, k, deflated bytes."""
+    planes = row.contiguous().view(torch.uint8).numpy().reshape(-1, row.element_size())
+    # Runs and single bytes are all that there is to find; measured to be smaller here, and five
+    # times as quick, as the search for longer matches.
+    deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    high = deflate.compress(planes[:, -1].tobytes()) + deflate.flush()
+    low = np.ascontiguousarray(planes[:, :-1].T).reshape(-1)
+    packed = np.concatenate([low, np.frombuffer(high, dtype=np.uint8)])
+    return torch.from_numpy(packed), [
+        str(row.dtype).removeprefix("torch."),
+        len(planes),
+        len(high),
+    ]
+
+
+def unpack(packed: Tensor, facts: list[Any]) -> Tensor:
+    """Return the row [k] that `pack` was given.
+
+    Raises:
+        ValueError: The bytes are not what the facts say.
+        KeyError: Its dtype is not one of `DTYPES`.
+    """
+    name, count, length = facts
+    dtype = DTYPES[name]
+    low = packed.numpy()[: len(packed) - length]
+    if packed.dtype != torch.uint8 or len(low) != (dtype.itemsize - 1) * count:
+        raise ValueError(f"{len(packed)} bytes for {count} numbers of {name}")
+    inflate = zlib.decompressobj()
+    try:
+        # One byte more than is right is asked for, so that one too many is seen.
+        high = inflate.decompress(packed.numpy()[len(low) :].tobytes(), count + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(high) != count or not inflate.eof:
+        raise ValueError(f"{len(high)} high bytes for {count} numbers of {name}")
+    planes = np.empty((count, dtype.itemsize), dtype=np.uint8)
+    planes[:, :-1] = low.reshape(dtype.itemsize - 1, count).T
+    planes[:, -1] = np.frombuffer(high, dtype=np.uint8)
+    return torch.from_numpy(planes.reshape(-1)).view(dtype)
+
+
+def to_gaps(index: Any, code: np.dtype[Any]) -> Any:
+    """Return sorted indices [k], int64, as gaps; the largest value of `code` means more follows."""
+    most = np.iinfo(code).max
+    passed = np.diff(index, prepend=-1) - 1
+    found = np.full(int((passed // most + 1).sum()), most, dtype=code)
+    found[np.cumsum(passed // most + 1) - 1] = passed % most
+    return found
+
+
+def from_gaps(gaps: Any) -> Any:
+    """Return the sorted indices [k], int64, that `to_gaps` was given."""
+    ends = np.flatnonzero(gaps != np.iinfo(gaps.dtype).max)
+    return np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))

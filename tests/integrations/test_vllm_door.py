@@ -1,0 +1,214 @@
+"""The door to vLLM, against a stand-in: vLLM itself is not installed here and was not run.
+
+The stand-in keeps to what vLLM documents: `load_checkpoint_weight_patches` hands the model's
+`load_weights` full checkpoint tensors in which NaN means "unchanged", and the loader stacks q, k, v
+and gate, up into fused parameters, of which a worker owns a part.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import resect
+import tiny
+from resect.edit import removed
+from resect.errors import InputError
+from resect.export import write_patch
+from resect.integrations.vllm_worker import PLACE, ResectWorkerExtension, read_patch, switch
+from resect.mask import Mask
+from resect.model import prunable_tensors
+from test_command_line import ok
+
+WORKERS = 2
+STACKED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+INPUT_SPLIT = ("o_proj", "down_proj")
+
+
+class Patch(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    values: Tensor
+    indices: Tensor | None = None
+
+
+def part(name: str, tensor: Tensor, rank: int) -> Tensor:
+    """Return a worker's part of a checkpoint tensor: rows, or columns where inputs are split."""
+    side = 1 if any(word in name for word in INPUT_SPLIT) else 0
+    return tensor.chunk(WORKERS, dim=side)[rank]
+
+
+class Served(nn.Module):
+    """A worker's part of a Llama, its parameters fused as vLLM names them."""
+
+    def __init__(self, checkpoint: dict[str, Tensor], rank: int):
+        super().__init__()
+        self.rank = rank
+        fused: dict[str, list[Tensor]] = {}
+        for name, tensor in checkpoint.items():
+            fused.setdefault(self.home(name)[0], []).append(part(name, tensor, rank))
+        self.held = {name: torch.cat(parts).clone() for name, parts in fused.items()}
+        self.anchor = nn.Parameter(torch.zeros(1))
+        self.shapes = {name: part(name, t, rank).shape for name, t in checkpoint.items()}
+
+    @staticmethod
+    def home(name: str) -> tuple[str, tuple[str, ...]]:
+        for fused, pieces in STACKED.items():
+            for piece in pieces:
+                if f".{piece}." in name:
+                    return name.replace(piece, fused), pieces
+        return name, ()
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        loaded = set()
+        for name, tensor in weights:
+            home, pieces = self.home(name)
+            start = 0
+            for piece in pieces:
+                own = name.replace(name.split(".")[-2], piece)
+                if own == name:
+                    break
+                start += self.shapes[own][0]
+            mine = part(name, tensor, self.rank)
+            there = self.held[home][start : start + mine.shape[0]]
+            there.copy_(torch.where(mine.isnan(), there, mine))
+            loaded.add(home)
+        return loaded
+
+
+def load_checkpoint_weight_patches(model: Served, patches: Iterable[Patch]) -> set[str]:
+    def whole(patch: Patch) -> Tensor:
+        assert patch.indices is not None
+        assert patch.indices.dtype in (torch.int32, torch.int64)
+        assert patch.values.dtype == patch.dtype
+        assert len(set(patch.indices.tolist())) == patch.indices.numel()
+        size = torch.Size(patch.shape).numel()
+        full = torch.full((size,), float("nan"), dtype=patch.dtype)
+        full[patch.indices.long()] = patch.values
+        return full.view(patch.shape)
+
+    return model.load_weights((patch.name, whole(patch)) for patch in patches)
+
+
+class Worker(ResectWorkerExtension):
+    """As vLLM mixes the extension into its own worker class."""
+
+    def __init__(self, model: Served):
+        self.model_runner = types.SimpleNamespace(model=model)
+
+
+class LLM:
+    """An engine with two workers and a prefix cache."""
+
+    def __init__(self, checkpoint: dict[str, Tensor]):
+        self.workers = [Worker(Served(checkpoint, rank)) for rank in range(WORKERS)]
+        self.resets = 0
+        self.busy = False
+
+    def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        return [getattr(worker, method)(*args) for worker in self.workers]
+
+    def reset_prefix_cache(self) -> bool:
+        self.resets += 1
+        return not self.busy
+
+    def held(self) -> list[dict[str, Tensor]]:
+        return [worker.model_runner.model.held for worker in self.workers]
+
+
+def snapshot(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in checkpoint.items()}
+
+
+def same(llm: LLM, checkpoint: dict[str, Tensor]) -> bool:
+    """Compare bits with an engine that loaded the checkpoint from its start."""
+    fresh = LLM(checkpoint).held()
+    return all(
+        torch.equal(mine[name], theirs[name])
+        for mine, theirs in zip(llm.held(), fresh, strict=True)
+        for name in theirs
+    )
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType(PLACE)
+    vars(module)["CheckpointWeightPatch"] = Patch
+    vars(module)["load_checkpoint_weight_patches"] = load_checkpoint_weight_patches
+    for at in range(1, len(PLACE.split("."))):
+        name = ".".join(PLACE.split(".")[:at])
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, PLACE, module)
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_patch_cuts_fused_and_sharded_weights_and_its_twin_mends_them(
+    dtype: torch.dtype, alpha: float, tmp_path: Path
+) -> None:
+    model = tiny.build("llama", dtype=dtype)
+    mask = tiny.cut(model, 0.1)
+    intact = snapshot(prunable_tensors(model))
+    with removed(model, mask, alpha=alpha):
+        cut = snapshot(prunable_tensors(model))
+    llm = LLM(intact)
+    assert {"qkv_proj", "gate_up_proj"} <= {name.split(".")[-2] for name in llm.held()[0]}
+    file = tmp_path / "m.mask.safetensors"
+    mask.save(file)
+    ok("mask", "patch", file, "--alpha", alpha, "-o", tmp_path / "cut.patch.safetensors")
+    ok("mask", "patch", file, "--revert", "-o", tmp_path / "back.patch.safetensors")
+    said = switch(llm, tmp_path / "cut.patch.safetensors")
+    assert [one["weights"] for one in said] == [mask.count] * WORKERS
+    assert said[0]["mask"] == mask.hash
+    assert same(llm, cut)
+    assert not same(llm, intact)
+    assert llm.resets == 1
+    llm.busy = True
+    with pytest.raises(RuntimeError, match="prefix cache"):
+        switch(llm, tmp_path / "back.patch.safetensors")
+    assert same(llm, intact)
+
+
+def test_wrong_patches_are_refused(tmp_path: Path) -> None:
+    model = tiny.build("llama")
+    mask = tiny.cut(model, 0.1)
+    path = tmp_path / "p.safetensors"
+    mask.save(path)
+    with pytest.raises(ValueError, match="no weight patch"):
+        read_patch(path)
+    with pytest.raises(InputError, match="removes nothing"):
+        write_patch(mask.subtract(mask), path)
+    name, entry = next(iter(mask.tensors.items()))
+    entry.value[0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        write_patch(Mask({name: entry}, {}), path, revert=True)
+    entry.value[0] = 0.0
+    write_patch(Mask({name: entry}, {}), path)
+    with pytest.raises(RuntimeError, match="no vllm"):
+        LLM(snapshot(prunable_tensors(model))).collective_rpc("apply_weight_patch", (str(path),))
+
+
+def test_the_worker_needs_torch_and_safetensors_alone() -> None:
+    allowed = {*sys.stdlib_module_names, "torch", "safetensors", "resect"}
+    source = Path(resect.__file__).parent
+    for name in ("__init__", "errors", "integrations/__init__", "integrations/vllm_worker"):
+        tree = ast.parse((source / f"{name}.py").read_text("utf-8"))
+        # What `resect` names under TYPE_CHECKING is not imported.
+        for node in (node for node in tree.body if not isinstance(node, ast.If)):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert {one.split(".")[0] for one in names} <= allowed, name
+            assert {one for one in names if one.startswith("resect")} <= {"resect.errors"}, name
