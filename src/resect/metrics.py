@@ -37,7 +37,11 @@ def rates_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def note_cell(run: Path, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append the numbers of a cell that is done."""
+    """Append the numbers of a cell that is done.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
     cut = cell.cut
     line = {
         "time": round(time.time(), 1),
@@ -51,7 +55,14 @@ def note_cell(run: Path, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
         "tuned": cell.tuning is not None,
         **rates_of(rows),
     }
-    append_line(run / FILE, line)
+    try:
+        append_line(run / FILE, line)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {run / FILE}",
+            got=error.strerror or str(error),
+            fix="free some space, and go on with --resume",
+        ) from error
 
 
 class Follower:

@@ -154,24 +154,9 @@ def read_json(path: str | Path) -> Any:
 
 
 def append_line(path: str | Path, value: Any) -> None:
-    """Append one line of JSON to a log that several processes may write.
-
-    The line goes out in one write, which local file systems keep whole among other writers.
-
-    Raises:
-        InputError: The place cannot be written.
-    """
-    line = json.dumps(plain(value), sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    """Append a line of JSON in one write, which local file systems keep whole among others."""
+    with Path(path).open("ab", buffering=0) as file:
+        file.write((json.dumps(plain(value), sort_keys=True, allow_nan=False) + "\n").encode())
 
 
 def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
