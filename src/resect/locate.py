@@ -169,19 +169,10 @@ def attribute(
         encoded = contrasted(encoded, against)
         data_hash = hash_value([data.hash, other.hash])
     chosen = AttributeSettings(data_hash=data_hash, format=format, skip=skip, **settings)
+    keywords: Any = {"settings": chosen, "on_progress": on_progress, "reductions": (reduction,)}
     if shelf is not None:
-        return attribute_streamed(
-            shelf, encoded, reductions=(reduction,), settings=chosen, on_progress=on_progress
-        )[reduction]
-    return attribute_many(
-        model,
-        tokenizer,
-        encoded,
-        reductions=(reduction,),
-        settings=chosen,
-        on_progress=on_progress,
-        ranks=ranks,
-    )[reduction]
+        return attribute_streamed(shelf, encoded, **keywords)[reduction]
+    return attribute_many(model, tokenizer, encoded, ranks=ranks, **keywords)[reduction]
 
 
 def _refuse_unsigned(method: str, reduction: str) -> None:

@@ -96,13 +96,7 @@ def evaluate_model(
     """
     refuse_full_folder(output)
     _check_judges(request.judges)
-    settings = EvaluationSettings(
-        format=request.format,
-        attack=parse_attack(request.attack),
-        generation=_decoding(request),
-        window=request.window,
-        stride=request.stride,
-    )
+    settings = _settings(request)
     probes = _probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
     if request.backend != "hf":
@@ -143,6 +137,16 @@ def evaluate_model(
             "request": asdict(request),
         }
         return _judge_all(folder, replies, request.judges, settings, facts)
+
+
+def _settings(request: EvalRequest) -> EvaluationSettings:
+    return EvaluationSettings(
+        format=request.format,
+        attack=parse_attack(request.attack),
+        generation=_decoding(request),
+        window=request.window,
+        stride=request.stride,
+    )
 
 
 def _evaluate_served(

@@ -189,8 +189,7 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        # One handle: by its path the file would be opened twice, for its size and for its rows, and
-        # another process may put a new file of another size in its place meanwhile.
+        # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
         with Path(path).open("rb") as file:
             rows = _bounded_rows(pq.ParquetFile(file), path)
         return [

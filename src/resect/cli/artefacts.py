@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resect.cli._show import progress, say, table
 from resect.records import Format, Reduction, Scope
+
+if TYPE_CHECKING:
+    from resect.scoreset import Scores
 
 mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
 
@@ -105,8 +108,12 @@ def score(
         # Past this point no process can fail but the one that writes.
         ranks.meet()
         if ranks.rank == 0:
-            scores.save(output)
-            say(f"{output}: {scores.summary()}")
+            _write(scores, output)
+
+
+def _write(scores: Scores, output: Path) -> None:
+    scores.save(output)
+    say(f"{output}: {scores.summary()}")
 
 
 def select(

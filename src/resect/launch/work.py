@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -75,14 +76,7 @@ def launch_run(
     work.submit_waiting()
     if not wait and launcher == "slurm":
         return False
-    try:
-        while not work.look():
-            left = sum(not is_done(run, cell) for cell in todo)
-            report(len(cells) - left, len(cells))
-            time.sleep(poll)
-    except BaseException:
-        work.cancel()
-        raise
+    work.wait(lambda: report(sum(is_done(run, cell) for cell in cells), len(cells)), poll)
     lost = [cell.key for cell in todo if not is_done(run, cell)]
     if lost:
         raise RuntimeError(f"all jobs have ended, and these cells are not done: {lost}")
@@ -131,6 +125,16 @@ class _Work:
                 ],
             },
         )
+
+    def wait(self, on_look: Callable[[], None], poll: float) -> None:
+        """Wait until all parts are done; end the jobs if one fails or the user stops."""
+        try:
+            while not self.look():
+                on_look()
+                time.sleep(poll)
+        except BaseException:
+            self.cancel()
+            raise
 
     def look(self) -> bool:
         """Take note of jobs that have ended; return whether all parts are done."""
