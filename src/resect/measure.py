@@ -163,9 +163,8 @@ def _evaluate_served(
             fix="write the cut model with resect prune, serve that folder and evaluate it apart",
         )
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
-    tokenizer = load_tokenizer(request.model)
     with atomic_folder(output) as folder:
-        replies = {"intact": ask_server(server, tokenizer, probes, settings)}
+        replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
         facts = provenance() | {
             "model": request.model,
             "served": served_model(server),

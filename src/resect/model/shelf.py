@@ -75,21 +75,20 @@ class Shelf:
 
     def _each(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.model.named_parameters():
-            if id(parameter) not in self._inside:
-                yield name, parameter.detach()
-                continue
-            self._fill(name, parameter)
-            try:
-                yield name, parameter.detach()
-            finally:
-                parameter.untyped_storage().resize_(0)
+            # A tensor of its own, because a storage that numpy has seen cannot be resized any more.
+            apart = torch.empty(parameter.shape, dtype=parameter.dtype)
+            self._read_into(name, apart)
+            yield name, apart
 
     def _fill(self, name: str, parameter: Tensor) -> None:
         size = parameter.numel() * parameter.element_size()
         parameter.untyped_storage().resize_(size)
         with torch.no_grad():
-            for place in self._places[name]:
-                place.view(parameter).copy_(self._read(place))
+            self._read_into(name, parameter)
+
+    def _read_into(self, name: str, tensor: Tensor) -> None:
+        for place in self._places[name]:
+            place.view(tensor).copy_(self._read(place))
 
     def _read(self, place: Place) -> Tensor:
         from safetensors import SafetensorError, safe_open
