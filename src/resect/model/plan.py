@@ -269,3 +269,42 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
         sparse=most * ((1 if work.keep > 1 / 300 else 2) + 4 + shape.itemsize),
         dense=4.0 * shape.total,
     )
+
+
+class Streamed(NamedTuple):
+    """What scoring block by block from disk needs (`resect.streamed`).
+
+    Attributes:
+        device: Bytes on the device: what is outside of the blocks, one block with its sums, its
+            largest gradient and score, activations of one batch inside it, and logits.
+        disk: Bytes of hidden states in the scratch folder.
+        read: Bytes that are read from the checkpoint: for the name of the model, forwards and
+            backwards.
+        operations: Floating-point operations, with the second forward pass of each block.
+    """
+
+    device: float
+    disk: float
+    read: float
+    operations: float
+
+
+def streamed(shape: Shape, work: Work) -> Streamed:
+    """Return what `resect score --stream` needs, with the smallest batches."""
+    tokens = max(work.longest, min(work.batch_tokens, 8 * work.longest))
+    block = max(shape.prunable.values())
+    inside = max(
+        shape.itemsize * features + NORM_BYTES * shape.hidden
+        for features in shape.features.values()
+    )
+    logits = tokens * work.scored / work.tokens * shape.vocabulary * LOGIT_BYTES
+    outside = shape.parameters - shape.itemsize * shape.total
+    largest = shape.largest * (shape.itemsize + 8)
+    device = outside + block * (shape.itemsize + 4 * work.sums) + largest
+    head = 4.0 * shape.hidden * shape.vocabulary * work.scored
+    return Streamed(
+        device=device + 2 * tokens * inside + logits,
+        disk=(len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize,
+        read=3.0 * shape.parameters,
+        operations=8.0 * shape.active * work.tokens + head,
+    )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of
+from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.ranks import ALONE, Ranks, is_sharded
 from resect.records import Encoded
@@ -28,6 +28,9 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "llama-70b": ("llama", {"hidden_size": 8192, "intermediate_size": 28672,
                             "num_hidden_layers": 80, "num_attention_heads": 64,
                             "num_key_value_heads": 8, "vocab_size": 128256}),
+    "llama-405b": ("llama", {"hidden_size": 16384, "intermediate_size": 53248,
+                             "num_hidden_layers": 126, "num_attention_heads": 128,
+                             "num_key_value_heads": 8, "vocab_size": 128256}),
 }  # fmt: skip
 
 
@@ -228,4 +231,12 @@ def plan_report(
         f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
         "attention that does not keep its weights; nine tenths of free memory",
     ]
+    if not found.fits:
+        least = streamed(shape, work)
+        lines.insert(
+            1,
+            f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on "
+            f"the device, {least.disk / GIB:.3g} GiB of scratch, "
+            f"{least.read / GIB:.4g} GiB read, {least.operations / rate / 60:.3g} min of products",
+        )
     return Report(rows, lines)
