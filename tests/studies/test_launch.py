@@ -160,3 +160,61 @@ def test_resources_come_from_the_plan_unless_given(config: RunConfig) -> None:
     # A tiny model: the time to start is most of it.
     assert 15 < found.minutes < 30
     assert planned(config, cells, Resources(minutes=5, gpus=0), "slurm", 2).minutes == 5
+
+
+SBATCH = """#!/bin/sh
+cat "$1" > "$STUB/script.sh"
+echo "Submitted batch job 17"
+"""
+SACCT = """#!/bin/sh
+echo "JobID|State|NodeList"
+echo "17_0|$(cat "$STUB/state")|node"
+echo "17_1|COMPLETED|node"
+"""
+
+
+def test_slurm_gets_one_array_with_what_each_job_needs(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stubs of Slurm's commands: they take note of the script and run nothing.
+    for name, text in (("sbatch", SBATCH), ("sacct", SACCT), ("srun", "#!/bin/sh\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "state").write_text("RUNNING", encoding="utf-8")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("STUB", str(tmp_path))
+    run = tmp_path / "run"
+    open_run(config, run, resume=False)
+    asked = Resources("gpu", minutes=30, gpus=1, memory=8, cpus=3, extra=(("account", "lab"),))
+
+    def launch() -> bool:
+        return launch_run(
+            config, run, launcher="slurm", jobs=1, parts=2, resources=asked, wait=False
+        )
+
+    assert launch() is False
+    script = (tmp_path / "script.sh").read_text(encoding="utf-8")
+    for line in (
+        "--array=0-1%1", "--partition=gpu", "--time=30", "--gpus-per-node=1", "--mem=8GB",
+        "--cpus-per-task=3", "--account=lab", "--requeue", "--signal=USR2@90",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}" in script, line
+    parts = status(run)["parts"]
+    assert [(part["job"], part["state"]) for part in parts] == [
+        ("17_0", "waiting"),
+        ("17_1", "waiting"),
+    ]
+    # While Slurm has them, nothing is submitted twice; when it has not, what is left goes out.
+    with pytest.raises(InputError, match="still at work"):
+        launch()
+    (tmp_path / "state").write_text("CANCELLED", encoding="utf-8")
+    assert launch() is False
+
+
+def test_without_slurm_there_is_one_message(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(config, tmp_path / "run", resume=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="no Slurm on this machine"):
+        launch_run(config, tmp_path / "run", launcher="slurm", jobs=1)
