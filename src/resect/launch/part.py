@@ -67,6 +67,9 @@ class Part:
         import torch
 
         torch.set_num_threads(self.threads)
+        if torch.cuda.is_available():
+            # Slurm shows a job its own GPU; jobs of one machine see all, and take turns.
+            torch.cuda.set_device(self.index % torch.cuda.device_count())
         config = load_config(self.run / "config.yaml")
         cells = plan_run(config)
         wanted = set(self.keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -185,15 +186,16 @@ def _submitit() -> Any:
 
 
 def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any:
-    import submitit
-
+    submitit = _submitit()
     folder = run.absolute() / "launch" / "logs"
-    common = {"timeout_min": given.minutes, "gpus_per_node": given.gpus or 0}
+    if launcher == "local":
+        gpus = _visible_gpus()
+        executor = submitit.LocalExecutor(folder)
+        executor.update_parameters(
+            timeout_min=given.minutes, gpus_per_node=len(gpus), visible_gpus=gpus
+        )
+        return executor
     try:
-        if launcher == "local":
-            executor = submitit.AutoExecutor(folder, cluster="local")
-            executor.update_parameters(**common)
-            return executor
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
     except RuntimeError as error:
         raise InputError(
@@ -202,15 +204,27 @@ def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any
             fix="submit from a login node, use --launcher local, or --shard i/n elsewhere",
         ) from error
     executor.update_parameters(
-        **common,
+        timeout_min=given.minutes,
         name="resect",
         cpus_per_task=given.cpus,
         slurm_array_parallelism=jobs,
         slurm_additional_parameters={"requeue": True, **dict(given.extra)},
+        # A cluster without GPUs refuses to hear of them, even of none.
+        **({"gpus_per_node": given.gpus} if given.gpus else {}),
         **({"mem_gb": given.memory} if given.memory else {}),
         **({"slurm_partition": given.partition} if given.partition else {}),
     )
     return executor
+
+
+def _visible_gpus() -> tuple[int, ...]:
+    """Return the GPUs that jobs of this machine see; submitit hides all that it is not told of."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if all(one.strip().isdigit() for one in chosen):
+        return tuple(int(one) for one in chosen)
+    return tuple(range(torch.cuda.device_count()))
 
 
 def _refuse_busy(run: Path, submitit: Any) -> None:
