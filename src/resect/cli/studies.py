@@ -183,6 +183,7 @@ def run_study(
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.claims import claimed
     from resect.cli._planning import show_plan
+    from resect.launch import refuse_busy
     from resect.recipes import read_config
     from resect.report import build_report
     from resect.run import open_run, parse_shard, plan_run, summarise_run
@@ -195,6 +196,7 @@ def run_study(
         return
     part = None if shard is None else parse_shard(shard)
     open_run(config, output, resume=resume or part is not None)
+    refuse_busy(output)
     if part is not None:
         with claimed(output, (part.index + 1, part.count)):
             _measure_part((config, output), cells, part)

@@ -14,6 +14,6 @@ to `RETRIES` times; one that fails ends the others.
 from resect.launch.part import Part
 from resect.launch.plan import Resources, planned
 from resect.launch.status import status
-from resect.launch.work import Launcher, launch_run
+from resect.launch.work import Launcher, launch_run, refuse_busy
 
-__all__ = ["Launcher", "Part", "Resources", "launch_run", "planned", "status"]
+__all__ = ["Launcher", "Part", "Resources", "launch_run", "planned", "refuse_busy", "status"]

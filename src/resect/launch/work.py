@@ -57,14 +57,14 @@ def launch_run(
         InputError: submitit or Slurm is not there, jobs of this run are still at work, a job
             failed, or one was ended more often than `RETRIES`.
     """
-    submitit = _submitit()
+    _submitit()
     cells = plan_run(config)
     todo = [cell for cell in cells if not is_done(run, cell)]
     report = on_progress or (lambda _done, _total: None)
     report(len(cells) - len(todo), len(cells))
     if not todo:
         return True
-    _refuse_busy(run, submitit)
+    refuse_busy(run)
     count = min(len(todo), parts or jobs)
     given = planned(config, todo, resources or Resources(), launcher, count)
     dealt = [
@@ -227,18 +227,26 @@ def _visible_gpus() -> tuple[int, ...]:
     return tuple(range(torch.cuda.device_count()))
 
 
-def _refuse_busy(run: Path, submitit: Any) -> None:
-    """Refuse to submit cells twice, while Slurm still has jobs of this run."""
+def refuse_busy(run: Path) -> None:
+    """Refuse to work in a run beside jobs that Slurm still has, which hold no claim on its folder.
+
+    A claim of a job whose node is lost could not be taken over by the job that goes on with it.
+
+    Raises:
+        InputError: There are such jobs.
+    """
     path = run / "launch" / "parts.json"
     known = read_json(path) if path.exists() else {"launcher": ""}
     if known["launcher"] != "slurm":
         return
     names = [part["job"] for part in known["parts"] if part["job"] is not None]
     folder = run.absolute() / "launch" / "logs"
-    busy = [name for name in names if not submitit.SlurmJob(folder, name).done(force_check=True)]
+    kind = _submitit().SlurmJob
+    busy = [name for name in names if not kind(folder, name).done(force_check=True)]
     if busy:
         raise InputError(
             "jobs of this run are still at work",
             got=", ".join(busy[:5]),
-            fix=f"wait for them (resect study status {run}), or scancel them",
+            fix=f"wait for them (resect study status {run}) or scancel them; if they are surely "
+            f"gone, delete {path}",
         )
