@@ -203,13 +203,17 @@ class _Streaming:
         return found
 
     def _recorded(self, batch: Batch) -> tuple[Tensor, list[Call]]:
+        """Return what `_record` does; find out by the first batch what blocks have to give."""
         try:
             return self._record(batch)
-        except CoverageError:
-            if self.tuples:
+        except CoverageError as error:
+            if self.tuples or self.calls:
                 raise
-        self.tuples = True
-        return self._record(batch)
+            self.tuples = True
+            try:
+                return self._record(batch)
+            except CoverageError:
+                raise error from None
 
     def _record(self, batch: Batch) -> tuple[Tensor, list[Call]]:
         """Return what the first block gets, and how each block is called."""

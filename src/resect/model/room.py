@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of, streamed
+from resect.model.plan import GIB, Free, Plan, Shape, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.ranks import ALONE, Ranks, is_sharded
 from resect.records import Encoded
@@ -232,11 +232,14 @@ def plan_report(
         "attention that does not keep its weights; nine tenths of free memory",
     ]
     if not found.fits:
-        least = streamed(shape, work)
-        lines.insert(
-            1,
-            f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on "
-            f"the device, {least.disk / GIB:.3g} GiB of scratch, "
-            f"{least.read / GIB:.4g} GiB read, {least.operations / rate / 60:.3g} min of products",
-        )
+        lines.insert(1, _from_disk(shape, work, rate))
     return Report(rows, lines)
+
+
+def _from_disk(shape: Shape, work: Work, rate: float) -> str:
+    least = streamed(shape, work)
+    return (
+        f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
+        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.read / GIB:.4g} GiB read, "
+        f"{least.operations / rate / 60:.3g} min of products"
+    )
