@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo quick test bench docs check format clean
+.PHONY: install demo quick test bench docs check sbom format clean
 
 install: $(STAMP)
 
@@ -39,9 +39,17 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
+# A CycloneDX list of what is installed. The tool has an environment of its own, because its needs
+# would change the pinned versions of ours.
+sbom: install
+	$(PYTHON) -m venv .sbom
+	.sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
+	.sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+		--output-reproducible --output-file sbom.cdx.json
+
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .sbom sbom.cdx.json resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist

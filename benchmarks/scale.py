@@ -37,7 +37,7 @@ def rows(options: argparse.Namespace) -> list[str]:
             found = plan(shape, work, replace(host, device=count * host.device))
         seconds = found.operations / options.tflops / 1e12 + found.moved / ASSUMED_BUS
         least = streamed(shape, work)
-        slow = least.operations / options.tflops / 1e12 + least.read / options.disk / 1e9
+        slow = least.operations / options.tflops / 1e12 + least.moved / options.disk / 1e9
         place = "sums on the device" if found.accumulator == "device" else "sums on the CPU"
         if found.layers is not None:
             place += f", {found.passes} passes"

@@ -119,8 +119,26 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     asked = sets["target"].split("evaluation").examples
     judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
     most = request.max_new_tokens or min(256, max(lengths) + opening)
-    small = weights <= SMALL
-    config = sweep_config(
+    told = _Told(opening, judge, chat, most, small=weights <= SMALL)
+    config = _config(request, spec, told)
+    median = statistics.median(lengths)
+    reasons = _reasons(config, sets, short, f"{median:g}")
+    return Planned(config, files, (*reasons, f"the grid is that of {weights:,} prunable weights"))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the data, the tokenizer and the model's size say of a run."""
+
+    opening: int
+    judge: str
+    format: Format
+    max_new_tokens: int
+    small: bool
+
+
+def _config(request: AutoRequest, spec: dict[str, str], told: _Told) -> RunConfig:
+    return sweep_config(
         SweepRequest(
             model=request.model,
             target=spec["target"],
@@ -128,37 +146,42 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
             contrast=spec.get("contrast"),
             utility=spec.get("utility"),
             rounds=request.rounds,
-            fractions=SMALL_FRACTIONS if small else FRACTIONS,
-            protected=SMALL_PROTECTED if small else PROTECTED,
-            prefill_tokens=opening,
-            judge=judge,
-            format=chat,
-            skip=opening,
+            fractions=SMALL_FRACTIONS if told.small else FRACTIONS,
+            protected=SMALL_PROTECTED if told.small else PROTECTED,
+            prefill_tokens=told.opening,
+            judge=told.judge,
+            format=told.format,
+            skip=told.opening,
             budget=request.budget,
             seeds=(request.seed,),
-            max_new_tokens=most,
+            max_new_tokens=told.max_new_tokens,
             batch_size=request.batch_size,
         )
     )
-    frontier = config.studies.frontier
-    reasons = (
+
+
+def _reasons(
+    config: RunConfig, sets: dict[str, BehaviourSet], short: dict[str, int], median: str
+) -> tuple[str, ...]:
+    """Return a line for each choice."""
+    frontier, opening, chat = config.studies.frontier, config.attack.tokens, config.format
+    return (
         *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
         f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
-        f"opening of {opening} tokens: a quarter of the median answer of "
-        f"{statistics.median(lengths):g}, at most {LONGEST_OPENING}; not scored, put in front of "
-        "replies",
+        f"opening of {opening} tokens: a quarter of the median answer of {median}, at most "
+        f"{LONGEST_OPENING}; not scored, put in front of replies",
         *(
             f"{name}: {count} answers of at most {opening} tokens are left out"
             for name, count in short.items()
             if count
         ),
-        f"judge {judge}, replies of at most {most} tokens",
-        f"grid for {weights:,} prunable weights: q in {frontier.fractions if frontier else ()}, "
+        f"judge {config.evaluation.judge}, replies of at most "
+        f"{config.evaluation.max_new_tokens} tokens",
+        f"grid: q in {frontier.fractions if frontier else ()}, "
         f"p in {frontier.protected if frontier else ()}",
-        f"choice: the largest drop of the behaviour at a utility drop of at most "
-        f"{100 * request.budget:g} %",
+        "choice: the largest drop of the behaviour at a utility drop of at most "
+        f"{100 * frontier.utility_drop if frontier else 0:g} %",
     )
-    return Planned(config, files, reasons)
 
 
 def run_auto(

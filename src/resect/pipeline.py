@@ -6,6 +6,7 @@ after it, and a cell with a judged file is done. Each step before it is cached i
 A run folder holds
     config.yaml      resolved, runs again as it is
     manifest.json    provenance, models, data
+    models/ data/    what the run began with, by fingerprint; claims/ says who is at work
     scores/ masks/   what was located and what was cut
     changes/         where fine-tuning changed weights
     records/         a Parquet file a cell

@@ -190,8 +190,7 @@ class Scores:
     def places(self, other: Scores) -> dict[str, Tensor]:
         """Return the place of our candidates, by index, among the other's ranks of that tensor.
 
-        What is no candidate there has a place beyond all. Kept until another one is asked for, so
-        that a grid of selections finds it ready.
+        What is no candidate there has a place beyond all. Kept until others are asked for.
         """
         known = self.__dict__.get("_places")
         if known is None or known[0]() is not other:
@@ -393,9 +392,8 @@ def _top(scores: Tensor, count: int) -> Tensor:
     if scores.is_cuda:
         edge = float(scores.topk(count).values[-1])
     else:
-        # Measured: five times as quick as topk, which pairs each value with its index.
         edge = float(np.partition(scores.numpy(), -count)[-count])
     above = (scores > edge).nonzero().squeeze(1)
-    # Neither says which of equal scores it takes; a mask must not depend on the device.
+    # Five times as quick as topk, which, too, does not say which of equal scores it takes.
     level = (scores == edge).nonzero().squeeze(1)[: count - above.numel()]
     return torch.cat([above, level])

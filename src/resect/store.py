@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import gzip
 import hashlib
 import importlib.metadata
 import json
@@ -27,16 +26,12 @@ from typing import Any
 import platformdirs
 from safetensors import SafetensorError
 
+from resect.bounded import bounded_rows
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
 
 # What file systems without hard links answer.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-
-
-# A file that unpacks to more than these is refused: a few kilobytes can claim terabytes.
-MOST_BYTES = 2**30
-MOST_ROWS = 10_000_000
 
 
 def _sync(path: Path) -> None:
@@ -110,6 +105,21 @@ def refuse_full_folder(path: Path) -> None:
         raise InputError(
             "the output folder is not empty", got=str(path), fix="choose a new folder with -o"
         )
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Raise `InputError` if a link in a folder leads out of it; to read or write there is no run's.
+
+    The folder itself may be a link: that one the user chose.
+    """
+    root = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(root):
+            raise InputError(
+                f"{path} is a link that leads out of its folder",
+                got=str(path.resolve()),
+                fix="remove the link, or put a copy of what it names in its place",
+            )
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -191,7 +201,7 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     try:
         # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
         with Path(path).open("rb") as file:
-            rows = _bounded_rows(pq.ParquetFile(file), path)
+            rows = bounded_rows(pq.ParquetFile(file), path)
         return [
             {
                 key.removesuffix("_json"): (
@@ -204,50 +214,6 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     except (OSError, ValueError, TypeError, RecursionError, pa.ArrowException) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"cannot read {path}", got=lines[0]) from error
-
-
-def _bounded_rows(file: Any, path: str | Path) -> list[dict[str, Any]]:
-    """Read a `ParquetFile` in small batches, and stop before it outgrows `MOST_BYTES`.
-
-    The sizes of the footer are read before a byte is unpacked; they may lie, so what came out is
-    counted as well.
-    """
-    facts = file.metadata
-    claimed = sum(facts.row_group(at).total_byte_size for at in range(facts.num_row_groups))
-    if claimed > MOST_BYTES or facts.num_rows > MOST_ROWS:
-        raise _too_large(path, f"{claimed:,} bytes in {facts.num_rows:,} rows")
-    rows: list[dict[str, Any]] = []
-    held = 0
-    for batch in file.iter_batches(batch_size=1024):
-        held += batch.nbytes
-        if held > MOST_BYTES:
-            raise _too_large(path, f"more than {held:,} bytes")
-        rows += batch.to_pylist()
-    return rows
-
-
-def _too_large(path: str | Path, got: str) -> InputError:
-    return InputError(
-        f"{path} unpacks to more than is read",
-        got=got,
-        allowed=f"{MOST_BYTES:,} bytes in {MOST_ROWS:,} rows",
-        fix="split the file, or see whether it is what it claims to be",
-    )
-
-
-def gunzip(path: str | Path) -> bytes:
-    """Unpack a gzip file, at most `MOST_BYTES` of it.
-
-    Raises:
-        InputError: It unpacks to more.
-        OSError: It is missing or broken.
-        EOFError: It ends too early.
-    """
-    with gzip.open(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise _too_large(path, f"more than {MOST_BYTES:,} bytes")
-    return content
 
 
 def hash_text(*parts: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resect.cli._show import note, progress, say, table
+
+if TYPE_CHECKING:
+    from resect.mask import Mask
 
 SHOWN = (
     "split", "scope", "method", "p", "q", "removed_fraction", "harm_drop", "harm_drop_low",
@@ -16,47 +19,56 @@ SHOWN = (
 )  # fmt: skip
 
 
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
+Target = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="The behaviour; else a built-in set.")
+]
+Preserve = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="What is protected; else a built-in set.")
+]
+Contrast = Annotated[
+    str | None, typer.Option(metavar="SPEC", help="Harmless answers in the same style.")
+]
+Utility = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Questions with a key; else the preserve set's loss."),
+]
+Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
+Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
+Prompts = Annotated[int, typer.Option(min=1, help="Most prompts a probe.")]
+Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
+Judge = Annotated[str | None, typer.Option(help="exact or keyword; else by the data.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1)]
+BatchSize = Annotated[int, typer.Option(min=1)]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of public sets.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
+
+
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")],
+    model: Model,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
-        "resect-run"
-    ),
-    target: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="The behaviour; else a built-in set.")
-    ] = None,
-    preserve: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="What is protected; else a built-in set.")
-    ] = None,
-    contrast: Annotated[
-        str | None, typer.Option(metavar="SPEC", help="Harmless answers in the same style.")
-    ] = None,
-    utility: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Questions with a key; else the preserve set's loss."),
-    ] = None,
-    budget: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")
-    ] = 0.05,
-    rounds: Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")] = 1,
-    limit: Annotated[int, typer.Option(min=1, help="Most examples to score.")] = 256,
-    prompts: Annotated[int, typer.Option(min=1, help="Most prompts a probe.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    judge: Annotated[str | None, typer.Option(help="exact or keyword; else by the data.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with local copies of public sets.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")
-    ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    output: Output = Path("resect-run"),
+    target: Target = None,
+    preserve: Preserve = None,
+    contrast: Contrast = None,
+    utility: Utility = None,
+    budget: Budget = 0.05,
+    rounds: Rounds = 1,
+    limit: Limit = 256,
+    prompts: Prompts = 200,
+    seed: Seed = 0,
+    judge: Judge = None,
+    max_new_tokens: MaxNewTokens = None,
+    batch_size: BatchSize = 16,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
 ) -> None:
     """Find, choose, cut and measure with nothing to configure; ends with the report's path."""
-    from resect.auto import MASK, PRESERVE, TARGET, AutoRequest, plan_auto, run_auto
-    from resect.report import build_report
-    from resect.sweep import chosen_rows
+    from resect.auto import PRESERVE, TARGET, AutoRequest, plan_auto, run_auto
 
     start = time.perf_counter()
     request = AutoRequest(
@@ -88,7 +100,18 @@ def run(
             on_progress=update,
             seconds=lambda: time.perf_counter() - start,
         )
-    report = build_report(output)
+    _finish(model, output, mask)
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(output / "report.html"))
+
+
+def _finish(model: str, output: Path, mask: Mask | None) -> None:
+    """Build the report and say what was chosen."""
+    from resect.auto import MASK
+    from resect.report import build_report
+    from resect.sweep import chosen_rows
+
+    build_report(output)
     rows = chosen_rows(output / "results.json")
     table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
     _say_verdict(output)
@@ -99,8 +122,6 @@ def run(
         say(f"{place}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
         note("the numbers to quote are those of the test half")
         note(f"next: resect prune {model} {place} --run {output} -o CUT")
-    note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(report))
 
 
 def _say_verdict(output: Path) -> None:

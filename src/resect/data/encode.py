@@ -19,8 +19,8 @@ from resect.errors import InputError
 from resect.records import Encoded, Example, Format
 
 LONGEST_REASON = 300
-# A template is a program of the checkpoint's author, run by transformers in Jinja's sandbox, which
-# ends a forbidden step with a TemplateError; the others are what its arithmetic and loops raise.
+# A template is a program of the checkpoint's author, run by transformers in a sandbox that ends a
+# forbidden step with a TemplateError; the others come from its own arithmetic and loops.
 TEMPLATE_FAULTS = (
     TemplateError,
     ArithmeticError,

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from resect.bounded import gunzip
 from resect.errors import InputError
-from resect.store import gunzip, read_parquet
+from resect.store import read_parquet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from resect import store
 from resect.binding import bound, forceable, forced_in, joined, one_line
 from resect.errors import InputError, MismatchError
-from resect.mask import Mask
+from resect.mask import Mask, MaskTensor
 
 Change = Callable[[str, Tensor], Tensor]
 # Asked last, when all tensors are done; None for no record.
@@ -135,13 +135,7 @@ def restore_checkpoint(
 
     def mend(name: str, tensor: Tensor) -> Tensor:
         entry = mask.tensors[name]
-        if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.value.dtype:
-            raise MismatchError(
-                f"{name} does not fit the mask",
-                got=f"{tuple(tensor.shape)} {tensor.dtype}",
-                allowed=f"{entry.shape} {entry.value.dtype}",
-                fix=_FIX,
-            )
+        _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
         uncut = changed.view(-1)[entry.index] != entry.value * alpha
         if uncut.any():
@@ -152,12 +146,25 @@ def restore_checkpoint(
 
     def record() -> dict[str, Any] | None:
         told = joined(*forced)
-        return {"restored": mask.hash, "forced": told} | store.provenance() if told else None
+        if told:
+            return {"restored": mask.hash, "forced": told} | store.provenance()
+        # A folder that was cut twice is one that was cut once again.
+        return known.get("before")
 
     return _rewrite(Path(source), mask, Path(target), (mend, record), extra or {})
 
 
 _FIX = "use the mask that this folder was cut with"
+
+
+def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
+    if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.value.dtype:
+        raise MismatchError(
+            f"{name} does not fit the mask",
+            got=f"{tuple(tensor.shape)} {tensor.dtype}",
+            allowed=f"{entry.shape} {entry.value.dtype}",
+            fix=_FIX,
+        )
 
 
 def weight_files(source: Path) -> list[Path]:

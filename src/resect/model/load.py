@@ -74,6 +74,13 @@ def load_model(
             # which has no use for a vocabulary of words; the file itself knows better.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except LOAD_FAULTS as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(
+                f"{place} needs Python code of its own to load, and resect runs none",
+                got="auto_map in config.json, which names code in the checkpoint",
+                allowed="architectures that transformers has itself",
+                fix="read that code and convert the checkpoint to a class of transformers",
+            ) from error
         raise InputError(
             f"cannot load a causal language model from {place}",
             got=_reason(error),

@@ -278,14 +278,15 @@ class Streamed(NamedTuple):
         device: Bytes on the device: what is outside of the blocks, one block with its sums, its
             largest gradient and score, activations of one batch inside it, and logits.
         disk: Bytes of hidden states in the scratch folder.
-        read: Bytes that are read from the checkpoint: for the name of the model, forwards and
-            backwards.
+        moved: Bytes to and from disk: the checkpoint three times (for the name of the model,
+            forwards, backwards), hidden states five times (written and read forwards, read twice
+            and written backwards).
         operations: Floating-point operations, with the second forward pass of each block.
     """
 
     device: float
     disk: float
-    read: float
+    moved: float
     operations: float
 
 
@@ -302,9 +303,10 @@ def streamed(shape: Shape, work: Work) -> Streamed:
     largest = shape.largest * (shape.itemsize + 8)
     device = outside + block * (shape.itemsize + 4 * work.sums) + largest
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
+    disk = (len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize
     return Streamed(
         device=device + 2 * tokens * inside + logits,
-        disk=(len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize,
-        read=3.0 * shape.parameters,
+        disk=disk,
+        moved=3.0 * shape.parameters + 5 * disk,
         operations=8.0 * shape.active * work.tokens + head,
     )

@@ -231,8 +231,7 @@ def plan_report(
         f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
         "attention that does not keep its weights; nine tenths of free memory",
     ]
-    if not found.fits:
-        lines.insert(1, _from_disk(shape, work, rate))
+    lines.insert(1, _from_disk(shape, work, rate))
     return Report(rows, lines)
 
 
@@ -240,6 +239,6 @@ def _from_disk(shape: Shape, work: Work, rate: float) -> str:
     least = streamed(shape, work)
     return (
         f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
-        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.read / GIB:.4g} GiB read, "
+        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB to and from it, "
         f"{least.operations / rate / 60:.3g} min of products"
     )

@@ -38,6 +38,7 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         InputError: The folder has no results, or they are broken.
     """
     run = Path(run)
+    store.refuse_links_out(run)
     results = read_results(run)
     try:
         drawn = {study["study"]: drawings(study) for study in results["studies"]}
@@ -45,7 +46,7 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         contents["replies"] = _replies(run) if show_replies else None
         text = render("template.html", results=results, **contents)
         summary = _summary(results, contents)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{run / 'results.json'} is not a whole result",
             got=f"{type(error).__name__}: {error}",

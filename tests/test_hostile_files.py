@@ -1,0 +1,219 @@
+"""Files from strangers: every one is read or refused with one message, within bounds."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+import tiny
+from resect import bounded, store
+from resect.config import load_config
+from resect.data import load_data
+from resect.data.encode import encode
+from resect.errors import InputError, ResectError, visible
+from resect.fence import fenced
+from resect.mask import KIND, Mask
+from resect.records import Example
+from resect.report import build_report
+from resect.scoreset import Scores
+
+FUZZ = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=9,
+)
+
+
+def _refused_or_read(read: Any, path: Path) -> None:
+    """Read a file; anything but a value or an error for the user fails the test."""
+    try:
+        read(path)
+    except ResectError as error:
+        assert str(error)  # noqa: PT017
+
+
+@FUZZ
+@given(content=st.binary(max_size=200), suffix=st.sampled_from(["jsonl", "json", "csv", "parquet",
+       "txt", "jsonl.gz"]))  # fmt: skip
+def test_bytes_as_data(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(content)
+    _refused_or_read(load_data, path)
+
+
+@FUZZ
+@given(rows=st.lists(st.dictionaries(
+    st.sampled_from(["prompt", "completion", "category", "id", "split", "key", "prefix_tokens"]),
+    JSON), max_size=3))  # fmt: skip
+def test_odd_rows(rows: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _refused_or_read(load_data, path)
+
+
+@FUZZ
+@given(content=st.text(max_size=80) | JSON.map(json.dumps))
+def test_text_as_configuration(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    _refused_or_read(load_config, path)
+
+
+@FUZZ
+@given(content=JSON)
+def test_json_as_results(content: Any, tmp_path: Path) -> None:
+    whole = {"claims": content, "studies": content, "provenance": content, "name": content}
+    (tmp_path / "results.json").write_text(json.dumps(whole), encoding="utf-8")
+    _refused_or_read(build_report, tmp_path)
+
+
+@FUZZ
+@given(where=st.integers(0, 400), new=st.binary(min_size=1, max_size=8))
+def test_changed_bytes_of_a_mask(where: int, new: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    if not path.exists():
+        tiny.cut(tiny.build("llama")).save(path)
+    content = path.read_bytes()
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(content[:where] + new + content[where + len(new) :])
+    _refused_or_read(Mask.load, changed)
+    _refused_or_read(Scores.load, changed)
+
+
+@FUZZ
+@given(shape=JSON, meta=JSON)
+def test_what_a_mask_says_of_itself(shape: Any, meta: Any, tmp_path: Path) -> None:
+    _refused_or_read(Mask.load, _mask(tmp_path, shape, meta=meta))
+
+
+def _mask(at: Path, shape: Any, index: list[int] | None = None, meta: Any = None) -> Path:
+    places = torch.tensor([0, 1] if index is None else index, dtype=torch.int32)
+    blobs = {
+        "w|index": places,
+        "w|value": torch.ones(len(places)),
+        "w|round": torch.zeros(len(places), dtype=torch.uint8),
+    }
+    facts = {"kind": KIND, "shapes": {"w": shape}, "meta": {} if meta is None else meta}
+    path = at / "odd.safetensors"
+    save_file(blobs, path, {"resect": json.dumps(facts | store.provenance())})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "index", "message"),
+    [
+        ([2, -2], None, "no tensor has"),
+        ([2.5], None, "no tensor has"),
+        ([10**30], None, "no tensor has"),
+        (3, None, "not a whole mask"),
+        ([4], [3, 1], "not sorted"),
+        ([4], [1, 1], "not sorted"),
+        ([4], [0, 9], "outside"),
+        ([4], [-1, 2], "outside"),
+    ],
+)
+def test_masks_that_lie(shape: Any, index: list[int], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        Mask.load(_mask(tmp_path, shape, index))
+
+
+def test_a_header_that_claims_terabytes(tmp_path: Path) -> None:
+    header = json.dumps({"w|index": {"dtype": "F32", "shape": [10**12],
+                                     "data_offsets": [0, 4 * 10**12]}}).encode()  # fmt: skip
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for read in (Mask.load, Scores.load):
+        with pytest.raises(InputError, match="not a readable artefact"):
+            read(path)
+
+
+def test_bombs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "MOST_BYTES", 1_000_000)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b" " * 5_000_000))
+    # One long text, named by every row: the file is small, what it stands for is not.
+    table = pa.table({"text": pa.array(["x" * 10_000] * 1_000)})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=True)
+    assert (tmp_path / "x.parquet").stat().st_size < 50_000
+    for name in ("x.jsonl.gz", "x.parquet"):
+        with pytest.raises(InputError, match="unpacks to more"):
+            load_data(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.system('touch ran') }}",
+        "{{ 1 // 0 }}",
+        "{{ messages[9].content.x }}",
+        "{% for %}",
+        "{{ raise_exception('\x1b[31mno') }}",
+        "{% for x in range(10**9) %}x{% endfor %}",
+    ],
+)
+def test_hostile_templates(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = type(tiny.tokenizer()).from_pretrained(_tokenizer(tmp_path / "t", template))
+    example = Example(id="e", prompt="w1", completion="w2")
+    with pytest.raises(InputError, match="chat template"):
+        encode([example], tokenizer)
+    assert not (tmp_path / "ran").exists()
+
+
+def _tokenizer(folder: Path, template: str) -> Path:
+    tiny.tokenizer().save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tables", "figures", "report.html", "records"])
+def test_links_out_of_a_run_are_refused(name: str, tmp_path: Path) -> None:
+    import example_run
+
+    run = example_run.write(tmp_path / "run")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    place = run / name
+    if not place.exists():
+        place.symlink_to(outside)
+    else:
+        place.rename(tmp_path / "moved")
+        place.symlink_to(tmp_path / "moved")
+    with pytest.raises(InputError, match="link"):
+        build_report(run)
+    assert not list(outside.iterdir())
+
+
+@given(text=st.text())
+def test_nothing_invisible_reaches_a_terminal(text: str) -> None:
+    shown = visible(text + "\x1b[31m\u202e\u2066\x9b\x00\r")
+    assert not set(shown) & set("\x1b\u202e\u2066\x9b\x00\r")
+    assert visible(shown) == shown
+
+
+@given(first=st.text(), second=st.text())
+def test_no_text_holds_the_code_of_its_fence(first: str, second: str) -> None:
+    shown = fenced({"a": first, "b": second})
+    code = shown.split("\n", 1)[0].removeprefix("<<<a ")
+    assert code not in first + second
+    assert shown.count(code) == 4
+    # A text that repeats the whole fence is inside a fence of another code.
+    again = fenced({"a": shown, "b": second})
+    assert code != again.split("\n", 1)[0].removeprefix("<<<a ")
