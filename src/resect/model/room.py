@@ -239,6 +239,6 @@ def _from_disk(shape: Shape, work: Work, rate: float) -> str:
     least = streamed(shape, work)
     return (
         f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
-        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB to and from it, "
+        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB of traffic, "
         f"{least.operations / rate / 60:.3g} min of products"
     )
