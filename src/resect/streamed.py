@@ -35,8 +35,9 @@ from resect.errors import CoverageError, InputError
 from resect.model.forward import Head, batch_loss, batches, check_examples, forward_of, not_finite
 from resect.model.load import tokenizer_fingerprint
 from resect.model.observe import Watch, observing
+from resect.model.plan import STREAM_TOKENS
 from resect.model.prunable import PrunableWeight, find_prunable
-from resect.model.settings import CPU_TOKENS, GPU_TOKENS, AttributeSettings
+from resect.model.settings import CPU_TOKENS, AttributeSettings
 from resect.model.shelf import Shelf
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
@@ -160,7 +161,7 @@ class _Streaming:
         self.device = self.model.get_input_embeddings().weight.device
         tokens: Any = settings.batch_tokens
         if tokens == "auto":
-            tokens = GPU_TOKENS if self.device.type == "cuda" else CPU_TOKENS
+            tokens = STREAM_TOKENS if self.device.type == "cuda" else CPU_TOKENS
         self.batches: list[Batch] = list(batches(encoded, size=settings.batch_size, tokens=tokens))
         # Whether the model indexes what its blocks give.
         self.tuples = False

@@ -56,8 +56,8 @@ def test_what_does_not_fit_is_planned_from_disk() -> None:
     shape = shape_of(empty_model("llama-8b"))
     need = streamed(shape, WORK)
     block = max(shape.prunable.values())
-    # One block in bf16 and its fp32 sums, embeddings and head; far below the 15 GiB of the model.
-    assert 6 * block < need.device < 8 * GIB
+    # One block in bf16 and its fp32 sums, embeddings, head and logits; well below the model.
+    assert 6 * block < need.device < 2 / 3 * shape.parameters
     assert need.disk == 33 * WORK.tokens * 4096 * 2
     report = plan_report("llama-8b", examples=10, length=256, memory=8, tflops=1)
     assert report.lines[0].startswith("DOES NOT FIT")

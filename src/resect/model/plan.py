@@ -31,6 +31,8 @@ GIB = 2**30
 SAFE = 0.9
 NORM_BYTES = 20
 LOGIT_BYTES = 12
+# Tokens of a batch that goes through one block alone; larger ones need more memory and read no less.
+STREAM_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -291,8 +293,8 @@ class Streamed(NamedTuple):
 
 
 def streamed(shape: Shape, work: Work) -> Streamed:
-    """Return what `resect score --stream` needs, with the smallest batches."""
-    tokens = max(work.longest, min(work.batch_tokens, 8 * work.longest))
+    """Return what `resect score --stream` needs."""
+    tokens = max(work.longest, min(work.batch_tokens, STREAM_TOKENS))
     block = max(shape.prunable.values())
     inside = max(
         shape.itemsize * features + NORM_BYTES * shape.hidden
