@@ -31,7 +31,7 @@ GIB = 2**30
 SAFE = 0.9
 NORM_BYTES = 20
 LOGIT_BYTES = 12
-# Tokens of a batch that goes through one block alone; larger ones need more memory and read no less.
+# Tokens of a batch that goes through one block alone: larger ones need memory and read no less.
 STREAM_TOKENS = 4096
 
 
