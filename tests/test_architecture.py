@@ -83,14 +83,18 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "export": (GROUND | {"store", "mask", "edit", "model"}, {"torch", "jinja2"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
-    "pipeline": (FOURTH | {"cells", "config", "guard", "workbench"}, {"torch"}),
-    "locate": (FOURTH | {"rounds"}, {"torch"}),
+    "pipeline": (FOURTH | {"cells", "config", "guard", "metrics", "workbench"}, {"torch"}),
+    "locate": (FOURTH | {"rounds", "streamed"}, {"torch"}),
     "rounds": (FOURTH, {"torch"}),
-    "measure": (FOURTH | {"agreement"}, {"torch"}),
+    "measure": (FOURTH | {"agreement", "served"}, {"torch"}),
     "organism": (THIRD | {"tune"}, {"torch", "transformers", "trl", "peft", "datasets"}),
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"} | {"claims"}, {"torch"}),
+    "metrics": (GROUND | {"store", "cells"}, {"accelerate"}),
+    "served": (FOURTH, set()),
+    "streamed": (THIRD | {"attribution"}, {"torch"}),
+    "launch": (FIFTH - {"organism"} | {"run", "forecast", "claims"}, {"torch"}),
     "collect": (FOURTH | {"claims"}, set()),
     "sweep": (GROUND | {"store", "config"}, set()),
     "forecast": (FIFTH | {"recipes"}, {"torch", "transformers"}),
@@ -105,7 +109,8 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         FIFTH
         | {"run", "integrations", "demo", "report", "localise", "collect", "algebra", "audit"}
-        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce", "claims"},
+        | {"recipes", "sweep", "forecast", "export", "auto", "reproduce", "claims"}
+        | {"launch", "metrics"},
         {"typer", "rich", "torch"},
     ),
     "__main__": ({"cli"}, set()),

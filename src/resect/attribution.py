@@ -223,11 +223,14 @@ def _means(
                     means[weight.name][kind] = mean if known is None else known.add_(mean)
         for weight in group:
             if "noise" in wanted:
-                draw = torch.Generator().manual_seed(
-                    seed_of(f"scores/random/{weight.name}", settings.seed)
-                )
-                means[weight.name]["noise"] = torch.rand(weight.shape, generator=draw)
+                means[weight.name]["noise"] = noise_of(weight, settings.seed)
             yield weight, means.pop(weight.name)
+
+
+def noise_of(weight: PrunableWeight, seed: int) -> Tensor:
+    """Return the draw [*] behind the scores of the method `random`."""
+    draw = torch.Generator().manual_seed(seed_of(f"scores/random/{weight.name}", seed))
+    return torch.rand(weight.shape, generator=draw)
 
 
 def _groups(weights: Sequence[PrunableWeight], layers: int | None) -> list[list[PrunableWeight]]:

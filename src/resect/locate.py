@@ -11,12 +11,14 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.model import forced_of, load_model
+from resect.model.shelf import Shelf, open_shelf
 from resect.ranks import ALONE, Ranks
 from resect.records import Format, Reduction
 from resect.rounds import LINEAR, contrasted
 from resect.scores import rule_of
 from resect.scoreset import Scores
 from resect.store import hash_value
+from resect.streamed import attribute_streamed
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class ScoreRequest:
     layers_per_pass: int | None = None
     checkpoint: bool = False
     device: str | None = None
+    stream: bool = False
 
 
 def score_model(
@@ -68,7 +71,13 @@ def score_model(
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
-    model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
+    if request.stream:
+        _refuse_shared(ranks)
+        shelf = open_shelf(request.model, dtype=request.dtype, device=request.device)
+        model, tokenizer = shelf.model, shelf.tokenizer
+    else:
+        shelf = None
+        model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
     scores = attribute(
         model,
         tokenizer,
@@ -89,9 +98,19 @@ def score_model(
         seed=request.seed,
         on_progress=on_progress,
         ranks=ranks,
+        shelf=shelf,
     )
     forced = forced_of(request.model)
     return replace(scores, meta=replace(scores.meta, forced=forced)) if forced else scores
+
+
+def _refuse_shared(ranks: Ranks) -> None:
+    if ranks.count > 1:
+        raise InputError(
+            "a model that is read from disk is scored by one process",
+            got=f"{ranks.count} processes",
+            fix="leave torchrun or --stream out",
+        )
 
 
 def _batch_size(text: str) -> int | None:
@@ -113,6 +132,7 @@ def attribute(
     contrast: BehaviourSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
+    shelf: Shelf | None = None,
     **settings: Any,
 ) -> Scores:
     """Score every prunable weight of a model for a behaviour.
@@ -128,6 +148,8 @@ def attribute(
             the same style; signed scores of linear methods only.
         on_progress: Called with examples done and examples in all.
         ranks: The processes that share the examples, from `resect.ranks.joined`.
+        shelf: Where the weights of `model` are read from, block by block (`open_shelf`); None if
+            they are in memory.
         **settings: Fields of `AttributeSettings`.
 
     Returns:
@@ -147,15 +169,10 @@ def attribute(
         encoded = contrasted(encoded, against)
         data_hash = hash_value([data.hash, other.hash])
     chosen = AttributeSettings(data_hash=data_hash, format=format, skip=skip, **settings)
-    return attribute_many(
-        model,
-        tokenizer,
-        encoded,
-        reductions=(reduction,),
-        settings=chosen,
-        on_progress=on_progress,
-        ranks=ranks,
-    )[reduction]
+    keywords: Any = {"settings": chosen, "on_progress": on_progress, "reductions": (reduction,)}
+    if shelf is not None:
+        return attribute_streamed(shelf, encoded, **keywords)[reduction]
+    return attribute_many(model, tokenizer, encoded, ranks=ranks, **keywords)[reduction]
 
 
 def _refuse_unsigned(method: str, reduction: str) -> None:

@@ -25,8 +25,10 @@ from resect.model import (
     prunable_tensors,
     tokenizer_fingerprint,
 )
+from resect.model.load import load_tokenizer
 from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
+from resect.served import ask_server, parse_backend, served_model
 from resect.stats import Resampler, cluster_means, ratio, relative_drop
 from resect.store import (
     atomic_folder,
@@ -60,6 +62,8 @@ class EvalRequest:
     window: int | None = None
     stride: int | None = None
     data_dir: Path | None = None
+    backend: str = "hf"
+    allow_remote: bool = False
     force: bool = False
 
 
@@ -92,15 +96,11 @@ def evaluate_model(
     """
     refuse_full_folder(output)
     _check_judges(request.judges)
-    settings = EvaluationSettings(
-        format=request.format,
-        attack=parse_attack(request.attack),
-        generation=_decoding(request),
-        window=request.window,
-        stride=request.stride,
-    )
+    settings = _settings(request)
     probes = _probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
+    if request.backend != "hf":
+        return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
     model, tokenizer = load_model(request.model)
     prints = Prints(model_fingerprint(model), tokenizer_fingerprint(tokenizer))
@@ -134,6 +134,41 @@ def evaluate_model(
             ),
             "data": {name: probe.hash for name, probe in probes.items()},
             "attacks": attacks,
+            "request": asdict(request),
+        }
+        return _judge_all(folder, replies, request.judges, settings, facts)
+
+
+def _settings(request: EvalRequest) -> EvaluationSettings:
+    return EvaluationSettings(
+        format=request.format,
+        attack=parse_attack(request.attack),
+        generation=_decoding(request),
+        window=request.window,
+        stride=request.stride,
+    )
+
+
+def _evaluate_served(
+    request: EvalRequest,
+    output: Path,
+    settings: EvaluationSettings,
+    probes: Mapping[str, BehaviourSet],
+) -> Evaluation:
+    """Evaluate what a server serves; `request.model` names its tokenizer."""
+    if request.mask is not None:
+        raise InputError(
+            "a served model cannot be cut from here",
+            got=str(request.mask),
+            fix="write the cut model with resect prune, serve that folder and evaluate it apart",
+        )
+    server = parse_backend(request.backend, allow_remote=request.allow_remote)
+    with atomic_folder(output) as folder:
+        replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
+        facts = provenance() | {
+            "model": request.model,
+            "served": served_model(server),
+            "data": {name: probe.hash for name, probe in probes.items()},
             "request": asdict(request),
         }
         return _judge_all(folder, replies, request.judges, settings, facts)

@@ -10,6 +10,7 @@ A run folder holds
     scores/ masks/   what was located and what was cut
     changes/         where fine-tuning changed weights
     records/         a Parquet file a cell
+    metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
     report.html
 """
@@ -33,6 +34,7 @@ from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, ro
 from resect.generate import GenerationSettings
 from resect.guard import HoldMask
 from resect.mask import Mask
+from resect.metrics import note_cell
 from resect.model import prunable_tensors
 from resect.selection import magnitude_matched
 from resect.store import read_parquet, write_json, write_parquet
@@ -65,7 +67,9 @@ def measure(bench: Workbench, cell: Cell) -> None:
     path = record_path(run, cell)
     write_parquet(path, [facts | row for row in rows_of(replies, None)])
     verdicts = judge_replies(replies, settings)
-    write_parquet(path, [facts | row for row in rows_of(replies, verdicts)])
+    rows = [facts | row for row in rows_of(replies, verdicts)]
+    write_parquet(path, rows)
+    note_cell(run, cell, rows)
 
 
 def _facts(cell: Cell, mask: Mask | None, loaded: Loaded) -> dict[str, Any]:

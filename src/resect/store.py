@@ -163,6 +163,12 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
 
 
+def append_line(path: str | Path, value: Any) -> None:
+    """Append a line of JSON in one write, which local file systems keep whole among others."""
+    with Path(path).open("ab", buffering=0) as file:
+        file.write((json.dumps(plain(value), sort_keys=True, allow_nan=False) + "\n").encode())
+
+
 def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as Parquet; nested values are stored as JSON text in columns named `*_json`."""
     import pyarrow as pa
@@ -193,8 +199,7 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        # One handle: by its path the file would be opened twice, for its size and for its rows, and
-        # another process may put a new file of another size in its place meanwhile.
+        # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
         with Path(path).open("rb") as file:
             rows = bounded_rows(pq.ParquetFile(file), path)
         return [

@@ -13,7 +13,7 @@ from resect.attribution import AttributeSettings, attribute_many
 from resect.data.load import load_data
 from resect.errors import InputError
 from resect.locate import attribute
-from resect.model.plan import GIB, Free, Work, plan, shape_of
+from resect.model.plan import GIB, Free, Work, plan, shape_of, streamed
 from resect.model.room import SHAPES, empty_model, free_memory, plan_report
 from resect.store import write_text
 
@@ -48,8 +48,20 @@ def test_a_config_alone_is_enough(tmp_path: Path) -> None:
     assert report.lines[0].startswith("fits: sums on the device, all layers a pass, 1 pass")
     with pytest.raises(InputError, match="unknown shape"):
         empty_model("llama-9b")
-    assert set(SHAPES) == {"llama-8b", "qwen-32b", "llama-70b"}
+    assert set(SHAPES) == {"llama-8b", "qwen-32b", "llama-70b", "llama-405b"}
     assert free_memory([torch.device("cpu")]).device > 0
+
+
+def test_what_does_not_fit_is_planned_from_disk() -> None:
+    shape = shape_of(empty_model("llama-8b"))
+    need = streamed(shape, WORK)
+    block = max(shape.prunable.values())
+    # One block in bf16 and its fp32 sums, embeddings, head and logits; well below the model.
+    assert 6 * block < need.device < 2 / 3 * shape.parameters
+    assert need.disk == 33 * WORK.tokens * 4096 * 2
+    report = plan_report("llama-8b", examples=10, length=256, memory=8, tflops=1)
+    assert report.lines[0].startswith("DOES NOT FIT")
+    assert "--stream" in report.lines[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resect.cli._show import progress, say, table
 from resect.records import Format, Reduction, Scope
+
+if TYPE_CHECKING:
+    from resect.scoreset import Scores
 
 mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
 
@@ -41,6 +44,9 @@ Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be s
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
 ]
+Stream = Annotated[
+    bool, typer.Option("--stream", help="Read one block at a time from disk, to save memory.")
+]
 
 
 def score(
@@ -64,6 +70,7 @@ def score(
     layers_per_pass: LayersPerPass = None,
     checkpoint: Checkpoint = False,
     device: Device = None,
+    stream: Stream = False,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data.
 
@@ -93,6 +100,7 @@ def score(
         layers_per_pass=layers_per_pass,
         checkpoint=checkpoint,
         device=device,
+        stream=stream,
     )
     with joined() as ranks:
         with progress("scoring", shown=ranks.rank == 0) as update:
@@ -100,8 +108,12 @@ def score(
         # Past this point no process can fail but the one that writes.
         ranks.meet()
         if ranks.rank == 0:
-            scores.save(output)
-            say(f"{output}: {scores.summary()}")
+            _write(scores, output)
+
+
+def _write(scores: Scores, output: Path) -> None:
+    scores.save(output)
+    say(f"{output}: {scores.summary()}")
 
 
 def select(

@@ -51,6 +51,12 @@ Force = Annotated[
     bool, typer.Option("--force", help="Cut at a mask's places in another model; recorded.")
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
+Backend = Annotated[
+    str, typer.Option(help="hf, or openai:URL of a server such as vLLM on this machine.")
+]
+Remote = Annotated[
+    bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")
+]
 
 
 def evaluate(
@@ -73,6 +79,8 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
+    backend: Backend = "hf",
+    allow_remote: Remote = False,
     force: Force = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
@@ -103,6 +111,8 @@ def evaluate(
         window=window,
         stride=stride,
         data_dir=data_dir,
+        backend=backend,
+        allow_remote=allow_remote,
         force=force,
     )
     with progress("evaluating") as update:

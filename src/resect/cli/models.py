@@ -31,7 +31,9 @@ def coverage(
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what scoring needs; a config.json is enough.")
     ] = False,
-    shape: Annotated[str, typer.Option(help="Plan for llama-8b, qwen-32b or llama-70b.")] = "",
+    shape: Annotated[
+        str, typer.Option(help="Plan for llama-8b, qwen-32b, llama-70b or llama-405b.")
+    ] = "",
     memory: Annotated[
         float, typer.Option(min=0, help="Plan for a device with so many GiB; 0 for this machine.")
     ] = 0,

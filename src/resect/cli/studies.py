@@ -9,6 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resect.cli._launching import (
+    Asked,
+    Cpus,
+    Gpus,
+    Launching,
+    Mem,
+    Minutes,
+    Partition,
+    Parts,
+    Track,
+    Wait,
+    measured,
+    study_status,
+)
 from resect.cli._show import note, progress, say, table
 from resect.cli._so_far import so_far
 
@@ -157,13 +171,23 @@ def run_study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
     changes: Changes = None,
     jobs: Jobs = None,
+    launcher: Launching = None,
+    parts: Parts = None,
+    partition: Partition = "",
+    minutes: Minutes = 0,
+    gpus: Gpus = None,
+    mem: Mem = 0,
+    cpus: Cpus = 1,
+    wait: Wait = True,
+    track: Track = None,
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.claims import claimed
     from resect.cli._planning import show_plan
+    from resect.launch import refuse_busy
     from resect.recipes import read_config
     from resect.report import build_report
-    from resect.run import measure_all, open_run, parse_shard, plan_run, summarise_run
+    from resect.run import open_run, parse_shard, plan_run, summarise_run
 
     start = time.perf_counter()
     config = read_config(file, changes or ())
@@ -173,13 +197,15 @@ def run_study(
         return
     part = None if shard is None else parse_shard(shard)
     open_run(config, output, resume=resume or part is not None)
+    refuse_busy(output)
     if part is not None:
         with claimed(output, (part.index + 1, part.count)):
             _measure_part((config, output), cells, part)
         return
+    asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
     with claimed(output):
-        with progress("measuring model variants", so_far=so_far(output)) as update:
-            measure_all(config, output, jobs=jobs or 1, on_progress=update)
+        if not measured(config, output, asked, track):
+            return
         summarise_run(config, output, seconds=time.perf_counter() - start)
         _finish(output, build_report(output), start)
 
@@ -236,4 +262,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: [bold]resect report resect-demo[/bold], or [bold]resect report "
         "--compare run-a run-b -o side-by-side[/bold]"
     )(report)
+    study_app.command("status", epilog="Example: [bold]resect study status run[/bold]")(
+        study_status
+    )
     app.add_typer(study_app, name="study")

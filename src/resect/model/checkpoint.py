@@ -171,7 +171,12 @@ def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
         )
 
 
-def _weight_files(source: Path) -> list[Path]:
+def weight_files(source: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint folder.
+
+    Raises:
+        InputError: It is no folder, or lacks them.
+    """
     if not source.is_dir():
         raise InputError("no such checkpoint folder", got=str(source))
     index = source / "model.safetensors.index.json"
@@ -199,7 +204,7 @@ def _rewrite(
     extra: Mapping[str, str | None],
 ) -> dict[str, int]:
     change, record = how
-    files = _weight_files(source)
+    files = weight_files(source)
     store.refuse_full_folder(target)
     wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
     names = _names_on_disk(files, wanted, mask)

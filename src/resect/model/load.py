@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,10 +194,17 @@ def model_fingerprint(model: Any) -> str:
     Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
     models and still tells any two training runs apart.
     """
+    return fingerprint_of(
+        (name, parameter.detach()) for name, parameter in model.named_parameters()
+    )
+
+
+def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return the fingerprint of a model of which one parameter at a time is there."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters:
         digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = whole(parameter.detach()).reshape(-1)
+        flat = whole(parameter).reshape(-1)
         step = max(1, flat.numel() // SAMPLE)
         # Through float32, because numpy has no bfloat16; the conversion loses nothing.
         digest.update(flat[::step].float().cpu().numpy().tobytes())

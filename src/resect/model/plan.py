@@ -31,6 +31,8 @@ GIB = 2**30
 SAFE = 0.9
 NORM_BYTES = 20
 LOGIT_BYTES = 12
+# Tokens of a batch that goes through one block alone: larger ones need memory and read no less.
+STREAM_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -268,4 +270,45 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
         fits=sum(memory.values()) <= SAFE * free.device and host <= SAFE * free.host,
         sparse=most * ((1 if work.keep > 1 / 300 else 2) + 4 + shape.itemsize),
         dense=4.0 * shape.total,
+    )
+
+
+class Streamed(NamedTuple):
+    """What scoring block by block from disk needs (`resect.streamed`).
+
+    Attributes:
+        device: Bytes on the device: what is outside of the blocks, one block with its sums, its
+            largest gradient and score, activations of one batch inside it, and logits.
+        disk: Bytes of hidden states in the scratch folder.
+        moved: Bytes to and from disk: the checkpoint three times (for the name of the model,
+            forwards, backwards), hidden states five times (written and read forwards, read twice
+            and written backwards).
+        operations: Floating-point operations, with the second forward pass of each block.
+    """
+
+    device: float
+    disk: float
+    moved: float
+    operations: float
+
+
+def streamed(shape: Shape, work: Work) -> Streamed:
+    """Return what `resect score --stream` needs."""
+    tokens = max(work.longest, min(work.batch_tokens, STREAM_TOKENS))
+    block = max(shape.prunable.values())
+    inside = max(
+        shape.itemsize * features + NORM_BYTES * shape.hidden
+        for features in shape.features.values()
+    )
+    logits = tokens * work.scored / work.tokens * shape.vocabulary * LOGIT_BYTES
+    outside = shape.parameters - shape.itemsize * shape.total
+    largest = shape.largest * (shape.itemsize + 8)
+    device = outside + block * (shape.itemsize + 4 * work.sums) + largest
+    head = 4.0 * shape.hidden * shape.vocabulary * work.scored
+    disk = (len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize
+    return Streamed(
+        device=device + 2 * tokens * inside + logits,
+        disk=disk,
+        moved=3.0 * shape.parameters + 5 * disk,
+        operations=8.0 * shape.active * work.tokens + head,
     )

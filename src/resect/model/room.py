@@ -13,7 +13,7 @@ import torch
 
 from resect.errors import InputError, unknown_name
 from resect.model.load import refuse_encoder
-from resect.model.plan import GIB, Free, Plan, Work, plan, shape_of
+from resect.model.plan import GIB, Free, Plan, Shape, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.ranks import ALONE, Ranks, is_sharded
 from resect.records import Encoded
@@ -29,6 +29,9 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "llama-70b": ("llama", {"hidden_size": 8192, "intermediate_size": 28672,
                             "num_hidden_layers": 80, "num_attention_heads": 64,
                             "num_key_value_heads": 8, "vocab_size": 128256}),
+    "llama-405b": ("llama", {"hidden_size": 16384, "intermediate_size": 53248,
+                             "num_hidden_layers": 126, "num_attention_heads": 128,
+                             "num_key_value_heads": 8, "vocab_size": 128256}),
 }  # fmt: skip
 
 
@@ -231,4 +234,14 @@ def plan_report(
         f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
         "attention that does not keep its weights; nine tenths of free memory",
     ]
+    lines.insert(1, _from_disk(shape, work, rate))
     return Report(rows, lines)
+
+
+def _from_disk(shape: Shape, work: Work, rate: float) -> str:
+    least = streamed(shape, work)
+    return (
+        f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
+        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB of traffic, "
+        f"{least.operations / rate / 60:.3g} min of products"
+    )
