@@ -90,7 +90,8 @@ def unknown_words(line: str) -> list[str]:
     """Return what the command line of a line does not know: a command or options of it."""
     words = shlex.split(line.partition(" > ")[0].replace("…", " "))[1:]
     command = root_command()
-    names, missing = set(known(command)), []
+    names = set(known(command))
+    missing: list[str] = []
     while words:
         inner = getattr(command, "commands", {})
         word = words.pop(0)
