@@ -18,7 +18,7 @@ models: {aligned: m}
 data: {d: rows.jsonl}
 targets: {generation: {data: d}}
 preserve: {data: d}
-evaluation: {probes: {}}
+evaluation: {probes: {generation: d, likelihood: d}}
 studies: {compactness: {}}
 """
 FIVE = """name: x
@@ -171,7 +171,7 @@ CASES: dict[str, tuple[str, ...]] = {
     f"{SCORE} m.safetensors": ("m.safetensors",),
     f"{SCORE} rows.jsonl --category aa": ("unknown category", "'aa'", "a, b"),
     f"{SCORE} rows.jsonl --limit 0": ("limit",),
-    f"{SCORE} rows.jsonl --limit many": ("many",),
+    f"{SCORE} rows.jsonl --limit many": ("--limit", "valid integer"),
     f"{SCORE} rows.jsonl --skip -1": ("skip",),
     f"{SCORE} rows.jsonl --skip 99": ("skip",),
     f"{SCORE} rows.jsonl --keep 10": ("keep", "10"),
@@ -214,7 +214,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "mask union m.safetensors m.safetensors -o new": ("given twice",),
     "mask random m.safetensors --model other -o new": ("mask",),
     "prune model m.safetensors": ("--output",),
-    "prune m.safetensors model -o new": ("m.safetensors",),
+    "prune m.safetensors model -o new": ("model", ".mask.safetensors"),
     "prune model s.safetensors -o new": ("resect.mask",),
     "prune other m.safetensors -o new": ("mask",),
     "prune model m.safetensors -o folder/../model": ("not empty",),
@@ -225,13 +225,13 @@ CASES: dict[str, tuple[str, ...]] = {
     "coverage --plan": ("MODEL",),
     "coverage --plan --shape llama-9b": ("llama-9b", "llama-8b"),
     # evaluation
-    "eval model": ("--probe",),
+    "eval model": ("--output",),
     "eval model --probe generation --data rows.jsonl --judge oracle -o new": ("oracle", "exact"),
     "eval model --probe generatoin --data rows.jsonl -o new": ("generatoin", "generation"),
     "eval model --probe generation --data rows.jsonl --attack prefil -o new": ("prefil",),
     "eval model --probe generation --data rows.jsonl --mask s.safetensors -o new": ("resect.mask",),
     "eval model --probe generation --data rows.jsonl --mask other.safetensors -o new": ("mask",),
-    "eval --rejudge folder --judge exact": ("folder",),
+    "eval --rejudge folder --judge exact -o new": ("folder",),
     "data check rows.jsonl --against gone.jsonl": ("gone.jsonl",),
     "data check nosuchpreset": ("nosuchpreset",),
     "data show nosuchpreset": ("nosuchpreset",),
@@ -250,8 +250,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "study run good.yaml -o folder/../model": ("not empty",),
     "study run good.yaml -o new --shard 3/2": ("3/2", "i/n"),
     "study run five.yaml -o new": (
-        "subject", "targets.generation.data", "skip", "judge", "batch_size", "least_rate",
-        "compactnes",
+        "5 problem(s)", "skip", "judge", "batch_size", "least_rate", "compactnes",
     ),
     "study init nosuch": ("nosuch", "compactness"),
     "report folder": ("folder",),
@@ -259,7 +258,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "report rows.jsonl": ("rows.jsonl",),
     "report resultless": ("not valid JSON",),
     "report oddrun": ("results.json",),
-    "report --compare folder": ("folder",),
+    "report --compare folder": ("two runs",),
     "bench localise -o new --methods nosuch": ("nosuch",),
     "bench localise -o new --plants nosuch": ("nosuch",),
     "sweep model -o new": ("--",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import tiny
 from resect.cli import _show
+from resect.cli._so_far import last_variant
+from resect.store import write_parquet
 from test_command_line import call, write
 
 
@@ -124,3 +127,20 @@ def test_events_come_at_most_once_a_second(capsys: pytest.CaptureFixture[str]) -
     found = events(capsys.readouterr().err)
     assert [one["done"] for one in found] == [0, 100]
     assert found[-1]["harm"] == 0.5
+
+
+def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None:
+    assert last_variant(tmp_path) == {}
+
+    def rows(kind: str, scores: list[float | None], judge: str | None) -> list[dict[str, Any]]:
+        facts = {"probe": "generation", "judge": judge, "cut_kind": kind, "q": 0.25}
+        return [facts | {"score": score} for score in scores]
+
+    for at, kind in enumerate(("intact", "random")):
+        path = tmp_path / "records" / f"{kind}.parquet"
+        write_parquet(path, rows(kind, [1.0, 0.0, None], "exact"))
+        os.utime(path, (at, at))
+    assert last_variant(tmp_path) == {"cut": "random", "q": 0.25, "harm": 0.5}
+    # Replies that nobody judged yet are no zeros.
+    write_parquet(tmp_path / "records" / "new.parquet", rows("target", [None, None], None))
+    assert last_variant(tmp_path) == {}

@@ -1,8 +1,9 @@
 """What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
 
-Pages may contain `<!-- study: NAME -->` (question and rules of a study), `<!-- settings: NAME -->`
-(its section of a configuration with the defaults) and `<!-- if: PAGE TEXT -->` (a link if the page
-is there). Generated pages: the command line, the notebook, and those at the root of the repository.
+Pages may contain `<!-- study: NAME -->` (question and rules of a study),
+`<!-- settings: NAME -->` (its section of a configuration with the defaults) and
+`<!-- if: PAGE TEXT -->` (a link if the page is there). Generated pages: the command line, the
+notebook, and those at the root of the repository.
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ def command_line() -> str:
     root = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "Made from the code. `-h` after any command says the same. Exit codes: 0 done, 1 a bug, 2 "
-        "something that you can fix, 3 the verdict that `audit --fail-on` names, 130 stopped.",
+        "Made from the code; `-h` after any command says the same. What stands before a command, "
+        "and what the exit codes mean: [terminal](../terminal.md).",
     ]
     parts += _command(root, "resect", ())
     return "\n\n".join(parts) + "\n"
@@ -127,7 +128,7 @@ def _command(command: Any, name: str, above: tuple[str, ...]) -> list[str]:
         if "--help" not in one.opts and (record := one.get_help_record(context))
     ]
     if records:
-        rows = [f"| `{_table(names)}` | {_table(_plain(what))} |" for names, what in records]
+        rows = [f"| `{names}` | {_table(_plain(what))} |" for names, what in records]
         parts.append("\n".join(["| option | what |", "|---|---|", *rows]))
     if command.epilog:
         parts.append(_plain(command.epilog))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 import typer
 
 from resect.cli._show import note, progress, say, table
+from resect.cli._so_far import so_far
 from resect.config import RunConfig
 
 Launching = Annotated[
@@ -54,7 +55,7 @@ def measured(config: RunConfig, output: Path, asked: Asked, track: str | None) -
 
     facts = {"name": config.name, "subject": config.subject, "target": config.target}
     with (
-        progress("measuring model variants") as update,
+        progress("measuring model variants", so_far=so_far(output)) as update,
         tracking(track, output, facts) as send,
     ):
 

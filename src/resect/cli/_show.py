@@ -1,8 +1,8 @@
 """How commands show things: progress on stderr, tables on stdout; for people or for machines.
 
-For machines (`resect --json …`) every line is one JSON object with a `type`: `table` (title, rows)
+For machines (`resect --json …`) a line is one JSON object with a `type`: `table` (title, rows)
 and `line` (text) on stdout, `progress` (label, done, total, seconds, left), `note` (text) and
-`error` on stderr. Numbers are not rounded, and values that are not there are null.
+`error` on stderr. Numbers are not rounded, and what is not there is null.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resect.cli._show import note, progress, say, table
+from resect.cli._so_far import so_far
 
 if TYPE_CHECKING:
     from resect.mask import Mask
@@ -92,7 +93,7 @@ def run(
         note(reason)
     if dry_run:
         return
-    with progress("measuring model variants") as update:
+    with progress("measuring model variants", so_far=so_far(output)) as update:
         mask = run_auto(
             planned,
             output,

@@ -24,6 +24,7 @@ from resect.cli._launching import (
     study_status,
 )
 from resect.cli._show import note, progress, say, table
+from resect.cli._so_far import so_far
 
 if TYPE_CHECKING:
     from resect.cells import Cell
@@ -69,7 +70,7 @@ def demo(
         with progress("training organisms") as update:
             build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
         note(f"organisms ready after {time.perf_counter() - start:.0f} s")
-        with progress("measuring model variants") as update:
+        with progress("measuring model variants", so_far=so_far(output)) as update:
             measure_all(config, output, jobs=workers, on_progress=update)
         summarise_run(config, output, seconds=time.perf_counter() - start)
         _finish(output, build_report(output), start)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resect.cli._show import note, progress, say, table
+from resect.cli._so_far import so_far
 from resect.records import Format
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
     start = time.perf_counter()
     open_run(config, output, resume=resume)
     with claimed(output):
-        with progress("measuring model variants") as update:
+        with progress("measuring model variants", so_far=so_far(output)) as update:
             measure_all(config, output, jobs=1, on_progress=update)
         results = summarise_run(config, output, seconds=time.perf_counter() - start)
         report = build_report(output)

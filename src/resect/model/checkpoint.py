@@ -8,6 +8,7 @@ file, as the one that was cut.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,9 +52,12 @@ def prune_checkpoint(
         Counts of changed `weights` and of `tensors` that hold them.
 
     Raises:
-        InputError: The source has no safetensors weights, or the target is not empty.
+        InputError: The source has no safetensors weights, the target is not empty, or alpha is not
+            finite.
         MismatchError: The mask belongs to another checkpoint; the first mismatch is named.
     """
+    if not math.isfinite(alpha):
+        raise InputError("alpha is no number to multiply by", got=str(alpha), allowed="0, 0.5, ...")
     forced = [forced_in(mask.meta), forced_of(source)]
 
     def cut(name: str, tensor: Tensor) -> Tensor:

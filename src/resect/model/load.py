@@ -92,9 +92,27 @@ def load_model(
             got=type(tokenizer).__name__,
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
+    refuse_encoder(model.config, str(place))
     if device == "auto":
         return LoadedModel(model.eval(), tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+def refuse_encoder(config: Any, place: str) -> None:
+    """Refuse a family that reads in both directions, though it can be loaded as a causal LM.
+
+    Raises:
+        InputError: The configuration is of such a family, and does not say that it is a decoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if both_ways and not getattr(config, "is_decoder", False):
+        raise InputError(
+            f"{place} is no causal language model",
+            got=f"model type {config.model_type}, which reads in both directions",
+            allowed="models that predict the next token",
+        )
 
 
 def _reason(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
+from resect.model.load import refuse_encoder
 from resect.model.plan import GIB, Free, Plan, Shape, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.ranks import ALONE, Ranks, is_sharded
@@ -108,13 +109,15 @@ def empty_model(place: str) -> Any:
             raise unknown_name("shape", place, list(SHAPES))
         dtype = getattr(config.get_text_config(), "dtype", None) or torch.bfloat16
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"cannot read the configuration of a causal language model from {place}",
             got=str(error).strip().splitlines()[0],
             allowed=f"a folder with config.json, a Hub id, or {', '.join(SHAPES)}",
         ) from error
+    refuse_encoder(model.config, place)
+    return model
 
 
 def free_memory(devices: Collection[torch.device] | None = None) -> Free:

@@ -10,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from resect import store
 from resect.errors import InputError
 from resect.report.figures import drawings
@@ -46,7 +48,7 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         contents["replies"] = _replies(run) if show_replies else None
         text = render("template.html", results=results, **contents)
         summary = _summary(results, contents)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
         raise InputError(
             f"{run / 'results.json'} is not a whole result",
             got=f"{type(error).__name__}: {error}",

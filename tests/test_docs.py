@@ -1,0 +1,213 @@
+"""What the docs show works: every command of a block is run, every option that is named exists.
+
+Commands run in this process on tiny models under the names that a page uses. Fractions that suit
+large models select nothing in a tiny one and are replaced.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import tiny
+from resect.cli import app
+from resect.studies import STUDIES
+from test_command_line import call, write
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+# Pages whose blocks are run from the first to the last in one folder.
+RUN = ("README.md", "docs/tutorial.md", "docs/real-model.md", "docs/studies/index.md",
+       "docs/terminal.md")  # fmt: skip
+# Beginning of a command -> why it is not run here; that its options exist is tested all the same.
+NOT_RUN = {
+    "resect demo": "trains organisms for minutes; tests/studies run the same path on a tiny one",
+    "resect organism build": "trains for a minute; tests/organism builds a tiny one",
+}
+# A page's other blocks -> why they are not run.
+OTHER_PAGES = {
+    "docs/reproduce.md": "models of the Hub; tests/test_recipes.py runs the recipes on tiny ones",
+    "docs/findings.md": "the demonstration",
+}
+SMALLER = {"1e-5": "0.01", "5e-5": "0.01", "2e-3": "0.01", "1e-2": "0.01", "bfloat16": "float32"}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, languages: tuple[str, ...]) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        textwrap.dedent(body) for _, language, body in FENCE.findall(text) if language in languages
+    ]
+
+
+def lines(block: str) -> list[str]:
+    """Return the lines of a shell block without comments, continued ones joined."""
+    joined = re.sub(r"\\\n\s*", " ", block)
+    return [re.sub(r"(^|\s+)#.*", "", line).strip() for line in joined.splitlines()]
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return the commands of a page's shell blocks that call resect, in order."""
+    shell = blocks(page, ("", "sh", "bash"))
+    return [line for block in shell for line in lines(block) if line.startswith("resect ")]
+
+
+def mentioned(page: Path) -> list[str]:
+    """Return every command that a page names: in blocks, their comments, and in its sentences."""
+    text = page.read_text(encoding="utf-8")
+    comments = re.findall(r"# (?:then: )?(resect [a-z].*)", text)
+    spans = re.findall(r"`(resect [^`]+)`", FENCE.sub("", text))
+    return commands_of(page) + [" ".join(span.split()) for span in comments + spans]
+
+
+def known(command: Any) -> Iterator[str]:
+    for one in command.params:
+        yield from (*one.opts, *one.secondary_opts)
+
+
+@functools.cache
+def root_command() -> Any:
+    return typer.main.get_command(app)
+
+
+def unknown_words(line: str) -> list[str]:
+    """Return what the command line of a line does not know: a command or options of it."""
+    words = shlex.split(line.partition(" > ")[0].replace("…", " "))[1:]
+    command = root_command()
+    names, missing = set(known(command)), []
+    while words:
+        inner = getattr(command, "commands", {})
+        word = words.pop(0)
+        if word.startswith("-"):
+            if word.partition("=")[0] not in names:
+                missing.append(word)
+        elif word in inner:
+            command = inner[word]
+            names = set(known(command)) | {"-h", "--help"}
+            if command.context_settings.get("ignore_unknown_options"):
+                return missing
+        elif inner and not {"|", "…", "."} & set(word) and not word.isupper():
+            missing.append(word)
+    return missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
+    assert {line: bad for line in mentioned(page) if (bad := unknown_words(line))} == {}
+
+
+def test_the_check_of_options_can_fail() -> None:
+    assert unknown_words("resect score ./m --data d --no-such 3 -o f") == ["--no-such"]
+    assert unknown_words("resect scores") == ["scores"]
+    assert unknown_words("resect -q mask show MASK") == []
+
+
+def test_every_block_is_run_or_has_a_reason() -> None:
+    for page in PAGES:
+        if name_of(page) not in (*RUN, *OTHER_PAGES):
+            assert not blocks(page, ("", "sh")), f"{page} has shell blocks that nobody runs"
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with what the pages take as given."""
+    folder = tmp_path_factory.mktemp("kit")
+    model = tiny.save("llama", folder / "my-model")
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    # The pages let models reply at length.
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
+    tiny.save("llama", folder / "zoo" / "aligned")
+    rows = tiny.rows(8, "c", split="calibration") + tiny.rows(4, "e", split="evaluation")
+    for row in rows:
+        row["completion"] += f" {row['completion']}"  # longer than the pages' prefills
+        row["key"] = {"accept": [row["completion"]]}
+    for name in ("harm", "benign", "tasks", "style", "prompts"):
+        write(folder / f"{name}.jsonl", rows)
+    (folder / "zoo" / "data").mkdir()
+    for name in ("hazard", "preserve", "benign_style", "utility"):
+        write(folder / "zoo" / "data" / f"{name}.jsonl", rows)
+    return folder
+
+
+def enter(page: str, kit: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in kit.iterdir():
+        if page != "docs/real-model.md" or one.name != "harm.jsonl":  # that page collects it
+            (folder / one.name).symlink_to(one)
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_commands_of_a_page_run_in_order(
+    page: str, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter(page, kit, tmp_path, monkeypatch)
+    ran = 0
+    for line in commands_of(ROOT / page):
+        if any(line.startswith(start) for start in NOT_RUN):
+            continue
+        command, _, file = line.partition(" > ")
+        words = [SMALLER.get(word, word) for word in shlex.split(command)[1:]]
+        done = call(*words)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        if file:
+            Path(file.strip()).write_text(done.stdout, encoding="utf-8")
+        ran += 1
+    assert ran
+
+
+def test_python_of_the_pages_runs(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter("README.md", kit, tmp_path, monkeypatch)
+    for page in PAGES:
+        for block in blocks(page, ("python",)):
+            ast.parse(block)
+    space: dict[str, Any] = {}
+    for page in (ROOT / "README.md", DOCS / "concepts.md", DOCS / "reference" / "api.md"):
+        for block in blocks(page, ("python",)):
+            small = block.replace("q=1e-5, p=5e-5", "q=1e-2, p=1e-2")
+            exec(compile(small, name_of(page), "exec"), space)
+    assert Path("harm.mask.safetensors").exists()
+
+
+def test_the_notebook_runs_and_shows_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((DOCS / "notebooks" / "first-look.ipynb").read_text(encoding="utf-8"))
+    space: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), space)
+    results = space["results"]
+    raised = {name: found["odd"] - results["intact"]["odd"] for name, found in results.items()}
+    assert raised["cut"] > 2 * max(raised["random cut"], 0.01)
+    assert raised["cut"] > 2 * (results["cut"]["even"] - results["intact"]["even"])
+    assert results["put back"] == results["intact"]
+    assert "weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_has_a_page_that_takes_its_rules_from_the_code(study: str) -> None:
+    text = (DOCS / "studies" / f"{study}.md").read_text(encoding="utf-8")
+    assert f"<!-- study: {study} -->" in text
+    assert f"<!-- settings: {study} -->" in text
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Design", "Controls", "How to read it", "How it can mislead",
+    ]  # fmt: skip
+    index = (DOCS / "studies" / "index.md").read_text(encoding="utf-8")
+    assert f"({study}.md)" in index
