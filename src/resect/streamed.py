@@ -58,7 +58,8 @@ class _Store:
         save_file({"hidden": hidden.detach().contiguous()}, self._path(batch, place))
 
     def get(self, batch: int, place: int, device: torch.device) -> Tensor:
-        return load_file(self._path(batch, place))["hidden"].to(device)
+        hidden: Tensor = load_file(self._path(batch, place))["hidden"]
+        return hidden.to(device)
 
     def drop(self, batch: int, place: int) -> None:
         self._path(batch, place).unlink()

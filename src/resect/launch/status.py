@@ -44,7 +44,7 @@ def status(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _part_row(run: Path, part: dict[str, Any], done: set[str]) -> dict[str, Any]:
     path = Part(run, part["part"], ()).state_path
-    state = read_json(path) if path.exists() else {"state": "waiting"}
+    state: dict[str, Any] = read_json(path) if path.exists() else {"state": "waiting"}
     seen = state.get("seen")
     return {
         "part": part["part"] + 1,

@@ -236,7 +236,7 @@ def refuse_busy(run: Path) -> None:
         InputError: There are such jobs.
     """
     path = run / "launch" / "parts.json"
-    known = read_json(path) if path.exists() else {"launcher": ""}
+    known: dict[str, Any] = read_json(path) if path.exists() else {"launcher": ""}
     if known["launcher"] != "slurm":
         return
     names = [part["job"] for part in known["parts"] if part["job"] is not None]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.model.checkpoint import weight_files
-from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
+from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
 from resect.model.names import Place, checkpoint_places
 from resect.model.prunable import blocks
 
@@ -140,6 +140,7 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
             f"cannot read the configuration of a causal language model from {place}",
             got=str(error).strip().splitlines()[0],
         ) from error
+    refuse_encoder(config, str(place))
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     return Shelf(model.eval(), load_tokenizer(place), folder, torch.device(device or usual))
