@@ -43,6 +43,8 @@ OTHER_PAGES = {
     "docs/findings.md": "the demonstration",
 }
 SMALLER = {"1e-5": "0.01", "5e-5": "0.01", "2e-3": "0.01", "1e-2": "0.01", "bfloat16": "float32"}
+# The only of one part, in the place of a scheduler's variable.
+SMALLER |= {"$SLURM_ARRAY_TASK_ID/16": "1/1"}
 
 
 def name_of(page: Path) -> str:
