@@ -36,6 +36,7 @@ RUN = ("README.md", "docs/tutorial.md", "docs/real-model.md", "docs/studies/inde
 NOT_RUN = {
     "resect demo": "trains organisms for minutes; tests/studies run the same path on a tiny one",
     "resect organism build": "trains for a minute; tests/organism builds a tiny one",
+    "resect study run my.yaml -o run --shard": "a script of Slurm; tests/studies runs shards",
 }
 # A page's other blocks -> why they are not run.
 OTHER_PAGES = {
@@ -43,8 +44,6 @@ OTHER_PAGES = {
     "docs/findings.md": "the demonstration",
 }
 SMALLER = {"1e-5": "0.01", "5e-5": "0.01", "2e-3": "0.01", "1e-2": "0.01", "bfloat16": "float32"}
-# The only of one part, in the place of a scheduler's variable.
-SMALLER |= {"$SLURM_ARRAY_TASK_ID/16": "1/1"}
 
 
 def name_of(page: Path) -> str:
