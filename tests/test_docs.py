@@ -36,6 +36,7 @@ RUN = ("README.md", "docs/tutorial.md", "docs/real-model.md", "docs/studies/inde
 NOT_RUN = {
     "resect demo": "trains organisms for minutes; tests/studies run the same path on a tiny one",
     "resect organism build": "trains for a minute; tests/organism builds a tiny one",
+    "resect study run my.yaml -o run --shard $": "a job script; tests/studies run shards",
 }
 # A page's other blocks -> why they are not run.
 OTHER_PAGES = {
