@@ -135,10 +135,12 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The pages let models reply at length.
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 512}))
     tiny.save("llama", folder / "zoo" / "aligned")
-    rows = tiny.rows(8, "c", split="calibration") + tiny.rows(4, "e", split="evaluation")
+    rows = tiny.rows(8, "c", split="calibration") + tiny.rows(8, "e", split="evaluation")
     for row in rows:
         row["completion"] += f" {row['completion']}"  # longer than the pages' prefills
         row["key"] = {"accept": [row["completion"]]}
+        if row["split"] == "evaluation":
+            row["prompt"] += " w1 w1"  # no prompt of calibration
     for name in ("harm", "benign", "tasks", "style", "prompts"):
         write(folder / f"{name}.jsonl", rows)
     (folder / "zoo" / "data").mkdir()
