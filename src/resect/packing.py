@@ -27,7 +27,9 @@ DTYPES = {
 
 def pack(row: Tensor) -> tuple[Tensor, list[Any]]:
     """Return a row [k] as bytes, and what `unpack` has to know of it: dtype, k, deflated bytes."""
-    planes = row.contiguous().view(torch.uint8).numpy().reshape(-1, row.element_size())
+    # A row of one place may have any stride and count as contiguous; its copy has stride 1.
+    row = row.clone(memory_format=torch.contiguous_format)
+    planes = row.view(torch.uint8).numpy().reshape(-1, row.element_size())
     # Runs and single bytes are all that there is to find; measured to be smaller here, and five
     # times as quick, as the search for longer matches.
     deflate = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)

@@ -81,7 +81,7 @@ def test_thresholds_and_shares(tmp_path: Path) -> None:
     }  # fmt: skip
 
     def marks(which: str, asked: str) -> str:
-        name = next(name for name in table if f"question: {name}" in asked)
+        name = next(name for name in table if f"\n{name}\n" in asked)
         return table[name][which == "coherence"]
 
     log = run(

@@ -211,6 +211,9 @@ def check(name: str, content: bytes, wanted: dict[str, bytes], *, final: bool) -
         text = content.decode("utf-8")
         for one in text.splitlines() if name.endswith(".jsonl") else [text]:
             json.loads(one)
+    elif last == "metrics.jsonl":
+        for one in content.decode("utf-8").splitlines():  # lines come as cells do, with their time
+            json.loads(one)
     elif last in TIMED and content != wanted[name]:
         assert untimed(name, content) == untimed(name, wanted[name]), f"{name} differs"
     elif name.endswith(".parquet") and not final and content != wanted[name]:

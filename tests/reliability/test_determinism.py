@@ -143,7 +143,7 @@ def test_other_processes_zones_and_locales_change_nothing(arms: dict[str, Path])
             told.add(name)
     # These say when and how they were made; what they found is the same.
     timed = {f"run/{n}" for n in ("manifest.json", "results.json", "report.html", "report.json")}
-    assert told <= timed | {"run/report.md", "said"}
+    assert told <= timed | {"run/report.md", "run/metrics.jsonl", "said"}
     found: list[Any] = []
     for folder in arms.values():
         results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))
