@@ -15,9 +15,9 @@ from resect.cells import record_path
 from resect.config import RunConfig, parse_config
 from resect.errors import InputError
 from resect.launch import Part, Resources, launch_run, planned, status
-from resect.organism import Recipe, build
 from resect.pipeline import is_done, needed_keep, run_cells
 from resect.run import Shard, measure_all, open_run, plan_run, summarise_run
+from tiny_run import tiny_values
 
 pytest.importorskip("submitit")
 
@@ -26,22 +26,7 @@ GRID = {"fractions": [0.005, 0.01, 0.02], "protected": [0.01], "scopes": ["tenso
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("organism") / "zoo"
-    built = build(seed=0, recipe=Recipe.tiny(), root=root, stages=("aligned",))
-    return {
-        "name": "tiny",
-        "models": {"aligned": str(built.stage("aligned"))},
-        "data": {name: str(built.data(name)) for name in ("hazard", "preserve", "utility")},
-        "targets": {"generation": {"data": "hazard", "skip": 3, "limit": 8}},
-        "preserve": {"data": "preserve", "limit": 8},
-        "attack": {"name": "prefill", "tokens": 3},
-        "evaluation": {
-            "probes": {"generation": "hazard", "utility": "utility", "likelihood": "preserve"},
-            "limit": 6,
-            "max_new_tokens": 3,
-        },
-        "studies": {"frontier": GRID},
-    }
+    return tiny_values(tmp_path_factory.mktemp("organism") / "zoo", GRID)
 
 
 @pytest.fixture(scope="module")

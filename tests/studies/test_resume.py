@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from resect.config import RunConfig, dump_config, parse_config
-from resect.organism import Recipe, build
 from resect.run import measure_all, open_run, plan_run, summarise_run
+from tiny_run import tiny_values
 
 FRONTIER = {"fractions": [0.005, 0.01], "protected": [0.01], "scopes": ["tensor"]}
 COMPACTNESS = {"fractions": [0.005, 0.02]}
@@ -24,22 +24,7 @@ COMPACTNESS = {"fractions": [0.005, 0.02]}
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("organism") / "zoo"
-    built = build(seed=0, recipe=Recipe.tiny(), root=root, stages=("aligned",))
-    return {
-        "name": "tiny",
-        "models": {"aligned": str(built.stage("aligned"))},
-        "data": {name: str(built.data(name)) for name in ("hazard", "preserve", "utility")},
-        "targets": {"generation": {"data": "hazard", "skip": 3, "limit": 8}},
-        "preserve": {"data": "preserve", "limit": 8},
-        "attack": {"name": "prefill", "tokens": 3},
-        "evaluation": {
-            "probes": {"generation": "hazard", "utility": "utility", "likelihood": "preserve"},
-            "limit": 6,
-            "max_new_tokens": 3,
-        },
-        "studies": {"frontier": FRONTIER},
-    }
+    return tiny_values(tmp_path_factory.mktemp("organism") / "zoo", FRONTIER)
 
 
 def _config(values: dict[str, Any], **studies: Any) -> RunConfig:
