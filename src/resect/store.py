@@ -306,7 +306,8 @@ def remove_folder(path: str | Path) -> None:
         path.replace(part)
     except OSError as error:
         raise _unwritable(path, error) from error
-    shutil.rmtree(part, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:

@@ -206,3 +206,21 @@ def test_a_full_and_a_read_only_file_system(
             assert old.read_text(encoding="utf-8") == "old"
             assert not litter(small), name
     assert json.loads((made / "m" / "config.json").read_text(encoding="utf-8"))
+
+
+def test_an_interrupted_removal_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "0.jsonl").write_text("{}\n", encoding="utf-8")
+    plain = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        plain(self, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove_folder(folder)
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,8 @@ import torch
 
 from resect.cells import Cell, Cut, Tuning, merge
 from resect.mask import Mask, MaskTensor
+from resect.records import Claim, Interval, VerdictWord
+from resect.run import agreed
 from resect.stats import Sample
 from resect.studies import _common
 from resect.studies._overlap import chance_overlap, rank_agreement
@@ -58,6 +60,26 @@ def test_each_model_takes_its_own_cut_within_the_budget(monkeypatch: pytest.Monk
     assert found.value == pytest.approx(0.8)
     assert q == pytest.approx(0.0055)
     assert cost == pytest.approx(0.015)
+
+
+def claim(verdict: VerdictWord, *by_seed: VerdictWord) -> Claim:
+    seeds = tuple(range(len(by_seed)))
+    controls = (Interval("random", 0.0),)
+    named = {str(seed): one for seed, one in zip(seeds, by_seed, strict=True)}
+    return Claim("s", "c", verdict, Interval("e", 1.0), controls, "r", seeds, 9, "Why.", named)
+
+
+def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
+    split = agreed(claim("supported", "supported", "not supported", "supported"), 0.0)
+    assert split.verdict == "inconclusive"
+    assert "seed 1 alone" in split.reason
+    assert split.reason.endswith("Why.")
+    # A seed alone has fewer prompts: that it cannot tell is no contradiction.
+    weak = claim("supported", "supported", "inconclusive", "not measurable")
+    assert agreed(weak, 0.0) == weak
+    assert agreed(claim("supported", "supported", "not supported"), 0.5).verdict == "supported"
+    against = claim("not supported", "supported", "supported")
+    assert agreed(against, 0.0) == against
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:

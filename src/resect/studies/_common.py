@@ -47,6 +47,12 @@ class Measurements:
         self._rows: dict[str, list[Row]] = {}
         self._resamplers: dict[str, Resampler] = {}
 
+    def of_seed(self, seed: int) -> Measurements:
+        """Return what the same run has measured of one seed; what was read stays read."""
+        found = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        found._rows, found._resamplers = self._rows, self._resamplers
+        return found
+
     def rows(self, cell: Cell) -> list[Row]:
         """Return a cell's rows in the order of its examples.
 
