@@ -210,10 +210,7 @@ def agreed(claim: Claim, most_dissent: float) -> Claim:
     if claim.verdict != "supported" or len(against) <= most_dissent * len(claim.by_seed):
         return claim
     which = f"seed {against[0]}" if len(against) == 1 else f"seeds {', '.join(against)}"
-    said = claim.reason.rstrip(".")
-    reason = (
-        f"Models disagree: over all seeds the rule holds, by itself it fails on {which}. {said}."
-    )
+    reason = f"Models disagree: the rule holds over all seeds and fails on {which} alone."
     return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
