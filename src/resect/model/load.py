@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from resect.errors import InputError
+from resect.model.heap import is_out_of_memory
 from resect.ranks import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,6 +29,7 @@ LOAD_FAULTS = (
     RecursionError,
     RuntimeError,
     SafetensorError,
+    MemoryError,
 )
 
 
@@ -74,6 +76,13 @@ def load_model(
             # which has no use for a vocabulary of words; the file itself knows better.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except LOAD_FAULTS as error:
+        if is_out_of_memory(error):
+            raise InputError(
+                f"the model of {place} does not fit into memory",
+                got=_reason(error),
+                fix="resect score reads it block by block with --stream; or load it with --dtype "
+                "bfloat16, or over several GPUs with --device auto",
+            ) from error
         if "trust_remote_code" in str(error):
             raise InputError(
                 f"{place} needs Python code of its own to load, and resect runs none",

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
+from resect.model.limits import left_of_group, left_of_limits
 from resect.model.load import refuse_encoder
 from resect.model.plan import GIB, Free, Plan, Shape, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
@@ -128,28 +129,14 @@ def free_memory(devices: Collection[torch.device] | None = None) -> Free:
     """
     import psutil
 
-    host = min(float(psutil.virtual_memory().available), _left_of_group())
+    available = float(psutil.virtual_memory().available)
+    host = min(available, left_of_group(), left_of_limits())
     if devices is None:
         devices = [torch.device("cuda", at) for at in range(torch.cuda.device_count())]
     gpus = {device for device in devices if device.type == "cuda"}
     if not gpus:
         return Free(device=host, host=0.0)
     return Free(device=float(sum(torch.cuda.mem_get_info(at)[0] for at in gpus)), host=host)
-
-
-def _left_of_group() -> float:
-    """Return what a container or a batch system lets this process use, infinity for all."""
-    root = Path("/sys/fs/cgroup")
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return float((root / most).read_text()) - float((root / used).read_text())
-        except (OSError, ValueError):
-            # No such file, or "max": no limit.
-            continue
-    return math.inf
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
