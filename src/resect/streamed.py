@@ -16,7 +16,7 @@ the model in which every block gives back what it got. Gradients and sums are th
 memory (`resect.model.observe`), so the scores are the same up to the order in which sums are
 added. A model whose blocks do not stand in one plain row is refused.
 
-Several processes share the examples: each reads every block, and sums are added up weight by weight.
+Several processes share the examples: each reads every block, and sums are added weight by weight.
 """
 
 from __future__ import annotations

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from resect.errors import InputError
+from resect.model.plan import Work
 from resect.model.prunable import Coverage
-from resect.model.room import plan_for
+from resect.model.room import Reading, how_to_read, plan_for
 from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
 
@@ -106,6 +111,7 @@ def planned(
         batch_size=settings.batch_size,
         # What the user has chosen is not made smaller before it has failed.
         fixed=settings.batch_tokens != "auto",
+        keep=settings.fraction(coverage.total),
         ranks=ranks,
     )
     if ranks.rank == 0:
@@ -117,3 +123,48 @@ def planned(
         checkpoint=settings.checkpoint or found.checkpoint,
         batch_tokens=found.batch_tokens,
     )
+
+
+def reading(
+    folder: Path,
+    encoded: Callable[[], Sequence[Encoded]],
+    settings: AttributeSettings,
+    *,
+    sums: int,
+    dtype: str | None = None,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
+) -> Reading:
+    """Choose whether a checkpoint folder is loaded or read block by block (`how_to_read`).
+
+    Args:
+        folder: A checkpoint folder with safetensors weights.
+        encoded: Returns all examples of the job; not called for a small model.
+        settings: What the user has chosen.
+        sums: Kinds of sums that are kept of each weight.
+        dtype: Dtype of the weights in memory; None for the one on disk.
+        device: Where the model runs; None for a GPU if there is one.
+        ranks: The processes that share the examples; all choose the same.
+
+    Raises:
+        InputError: There is no example, or the folder is no checkpoint of a causal LM.
+        CoverageError: The model has block weights of an unknown kind.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+
+    def work() -> Work:
+        examples = encoded()
+        if not examples:
+            raise InputError("there is no example to score")
+        longest = max(len(example.input_ids) for example in examples)
+        return Work(
+            tokens=sum(len(example.input_ids) for example in examples),
+            scored=sum(example.scored_tokens for example in examples),
+            batch_tokens=(settings.batch_size or 0) * longest or tokens,
+            longest=(settings.batch_size or 1) * longest,
+            sums=sums,
+        )
+
+    keep = settings.fraction
+    return how_to_read(folder, work, keep=keep, dtype=dtype, device=device, ranks=ranks)
