@@ -86,7 +86,13 @@ def evaluate(
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.measure import EvalRequest, evaluate_model
     from resect.measure import rejudge as judge_again
+    from resect.ranks import refuse_processes
 
+    refuse_processes(
+        "resect eval",
+        "leave torchrun out, and ask a server of several GPUs (--backend), or split cells: "
+        "resect study run FILE -j N, --launcher slurm or --shard i/n",
+    )
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
         _show(judge_again(rejudge, judges, output), output)
