@@ -38,9 +38,8 @@ from resect.model.forward import Head, batch_loss, batches, check_examples, forw
 from resect.model.heap import returned
 from resect.model.load import tokenizer_fingerprint
 from resect.model.observe import Watch, observing
-from resect.model.plan import STREAM_TOKENS
 from resect.model.prunable import PrunableWeight, find_prunable
-from resect.model.settings import CPU_TOKENS, AttributeSettings
+from resect.model.settings import AttributeSettings, streamed_tokens
 from resect.model.shelf import Shelf
 from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
@@ -112,7 +111,9 @@ def attribute_streamed(
     coverage = find_prunable(shelf.model, allow_partial=settings.allow_partial)
     check_examples(encoded, shelf.model)
     rules = {name: rule_of(settings.method, name) for name in reductions}
-    job = _Streaming(shelf, encoded, settings, rules, ranks)
+    sums = len({kind for rule in rules.values() for kind in rule.needs})
+    tokens = streamed_tokens(shelf.model, encoded, settings, coverage, sums=sums, ranks=ranks)
+    job = _Streaming(shelf, encoded, settings, rules, ranks, tokens=tokens)
     job.on_progress = on_progress or job.on_progress
     metas = {name: _meta(job, name, settings.fraction(coverage.total)) for name in rules}
     found = {name: Candidates(meta.keep, coverage.total) for name, meta in metas.items()}
@@ -168,6 +169,8 @@ class _Streaming:
         settings: AttributeSettings,
         rules: Mapping[str, Rule],
         ranks: Ranks,
+        *,
+        tokens: int,
     ):
         self.shelf = shelf
         self.model = shelf.model
@@ -177,9 +180,6 @@ class _Streaming:
         self.ranks = ranks
         self.on_progress: Callable[[int, int], None] = lambda _done, _total: None
         self.device = self.model.get_input_embeddings().weight.device
-        tokens: Any = settings.batch_tokens
-        if tokens == "auto":
-            tokens = STREAM_TOKENS if self.device.type == "cuda" else CPU_TOKENS
         # Shares of examples that are sorted by length have almost the same lengths.
         order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
         mine = ranks.share(order)

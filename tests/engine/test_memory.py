@@ -33,7 +33,7 @@ def test_pieces_make_the_tensor(piece: int, dtype: torch.dtype, tmp_path: Path) 
     for name, tensor in tensors.items():
         for target in (
             torch.full_like(tensor, 9),
-            torch.full((*tensor.shape[::-1],), 9.0).permute(*reversed(range(tensor.dim()))),
+            torch.full((*tensor.shape[::-1],), 9.0).permute(tuple(reversed(range(tensor.dim())))),
         ):
             pieces.read_into(found[name], target, piece=piece)
             assert torch.equal(target, tensor.to(target.dtype))

@@ -28,7 +28,7 @@ Sums in CPU memory make each batch move the gradients of all weights there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from resect.model.prunable import Coverage, find_prunable
@@ -236,7 +236,8 @@ class _Choice(NamedTuple):
 
 
 def _halves(work: Work) -> list[int]:
-    tokens = [max(work.batch_tokens, work.longest)]
+    # No batch holds more than there is.
+    tokens = [max(min(work.batch_tokens, work.tokens), work.longest)]
     while tokens[-1] // 2 >= work.longest:
         tokens.append(tokens[-1] // 2)
     return tokens
@@ -312,6 +313,7 @@ class Streamed(NamedTuple):
     """What scoring block by block from disk needs (`resect.streamed`).
 
     Attributes:
+        tokens: Most tokens of a batch, padding included.
         device: Bytes on the device: what is outside of the blocks and the masks of all batches;
             beside them either one block with its sums, and activations of one batch inside it with
             the largest gradient, or what ranking needs; or, without a block, the logits of a batch.
@@ -323,6 +325,7 @@ class Streamed(NamedTuple):
         operations: Floating-point operations, with the second forward pass of each block.
     """
 
+    tokens: int
     device: float
     host: float
     disk: float
@@ -330,9 +333,23 @@ class Streamed(NamedTuple):
     operations: float
 
 
-def streamed(shape: Shape, work: Work) -> Streamed:
-    """Return what `resect score --stream` needs."""
-    tokens = max(work.longest, min(work.batch_tokens, STREAM_TOKENS))
+def streamed(shape: Shape, work: Work, free: Free | None = None) -> Streamed:
+    """Return what `resect score --stream` needs.
+
+    Args:
+        shape: The model.
+        work: What is asked for.
+        free: Where batches are halved, as often as it helps, until it fits; None does not halve.
+    """
+    sizes = _halves(replace(work, batch_tokens=min(work.batch_tokens, STREAM_TOKENS)))
+    for tokens in sizes if free is not None else sizes[:1]:
+        need = _streamed(shape, work, tokens)
+        if free is None or need.device + (0.0 if free.host else need.host) <= SAFE * free.device:
+            break
+    return need
+
+
+def _streamed(shape: Shape, work: Work, tokens: int) -> Streamed:
     block = max(shape.prunable.values())
     inside = max(
         shape.itemsize * features + NORM_BYTES * shape.hidden
@@ -346,6 +363,7 @@ def streamed(shape: Shape, work: Work) -> Streamed:
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     disk = (len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize
     return Streamed(
+        tokens=tokens,
         device=outside + masks + max(opened, logits),
         host=_candidates(shape, work),
         disk=disk,

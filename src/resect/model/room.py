@@ -77,11 +77,11 @@ def plan_for(
         sums=sums / ranks.count if any(map(is_sharded, model.parameters())) else sums,
         keep=keep,
     )
-    free = _least_free({parameter.device for parameter in model.parameters()}, ranks)
+    free = least_free({parameter.device for parameter in model.parameters()}, ranks)
     return plan(shape_of(model, coverage), work, replace(free, holds_model=True))
 
 
-def _least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
+def least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
     """Return what every process can have for itself.
 
     Processes add their sums up weight by weight, so all of them must follow one plan.
@@ -132,7 +132,7 @@ def how_to_read(
         CoverageError: The model has block weights of an unknown kind.
     """
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    free = _least_free({torch.device(device or usual)}, ranks)
+    free = least_free({torch.device(device or usual)}, ranks)
     files = entries(weight_files(folder))
     if sum(entry.size for entry in files.values()) < SMALL * free.device:
         return Reading(stream=False)
@@ -142,7 +142,7 @@ def how_to_read(
     found = plan(shape, asked, free)
     if not _is_streamed(shape, asked, found, free):
         return Reading(stream=False)
-    need = streamed(shape, asked)
+    need = streamed(shape, asked, free)
     return Reading(
         stream=True,
         line="the model is read block by block from disk: in memory it needs "
@@ -154,7 +154,7 @@ def how_to_read(
 
 def _is_streamed(shape: Shape, work: Work, found: Plan, free: Free) -> bool:
     """Tell whether scoring reads block by block: nothing else fits, and less is needed so."""
-    return not found.fits and _on_device(streamed(shape, work), free) < found.device
+    return not found.fits and _on_device(streamed(shape, work, free), free) < found.device
 
 
 def _on_device(need: Streamed, free: Free) -> float:
@@ -306,7 +306,7 @@ def plan_report(
 def _chosen(shape: Shape, work: Work, found: Plan, free: Free) -> str:
     if not _is_streamed(shape, work, found, free):
         return "resect score will hold the model in memory"
-    enough = _on_device(streamed(shape, work), free) <= SAFE * free.device
+    enough = _on_device(streamed(shape, work, free), free) <= SAFE * free.device
     return "resect score will read it block by block from disk" + (
         "" if enough else ", for which memory does not suffice either"
     )

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from resect.errors import InputError
-from resect.model.plan import Work
+from resect.model.plan import Work, shape_of, streamed
 from resect.model.prunable import Coverage
-from resect.model.room import Reading, how_to_read, plan_for
+from resect.model.room import Reading, how_to_read, least_free, plan_for
 from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
 
@@ -125,6 +125,44 @@ def planned(
     )
 
 
+def streamed_tokens(
+    model: Any,
+    encoded: Sequence[Encoded],
+    settings: AttributeSettings,
+    coverage: Coverage,
+    *,
+    sums: int,
+    ranks: Ranks = ALONE,
+) -> int:
+    """Return the most tokens of a batch for a model that is read block by block.
+
+    Args:
+        model: The model; where it runs is where its embeddings are.
+        encoded: All examples of the job.
+        settings: What the user has chosen.
+        coverage: The model's prunable weights.
+        sums: Kinds of sums that are kept of each weight.
+        ranks: The processes that share the examples; all get the same.
+    """
+    if settings.batch_tokens != "auto":
+        return settings.batch_tokens
+    device = model.get_input_embeddings().weight.device
+    work = _work(encoded, settings, GPU_TOKENS if device.type == "cuda" else CPU_TOKENS, sums)
+    work = replace(work, keep=settings.fraction(coverage.total))
+    return streamed(shape_of(model, coverage), work, least_free({device}, ranks)).tokens
+
+
+def _work(examples: Sequence[Encoded], settings: AttributeSettings, tokens: int, sums: int) -> Work:
+    longest = max(len(example.input_ids) for example in examples)
+    return Work(
+        tokens=sum(len(example.input_ids) for example in examples),
+        scored=sum(example.scored_tokens for example in examples),
+        batch_tokens=(settings.batch_size or 0) * longest or tokens,
+        longest=(settings.batch_size or 1) * longest,
+        sums=sums,
+    )
+
+
 def reading(
     folder: Path,
     encoded: Callable[[], Sequence[Encoded]],
@@ -157,14 +195,7 @@ def reading(
         examples = encoded()
         if not examples:
             raise InputError("there is no example to score")
-        longest = max(len(example.input_ids) for example in examples)
-        return Work(
-            tokens=sum(len(example.input_ids) for example in examples),
-            scored=sum(example.scored_tokens for example in examples),
-            batch_tokens=(settings.batch_size or 0) * longest or tokens,
-            longest=(settings.batch_size or 1) * longest,
-            sums=sums,
-        )
+        return _work(examples, settings, tokens, sums)
 
     keep = settings.fraction
     return how_to_read(folder, work, keep=keep, dtype=dtype, device=device, ranks=ranks)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.model.checkpoint import weight_files
+from resect.model.heap import returned
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
 from resect.model.names import Place, checkpoint_places
 from resect.model.pieces import Entry, entries, read_into
@@ -135,7 +136,10 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
     refuse_encoder(config, str(place))
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    return Shelf(model.eval(), load_tokenizer(place), folder, torch.device(device or usual))
+    tokenizer = load_tokenizer(place)
+    # Each parameter has its memory for a moment, before it is taken away.
+    with returned():
+        return Shelf(model.eval(), tokenizer, folder, torch.device(device or usual))
 
 
 def _dtype_of(config: Any, files: dict[str, Entry]) -> torch.dtype:
