@@ -12,7 +12,7 @@ import torch
 from resect.errors import InputError
 
 _THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
-_LARGE = 256 * 1024
+_LARGE = 128 * 1024  # where glibc begins
 _MOST = 32 * 2**20  # up to where glibc raises it by itself
 
 

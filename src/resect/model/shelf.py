@@ -126,7 +126,8 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = DTYPES[dtype] if dtype else _dtype_of(config, files)
-        with init_empty_weights(include_buffers=False):
+        # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
+        with returned(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=kind)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -137,7 +138,6 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(place)
-    # Each parameter has its memory for a moment, before it is taken away.
     with returned():
         return Shelf(model.eval(), tokenizer, folder, torch.device(device or usual))
 
