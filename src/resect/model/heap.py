@@ -23,7 +23,7 @@ def returned() -> Iterator[None]:
     glibc keeps what was freed below a threshold that grows to 32 MB, in a heap that shrinks from
     its end alone. Small tensors that are kept (candidates) lie between large ones that are not, so
     that the heap of a model with blocks of a few MB grew with every block: by 48 MB over the 24
-    blocks of one of 160 MB. Larger tensors never go there. Elsewhere than on glibc nothing is done.
+    blocks of one of 170 MB. Larger tensors never go there. Elsewhere than on glibc nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

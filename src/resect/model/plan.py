@@ -40,6 +40,9 @@ SAFE = 0.9
 NORM_BYTES = 20
 LOGIT_BYTES = 12
 RANK_BYTES = 14
+# Operations of a large accelerator in the time that a byte takes to CPU memory: 300 TFLOP/s over
+# 20 GB/s, as assumed elsewhere (`resect.model.room`).
+BALANCE = 15_000
 CANDIDATE_BYTES = 40
 # Tokens of a batch that goes through one block alone: larger ones need memory and read no less.
 STREAM_TOKENS = 4096
@@ -202,7 +205,7 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
 
     In this order, the first that fits: all sums on the device, in batches that are halved as often
     as it helps; sums in CPU memory; the same with activations computed again; as many layers a pass
-    as fit, on the device or in CPU memory, whichever needs fewer passes. If nothing fits, the plan
+    as fit, on the device or in CPU memory, whichever takes less time. If nothing fits, the plan
     with least memory is returned, and `fits` is false.
     """
     places = ["device", "cpu"] if free.host else ["device"]
@@ -223,9 +226,14 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
             fits = _made(shape, work, free, _Choice(place, middle, True, least)).fits
             low, high = (middle, high) if fits else (low, middle)
         found = _made(shape, work, free, _Choice(place, max(low, 1), True, least))
-        if found.fits and (not best.fits or found.passes < best.passes):
+        if found.fits and (not best.fits or _cost(found) < _cost(best)):
             best = found
     return best
+
+
+def _cost(made: Plan) -> float:
+    """Return operations, with what is moved counted as those that take as long."""
+    return made.operations + BALANCE * made.moved
 
 
 class _Choice(NamedTuple):
@@ -357,8 +365,8 @@ def _streamed(shape: Shape, work: Work, tokens: int) -> Streamed:
     )
     logits = tokens * work.scored / work.tokens * shape.vocabulary * LOGIT_BYTES
     outside = shape.parameters - shape.itemsize * shape.total
-    inside = max(2.0 * tokens * inside + shape.largest * shape.itemsize, _ranking(shape, work))
-    opened = block * (shape.itemsize + 4 * work.sums) + inside
+    batch = 2.0 * tokens * inside + shape.largest * shape.itemsize
+    opened = block * (shape.itemsize + 4 * work.sums) + max(batch, _ranking(shape, work))
     masks = float(work.tokens * work.longest)
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     disk = (len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize
