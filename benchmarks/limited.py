@@ -127,7 +127,8 @@ def child(folder: Path, data: Path, tiny: Path, output: Path, *, group: bool) ->
     before = status()
     allowed = weights_of(folder) // SHARE
     if group:
-        enter_group(before["VmRSS"] + allowed)
+        # What was reserved before stays with the old group.
+        enter_group(allowed)
     else:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         resource.setrlimit(resource.RLIMIT_DATA, (before["VmData"] + allowed, hard))
