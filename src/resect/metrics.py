@@ -118,8 +118,12 @@ def tracking(
     def send(done: int, total: int) -> None:
         first = follower.count
         for at, line in enumerate(follower.read(), start=first):
+            # Trackers have a time of their own, and trackio reserves the name.
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-            tracker.log(numbers | {"cell": line["cell"], "cut": line["cut"]}, step=at)
+            numbers.pop("time", None)
+            # MLflow takes numbers alone; the step is the number of the line in the file.
+            texts = {} if name == "mlflow" else {"cell": line["cell"], "cut": line["cut"]}
+            tracker.log(numbers | texts, step=at)
         if total:
             tracker.log({"done": done / total}, step=follower.count)
 
@@ -131,8 +135,11 @@ def tracking(
 
 
 def _tracker(name: str, run: Path) -> Any:
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    # Without it wandb and trackio fail: accelerate asks it which process may log.
+    PartialState()
     known = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
     if name not in known:
         raise InputError("unknown tracker", got=repr(name), allowed=", ".join(TRACKERS))

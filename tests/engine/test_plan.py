@@ -61,7 +61,8 @@ def test_what_does_not_fit_is_planned_from_disk() -> None:
     assert need.disk == 33 * WORK.tokens * 4096 * 2
     report = plan_report("llama-8b", examples=10, length=256, memory=8, tflops=1)
     assert report.lines[0].startswith("DOES NOT FIT")
-    assert "--stream" in report.lines[1]
+    assert report.lines[1] == "resect score will read it block by block from disk"
+    assert "--stream" in report.lines[2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -171,6 +171,13 @@ def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
         )
 
 
+def has_weights(folder: Path) -> bool:
+    """Tell whether a checkpoint folder holds safetensors weights."""
+    return any(
+        (folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")
+    )
+
+
 def weight_files(source: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint folder.
 
