@@ -28,6 +28,7 @@ from resect.mask import KIND, Mask
 from resect.records import Example
 from resect.report import build_report
 from resect.scoreset import Scores
+from resect.template.render import is_plain
 
 FUZZ = settings(
     max_examples=60,
@@ -189,6 +190,13 @@ def test_bombs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "{% for %}",
         "{{ raise_exception('\x1b[31mno') }}",
         "{% for x in range(10**9) %}x{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{{ 'x' * 10 ** 11 }}",
+        "{{ 'x' * 10 ** 8 }}",
+        "{% set n = namespace(x='x' * 1000) %}{% for _ in range(99) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
 def test_hostile_templates(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +206,40 @@ def test_hostile_templates(template: str, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="chat template"):
         encode([example], tokenizer)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_template_in_another_process_writes_what_it_writes_here(tmp_path: Path) -> None:
+    # An assignment is not plain, so that this one goes to the other process.
+    assert is_plain(tiny.TEMPLATE)
+    odd = "{% set first = messages[0] %}" + tiny.TEMPLATE + "{{ first.content | upper }}"
+    assert not is_plain(odd)
+    tokenizer = type(tiny.tokenizer()).from_pretrained(_tokenizer(tmp_path / "t", odd))
+    example = Example(id="e", prompt="w1 é \ud83d\ude00", completion="w2")
+    here = tokenizer.apply_chat_template(
+        [{"role": "user", "content": example.prompt}], add_generation_prompt=True, return_dict=True
+    )
+    for _ in range(2):
+        (found,) = encode([example], tokenizer)
+        assert list(found.input_ids[: found.first_scored]) == here["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set x = 1 %}",
+        "{{ range(9) }}",
+        "{{ 2 ** 9 }}",
+        "{{ messages | list }}",
+        "{% for a in messages %}{% for b in messages %}{% endfor %}{% endfor %}",
+        "{% for a in messages %}{% for b in a.content %}{% endfor %}{% endfor %}",
+        "{% for a in 'abc' %}{% endfor %}",
+        "{% macro f() %}{% endmacro %}",
+        "{% for a in messages recursive %}{% endfor %}",
+        "x" * 20_001,
+    ],
+)
+def test_what_could_go_on_for_long_is_not_plain(template: str) -> None:
+    assert not is_plain(template)
 
 
 def _tokenizer(folder: Path, template: str) -> Path:

@@ -13,16 +13,17 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import Field, ValidationError
 
+from resect.bounded import MOST_YAML, read_text, read_yaml
 from resect.errors import InputError
 from resect.records import Format
 from resect.rules import Section, Share, Studies
 
 # Kind, and an option after a colon; judges check their options themselves when a run begins.
 JUDGE = r"^(exact|keyword|strongreject|llm)(:.+)?$"
+# A role is part of the names of files in the run folder.
+Role = Annotated[str, Field(pattern=r"^\w[\w .+@-]*$", max_length=100)]
 
 
-# More values than this are no configuration that a person wrote.
-MOST_NODES = 100_000
 # Lines that a message lists.
 MOST_SHOWN = 100
 
@@ -120,7 +121,7 @@ class RunConfig(Section):
     name: str
     quick: bool = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    models: dict[str, str]
+    models: dict[Role, str]
     subject: str = "aligned"
     data: dict[str, str]
     format: Format = "chat"
@@ -187,7 +188,9 @@ def name_problems(values: Mapping[str, Any]) -> list[str]:
             listed = ", ".join(map(str, known)) or "which is empty"
             problems.append(f"{where}: {name!r} is not under {section} ({listed})")
     seeds = values.get("seeds")
-    whole = [one for one in seeds if isinstance(one, int)] if isinstance(seeds, list | tuple) else []
+    whole = (
+        [one for one in seeds if isinstance(one, int)] if isinstance(seeds, list | tuple) else []
+    )
     if len(set(whole)) < len(whole):
         problems.append("seeds: a seed stands twice")
     return problems
@@ -280,35 +283,11 @@ def read_values(path: str | Path) -> Any:
         InputError: The file is missing or is not YAML.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        _refuse_alias_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return read_yaml(read_text(path, most=MOST_YAML), path)
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid YAML", got=str(error)) from error
-
-
-def _refuse_alias_bomb(root: yaml.Node | None, path: str | Path) -> None:
-    """Refuse a file whose aliases stand for more than `MOST_NODES` values or for themselves.
-
-    A value that is named n times is counted n times, since checking and printing visit it as often.
-    """
-    todo = [] if root is None else [root]
-    count = 0
-    while todo:
-        node = todo.pop()
-        count += 1
-        if isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.MappingNode):
-            todo += [part for pair in node.value for part in pair]
-        if count + len(todo) > MOST_NODES:
-            raise InputError(
-                f"{path} is too large for a configuration, each alias counted as what it names",
-                allowed=f"{MOST_NODES:,} values",
-                fix="write the values out and leave out anchors and aliases",
-            )
 
 
 def dump_config(config: RunConfig) -> str:
