@@ -137,7 +137,7 @@ LONG = "x" * 10_000
         pa.array([[1] * 100_000] * 10),
         pa.nulls(20_000),
     ],
-    ids=str,
+    ids=["texts", "bytes", "lists", "structures", "both", "numbers", "nothing"],
 )
 def test_parquet_is_counted_as_what_it_stands_for(
     column: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +173,7 @@ def test_within_bounds_parquet_reads_as_pyarrow_reads_it(tmp_path: Path) -> None
 
 def test_long_yaml_is_refused_before_it_is_built(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
-    for content in ("[" + "a," * 250_000 + "]", "x: " + "y" * 4_500_000, "- a\n" * 250_000):
+    for content in ("[" + "a," * 250_000 + "]", "x: " + "y" * 4_500_000):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(InputError, match=r"too large for a configuration|more than is read"):
             load_config(path)

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -28,6 +28,8 @@ VARIABLE = "RESECT_MOST_BYTES"
 # More than this is no YAML that a person wrote.
 MOST_YAML = 4 * 2**20
 MOST_NODES = 100_000
+# For events alone: what it builds of deep nesting has no bound on the stack.
+_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def most_bytes() -> int:
@@ -66,10 +68,34 @@ class _Counted(io.RawIOBase):
 
 
 @contextmanager
+def regular_file(path: str | Path, most: int = 0) -> Iterator[IO[bytes]]:
+    """Open a regular file for reading.
+
+    Args:
+        path: The file.
+        most: Most bytes; 0 for `most_bytes()`.
+
+    Raises:
+        InputError: It is no regular file, or is larger.
+        OSError: It cannot be opened.
+    """
+    most = most or most_bytes()
+    # Without blocking: to open a pipe would wait for its other end.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{path} is no regular file", fix="give a file")
+        if facts.st_size > most:
+            raise too_large(path, f"{facts.st_size:,} bytes", most)
+        yield file
+
+
+@contextmanager
 def bounded_file(
     path: str | Path, *, packed: bool = False, most: int = 0
 ) -> Iterator[io.BufferedReader]:
-    """Open a regular file for reading, up to a bound.
+    """Open a regular file for reading from its beginning to its end, up to a bound.
 
     Args:
         path: The file.
@@ -82,16 +108,7 @@ def bounded_file(
         EOFError: A packed file ends too early.
     """
     most = most or most_bytes()
-    # Without blocking: to open a pipe would wait for its other end.
-    descriptor = os.open(
-        path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    )
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{path} is no regular file", fix="give a file")
-        if facts.st_size > most:
-            raise too_large(path, f"{facts.st_size:,} bytes", most)
+    with regular_file(path, most) as file:
         stream = gzip.GzipFile(fileobj=file) if packed else file
         yield io.BufferedReader(_Counted(stream, path, most), 2**16)
 
@@ -218,8 +235,8 @@ def read_yaml(text: str, path: str | Path) -> Any:
     try:
         if len(text) > MOST_YAML:
             raise _no_yaml_of_a_person(path, f"{len(text):,} characters")
-        # Events are made one at a time, values all at once: so much for long files,
-        for count, _ in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        # Events are made one at a time and values all at once: so much for long files,
+        for count, _ in enumerate(yaml.parse(text, Loader=_FAST)):
             if count > 2 * MOST_NODES:
                 raise _no_yaml_of_a_person(path, f"more than {MOST_NODES:,} values")
         # and this for short ones whose aliases stand for much.

@@ -27,7 +27,7 @@ from typing import Any
 import platformdirs
 from safetensors import SafetensorError
 
-from resect.bounded import Counter, bounded_file, bounded_rows, parquet_file, read_text
+from resect.bounded import Counter, bounded_rows, parquet_file, read_text, regular_file
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
 
@@ -208,7 +208,7 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
 
     try:
         # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
-        with bounded_file(path) as file:
+        with regular_file(path) as file:
             rows = bounded_rows(parquet_file(file), path)
         return [
             {
