@@ -199,15 +199,16 @@ def _expanded(column: Any) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = column.type
+    kind, size = column.type, 0
     if pa.types.is_dictionary(kind):
         lengths = pc.binary_length(column.dictionary)
-        return int(pc.sum(lengths.take(column.indices)).as_py() or 0) + column.indices.nbytes
+        size = pc.sum(lengths.take(column.indices)).as_py() or 0
+        return size + 8 * len(column)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _expanded(column.flatten()) + 8 * len(column)
     if pa.types.is_struct(kind):
         return sum(_expanded(part) for part in column.flatten())
-    size: int = column.nbytes
+    size += column.nbytes
     return size
 
 
