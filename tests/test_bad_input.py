@@ -286,6 +286,12 @@ CASES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+def test_the_table_is_long_enough() -> None:
+    # Over commands of every kind, and none twice, which a dictionary sees to.
+    assert len(CASES) >= 100
+    assert len({line.split()[0] for line in CASES}) >= 15
+
+
 @pytest.mark.parametrize("line", CASES)
 def test_one_message(line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The message says what was wrong; the exit code is 2; no file is new."""

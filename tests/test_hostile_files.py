@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from safetensors.torch import save_file
 
 import tiny
 from resect import bounded, store
+from resect.audit.run import load_tuned
 from resect.config import RunConfig, load_config
 from resect.data import load_data
 from resect.data.encode import encode
 from resect.errors import InputError, ResectError, visible
 from resect.fence import fenced
 from resect.mask import KIND, Mask
+from resect.model import load_model
 from resect.records import Example
 from resect.report import build_report
 from resect.scoreset import Scores
@@ -166,6 +169,40 @@ def test_a_header_that_claims_terabytes(tmp_path: Path) -> None:
     for read in (Mask.load, Scores.load):
         with pytest.raises(InputError, match="not a readable artefact"):
             read(path)
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.place}",)
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_nothing_in_a_pickle_is_run(kind: str, tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    trap = tmp_path / "ran"
+    if kind == "model":
+        (model / "model.safetensors").unlink()
+        torch.save({"x": Trap(trap)}, model / "pytorch_model.bin")
+        with pytest.raises(InputError):
+            load_model(model)
+    else:
+        (tmp_path / "adapter").mkdir()
+        facts = {
+            "peft_type": "LORA",
+            "r": 1,
+            "target_modules": ["q_proj"],
+            "task_type": "CAUSAL_LM",
+        }
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
+        torch.save({"x": Trap(trap)}, tmp_path / "adapter" / "adapter_model.bin")
+        with pytest.raises(InputError, match="no safetensors weights"):
+            load_tuned(str(model), str(tmp_path / "adapter"))
+    assert not trap.exists()
 
 
 def test_bombs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
