@@ -6,6 +6,8 @@ Replies, prompts, names of models and data come from strangers. What they hold h
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import re
 from pathlib import Path
@@ -59,66 +61,76 @@ LOOK = """(() => {
 })()"""
 
 
-def hostile(text: str) -> dict[str, Any]:
-    """Return an example run in which every place that takes a text holds this one."""
-    found = example_run.results(f"run {text}")
+def hostile() -> dict[str, Any]:
+    """Return a small example run in which every kind of place takes every hostile text in turn."""
+    text = itertools.cycle(HOSTILE.values())
+    found = example_run.results(f"run {HOSTILE['end of a script']}")
+    names = ("compactness", "transfer", "jailbreak", "stability", "guard")
+    found["studies"] = [study for study in found["studies"] if study["study"] in names]
     for study in found["studies"]:
-        study["title"] = study["shows"] = study["does_not_show"] = text
-        study["settings"] = {"harm_drop": 0.8, text: text}
-        for claim in study["claims"]:
-            claim |= {"claim": f"{study['study']} {text}", "reason": text, "rule": text}
+        study |= {"title": next(text), "shows": next(text), "does_not_show": next(text)}
+        study["settings"] = {"harm_drop": 0.8, next(text): next(text)}
+        study["claims"] *= 5
+        for at, claim in enumerate(study["claims"]):
+            claim = study["claims"][at] = copy.deepcopy(claim)
+            claim |= {"claim": f"{at} {next(text)}", "reason": next(text), "rule": next(text)}
             for effect in (claim["effect"], *claim["controls"]):
-                effect["name"] = text
+                effect["name"] = next(text)
         for rows in study["tables"].values():
+            del rows[30:]
             for row in rows:
-                named = [key for key in ("arm", "label", "role", "value", "attack") if key in row]
-                row |= {key: f"{row[key]} {text}" for key in named if isinstance(row[key], str)}
-                row[text] = text
+                named = [key for key in ("arm", "source", "attack", "value", "first") if key in row]
+                row |= {key: f"{row[key]} {next(text)}" for key in named}
+                row[f"column {next(text)}"] = next(text)
     found["claims"] = [claim for study in found["studies"] for claim in study["claims"]]
-    found["provenance"] |= {text: text, "models": {text: text}, "data": {text: text}}
-    found["provenance"] |= {"rebuild": text, "command": text, "finished": text, "git_commit": text}
+    for key in ("models", "data", *HOSTILE):
+        found["provenance"][key] = {next(text): next(text) for _ in HOSTILE}
+    named = ("rebuild", "command", "finished", "git_commit", "config", "resect")
+    found["provenance"] |= {name: next(text) for name in named} | {next(text): next(text)}
     return found
 
 
-def write(folder: Path, text: str) -> Path:
-    """Write a hostile run with replies, and a configuration."""
-    run = example_run.write(folder, hostile(text))
-    (run / "config.yaml").write_text(f"name: {json.dumps(text)}\n# {text}\n", encoding="utf-8")
-    reply = {
-        "role": text, "seed": 0, "cut_kind": text, "cut_target": text, "cut_category": text,
-        "q": 0.5, "probe": "generation", "prompt": text, "prefix": text,
-        "text": f"{MARK} {text}", "outcome": text, "rule": text,
-    }  # fmt: skip
-    write_parquet(run / "records" / "a.parquet", [reply])
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a hostile run with replies and a configuration."""
+    run = example_run.write(tmp_path_factory.mktemp("hostile") / "run", hostile())
+    every = "\n".join(HOSTILE.values())
+    (run / "config.yaml").write_text(f"name: {json.dumps(every)}\n# {every}\n", encoding="utf-8")
+    replies = [
+        {
+            "role": text, "seed": 0, "cut_kind": text, "cut_target": text, "cut_category": text,
+            "q": 0.5, "probe": "generation", "prompt": text, "prefix": text,
+            "text": f"{MARK} {text}", "outcome": text, "rule": text,
+        }
+        for text in HOSTILE.values()
+    ]  # fmt: skip
+    write_parquet(run / "records" / "a.parquet", replies)
     return run
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_text_stays_text_in_every_file(kind: str, tmp_path: Path) -> None:
-    run = write(tmp_path / "run", HOSTILE[kind])
+def test_hostile_text_stays_text_in_every_file(run: Path) -> None:
     text = build_report(run).read_text(encoding="utf-8")
     assert "Content-Security-Policy" in text
     assert MARK not in text
-    assert MARK in build_report(run, show_replies=True).read_text(encoding="utf-8")
-    files = [
-        one for one in run.rglob("*") if one.suffix in (".html", ".md", ".json", ".csv", ".svg")
-    ]
-    assert len(files) > 20
+    shown = build_report(run, show_replies=True).read_text(encoding="utf-8")
+    assert shown.count(MARK) == len(HOSTILE)
+    kinds = (".html", ".md", ".json", ".csv", ".svg")
+    files = [one for one in run.rglob("*") if one.suffix in kinds and one.name != "results.json"]
+    assert {one.suffix for one in files} == set(kinds)
     for file in files:
-        if file.name != "results.json":
-            assert UNSEEN.search(file.read_bytes().decode().replace("\r\n", "\n")) is None, file
+        written = file.read_bytes().decode()
+        assert UNSEEN.search(written) is None, file
         if file.suffix == ".svg":
-            ET.parse(file)
-    written = (run / "report.html").read_text(encoding="utf-8")
-    assert [word for word in (f"<script>{RUN}", "<img", "<iframe") if word in written] == []
-    assert ">run 49" not in written
+            ET.fromstring(written)
+    for page in (text, shown):
+        assert [word for word in (f"<script>{RUN}", "<img", "<iframe") if word in page] == []
+        assert "{{ 7 * 7 }}" in page
     parts = MarkdownIt().enable("table").parse((run / "report.md").read_text(encoding="utf-8"))
     parts += [inner for part in parts for inner in part.children or ()]
     assert {part.type for part in parts} & {"html_block", "html_inline", "fence"} == {"fence"}
-    places = {str(part.attrs.get("href") or part.attrs.get("src") or "") for part in parts}
-    assert [
-        place for place in places if place and not place.startswith(("tables/", "figures/"))
-    ] == []
+    places = {str(part.attrs.get("href") or part.attrs.get("src") or "") for part in parts} - {""}
+    assert [place for place in places if not place.startswith(("tables/", "figures/"))] == []
+    assert "theirs" not in {part.content for part in parts if part.type == "inline"}
 
 
 def quiet(page: Page, file: Path) -> list[str]:
@@ -151,32 +163,28 @@ def check(page: Page, file: Path) -> None:
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NONE)
-def test_nothing_runs_and_nothing_is_asked_for(tmp_path: Path) -> None:
-    runs = [write(tmp_path / f"run-{at}", text) for at, text in enumerate(HOSTILE.values())]
-    pages = [build_report(run, show_replies=True) for run in runs]
-    pages.append(build_comparison(runs, tmp_path / "side"))
+def test_nothing_runs_and_nothing_is_asked_for(run: Path, tmp_path: Path) -> None:
     with browser(tmp_path / "profile") as page:
-        for file in pages:
-            check(page, file)
+        check(page, build_report(run, show_replies=True))
+        check(page, build_comparison([run, run], tmp_path / "side"))
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NONE)
-def test_replies_are_hidden_until_they_are_asked_for(tmp_path: Path) -> None:
-    run = write(tmp_path / "run", HOSTILE["script"])
-    shown = f"""[...document.querySelectorAll("pre")].filter((one) =>
+def test_replies_are_hidden_until_they_are_asked_for(run: Path, tmp_path: Path) -> None:
+    seen = f"""[...document.querySelectorAll("pre")].filter((one) =>
         one.textContent.includes("{MARK}") && one.checkVisibility()).length"""
     with browser(tmp_path / "profile") as page:
         page.open(build_report(run))
         assert page.run(f'document.documentElement.outerHTML.includes("{MARK}")') is False
         page.open(build_report(run, show_replies=True))
-        assert page.run(shown) == 0
+        assert page.run(seen) == 0
         page.run('document.querySelector("#replies summary").click()')
-        assert page.run(shown) == 1
+        assert page.run(seen) == 1
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NONE)
-def test_the_policy_stops_what_would_get_past_the_escapes(tmp_path: Path) -> None:
-    report = build_report(example_run.write(tmp_path / "run"))
+def test_the_policy_stops_what_would_get_past_the_escapes(run: Path, tmp_path: Path) -> None:
+    report = build_report(run)
     with browser(tmp_path / "profile") as page:
         page.open(report)
         page.run(

@@ -13,7 +13,7 @@ from html import escape
 from typing import Any
 
 from resect.report.figures._spec import DASHES, Bar, Cell, Drawing, Panel, Scale, Series, Style
-from resect.report.words import interval, is_fraction, visible
+from resect.report.words import interval, is_fraction, label, visible
 
 WIDTH = 380
 LETTER = 6.3
@@ -69,7 +69,7 @@ def brief(value: float) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str = "", extra: str = "") -> str:
     kind = f' class="{anchor}"' if anchor else ""
-    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(visible(text))}</text>'
+    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(label(text))}</text>'
 
 
 def _title(text: str) -> str:
