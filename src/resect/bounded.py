@@ -199,7 +199,8 @@ def _expanded(column: Any) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind, size = column.type, 0
+    kind = column.type
+    size: int = 0
     if pa.types.is_dictionary(kind):
         lengths = pc.binary_length(column.dictionary)
         size = pc.sum(lengths.take(column.indices)).as_py() or 0
@@ -208,7 +209,7 @@ def _expanded(column: Any) -> int:
         return _expanded(column.flatten()) + 8 * len(column)
     if pa.types.is_struct(kind):
         return sum(_expanded(part) for part in column.flatten())
-    size += column.nbytes
+    size = column.nbytes
     return size
 
 

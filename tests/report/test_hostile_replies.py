@@ -85,8 +85,8 @@ def hostile() -> dict[str, Any]:
     found["claims"] = [claim for study in found["studies"] for claim in study["claims"]]
     for key in ("models", "data", *HOSTILE):
         found["provenance"][key] = {next(text): next(text) for _ in HOSTILE}
-    named = ("rebuild", "command", "finished", "git_commit", "config", "resect")
-    found["provenance"] |= {name: next(text) for name in named} | {next(text): next(text)}
+    facts = ("rebuild", "command", "finished", "git_commit", "config", "resect")
+    found["provenance"] |= {name: next(text) for name in facts} | {next(text): next(text)}
     return found
 
 

@@ -41,7 +41,9 @@ class Frame:
         self.top = 38.0 if panel.y.label else 26.0
         names = max((len(text) for _, text in panel.x.ticks), default=0)
         below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
-        self.bottom = panel.height - below - (16 if panel.x.label else 2)
+        room = panel.height - below - (16 if panel.x.label else 2)
+        # Names of any length leave something of the plot.
+        self.bottom = max(room, self.top + 24)
         self.scales = {"x": panel.x, "y": panel.y}
 
     def x(self, value: float) -> float:
