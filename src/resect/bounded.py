@@ -209,7 +209,7 @@ def _expanded(column: Any) -> int:
         return _expanded(column.flatten()) + 8 * len(column)
     if pa.types.is_struct(kind):
         return sum(_expanded(part) for part in column.flatten())
-    size = column.nbytes
+    size += column.nbytes
     return size
 
 
