@@ -8,7 +8,7 @@ refuse it with a `ResectError`; anything else is a crash, and so are a file that
 traceback, and its input is kept in FOLDER, from which the next call starts.
 
 atheris is installed by hand (`pip install atheris`): it has wheels for Linux on x86-64 and CPython
-3.11 to 3.13 alone. `test_fuzz.py` runs every reader for a moment where it is there.
+3.11 to 3.13 alone. `test_fuzz.py` runs some readers for a moment where it is there.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def main() -> None:
     """Fuzz each reader in a process of its own, and say how many files it was given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=int, default=600, help="in all")
-    parser.add_argument("--only", help="one reader")
+    parser.add_argument("--only", help="readers, with commas between")
     parser.add_argument("--keep", type=Path, help="folder of inputs that crashed")
     parser.add_argument("--here", action="store_true", help="in this process")
     given = parser.parse_args()
@@ -257,7 +257,7 @@ def main() -> None:
     if given.here:
         keep.mkdir(parents=True, exist_ok=True)
         fuzz(given.only, given.seconds, keep)
-    names = [given.only] if given.only else list(readers())
+    names = given.only.split(",") if given.only else list(readers())
     total, crashed = 0, []
     for name in names:
         share = max(1, given.seconds // len(names))
