@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resect.bounded import MOST_BYTES
 from resect.cells import Cell
 from resect.errors import InputError
-from resect.store import append_line
+from resect.store import append_line, whole
 
 FILE = "metrics.jsonl"
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
@@ -81,10 +82,11 @@ class Follower:
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        lines = [json.loads(line) for line in whole.splitlines()]
+            text = file.read(MOST_BYTES)
+        ended = text[: text.rfind(b"\n") + 1]
+        self._offset += len(ended)
+        with whole(self._path, "list of metrics"):
+            lines = [dict(json.loads(line)) for line in ended.splitlines()]
         self.count += len(lines)
         return lines
 

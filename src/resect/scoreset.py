@@ -253,7 +253,10 @@ class Scores:
             )
         try:
             meta = ScoreMeta(**facts["meta"])
-            rows = {name: unpack(blobs[name], row) for name, row in facts["rows"].items()}
+            # At least a byte of each candidate's score is in the file, and less than three gaps
+            # of one byte are written for a candidate.
+            most = 4 * sum(blob.numel() for blob in blobs.values())
+            rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
             tensors = _split(rows, facts["tensors"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error

@@ -23,6 +23,7 @@ from torch import Tensor
 from resect.errors import InputError
 from resect.records import Example, Format
 from resect.stats import seed_of
+from resect.template import bounded_template
 
 OnStep = Callable[[int, int], None]
 
@@ -109,14 +110,15 @@ def tune(
     data = Dataset.from_list(rows_for_trl(examples, format))
     with _left_as_found(model), _quiet(), tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(**_arguments(folder, settings, model), completion_only_loss=True)
-        trainer = SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=data,
-            processing_class=tokenizer,
-            peft_config=_adapter(settings) if settings.method == "lora" else None,
-            callbacks=[*callbacks, *_reporting(on_step)],
-        )
+        with bounded_template("an example to train on", alone=False):
+            trainer = SFTTrainer(
+                model=model,
+                args=config,
+                train_dataset=data,
+                processing_class=tokenizer,
+                peft_config=_adapter(settings) if settings.method == "lora" else None,
+                callbacks=[*callbacks, *_reporting(on_step)],
+            )
         trainer.train()
         if settings.method == "lora":
             # The adapter sits in the modules of `model`; merging puts plain layers back there.
@@ -157,14 +159,15 @@ def tune_preferences(
         for prompt, chosen, rejected in pairs
     ]
     with _left_as_found(model), _quiet(), tempfile.TemporaryDirectory() as folder:
-        trainer = DPOTrainer(
-            model=model,
-            ref_model=copy.deepcopy(model),
-            args=DPOConfig(**_arguments(folder, settings, model), beta=beta),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            callbacks=_reporting(on_step),
-        )
+        with bounded_template("a pair to train on", alone=False):
+            trainer = DPOTrainer(
+                model=model,
+                ref_model=copy.deepcopy(model),
+                args=DPOConfig(**_arguments(folder, settings, model), beta=beta),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+                callbacks=_reporting(on_step),
+            )
         trainer.train()
 
 

@@ -169,6 +169,12 @@ def load_tuned(base: str, tuned: str) -> Any:
     """
     if not (Path(tuned) / "adapter_config.json").is_file():
         return load_model(tuned).model
+    if not (Path(tuned) / "adapter_model.safetensors").is_file():
+        raise InputError(
+            f"the adapter {tuned} has no safetensors weights",
+            allowed="adapter_model.safetensors",
+            fix="save it again with save_pretrained of peft",
+        )
     from peft import PeftModel
 
     try:

@@ -6,11 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resect.bounded import refuse_links_out
 from resect.config import load_config
 from resect.launch.part import Part
 from resect.pipeline import is_done
 from resect.run import chosen_studies, plan_run
-from resect.store import read_json
+from resect.store import read_json, whole
 from resect.studies import STUDIES
 
 
@@ -20,11 +21,14 @@ def status(run: Path) -> dict[str, list[dict[str, Any]]]:
     Raises:
         InputError: The folder holds no run.
     """
+    refuse_links_out(run)
     config = load_config(run / "config.yaml")
     done = {cell.key for cell in plan_run(config) if is_done(run, cell)}
     launched = run / "launch" / "parts.json"
-    known = read_json(launched)["parts"] if launched.exists() else []
-    parts = [_part_row(run, part, done) for part in known]
+    with whole(launched, "list of jobs"):
+        known = read_json(launched)["parts"] if launched.exists() else []
+    with whole(run / "launch", "account of jobs"):
+        parts = [_part_row(run, part, done) for part in known]
     running = {row["cell"] for row in parts if row["state"] == "running"}
     failed = {row["cell"] for row in parts if row["state"] == "failed"}
     studies = []

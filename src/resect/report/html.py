@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from resect import store
+from resect.bounded import read_text, refuse_links_out
 from resect.errors import InputError
 from resect.report.figures import drawings
 from resect.report.figures._spec import Drawing
@@ -40,7 +41,6 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         InputError: The folder has no results, or they are broken.
     """
     run = Path(run)
-    store.refuse_links_out(run)
     results = read_results(run)
     try:
         drawn = {study["study"]: drawings(study) for study in results["studies"]}
@@ -69,8 +69,9 @@ def read_results(run: Path) -> dict[str, Any]:
     """Read `results.json` of a run.
 
     Raises:
-        InputError: There is none, or it holds something else.
+        InputError: There is none, it holds something else, or the folder has links that lead out.
     """
+    refuse_links_out(run)
     if not (run / "results.json").is_file():
         raise InputError(
             f"{run} has no results.json", fix="give the folder of a run, or run the study first"
@@ -115,7 +116,7 @@ def _contents(
         "claims": claims,
         "tally": tally(claims),
         "facts": _facts(results["provenance"]),
-        "config": without_home(config.read_text(encoding="utf-8")) if config.is_file() else "",
+        "config": without_home(read_text(config)) if config.is_file() else "",
         "citation": _citation(results),
         "rebuild": _rebuild(results["provenance"]),
     }
