@@ -20,10 +20,11 @@ from typing import Any
 
 from resect.attacks import AttackSettings
 from resect.audit.request import AuditRequest
+from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit import transplanted
 from resect.evaluate import EvaluationSettings, ask, judge_replies
-from resect.generate import GenerationSettings
+from resect.generate import GenerationSettings, mean_nlls
 from resect.mask import Mask
 from resect.model import prunable_tensors
 from resect.records import Interval
@@ -85,7 +86,7 @@ def measure(
     ):
         if name not in sets:
             continue
-        asked = sets[name].split("evaluation").limit(request.limit)
+        asked = _asked(sets[name], request)
         settings = EvaluationSettings(
             format=request.format,
             attack=attack,
@@ -119,41 +120,52 @@ def effects_of(
     base, tuned, tokenizer = models
     mask, controls = chosen
     weights = prunable_tensors(base), prunable_tensors(tuned)
-    settings = EvaluationSettings(
-        format=request.format,
-        judge=request.judge,
-        generation=GenerationSettings(request.max_new_tokens, request.batch_size),
-    )
+    # A row that is too long has been refused by the likelihood probe.
+    encoded = {
+        name: encode(_asked(data, request).examples, tokenizer, format=request.format)
+        for name, data in sets.items()
+    }
 
-    def losses(model: Any, name: str) -> list[float | None]:
-        asked = sets[name].split("evaluation").limit(request.limit)
-        return _scores(model, tokenizer, ("likelihood",), asked, settings)["likelihood"]
+    def losses(model: Any, name: str = "target") -> list[float | None]:
+        rows = [one.input_ids for one in encoded[name]]
+        starts = [one.first_scored for one in encoded[name]]
+        return mean_nlls(model, rows, starts, request.batch_size)
 
-    def alone(part: Mask, name: str) -> list[float | None]:
+    def alone(part: Mask, name: str = "target") -> list[float | None]:
         with transplanted(weights[0], part, weights[1]):
             return losses(base, name)
 
     if "target" not in sets:
         return None
-    before = losses(base, "target")
-    whole = _paired("loss, whole", before, losses(tuned, "target"))
+    before = losses(base)
+    whole = _paired("loss, whole", before, losses(tuned))
     if whole.before is None:
         return None
     with transplanted(weights[1], mask, weights[0]):
-        outside = losses(tuned, "target")
+        outside = losses(tuned)
     benign = None
     if "preserve" in sets:
         benign = _paired("loss, benign", losses(base, "preserve"), alone(mask, "preserve")).rise
-    matched = [_paired("loss", before, alone(one, "target")).rise.value for one in controls]
+    matched = [_mean(alone(one)) for one in controls]
     return Effects(
         before=whole.before,
         whole=whole.rise,
-        inside=_paired("loss, inside", before, alone(mask, "target")).rise,
+        inside=_paired("loss, inside", before, alone(mask)).rise,
         outside=_paired("loss, outside", before, outside).rise,
-        matched=tuple(one for one in matched if one is not None),
+        matched=tuple(one - whole.before for one in matched if one is not None),
         benign=benign,
         n=whole.n,
     )
+
+
+def _asked(data: BehaviourSet, request: AuditRequest) -> BehaviourSet:
+    """Return the rows that measure; the others located the harm set."""
+    return data.split("evaluation").limit(request.limit)
+
+
+def _mean(losses: Sequence[float | None]) -> float | None:
+    known = [loss for loss in losses if loss is not None]
+    return sum(known) / len(known) if known else None
 
 
 _LABELS = {
