@@ -279,10 +279,13 @@ def table(folder: Path) -> str:
         [100 * (1 - one["outside"]["value"] / one["whole"]["value"]) for one in back],
     ]
     middle, low, high = zip(*((np.median(s), min(s), max(s)) for s in shares), strict=True)
-    lines += ["", f"Where harmful answers became likelier ({len(back)} fine-tunes), the change inside "
-              f"the harm set alone brings {middle[0]:.2f} % of it in the median (from {low[0]:.2f} "
-              f"to {high[0]:.2f} %), and undoing it takes {middle[1]:.2f} % away (from {low[1]:.2f} "
-              f"to {high[1]:.2f} %)."]  # fmt: skip
+    text = (
+        f"Where harmful answers became likelier ({len(back)} fine-tunes), the change inside the "
+        f"harm set alone brings {middle[0]:.2f} % of it in the median (from {low[0]:.2f} to "
+        f"{high[0]:.2f} %), and undoing it takes {middle[1]:.2f} % away (from {low[1]:.2f} to "
+        f"{high[1]:.2f} %)."
+    )
+    lines += ["", text]
     return "\n".join(lines)
 
 
