@@ -68,10 +68,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "claims": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
-    "attacks": (
-        THIRD | {"attribution", "rounds"},
-        {"torch", "transformers", "datasets", "peft", "trl"},
-    ),
+    "attacks": (THIRD | {"attribution", "rounds", "tune"}, {"torch"}),
     "agreement": (GROUND | {"stats"}, set()),
     "judges": (
         GROUND | {"fence", "generate", "model"},

@@ -11,7 +11,7 @@ from resect.cli._show import note, progress, say, table
 from resect.records import Format
 
 if TYPE_CHECKING:
-    from resect.audit import Audit
+    from resect.audit import Audit, Effects
 
 
 def audit(
@@ -44,7 +44,12 @@ def audit(
         typer.Option(help="Exit with 3 if the verdict is this or worse; for CI."),
     ] = None,
 ) -> int:
-    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back."""
+    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back.
+
+    reactivated: harmful replies rose. touched: harmful answers became likelier, and the change
+    inside the harm set alone goes that way too. untouched: neither. docs/audit.md says how often
+    that is wrong.
+    """
     from resect.audit import WORDS, AuditRequest, audit_models
     from resect.report.audit import build_audit_report
 
@@ -78,6 +83,8 @@ def _show(found: Audit) -> None:
     from resect.store import plain
 
     table("where the change falls", plain(found.shares["model"]))
+    if found.effects is not None:
+        table("loss of whole harmful answers, nats a token", _parts(found.effects))
     table(
         "before and after",
         [
@@ -93,6 +100,22 @@ def _show(found: Audit) -> None:
             for one in found.measured
         ],
     )
+
+
+def _parts(effects: Effects) -> list[dict[str, object]]:
+    """Return the measured parts of a change as rows."""
+    rows: list[dict[str, object]] = [
+        {"part": part, "change": one.value, "low": one.low, "high": one.high}
+        for part, one in (
+            ("the whole change", effects.whole),
+            ("inside the harm set alone", effects.inside),
+            ("all but that", effects.outside),
+        )
+    ]
+    if effects.matched:
+        lowest = {"part": "inside matched sets alone, the lowest", "change": min(effects.matched)}
+        rows.append(lowest | {"low": None, "high": None})
+    return rows
 
 
 def register(app: typer.Typer) -> None:

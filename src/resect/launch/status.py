@@ -29,7 +29,8 @@ def status(run: Path) -> dict[str, list[dict[str, Any]]]:
     done = {cell.key for cell in plan_run(config) if is_done(run, cell)}
     launched = run / "launch" / "parts.json"
     with whole(launched, "list of jobs"):
-        known = read_json(launched) if launched.exists() else {"launcher": "", "parts": []}
+        nothing: dict[str, Any] = {"launcher": "", "parts": []}
+        known = read_json(launched) if launched.exists() else nothing
         jobs = [part["job"] for part in known["parts"] if part["job"] is not None]
     # None for a folder that is looked at where its Slurm is not.
     queue = (queued(jobs) if known["launcher"] == "slurm" else None) or {}
