@@ -283,7 +283,7 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
         "claims": [one for study in studies for one in study["claims"]],
         "studies": studies,
         "provenance": {
-            "resect": "0.1.0", "config": "0123456789abcdef", "seeds": [0, 1, 2],
+            "resect_version": "0.1.0", "config": "0123456789abcdef", "seeds": [0, 1, 2],
             "finished": "2026-01-02 03:04:05 UTC", "git_commit": "0" * 40, "git_dirty": False,
             "rebuild": "resect study run run/config.yaml -o NEW_FOLDER", "command": "resect demo",
             "data": {"/somewhere/far/seed-0/data/tasks.jsonl": "00112233"},

@@ -165,6 +165,7 @@ class Claim:
         seeds: Seeds that took part.
         n: Prompts behind the effect, over all seeds.
         reason: Why the verdict is what it is, in one sentence.
+        counted: What `n` counts, where it is something else than prompts.
     """
 
     study: str
@@ -176,6 +177,7 @@ class Claim:
     seeds: tuple[int, ...]
     n: int
     reason: str
+    counted: str = "prompts"
 
     def __post_init__(self) -> None:
         """Refuse a claim without controls: nothing is reported without its baselines."""

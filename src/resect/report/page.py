@@ -53,6 +53,9 @@ def _environment() -> jinja2.Environment:
         "interval": words.interval,
         "cell": words.cell,
         "short": words.short,
+        "readable": words.readable,
+        "glued": words.glued,
+        "counted": words.counted,
     }
     environment.filters |= filters
     environment.globals["signs"] = words.SIGNS
@@ -82,5 +85,6 @@ def figure_of(drawing: Drawing, *, files: bool) -> dict[str, Any]:
         "caption": drawing.caption,
         "panels": "".join(panel_svg(panel) for panel in drawing.panels),
         "key": key_html(drawing),
+        "count": len(drawing.panels),
         "files": [f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")] if files else [],
     }

@@ -12,7 +12,17 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from resect.report.figures._spec import DASHES, Bar, Cell, Drawing, Panel, Scale, Series, Style
+from resect.report.figures._spec import (
+    DASHES,
+    Bar,
+    Cell,
+    Drawing,
+    Panel,
+    Scale,
+    Series,
+    Style,
+    Violin,
+)
 from resect.report.words import interval, is_fraction, visible
 
 WIDTH = 380
@@ -35,7 +45,8 @@ class Frame:
 
     def __init__(self, panel: Panel):
         """Leave room for the texts around the plot."""
-        longest = max((len(text) for _, text in panel.y.ticks), default=0)
+        lines = [line for _, text in panel.y.ticks for line in text.split("\n")]
+        longest = max(map(len, lines), default=0)
         self.left = min(170.0, 12 + LETTER * longest)
         self.right = WIDTH - (48.0 if any(b.text and not b.inside for b in panel.bars) else 14.0)
         self.top = 38.0 if panel.y.label else 26.0
@@ -113,6 +124,8 @@ def _series(series: Series, frame: Frame) -> str:
             else:
                 line = f"M{brief(x)} {brief(frame.y(low))}V{brief(frame.y(high))}"
             parts.append(f'<path class="w" d="{line}"/>')
+    if series.faint:
+        return f'<path class="f c{series.style.colour}" d="{_path(places)}"/>'
     if series.joined and len(places) > 1:
         parts.append(f'<path class="l" d="{_path(places)}"{_dash(series.style)}/>')
     titled = [point.title for point in series.points]
@@ -121,6 +134,15 @@ def _series(series: Series, frame: Frame) -> str:
         for (x, y), title in zip(places, titled, strict=True)
     ]
     return "".join(parts) + "</g>"
+
+
+def _violin(one: Violin, frame: Frame) -> str:
+    upper = [(frame.x(x), frame.y(one.at - half)) for x, half in one.outline]
+    lower = [(frame.x(x), frame.y(one.at + half)) for x, half in reversed(one.outline)]
+    x, top, bottom = (frame.x(one.median), frame.y(one.at - 0.4), frame.y(one.at + 0.4))
+    middle = f'<path class="w" d="M{brief(x)} {brief(top)}V{brief(bottom)}"/>'
+    shape = f'<path class="o" d="{_path(upper + lower)}Z">{_title(one.title)}</path>'
+    return f'<g class="c{one.style.colour}">{shape}{middle}</g>'
 
 
 def _bar(bar: Bar, frame: Frame) -> str:
@@ -163,9 +185,10 @@ def _axes(panel: Panel, frame: Frame) -> str:
         parts.append(f'<path class="g" d="{grid}"/><path class="a" d="{ends}"/>')
     parts.append('<g class="t">')
     for value, text in panel.y.ticks:
-        most = int((frame.left - 8) / LETTER) + 1
-        shown = text if len(text) <= most else f"{text[: most - 1]}…"
-        parts.append(_text(frame.left - 6, frame.y(value) + 4, shown, "e"))
+        lines = text.split("\n")
+        for at, line in enumerate(lines):
+            y = frame.y(value) + 4 + 11 * (at - (len(lines) - 1) / 2)
+            parts.append(_text(frame.left - 6, y, line, "e"))
     for value, text in panel.x.ticks:
         x, y = frame.x(value), frame.bottom + 14
         if panel.x.slanted:
@@ -213,6 +236,7 @@ def panel_svg(panel: Panel) -> str:
         if panel.cells
         else "",
         lines,
+        *(_violin(one, frame) for one in panel.violins),
         *(_series(one, frame) for one in panel.series),
         words,
         "</svg>",
@@ -226,9 +250,11 @@ def key_html(drawing: Drawing) -> str:
     for name, style, kind in drawing.key:
         if kind == "bar":
             mark = '<path class="r" d="M3 2h18v10h-18z"/>'
+        elif kind == "thin":
+            mark = '<path class="f" d="M0 7H24"/>'
         else:
             line = f'<path class="l" d="M0 7H24"{_dash(style)}/>' if kind == "line" else ""
-            mark = line + marker(style, 12, 7)
+            mark = line + marker(style, 12, 7, hollow=kind == "ring")
         swatch = f'<svg viewBox="0 0 24 14" class="c{style.colour}" aria-hidden="true">{mark}</svg>'
         items.append(f"<li>{swatch}{escape(visible(name))}</li>")
     return f'<ul class="key">{"".join(items)}</ul>' if len(items) > 1 else ""

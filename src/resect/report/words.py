@@ -25,6 +25,35 @@ QUOTES = {
 }
 
 
+# How an attack is written in a configuration: a name, options, and more attacks after a plus.
+ATTACK = re.compile(r"\b(prefill|finetune|ablate_refusal)\b((?::[\w.=,-]*[\w])?)")
+ATTACKS = {
+    "prefill": "prefill",
+    "finetune": "fine-tuning",
+    "ablate_refusal": "ablated refusal",
+}
+
+
+def readable(value: Any) -> str:
+    """Return text of a study with attacks in words and names without underscores."""
+
+    def attack(found: re.Match[str]) -> str:
+        name, options = found[1], found[2].removeprefix(":")
+        if options.isdigit():
+            return f"{ATTACKS[name]} of {options} tokens"
+        return ", ".join((ATTACKS[name], *options.replace("=", " ").split(","))).rstrip(", ")
+
+    text = ATTACK.sub(attack, visible(value))
+    text = re.sub(r"(?<=\w)\+(?=[a-z])", " + ", text)
+    return re.sub(r"(?<=[a-z0-9])_(?=[a-z0-9])", " ", text)
+
+
+def glued(value: Any) -> str:
+    """Return text for the page in which a number stays on one line with its unit and bounds."""
+    text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value))
+    return re.sub(r"(?<=[%×\d]) (?=\[-?\d)", "\u00a0", text)
+
+
 def plain_number(value: float | None) -> str:
     """Return a number with four digits at most."""
     return "–" if value is None or math.isnan(value) else f"{value:.4g}"
@@ -44,8 +73,13 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
     """Return a fraction with its bounds, in percent with one decimal, so that columns align."""
     if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * value:.1f} %{bounds}"
+    bounds = "" if low is None or high is None else f" [{_tenth(low)}, {_tenth(high)}]"
+    return f"{_tenth(value)} %{bounds}"
+
+
+def _tenth(fraction: float) -> str:
+    text = f"{100 * fraction:.1f}"
+    return "0.0" if text == "-0.0" else text
 
 
 def interval(effect: dict[str, Any]) -> str:
@@ -88,8 +122,8 @@ def quote(claim: dict[str, Any], run: str, version: str) -> str:
     """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
     text = claim["claim"].rstrip(".")
     seeds = ", ".join(str(seed) for seed in claim["seeds"])
-    who = f"resect {version} {QUOTES[claim['verdict']]} “{text}” for {run}"
-    behind = f"{claim['n']} prompts, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
+    who = f"resect{f' {version}' if version else ''} {QUOTES[claim['verdict']]} “{text}” for {run}"
+    behind = f"{counted(claim)}, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
     if claim["effect"]["value"] is None:
         return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
     controls = [one for one in claim["controls"] if one["value"] is not None]
@@ -98,6 +132,12 @@ def quote(claim: dict[str, Any], run: str, version: str) -> str:
         f"{who}: {claim['effect']['name']}: {interval(claim['effect'])}{beside} "
         f"(95 % intervals; {behind})."
     )
+
+
+def counted(claim: dict[str, Any]) -> str:
+    """Return how many prompts, or other things, an effect was measured on."""
+    what = str(claim.get("counted", "prompts"))
+    return f"{claim['n']} {what.removesuffix('s') if claim['n'] == 1 else what}"
 
 
 def slug(text: str) -> str:
