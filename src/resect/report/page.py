@@ -16,7 +16,7 @@ import jinja2
 
 from resect.report import words
 from resect.report.figures._spec import COLOURS, Drawing
-from resect.report.screen import key_html, panel_svg
+from resect.report.screen import key_html, panel_svg, shapes_svg
 
 
 def hash_source(text: str) -> str:
@@ -55,6 +55,7 @@ def _environment() -> jinja2.Environment:
         "short": words.short,
         "readable": words.readable,
         "glued": words.glued,
+        "sentence": words.sentence,
         "counted": words.counted,
     }
     environment.filters |= filters
@@ -70,6 +71,7 @@ def render(template: str, **values: Any) -> str:
         .get_template(template)
         .render(
             **values,
+            shapes=shapes_svg(),
             style=style,
             script=script,
             style_hash=hash_source(style),

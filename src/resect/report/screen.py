@@ -28,15 +28,17 @@ from resect.report.words import interval, is_fraction, visible
 WIDTH = 380
 LETTER = 6.3
 SIZE = 3.4
+# What a marker is drawn from: a `use` of these is half as long as the shape itself.
 SHAPES = {
-    "square": "m-3-3h6v6h-6z",
-    "diamond": "m0-4.2l4.2 4.2-4.2 4.2-4.2-4.2z",
-    "up": "m0-4l4 7h-8z",
-    "down": "m0 4l4-7h-8z",
-    "plus": "m-4-1.1h2.9v-2.9h2.2v2.9h2.9v2.2h-2.9v2.9h-2.2v-2.9h-2.9z",
-    "cross": "m-2.8-4l2.8 2.8 2.8-2.8 1.2 1.2-2.8 2.8 2.8 2.8-1.2 1.2-2.8-2.8-2.8 2.8-1.2-1.2"
+    "circle": f"M-{SIZE} 0a{SIZE} {SIZE} 0 1 0 {2 * SIZE} 0a{SIZE} {SIZE} 0 1 0-{2 * SIZE} 0z",
+    "square": "M-3-3h6v6h-6z",
+    "diamond": "M0-4.2l4.2 4.2-4.2 4.2-4.2-4.2z",
+    "up": "M0-4l4 7h-8z",
+    "down": "M0 4l4-7h-8z",
+    "plus": "M-4-1.1h2.9v-2.9h2.2v2.9h2.9v2.2h-2.9v2.9h-2.2v-2.9h-2.9z",
+    "cross": "M-2.8-4l2.8 2.8 2.8-2.8 1.2 1.2-2.8 2.8 2.8 2.8-1.2 1.2-2.8-2.8-2.8 2.8-1.2-1.2"
     " 2.8-2.8-2.8-2.8z",
-    "star": "m0-5.4l1.5 3.5 3.8 .3-2.9 2.5 .9 3.7-3.3-2-3.3 2 .9-3.7-2.9-2.5 3.8-.3z",
+    "star": "M0-5.4l1.5 3.5 3.8 .3-2.9 2.5 .9 3.7-3.3-2-3.3 2 .9-3.7-2.9-2.5 3.8-.3z",
 }
 
 
@@ -87,15 +89,21 @@ def _title(text: str) -> str:
     return f"<title>{escape(visible(text))}</title>" if text else ""
 
 
+def shapes_svg() -> str:
+    """Return the shapes of all markers, once a page, for `marker` to use."""
+    shapes = "".join(f'<path id="{_id(name)}" d="{shape}"/>' for name, shape in SHAPES.items())
+    return f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{shapes}</defs></svg>'
+
+
+def _id(marker_name: str) -> str:
+    return f"m{list(SHAPES).index(marker_name)}"
+
+
 def marker(style: Style, x: float, y: float, *, title: str = "", hollow: bool = False) -> str:
     """Return one marker."""
     kind = ' class="h"' if hollow else ""
-    inner = _title(title)
-    if style.marker == "circle":
-        head = f'<circle cx="{brief(x)}" cy="{brief(y)}" r="{SIZE}"{kind}'
-    else:
-        head = f'<path d="M{brief(x)} {brief(y)}{SHAPES[style.marker]}"{kind}'
-    return f"{head}>{inner}</{head[1 : head.index(' ')]}>" if inner else f"{head}/>"
+    head = f'<use href="#{_id(style.marker)}" x="{brief(x)}" y="{brief(y)}"{kind}'
+    return f"{head}>{_title(title)}</use>" if title else f"{head}/>"
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:
@@ -109,7 +117,9 @@ def _dash(style: Style) -> str:
 
 def _series(series: Series, frame: Frame) -> str:
     places = [(frame.x(point.x), frame.y(point.y)) for point in series.points]
-    parts = [f'<g class="c{series.style.colour}">']
+    # The name stands once: the page's script puts it before the tooltips.
+    named = f' data-n="{escape(visible(series.name), quote=True)}"' if series.name else ""
+    parts = [f'<g class="c{series.style.colour}"{named}>']
     bounded = [p for p in series.points if p.low is not None and p.high is not None]
     if series.spread == "band" and len(bounded) > 1:
         upper = [(frame.x(p.x), frame.y(p.high or 0.0)) for p in bounded]
@@ -128,7 +138,7 @@ def _series(series: Series, frame: Frame) -> str:
         return f'<path class="f c{series.style.colour}" d="{_path(places)}"/>'
     if series.joined and len(places) > 1:
         parts.append(f'<path class="l" d="{_path(places)}"{_dash(series.style)}/>')
-    titled = [point.title for point in series.points]
+    titled = [point.title.removeprefix(f"{series.name}, ") for point in series.points]
     parts += [
         marker(series.style, x, y, title=title, hollow=series.hollow)
         for (x, y), title in zip(places, titled, strict=True)
@@ -273,9 +283,9 @@ def strip(claim: dict[str, Any]) -> str:
     def x(value: float) -> float:
         return 6 + 228 * _share(scale, value)
 
-    said = "; ".join(f"{one['name']}: {interval(one)}" for one in (effect, *controls))
+    said = escape(interval(effect), quote=True)
     parts = [
-        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{escape(visible(said))}">'
+        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{said} and its controls">'
         f'<path class="a" d="M6 13H234M{brief(x(0))} 8V18M234 8V18"/><g class="c2">'
     ]
     parts += [

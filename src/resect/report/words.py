@@ -34,24 +34,36 @@ ATTACKS = {
 }
 
 
-def readable(value: Any) -> str:
-    """Return text of a study with attacks in words and names without underscores."""
+def readable(value: Any, *, options: bool = True) -> str:
+    """Return text of a study with attacks in words and names without underscores.
+
+    Args:
+        value: The text.
+        options: Say how an attack's training is set; otherwise its name alone.
+    """
 
     def attack(found: re.Match[str]) -> str:
-        name, options = found[1], found[2].removeprefix(":")
-        if options.isdigit():
-            return f"{ATTACKS[name]} of {options} tokens"
-        return ", ".join((ATTACKS[name], *options.replace("=", " ").split(","))).rstrip(", ")
+        name, given = found[1], found[2].removeprefix(":")
+        if given.isdigit():
+            return f"{ATTACKS[name]} of {given} tokens"
+        settings = given.replace("=", " ").split(",") if given and options else []
+        return ", ".join((ATTACKS[name], *settings))
 
     text = ATTACK.sub(attack, visible(value))
     text = re.sub(r"(?<=\w)\+(?=[a-z])", " + ", text)
     return re.sub(r"(?<=[a-z0-9])_(?=[a-z0-9])", " ", text)
 
 
-def glued(value: Any) -> str:
+def glued(value: Any, options: bool = True) -> str:
     """Return text for the page in which a number stays on one line with its unit and bounds."""
-    text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value))
+    text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value, options=options))
     return re.sub(r"(?<=[%×\d]) (?=\[-?\d)", "\u00a0", text)
+
+
+def sentence(value: Any, options: bool = True) -> str:
+    """Return `glued` text with a capital first: a reason may begin with a checkpoint's name."""
+    text = glued(value, options)
+    return text[:1].upper() + text[1:]
 
 
 def plain_number(value: float | None) -> str:

@@ -234,7 +234,7 @@ class Drawing:
 
     @property
     def key(self) -> tuple[tuple[str, Style, str], ...]:
-        """Return what the key lists: (name, style, "line", "thin", "dot", "ring", "bar"), each once."""
+        """Return what the key lists: each name once, with its style and what is drawn for it."""
         found: dict[str, tuple[Style, str]] = {}
         for panel in self.panels:
             for one in panel.series:

@@ -37,22 +37,29 @@ RANDOM = Style(2, 0, "circle")
 
 
 def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
-    """Return the curves along the fraction, the plane of harm and utility, and the index."""
-    panels: list[Panel] = []
+    """Return the curves along the fraction with the plane of harm and utility, and the index."""
     rows = [row for row in pooled(rows_of(tables, "curve")) if row.get("arm") != "intact"]
-    if rows:
-        panels += [*_along(rows, settings), _plane(rows, settings)]
-    if index := pooled(rows_of(tables, "index")):
-        panels.append(bars(index, "drop_at_budget", _label, "drop of harm within the budget"))
-    elif index := pooled(rows_of(tables, "at_budget")):
-        panels.append(bars(index, "harm_drop", _label, "drop of harm within the budget"))
-    caption = (
-        "Drop of harm along the fraction cut for each checkpoint, a panel for each way to rank "
-        "weights (95 % bands for the pair that is compared; thin lines: random cuts of the same "
-        "size), the same cuts by their cost of utility, and the largest drop within the budget, "
-        "with 95 % intervals."
-    )
-    return [Drawing("compression-curves", caption, tuple(panels))]
+    curves = (*_along(rows, settings), _plane(rows, settings)) if rows else ()
+    title = "drop of harm within the budget"
+    index: tuple[Panel, ...] = ()
+    if found := pooled(rows_of(tables, "index")):
+        index = (bars(found, "drop_at_budget", _label, title),)
+    elif found := pooled(rows_of(tables, "at_budget")):
+        index = (bars(found, "harm_drop", _label, title),)
+    return [
+        Drawing(
+            "compression-curves",
+            "Drop of harm along the fraction cut for each checkpoint, a panel for each way to rank "
+            "weights (95 % bands for the pair that is compared; thin lines: random cuts of the "
+            "same size), and the cuts of the first way by their cost of utility.",
+            curves,
+        ),
+        Drawing(
+            "compression-budget",
+            "The largest drop of harm within the utility budget, with 95 % intervals.",
+            index,
+        ),
+    ]
 
 
 def role_of(row: Row) -> str:

@@ -109,14 +109,14 @@ def _plane(rows: list[Row], dose: str) -> Panel:
 def _changes(rows: list[Row]) -> Drawing:
     """Return how far the weights behind harm move, in multiples of chance and of like weights."""
     panels = []
-    for column, against in (("chance", "all weights"), ("matched", "weights of the same size")):
+    for column, against in (("chance", "any weights"), ("matched", "like weights")):
         known = [row for row in rows if number(row.get(column)) > 0]
         if known:
             panels.append(_moved(known, column, against))
     caption = (
         "How much of the fine-tune's squared change lies on the weights behind harm, over the "
-        "share that falls on as many other weights: 1 is what chance gives. Hollow: single seeds; "
-        "line: their geometric mean."
+        "share of as many other weights, whichever they are or of the same magnitude: 1 is what "
+        "chance gives. The line is the geometric mean of the seeds."
     )
     return Drawing("emergent-changes", caption, tuple(panels))
 
@@ -143,7 +143,7 @@ def _moved(rows: list[Row], column: str, against: str) -> Panel:
     )
     y = linear("", [point.y for point in dots], _times, reach=(1.0,))
     return Panel(
-        f"change on the weights behind harm, × {against}",
+        f"change behind harm, × {against}",
         log("steps of fine-tuning", list(places.values()), plain_number),
         y,
         series=series,

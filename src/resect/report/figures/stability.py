@@ -35,18 +35,30 @@ PAIRS, RUNS, CHANCE = Style(3, 0, "circle"), Style(1, 0, "circle"), Style(2, 1, 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     """Return the spread of agreement over pairs of sets, and of the effect over all variants."""
     pairs, effects = (_apart(rows_of(tables, name)) for name in ("agreement", "effects"))
-    panels = [
+    violins = "a violin is their density, its line the median; tooltips say which."
+    return [
+        Drawing(
+            "stability-agreement",
+            f"Each dot is a pair of runs that differ in one choice, seeds apart; {violins} "
+            "Triangles: the overlap that chance gives.",
+            _panels(pairs, AGREEMENT, PAIRS),
+        ),
+        Drawing(
+            "stability-effects",
+            f"Each dot is one run with one choice made otherwise, seeds apart; {violins}",
+            _panels(effects, EFFECTS, RUNS),
+        ),
+    ]
+
+
+def _panels(
+    rows: list[Row], columns: tuple[tuple[str, str], ...], look: Style
+) -> tuple[Panel, ...]:
+    return tuple(
         _spread(rows, (column, title), look)
-        for rows, look, columns in ((pairs, PAIRS, AGREEMENT), (effects, RUNS, EFFECTS))
         for column, title in columns
         if any(row.get(column) is not None for row in rows)
-    ]
-    caption = (
-        "Each dot is a pair of runs that differ in one choice (overlap, rank correlation) or one "
-        "run (drops), seeds apart; a violin is their density, its line the median. Triangles: the "
-        "overlap that chance gives. Tooltips name the pair or the run."
     )
-    return [Drawing("stability-violins", caption, tuple(panels))]
 
 
 def _apart(rows: list[Row]) -> list[Row]:
