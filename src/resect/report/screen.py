@@ -27,6 +27,7 @@ from resect.report.words import interval, is_fraction, visible
 
 WIDTH = 380
 LETTER = 6.3
+TITLE_LINE = 15
 SIZE = 3.4
 # What a marker is drawn from: a `use` of these is half as long as the shape itself.
 SHAPES = {
@@ -51,7 +52,7 @@ class Frame:
         longest = max(map(len, lines), default=0)
         self.left = min(170.0, 12 + LETTER * longest)
         self.right = WIDTH - (48.0 if any(b.text and not b.inside for b in panel.bars) else 14.0)
-        self.top = 38.0 if panel.y.label else 26.0
+        self.top = (38.0 if panel.y.label else 26.0) + TITLE_LINE * panel.title.count("\n")
         names = max((len(text) for _, text in panel.x.ticks), default=0)
         below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
         self.bottom = panel.height - below - (16 if panel.x.label else 2)
@@ -210,7 +211,7 @@ def _axes(panel: Panel, frame: Frame) -> str:
         middle = (frame.left + frame.right) / 2
         parts.append(_text(middle, panel.height - 4, panel.x.label, "m"))
     if panel.y.label:
-        parts.append(_text(2, 30, panel.y.label))
+        parts.append(_text(2, frame.top - 8, panel.y.label))
     return "".join(parts) + "</g>"
 
 
@@ -235,11 +236,12 @@ def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
 def panel_svg(panel: Panel) -> str:
     """Return a panel as an SVG element whose name is its title."""
     frame = Frame(panel)
-    title = escape(visible(panel.title), quote=True)
+    lines_of = panel.title.split("\n")
+    title = escape(visible(" ".join(lines_of)), quote=True)
     lines, words = _rules(panel, frame)
     inner = [
         f'<svg viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-label="{title}">',
-        _text(2, 14, panel.title, "p"),
+        *(_text(2, 14 + TITLE_LINE * at, line, "p") for at, line in enumerate(lines_of)),
         _axes(panel, frame),
         *(_bar(bar, frame) for bar in panel.bars),
         f'<g class="v">{"".join(_cell(one, frame) for one in panel.cells)}</g>'

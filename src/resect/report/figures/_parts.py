@@ -26,6 +26,7 @@ from resect.report.words import percent, plain_number, spread
 
 LEAST_DROP = -0.5
 MOST_LETTERS = 24
+MOST_TITLE = 46
 # A violin of fewer values would be a picture of its own smoothing.
 LEAST_VALUES = 5
 
@@ -57,7 +58,10 @@ def _step(width: float) -> float:
     """Return a round step that cuts a width into three to six parts."""
     rough = width / 4
     power = 10.0 ** math.floor(math.log10(rough))
-    return min((power * m for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - rough))
+    return min(
+        (power * m for m in (1, 2, 2.5, 5, 10)),
+        key=lambda step: (round(abs(step - rough), 12), -step),
+    )
 
 
 def linear(
@@ -128,12 +132,11 @@ def names(labels: Sequence[str], label: str = "") -> Scale:
     return Scale(label, len(labels) - 0.5, -0.5, tuple(shown))
 
 
-def folded(text: str) -> str:
+def folded(text: str, most: int = MOST_LETTERS) -> str:
     """Return a name in one line or in two; what does not fit is cut off, with an ellipsis."""
-    if len(text) <= MOST_LETTERS:
+    if len(text) <= most:
         return text
-    lines = textwrap.wrap(text, MOST_LETTERS, max_lines=2, placeholder="…")
-    return "\n".join(lines)
+    return "\n".join(textwrap.wrap(text, most, max_lines=2, placeholder="…"))
 
 
 # --- series and bars
