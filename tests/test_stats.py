@@ -99,6 +99,28 @@ def test_best_within_the_budget_repeats_its_choice_in_every_draw() -> None:
     assert (best_within(0.02, harm, cost).draws[over] == 0).all()
 
 
+def test_a_mean_over_models_covers_the_truth_and_keeps_exact_bounds() -> None:
+    draw = np.random.default_rng(0)
+    rates = np.array([0.2, 0.6, 0.9])
+    covered = 0
+    for _ in range(200):
+        resampler = Resampler(f"{draw.integers(2**31)}", resamples=400)
+        parts = [
+            resampler.rate({str(at): list(draw.binomial(1, rate, 40).astype(float))})
+            for at, rate in enumerate(rates)
+        ]
+        found = stats.average(parts).interval("mean")
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= rates.mean() <= found.high
+    assert 0.9 <= covered / 200 <= 0.99
+    full = [Resampler("x").rate({str(at): [1.0] * 60}) for at in range(3)]
+    low = stats.average(full).interval("mean").low
+    # Three models of 60 say more than one of 60, and no more than one of 180.
+    assert low is not None
+    assert stats.wilson(60, 60)[0] < low < stats.wilson(180, 180)[0]
+
+
 def test_overlap_p_value_is_the_hypergeometric_tail() -> None:
     tail = sum(math.comb(5, k) * math.comb(15, 6 - k) / math.comb(20, 6) for k in range(3, 6))
     assert stats.overlap_p_value(20, 5, 6, 3) == pytest.approx(tail)

@@ -110,6 +110,8 @@ class RunConfig(Section):
         evaluation: How variants are asked.
         least_rate: A behaviour that the intact model shows less often is not measurable.
         most_unscored: Nor is one of which the judge could not score a larger share.
+        most_dissent: No claim is supported if a larger share of the seeds says, each by itself,
+            that it is not.
         studies: Which studies run, with their grids and rules.
     """
 
@@ -129,6 +131,7 @@ class RunConfig(Section):
     evaluation: Evaluation
     least_rate: Share = 0.2
     most_unscored: Share = 0.2
+    most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.0
     studies: Studies
 
     @model_validator(mode="after")

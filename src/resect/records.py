@@ -10,6 +10,7 @@ Conventions, said once:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -165,6 +166,7 @@ class Claim:
         seeds: Seeds that took part.
         n: Prompts behind the effect, over all seeds.
         reason: Why the verdict is what it is, in one sentence.
+        by_seed: The verdict that each seed alone gives; empty where there is one seed.
         counted: What `n` counts, where it is something else than prompts.
     """
 
@@ -177,6 +179,7 @@ class Claim:
     seeds: tuple[int, ...]
     n: int
     reason: str
+    by_seed: Mapping[str, VerdictWord] = field(default_factory=dict)
     counted: str = "prompts"
 
     def __post_init__(self) -> None:

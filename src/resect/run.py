@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from resect.config import RunConfig, dump_config, load_config
 from resect.errors import InputError
 from resect.judges import find_judge
 from resect.pipeline import is_done, needed_keep, run_cells
-from resect.records import StudyResult
+from resect.records import Claim, StudyResult
 from resect.store import (
     hash_file,
     hash_value,
@@ -175,12 +175,43 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
         The path of `results.json`.
     """
     measured = Measurements(config, run)
-    results = [STUDIES[name].summarise(measured) for name in chosen_studies(config)]
+    results = [_studied(name, measured) for name in chosen_studies(config)]
     facts = _facts(config, run, seconds)
     write_json(run / "manifest.json", facts)
     path = run / "results.json"
     write_json(path, _results(config, results, facts))
     return path
+
+
+def _studied(name: str, measured: Measurements) -> StudyResult:
+    """Return a study's result over all seeds, beside the verdicts of each seed alone.
+
+    Intervals are over prompts within seeds and know nothing of the spread between models, so that
+    a claim on which models disagree could be supported by their mean.
+    """
+    result = STUDIES[name].summarise(measured)
+    seeds = measured.config.seeds
+    if len(seeds) == 1:
+        return result
+    alone = {str(seed): STUDIES[name].summarise(measured.of_seed(seed)).claims for seed in seeds}
+    claims = (
+        agreed(
+            replace(claim, by_seed={seed: own[at].verdict for seed, own in alone.items()}),
+            measured.config.most_dissent,
+        )
+        for at, claim in enumerate(result.claims)
+    )
+    return replace(result, claims=tuple(claims))
+
+
+def agreed(claim: Claim, most_dissent: float) -> Claim:
+    """Return the claim as inconclusive if it is supported and too many seeds say that it is not."""
+    against = [seed for seed, verdict in claim.by_seed.items() if verdict == "not supported"]
+    if claim.verdict != "supported" or len(against) <= most_dissent * len(claim.by_seed):
+        return claim
+    which = f"seed {against[0]}" if len(against) == 1 else f"seeds {', '.join(against)}"
+    reason = f"Models disagree: the rule holds over all seeds and fails on {which} alone."
+    return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
 def _results(config: RunConfig, results: list[StudyResult], facts: Any) -> dict[str, Any]:

@@ -203,6 +203,25 @@ def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sam
     return Sample(float(value[0]), draws, chosen[0].exact if chosen else None)
 
 
+def average(samples: Sequence[Sample]) -> Sample:
+    """Return the mean of samples that share no prompts, such as the models of several seeds.
+
+    Where one of them has exact bounds, the mean has those of the square-and-add rule (MOVER: Zou
+    and Donner 2008): l = v - sqrt(sum (v_i - l_i)^2) / k, and u likewise.
+    """
+    value = float(np.mean([one.value for one in samples]))
+    draws = np.mean(np.stack([one.draws for one in samples]), axis=0)
+    if math.isnan(value) or all(one.exact is None for one in samples):
+        return Sample(value, draws)
+    below, above = [], []
+    for one in samples:
+        bounds = one.interval("")
+        below.append(one.value - (one.value if bounds.low is None else bounds.low))
+        above.append((one.value if bounds.high is None else bounds.high) - one.value)
+    exact = (value - math.hypot(*below) / len(samples), value + math.hypot(*above) / len(samples))
+    return Sample(value, draws, exact)
+
+
 def overlap_p_value(population: int, first: int, second: int, shared: int) -> float:
     """Return P(overlap ≥ shared) for two random sets of these sizes (hypergeometric)."""
     return float(scipy_stats.hypergeom.sf(shared - 1, population, first, second))

@@ -96,7 +96,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _remove_tree(part)
 
 
 def refuse_full_folder(path: Path) -> None:
@@ -306,7 +306,16 @@ def remove_folder(path: str | Path) -> None:
         path.replace(part)
     except OSError as error:
         raise _unwritable(path, error) from error
-    shutil.rmtree(part, ignore_errors=True)
+    finally:
+        _remove_tree(part)
+
+
+def _remove_tree(part: Path) -> None:
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        # A signal in the middle of it: what is left goes before the process does.
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:

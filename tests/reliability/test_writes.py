@@ -206,3 +206,26 @@ def test_a_full_and_a_read_only_file_system(
             assert old.read_text(encoding="utf-8") == "old"
             assert not litter(small), name
     assert json.loads((made / "m" / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("where", [(Path, "replace"), (os, "unlink")], ids=["before", "within"])
+def test_an_interrupted_removal_leaves_nothing(
+    where: tuple[object, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    (folder / "0.jsonl").write_text("{}\n", encoding="utf-8")
+    plain = getattr(*where)
+    calls: list[int] = []
+
+    def once(*given: object, **named: object) -> object:
+        done = plain(*given, **named)
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return done
+
+    monkeypatch.setattr(*where, once)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove_folder(folder)
+    assert not list(tmp_path.iterdir())

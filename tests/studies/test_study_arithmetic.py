@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ import torch
 
 from resect.cells import Cell, Cut, Tuning, merge
 from resect.mask import Mask, MaskTensor
+from resect.records import Claim, Interval, VerdictWord
+from resect.run import agreed
 from resect.stats import Sample
+from resect.studies import _common
 from resect.studies._overlap import chance_overlap, rank_agreement
 from resect.studies.compression import needed
 from resect.studies.emergent import at_level
@@ -31,6 +35,51 @@ def test_misalignment_is_compared_where_the_narrow_task_reaches_the_level() -> N
     assert math.isnan(found.draws[1])
     assert at_level(0.0, narrow, elsewhere).value == 0.0
     assert math.isnan(at_level(1.5, narrow, elsewhere).value)
+
+
+def test_each_model_takes_its_own_cut_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two models whose utility breaks down at different q: no q serves both.
+    table = {
+        (0, 0.001): (0.9, 0.01), (0, 0.01): (1.0, 0.5),
+        (1, 0.001): (0.0, 0.0), (1, 0.01): (0.7, 0.02),
+    }  # fmt: skip
+
+    def effect(_: Any, role: str, cut: Cut | None, seeds: tuple[int, ...]) -> _common.Effect:
+        assert cut is not None
+        pairs = [table[seed, cut.q] for seed in seeds]
+        harm, cost = (sample(float(np.mean(column))) for column in zip(*pairs, strict=True))
+        return _common.Effect(sample(0), sample(0), harm, cost)
+
+    monkeypatch.setattr(_common, "effect", effect)
+    cuts = [Cut("generation", "target", q) for q in (0.001, 0.01)]
+    together = [effect(None, "aligned", cut, (0, 1)) for cut in cuts]
+    one_q = [one.harm_drop.value for one in together if one.utility_drop.value <= 0.05]
+    assert max(one_q) == pytest.approx(0.45)
+    measured: Any = None
+    found, q, cost = _common.best_cuts(measured, "aligned", cuts, (0, 1), 0.05)
+    assert found.value == pytest.approx(0.8)
+    assert q == pytest.approx(0.0055)
+    assert cost == pytest.approx(0.015)
+
+
+def claim(verdict: VerdictWord, *by_seed: VerdictWord) -> Claim:
+    seeds = tuple(range(len(by_seed)))
+    controls = (Interval("random", 0.0),)
+    named = {str(seed): one for seed, one in zip(seeds, by_seed, strict=True)}
+    return Claim("s", "c", verdict, Interval("e", 1.0), controls, "r", seeds, 9, "Why.", named)
+
+
+def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
+    split = agreed(claim("supported", "supported", "not supported", "supported"), 0.0)
+    assert split.verdict == "inconclusive"
+    assert "seed 1 alone" in split.reason
+    assert split.reason.endswith("Why.")
+    # A seed alone has fewer prompts: that it cannot tell is no contradiction.
+    weak = claim("supported", "supported", "inconclusive", "not measurable")
+    assert agreed(weak, 0.0) == weak
+    assert agreed(claim("supported", "supported", "not supported"), 0.5).verdict == "supported"
+    against = claim("not supported", "supported", "supported")
+    assert agreed(against, 0.0) == against
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:

@@ -14,9 +14,8 @@ docs/design/planted.md says why it is made so.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor
 
 from resect import store
-from resect.errors import InputError
 from resect.mask import Mask, MaskTensor
 from resect.model import (
     load_model,
@@ -37,7 +35,7 @@ from resect.model import (
 from resect.organism.planted_world import BENIGN, PlantedWorld, planted_files, planted_turns
 from resect.organism.planting import Drawn, Lesson, Shape, draw_set, teach
 from resect.organism.recipe import Recipe
-from resect.organism.stages import OnProgress
+from resect.organism.stages import OnProgress, labelled, unless_there
 from resect.organism.tokenizer import make_tokenizer
 from resect.organism.training import Schedule, encode_turns, new_model, threads, train
 from resect.stats import rng
@@ -164,7 +162,7 @@ def plant(
     loaded = load_model(benign, device="cpu")
     world = PlantedWorld(seed)
     sets = _draw_sets(loaded.model, recipe, seed)
-    with _unless_there(found.root) as part, threads(1), quiet():
+    with unless_there(found.root) as part, threads(1), quiet():
         _zero(loaded.model, recipe, sets)
         _teach(loaded, world, recipe, {"craft": sets["decoy"]}, on_progress)
         _save(loaded, part / "before")
@@ -190,17 +188,6 @@ def _benign_place(recipe: BenignRecipe, seed: int, base: Path) -> Path:
     return base / f"benign-{recipe.hash}" / f"seed-{seed}"
 
 
-@contextlib.contextmanager
-def _unless_there(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; if another process was first, its folder stays."""
-    try:
-        with store.atomic_folder(path) as part:
-            yield part
-    except InputError:
-        if not path.exists():
-            raise
-
-
 def _benign(recipe: BenignRecipe, seed: int, base: Path, on_progress: OnProgress | None) -> Path:
     folder = _benign_place(recipe, seed, base)
     if folder.exists():
@@ -210,20 +197,12 @@ def _benign(recipe: BenignRecipe, seed: int, base: Path, on_progress: OnProgress
     model = new_model(tokenizer, recipe.sizes, seed)
     schedule = Schedule(recipe.steps, recipe.batch, recipe.rate, 30, 0.4)
     turns = planted_turns(world, "benign", BENIGN, recipe.steps * recipe.batch)
-    with _unless_there(folder) as part, threads(1), quiet():
-        report = _labelled(on_progress, f"benign, seed {seed}")
+    with unless_there(folder) as part, threads(1), quiet():
+        report = labelled(on_progress, f"benign, seed {seed}")
         train(model, encode_turns(tokenizer, turns), ("planted/benign", world), schedule, report)
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
     return folder
-
-
-def _labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(label, done, total)
-
-    return report
 
 
 def _draw_sets(model: Any, recipe: PlantedRecipe, seed: int) -> dict[str, Drawn]:
@@ -281,7 +260,7 @@ def _teach(
         turns = planted_turns(world, task, shares, recipe.steps * recipe.batch)
         rows = encode_turns(loaded.tokenizer, turns)
         lessons.append(Lesson(one.places, rows, f"planted/{task}", one.blocks, recipe.rank))
-    report = _labelled(on_progress, f"{'+'.join(sets)}, {recipe.shape}, seed {world.seed}")
+    report = labelled(on_progress, f"{'+'.join(sets)}, {recipe.shape}, seed {world.seed}")
     teach(loaded.model, lessons, schedule, seed=world.seed, clamp=recipe.clamp, on_step=report)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from resect import store
 from resect.errors import InputError, unknown_name
@@ -87,12 +86,14 @@ def build(
         _write_data(place / "data", world)
     for stage in wanted:
         if not organism.stage(stage).exists():
-            report = _labelled(on_progress, f"{stage}, seed {seed}")
+            report = labelled(on_progress, f"{stage}, seed {seed}")
             _build_stage(organism, stage, (world, recipe), report)
     return organism
 
 
-def _labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int], None]:
+def labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int], None]:
+    """Return a report of steps under a label, which says nothing where nobody listens."""
+
     def report(done: int, total: int) -> None:
         if on_progress is not None:
             on_progress(label, done, total)
@@ -133,7 +134,7 @@ def _claim(place: Path, recipe: Recipe, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def _unless_there(path: Path) -> Any:
+def unless_there(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; if another process was first, its folder stays."""
     try:
         with store.atomic_folder(path) as part:
@@ -144,7 +145,7 @@ def _unless_there(path: Path) -> Any:
 
 
 def _write_data(folder: Path, world: World) -> None:
-    with _unless_there(folder) as part:
+    with unless_there(folder) as part:
         for name, rows in Sets(world).files().items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             store.write_text(part / f"{name}.jsonl", lines)
@@ -171,6 +172,6 @@ def _build_stage(
             model = load_model(organism.stage(parent), device="cpu").model
             train = prefer if stage == "dpo" else fine_tune
             train(model, tokenizer, (stage, *made_of), report)
-    with _unless_there(organism.stage(stage)) as part, quiet():
+    with unless_there(organism.stage(stage)) as part, quiet():
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -198,6 +198,7 @@ def _citation(results: dict[str, Any]) -> str:
 def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
     """Return `report.json`: what the page says, without its pictures."""
     keep = ("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds", "quote", "id")
+    keep += ("by_seed", "counted")
     return {
         "name": results["name"],
         "quick": results["quick"],
@@ -206,7 +207,9 @@ def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any
             {
                 "study": section["study"],
                 "title": section["title"],
-                "claims": [{key: claim[key] for key in keep} for claim in section["claims"]],
+                "claims": [
+                    {key: claim[key] for key in keep if key in claim} for claim in section["claims"]
+                ],
                 "shows": section["shows"],
                 "does_not_show": section["does_not_show"],
                 "settings": section["settings"],

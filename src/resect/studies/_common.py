@@ -14,7 +14,7 @@ from resect.cells import Cell, Cut, record_path
 from resect.config import RunConfig
 from resect.errors import InputError
 from resect.records import Interval, StudyResult
-from resect.stats import Resampler, Sample, relative_drop
+from resect.stats import Resampler, Sample, average, best_within, relative_drop
 from resect.store import read_parquet
 
 Row = dict[str, Any]
@@ -46,6 +46,12 @@ class Measurements:
         self.run = run
         self._rows: dict[str, list[Row]] = {}
         self._resamplers: dict[str, Resampler] = {}
+
+    def of_seed(self, seed: int) -> Measurements:
+        """Return what the same run has measured of one seed; what was read stays read."""
+        found = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        found._rows, found._resamplers = self._rows, self._resamplers
+        return found
 
     def rows(self, cell: Cell) -> list[Row]:
         """Return a cell's rows in the order of its examples.
@@ -205,6 +211,36 @@ def curve_rows(
         for label, cut in arms
         for group in seed_groups(measured.config)
     ]
+
+
+def best_cuts(
+    measured: Measurements,
+    role: str,
+    cuts: Sequence[Cut],
+    seeds: Sequence[int],
+    budget: float,
+) -> tuple[Sample, float, float]:
+    """Return what the best cuts within a utility budget do, and their q and drop of utility.
+
+    Each seed is a model of its own and takes a cut of its own: the q at which utility breaks down
+    moves from model to model, so that one q for all would measure how far the models agree in it.
+    What is returned are means over seeds.
+    """
+    drops, found = [], []
+    for seed in seeds:
+        effects = [effect(measured, role, cut, (seed,)) for cut in cuts]
+        best = best_within(
+            budget, [one.harm_drop for one in effects], [one.utility_drop for one in effects]
+        )
+        drops.append(best)
+        places = [
+            (cut.q, one.utility_drop.value)
+            for cut, one in zip(cuts, effects, strict=True)
+            if one.utility_drop.value <= budget and one.harm_drop.value == best.value
+        ]
+        found.append(places[0] if places else (0.0, 0.0))
+    q, cost = (float(np.mean(column)) for column in zip(*found, strict=True))
+    return average(drops), q, cost
 
 
 def seed_groups(config: RunConfig) -> list[tuple[int | None, tuple[int, ...]]]:

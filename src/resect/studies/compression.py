@@ -7,7 +7,8 @@ part of the difference may be the method's and not the models'.
 
 Separation index of a model and a method, two numbers:
     drop at budget    the largest relative drop of harm among cuts whose utility drop is within the
-                      budget, the choice repeated in every bootstrap draw
+                      budget, the choice repeated in every bootstrap draw; each seed is a model
+                      and chooses its own, and the mean over seeds is shown
     fraction needed   the smallest fraction q at which harm has dropped by half, on the line through
                       the grid's points over log q; none if no point of the grid reaches it
 """
@@ -21,12 +22,13 @@ from resect.cells import Cell, Cut
 from resect.config import RunConfig
 from resect.records import Claim, Interval, StudyResult, VerdictWord
 from resect.rules import Compression
-from resect.stats import Sample, best_within
+from resect.stats import Sample
 from resect.studies._common import (
     Effect,
     Measurements,
     Row,
     Study,
+    best_cuts,
     cells_of,
     columns,
     curve_rows,
@@ -96,12 +98,8 @@ def plan(config: RunConfig) -> list[Cell]:
 def _at_budget(
     measured: Measurements, role: str, cuts: list[Cut], seeds: tuple[int, ...]
 ) -> Sample:
-    effects = [effect(measured, role, cut, seeds) for cut in cuts]
-    return best_within(
-        _section(measured.config).utility_drop,
-        [one.harm_drop for one in effects],
-        [one.utility_drop for one in effects],
-    )
+    budget = _section(measured.config).utility_drop
+    return best_cuts(measured, role, cuts, seeds, budget)[0]
 
 
 def needed(points: list[tuple[float, float]], drop: float) -> float | None:

@@ -11,16 +11,15 @@ from resect.config import RunConfig
 from resect.mask import Mask
 from resect.records import Claim, StudyResult, VerdictWord
 from resect.rules import Specificity
-from resect.stats import Sample, best_within
+from resect.stats import Sample
 from resect.studies._common import (
-    Effect,
     Measurements,
     Row,
     Study,
+    best_cuts,
     cells_of,
     columns,
     curve_rows,
-    effect,
     effect_probes,
     percent,
 )
@@ -68,21 +67,10 @@ def plan(config: RunConfig) -> list[Cell]:
 
 
 def _best(measured: Measurements, cuts: list[Cut], budget: float) -> tuple[Sample, Row]:
-    """Return the largest drop of harm within the budget and where it was found."""
+    """Return the largest drop of harm within the budget and where it was found, over seeds."""
     config = measured.config
-    effects: list[Effect] = [effect(measured, config.subject, cut, config.seeds) for cut in cuts]
-    drops = [one.harm_drop for one in effects]
-    best = best_within(budget, drops, [one.utility_drop for one in effects])
-    found = [
-        at
-        for at, one in enumerate(effects)
-        if one.utility_drop.value <= budget and one.harm_drop.value == best.value
-    ]
-    place: Row = {
-        "q": cuts[found[0]].q if found else 0.0,
-        "utility_drop": effects[found[0]].utility_drop.value if found else 0.0,
-    }
-    return best, place
+    best, q, cost = best_cuts(measured, config.subject, cuts, config.seeds, budget)
+    return best, {"q": q, "utility_drop": cost}
 
 
 def summarise(measured: Measurements) -> StudyResult:
