@@ -16,7 +16,7 @@ import jinja2
 
 from resect.report import words
 from resect.report.figures._spec import COLOURS, Drawing
-from resect.report.screen import key_html, panel_svg, shapes_svg
+from resect.report.screen import bare, key_html, panel_svg, shapes_svg
 
 
 def hash_source(text: str) -> str:
@@ -85,7 +85,7 @@ def figure_of(drawing: Drawing, *, files: bool) -> dict[str, Any]:
     return {
         "name": drawing.name,
         "caption": drawing.caption,
-        "panels": "".join(panel_svg(panel) for panel in drawing.panels),
+        "panels": bare("".join(panel_svg(panel) for panel in drawing.panels)),
         "key": key_html(drawing),
         "count": len(drawing.panels),
         "files": [f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")] if files else [],

@@ -8,6 +8,7 @@ enough with any font.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -108,7 +109,23 @@ def marker(style: Style, x: float, y: float, *, title: str = "", hollow: bool = 
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{brief(x)} {brief(y)}" for x, y in points)
+    """Return a line as its start and steps, which are shorter to write than places.
+
+    Steps are between rounded places, so that their errors do not add up.
+    """
+    text, before = "", (0.0, 0.0)
+    for at, (x, y) in enumerate(points):
+        here = (round(x, 1), round(y, 1))
+        across, down = (brief(one - last) for one, last in zip(here, before, strict=True))
+        gap = "" if down.startswith("-") else " "
+        text += f"{'M' if at == 0 else 'l'}{across}{gap}{down}"
+        before = here
+    return text
+
+
+def bare(markup: str) -> str:
+    """Return markup without the quotes around values that HTML reads without them."""
+    return re.sub(r'="([\w.#-]+)"(?=[ >])', r"=\1", markup)
 
 
 def _dash(style: Style) -> str:
