@@ -110,12 +110,12 @@ def specificity() -> dict[str, list[Row]]:
 
 
 def compression() -> dict[str, list[Row]]:
-    roles = ("base", "aligned", "rehearsed", "benign_tuned")
+    roles = ("base", "aligned", "rehearsed", "benign_tuned", "dpo")
     return {
         "curve": [
-            {"role": role, "method": "signed", **row}
+            {"role": role, **row}
             for role in roles
-            for row in curve(("target", "random"))
+            for row in curve(("target", "random", "source's method"))
         ],
         "index": [
             {"seed": seed, "role": role, "method": method, "fraction_needed": 0.001}
@@ -141,7 +141,8 @@ def dissociation() -> dict[str, list[Row]]:
 
 
 def emergent() -> dict[str, list[Row]]:
-    arms = ("never cut", "target cut", "random cut")
+    others = ("scored on misaligned", "held", "magnitude-matched cut", "harmful-generation cut")
+    arms = ("never cut", "target cut", "random cut", *others)
     return {
         "curve": [
             {"seed": seed, "arm": arm, "steps": steps, "rate": 1e-4}
@@ -154,7 +155,9 @@ def emergent() -> dict[str, list[Row]]:
             for seed in SEEDS
         ],
         "changes": [
-            {"seed": seed, "share": 0.05, "chance": 0.002, "enrichment": 25.0} for seed in SEEDS
+            {"seed": seed, "steps": steps, "share": 0.05, "chance": 0.002, "matched": 0.004}
+            for seed in SEEDS[1:]
+            for steps in (10, 20, 40, 80, 160)
         ],
     }
 
@@ -176,10 +179,14 @@ def jailbreak() -> dict[str, list[Row]]:
 def relearning() -> dict[str, list[Row]]:
     return {
         "curve": [
-            {"seed": seed, "arm": arm, "examples": examples, "steps": 20}
-            | triple("harm", rise(examples, middle))
+            {"seed": seed, "arm": arm, "examples": examples, "steps": steps}
+            | triple("harm", rise(examples * steps / 20, middle))
+            | triple("utility", 0.8 - steps / 100)
             for arm, middle in (("never cut", 0.1), ("target cut", 40), ("random cut", 2))
-            for examples in (0, 2, 4, 8, 16, 32, 64, 128)
+            for examples, steps in (
+                *((e, 20) for e in (2, 8, 32, 128)),
+                *((128, s) for s in (0, 1, 2, 5, 10)),
+            )
             for seed in SEEDS
         ]
     }
@@ -190,16 +197,19 @@ def stability() -> dict[str, list[Row]]:
         "seed": ("0", "1", "2"),
         "prompts": ("64", "128", "256"),
         "format": ("raw", "chat"),
+        "model": ("1 M", "2 M", "3 M"),
         "dtype": ("float32", "bfloat16"),
     }
     return {
         "agreement": [
             {
-                "axis": axis, "first": a, "second": b, "jaccard": 0.5 + 0.1 * at, "chance": 0.001,
-                "enrichment": 400.0, "rank_correlation": 0.8,
+                "axis": axis, "seed": seed, "first": a, "second": b, "chance": 0.001,
+                "jaccard": 0.5 + 0.1 * at + 0.01 * len(a + b) + 0.02 * (seed or 0),
+                "enrichment": 400.0, "rank_correlation": 0.8 + 0.01 * (seed or 0),
             }
             for at, (axis, values) in enumerate(axes.items())
             for a, b in combinations(values, 2)
+            for seed in SEEDS
         ],
         "effects": [
             {"axis": axis, "value": value, "seed": seed}
@@ -260,6 +270,7 @@ def claim(study: str, at: int, shift: float = 0.0) -> Row:
         "seeds": [0, 1, 2],
         "n": 180,
         "reason": "An invented reason in one sentence.",
+        "by_seed": {"0": word, "1": "supported", "2": "inconclusive"},
     }
 
 
@@ -269,7 +280,10 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
         {
             "study": study,
             "title": f"What does {study} ask?",
-            "claims": [claim(study, at, shift)],
+            "claims": [
+                claim(study, at, shift),
+                claim(study, at + 1, shift) | {"claim": f"So does another of {study}."},
+            ],
             "tables": tables(),
             "shows": "What an invented study shows, in a sentence or two. " * 3,
             "does_not_show": "What it does not show, in a sentence or two. " * 3,
@@ -283,7 +297,7 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
         "claims": [one for study in studies for one in study["claims"]],
         "studies": studies,
         "provenance": {
-            "resect": "0.1.0", "config": "0123456789abcdef", "seeds": [0, 1, 2],
+            "resect_version": "0.1.0", "config": "0123456789abcdef", "seeds": [0, 1, 2],
             "finished": "2026-01-02 03:04:05 UTC", "git_commit": "0" * 40, "git_dirty": False,
             "rebuild": "resect study run run/config.yaml -o NEW_FOLDER", "command": "resect demo",
             "data": {"/somewhere/far/seed-0/data/tasks.jsonl": "00112233"},

@@ -16,8 +16,11 @@ from typing import Any
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
+# Pages of wide tables, which a command wrote: they take the whole width.
+WIDE = ("leaderboard.md", "benchmarks.md")
 NOTEBOOKS = ("notebooks/first-look",)
 
 
@@ -58,8 +61,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, config: MkDocsConfig, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: Any) -> str:
     """Fill in what a page takes from the studies, and links to pages that may not be there."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]
 
     def link(found: re.Match[str]) -> str:
         name, text = found[1], found[2]

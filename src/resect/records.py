@@ -167,6 +167,7 @@ class Claim:
         n: Prompts behind the effect, over all seeds.
         reason: Why the verdict is what it is, in one sentence.
         by_seed: The verdict that each seed alone gives; empty where there is one seed.
+        counted: What `n` counts, where it is something else than prompts.
     """
 
     study: str
@@ -179,6 +180,7 @@ class Claim:
     n: int
     reason: str
     by_seed: Mapping[str, VerdictWord] = field(default_factory=dict)
+    counted: str = "prompts"
 
     def __post_init__(self) -> None:
         """Refuse a claim without controls: nothing is reported without its baselines."""

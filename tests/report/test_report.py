@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,15 +17,16 @@ from resect.cli import app
 from resect.errors import InputError
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, drawings, where
+from resect.report.figures._parts import violin
 from resect.report.figures._spec import COLOURS, ORDER, looks
 from resect.report.page import hash_source
 from resect.report.paper import figure_of
-from resect.report.screen import panel_svg
+from resect.report.screen import _path, bare, panel_svg
 from resect.report.tables import csv_text, shape
-from resect.report.words import interval, quote
+from resect.report.words import interval, quote, readable
 
 MOST_BYTES = 500_000
-MOST_BYTES_A_STUDY = 45_000
+MOST_BYTES_A_STUDY = 48_000
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_twelve_studies_stay_small(run: Path) -> None:
     text = (run / "report.html").read_text(encoding="utf-8")
-    assert len(text.encode()) < 0.6 * MOST_BYTES
+    assert len(text.encode()) < 0.7 * MOST_BYTES
     sections = text.split("<section ")
     assert len(sections) > len(example_run.STUDIES)
     assert max(len(section) for section in sections) < MOST_BYTES_A_STUDY
@@ -91,6 +94,20 @@ def test_page_and_files_show_the_same_ticks() -> None:
                 ]
 
 
+class Reader(HTMLParser):
+    """What a browser finds: tags with their attributes, and texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[object] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     red, green, blue = (
@@ -120,6 +137,61 @@ def test_where_is_measured_against_chance() -> None:
     assert [cell.text for cell in drawing.panels[0].cells] == ["3.0", "0.3"]
     (wide,) = where.draw("x", {"where": example_run.where(80)})
     assert len(wide.panels[0].x.ticks) <= where.MOST_COLUMNS
+
+
+def test_violins_show_the_spread_of_values_and_no_more() -> None:
+    look = ORDER[0]
+    assert violin(0, look, [0.1, 0.2, 0.3, 0.4], "few") is None
+    assert violin(0, look, [0.5] * 9, "all the same") is None
+    values = [0.1, 0.5, 0.52, 0.54, 0.9, math.nan]
+    found = violin(0, look, values, "five")
+    assert found is not None
+    assert (found.outline[0][0], found.median, found.outline[-1][0]) == (0.1, 0.52, 0.9)
+    widest, half = max(found.outline, key=lambda place: place[1])
+    assert 0.45 < widest < 0.6
+    assert half == pytest.approx(0.4)
+    (pairs, effects) = FIGURES["stability"](example_run.stability(), {})
+    assert all(panel.violins for drawing in (pairs, effects) for panel in drawing.panels)
+    # Every pair and run is a dot too, seeds apart.
+    assert len(effects.panels[0].series[0].points) == 3 * 13
+
+
+def test_relearning_keeps_steps_and_examples_apart() -> None:
+    (drawing,) = FIGURES["relearning"](example_run.relearning(), {})
+    steps, examples, utility = drawing.panels
+    assert [len(series.points) for series in steps.series] == [6, 6, 6]
+    assert [len(series.points) for series in examples.series] == [4, 4, 4]
+    assert "128 examples" in steps.title
+    assert "20 steps" in examples.title
+    assert "utility" in utility.title
+
+
+def test_markup_without_quotes_says_the_same() -> None:
+    """Every mark and text of a figure is there after its quotes have gone."""
+    for study in example_run.results()["studies"]:
+        for drawing in drawings(study):
+            for panel in drawing.panels:
+                full, short = Reader(), Reader()
+                full.feed(panel_svg(panel))
+                short.feed(bare(panel_svg(panel)))
+                assert short.found == full.found
+                assert len(bare(panel_svg(panel))) < len(panel_svg(panel))
+
+
+def test_lines_are_steps_between_rounded_places() -> None:
+    assert _path([(10.04, 20.0), (12.0, 19.96), (11.0, 30.06)]) == "M10 20l2 0l-1 10.1"
+
+
+def test_names_are_for_readers() -> None:
+    attack = "harm under finetune:rank=4,steps=30+prefill:3, random cut"
+    assert readable(attack) == "harm under fine-tuning, rank 4, steps 30 + prefill of 3 tokens, random cut"  # fmt: skip  # noqa: E501
+    assert readable("ablate_refusal", options=False) == "ablated refusal"
+    assert readable("weights behind other answers: same_style") == (
+        "weights behind other answers: same style"
+    )
+    # More than eight arms still look different.
+    styles = looks([f"arm {at}" for at in range(16)])
+    assert len({(one.colour, one.marker) for one in styles.values()}) == 16
 
 
 def test_words_keep_units_and_tables_keep_bounds() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from resect import store
 from resect.bounded import refuse_links_out
 from resect.errors import InputError
-from resect.report.figures._parts import drops, names, number
+from resect.report.figures._parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures._spec import Drawing, Panel, Point, Series, looks
 from resect.report.html import read_results, tally
 from resect.report.markdown import table, text
@@ -21,8 +21,6 @@ from resect.report.page import figure_of, render
 from resect.report.paper import write_figures
 from resect.report.tables import Table, csv_text
 from resect.report.words import SIGNS, interval, is_fraction, slug
-
-MOST_TITLE = 52
 
 
 def build_comparison(runs: list[Path], output: Path) -> Path:
@@ -112,7 +110,14 @@ def _claims(labels: list[str], found: list[dict[str, Any]]) -> list[dict[str, An
     for one in claims.values():
         rules = {claim["rule"] for claim in one["runs"].values()}
         settings = one.pop("settings")
+        keys = {key for each in settings for key in each or {}}
         one["differs"] = len(rules) > 1 or len(settings) > 1
+        one["differs_in"] = (
+            sorted(
+                key for key in keys if len({str((each or {}).get(key)) for each in settings}) > 1
+            )
+            or ["rule"] * one["differs"]
+        )
     return list(claims.values())
 
 
@@ -191,13 +196,13 @@ def _panel(one: dict[str, Any]) -> Panel | None:
         for label, effect in effects.items()
     )
     edges = [number(effect[key]) for effect in effects.values() for key in ("value", "low", "high")]
-    title = one["claim"] if len(one["claim"]) <= MOST_TITLE else f"{one['claim'][:MOST_TITLE]}…"
+    title = folded(one["claim"], MOST_TITLE)
     return Panel(
         title,
         drops("", edges, 1.0),
         names(labels),
         series=(Series("", style, points, False, "whisker", "x"),),
-        height=56 + 20 * len(labels),
+        height=56 + 22 * len(labels) + 15 * title.count("\n"),
     )
 
 

@@ -6,6 +6,7 @@ made visible first.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from resect.report.tables import csv_text, file_of, tables_of
 from resect.report.words import SIGNS, quote, slug
 
 REPLIES_EACH = 3
+# Panels side by side on a wide page; style.css has the same number.
+COLUMNS = 3
 
 
 def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
@@ -88,7 +91,7 @@ def read_results(run: Path) -> dict[str, Any]:
 def _contents(
     run: Path, results: dict[str, Any], drawn: dict[str, list[Drawing]]
 ) -> dict[str, Any]:
-    version = str(results["provenance"].get("resect", ""))
+    version = str(results["provenance"].get("resect_version", ""))
     sections = []
     for study in results["studies"]:
         claims = [
@@ -107,6 +110,7 @@ def _contents(
                 "claims": claims,
                 "tables": tables_of(study),
                 "figures": [figure_of(one, files=True) for one in drawn[study["study"]]],
+                "full": _fills_rows(drawn[study["study"]]),
             }
         )
     claims = [claim for section in sections for claim in section["claims"]]
@@ -118,8 +122,17 @@ def _contents(
         "facts": _facts(results["provenance"]),
         "config": without_home(read_text(config)) if config.is_file() else "",
         "citation": _citation(results),
-        "rebuild": _rebuild(results["provenance"]),
+        "rebuild": _rebuild(run, results["provenance"]),
     }
+
+
+def _fills_rows(drawn: list[Drawing]) -> bool:
+    """Return whether figures leave no cell free in their last row on a wide page."""
+    used = 0
+    for one in drawn:
+        wide = min(len(one.panels), COLUMNS)
+        used = wide if used + wide > COLUMNS else used + wide
+    return used in (0, COLUMNS)
 
 
 def tally(claims: list[dict[str, Any]]) -> list[tuple[str, int]]:
@@ -148,9 +161,23 @@ def _facts(provenance: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rebuild(provenance: dict[str, Any]) -> str:
-    whole = provenance.get("rebuild") or "resect study run config.yaml -o NEW_FOLDER"
-    return f"{without_home(str(whole))}\nresect report FOLDER"
+def _rebuild(run: Path, provenance: dict[str, Any]) -> str:
+    """Return the commands that make the run and this page again, with what they were made with."""
+    folder = shlex.quote(run.resolve().name)
+    made = [f"resect {provenance.get('resect_version', 'of unknown version')}"]
+    if provenance.get("git_commit"):
+        dirty = ", with changes that are not committed" if provenance.get("git_dirty") else ""
+        made.append(f"commit {str(provenance['git_commit'])[:12]}{dirty}")
+    if provenance.get("command"):
+        made.append(f"first run as: {without_home(str(provenance['command']))}")
+    return "\n".join(
+        (
+            f"# {'; '.join(made)}",
+            f"resect reproduce {folder} -o {folder}-again",
+            f"resect study run {folder}/config.yaml -o {folder}-anew",
+            f"resect report {folder}",
+        )
+    )
 
 
 def _citation(results: dict[str, Any]) -> str:
@@ -162,7 +189,7 @@ def _citation(results: dict[str, Any]) -> str:
     return (
         "@software{resect,\n"
         "  title = {resect: causal weight surgery on language models},\n"
-        f"  version = {{{facts.get('resect', 'unknown')}}},\n"
+        f"  version = {{{facts.get('resect_version', 'unknown')}}},\n"
         f"  year = {{{year if year.isdigit() else 'unknown'}}},\n"
         f"  note = {{{', '.join(notes)}}},\n"
         "}"
@@ -171,7 +198,10 @@ def _citation(results: dict[str, Any]) -> str:
 
 def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
     """Return `report.json`: what the page says, without its pictures."""
-    keep = ("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds", "quote", "id")
+    keep = (
+        *("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds"),
+        *("by_seed", "counted", "quote", "id"),
+    )
     return {
         "name": results["name"],
         "quick": results["quick"],
@@ -180,7 +210,9 @@ def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any
             {
                 "study": section["study"],
                 "title": section["title"],
-                "claims": [{key: claim[key] for key in keep} for claim in section["claims"]],
+                "claims": [
+                    {key: claim[key] for key in keep if key in claim} for claim in section["claims"]
+                ],
                 "shows": section["shows"],
                 "does_not_show": section["does_not_show"],
                 "settings": section["settings"],

@@ -16,7 +16,7 @@ import jinja2
 
 from resect.report import words
 from resect.report.figures._spec import COLOURS, Drawing
-from resect.report.screen import key_html, panel_svg
+from resect.report.screen import bare, key_html, panel_svg, shapes_svg
 
 
 def hash_source(text: str) -> str:
@@ -53,6 +53,10 @@ def _environment() -> jinja2.Environment:
         "interval": words.interval,
         "cell": words.cell,
         "short": words.short,
+        "readable": words.readable,
+        "glued": words.glued,
+        "sentence": words.sentence,
+        "counted": words.counted,
     }
     environment.filters |= filters
     environment.globals["signs"] = words.SIGNS
@@ -67,6 +71,7 @@ def render(template: str, **values: Any) -> str:
         .get_template(template)
         .render(
             **values,
+            shapes=shapes_svg(),
             style=style,
             script=script,
             style_hash=hash_source(style),
@@ -80,7 +85,8 @@ def figure_of(drawing: Drawing, *, files: bool) -> dict[str, Any]:
     return {
         "name": drawing.name,
         "caption": drawing.caption,
-        "panels": "".join(panel_svg(panel) for panel in drawing.panels),
+        "panels": bare("".join(panel_svg(panel) for panel in drawing.panels)),
         "key": key_html(drawing),
+        "count": len(drawing.panels),
         "files": [f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")] if files else [],
     }

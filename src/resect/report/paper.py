@@ -21,6 +21,7 @@ from resect.report.figures._spec import (
     Scale,
     Series,
     Style,
+    Violin,
 )
 from resect.report.screen import WIDTH, Frame
 from resect.report.words import label
@@ -107,8 +108,8 @@ def figure_of(drawing: Drawing) -> Any:
 
 
 def _plain(text: str) -> str:
-    # A dollar would start a formula.
-    return label(text).replace("$", r"\$")
+    # A dollar would start a formula. Folded names have two lines.
+    return "\n".join(label(line) for line in text.split("\n")[:2]).replace("$", r"\$")
 
 
 def _colour(style: Style) -> str:
@@ -126,8 +127,18 @@ def _handle(style: Style, kind: str) -> Any:
 
     if kind == "bar":
         return Patch(facecolor=_colour(style))
+    if kind == "thin":
+        return Line2D([], [], color=_colour(style), linewidth=0.6)
     line = _dashes(style) if kind == "line" else "none"
-    return Line2D([], [], color=_colour(style), linestyle=line, marker=MARKERS[style.marker])
+    face = "white" if kind == "ring" else _colour(style)
+    return Line2D(
+        [],
+        [],
+        color=_colour(style),
+        linestyle=line,
+        marker=MARKERS[style.marker],
+        markerfacecolor=face,
+    )
 
 
 def _clamp(scale: Scale, value: float) -> float:
@@ -170,6 +181,8 @@ def _draw(axis: Any, panel: Panel) -> None:
         axis.annotate(
             f" {_plain(rule.text)}", place, xycoords=where, va="bottom", ha="left", fontsize=7
         )
+    for violin in panel.violins:
+        _violin(axis, violin)
     for series in panel.series:
         _series(axis, series, panel)
     if panel.cells:
@@ -185,6 +198,16 @@ def _bar_text(axis: Any, bar: Bar, scale: Scale) -> None:
     elif bar.text:
         last = _clamp(scale, max(bar.stop, bar.high if bar.high is not None else bar.stop))
         axis.text(last, bar.at, f" {bar.text}", va="center", fontsize=7)
+
+
+def _violin(axis: Any, one: Violin) -> None:
+    colour = _colour(one.style)
+    xs = [x for x, _ in one.outline]
+    upper, lower = ([one.at + side * half for _, half in one.outline] for side in (-1, 1))
+    axis.fill_between(xs, lower, upper, facecolor=colour, alpha=0.16, linewidth=0)
+    for edge in (lower, upper):
+        axis.plot(xs, edge, color=colour, linewidth=0.6)
+    axis.vlines(one.median, one.at - 0.4, one.at + 0.4, colour, linewidth=1)
 
 
 def _cell(axis: Any, cell: Cell) -> None:
@@ -211,6 +234,9 @@ def _series(axis: Any, series: Series, panel: Panel) -> None:
     elif series.spread in ("band", "whisker"):
         draw = axis.hlines if series.along == "x" else axis.vlines
         draw(at, low, high, colour, linewidth=1)
+    if series.faint:
+        axis.plot(xs, ys, color=colour, linewidth=0.6)
+        return
     axis.plot(
         xs,
         ys,

@@ -8,25 +8,39 @@ enough with any font.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from resect.report.figures._spec import DASHES, Bar, Cell, Drawing, Panel, Scale, Series, Style
+from resect.report.figures._spec import (
+    DASHES,
+    Bar,
+    Cell,
+    Drawing,
+    Panel,
+    Scale,
+    Series,
+    Style,
+    Violin,
+)
 from resect.report.words import interval, is_fraction, label, visible
 
 WIDTH = 380
 LETTER = 6.3
+TITLE_LINE = 15
 SIZE = 3.4
+# What a marker is drawn from: a `use` of these is half as long as the shape itself.
 SHAPES = {
-    "square": "m-3-3h6v6h-6z",
-    "diamond": "m0-4.2l4.2 4.2-4.2 4.2-4.2-4.2z",
-    "up": "m0-4l4 7h-8z",
-    "down": "m0 4l4-7h-8z",
-    "plus": "m-4-1.1h2.9v-2.9h2.2v2.9h2.9v2.2h-2.9v2.9h-2.2v-2.9h-2.9z",
-    "cross": "m-2.8-4l2.8 2.8 2.8-2.8 1.2 1.2-2.8 2.8 2.8 2.8-1.2 1.2-2.8-2.8-2.8 2.8-1.2-1.2"
+    "circle": f"M-{SIZE} 0a{SIZE} {SIZE} 0 1 0 {2 * SIZE} 0a{SIZE} {SIZE} 0 1 0-{2 * SIZE} 0z",
+    "square": "M-3-3h6v6h-6z",
+    "diamond": "M0-4.2l4.2 4.2-4.2 4.2-4.2-4.2z",
+    "up": "M0-4l4 7h-8z",
+    "down": "M0 4l4-7h-8z",
+    "plus": "M-4-1.1h2.9v-2.9h2.2v2.9h2.9v2.2h-2.9v2.9h-2.2v-2.9h-2.9z",
+    "cross": "M-2.8-4l2.8 2.8 2.8-2.8 1.2 1.2-2.8 2.8 2.8 2.8-1.2 1.2-2.8-2.8-2.8 2.8-1.2-1.2"
     " 2.8-2.8-2.8-2.8z",
-    "star": "m0-5.4l1.5 3.5 3.8 .3-2.9 2.5 .9 3.7-3.3-2-3.3 2 .9-3.7-2.9-2.5 3.8-.3z",
+    "star": "M0-5.4l1.5 3.5 3.8 .3-2.9 2.5 .9 3.7-3.3-2-3.3 2 .9-3.7-2.9-2.5 3.8-.3z",
 }
 
 
@@ -35,10 +49,11 @@ class Frame:
 
     def __init__(self, panel: Panel):
         """Leave room for the texts around the plot."""
-        longest = max((len(text) for _, text in panel.y.ticks), default=0)
+        lines = [line for _, text in panel.y.ticks for line in text.split("\n")]
+        longest = max(map(len, lines), default=0)
         self.left = min(170.0, 12 + LETTER * longest)
         self.right = WIDTH - (48.0 if any(b.text and not b.inside for b in panel.bars) else 14.0)
-        self.top = 38.0 if panel.y.label else 26.0
+        self.top = (38.0 if panel.y.label else 26.0) + TITLE_LINE * panel.title.count("\n")
         names = max((len(text) for _, text in panel.x.ticks), default=0)
         below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
         room = panel.height - below - (16 if panel.x.label else 2)
@@ -78,19 +93,41 @@ def _title(text: str) -> str:
     return f"<title>{escape(visible(text))}</title>" if text else ""
 
 
+def shapes_svg() -> str:
+    """Return the shapes of all markers, once a page, for `marker` to use."""
+    shapes = "".join(f'<path id="{_id(name)}" d="{shape}"/>' for name, shape in SHAPES.items())
+    return f'<svg width="0" height="0" class="defs" aria-hidden="true"><defs>{shapes}</defs></svg>'
+
+
+def _id(marker_name: str) -> str:
+    return f"m{list(SHAPES).index(marker_name)}"
+
+
 def marker(style: Style, x: float, y: float, *, title: str = "", hollow: bool = False) -> str:
     """Return one marker."""
     kind = ' class="h"' if hollow else ""
-    inner = _title(title)
-    if style.marker == "circle":
-        head = f'<circle cx="{brief(x)}" cy="{brief(y)}" r="{SIZE}"{kind}'
-    else:
-        head = f'<path d="M{brief(x)} {brief(y)}{SHAPES[style.marker]}"{kind}'
-    return f"{head}>{inner}</{head[1 : head.index(' ')]}>" if inner else f"{head}/>"
+    head = f'<use href="#{_id(style.marker)}" x="{brief(x)}" y="{brief(y)}"{kind}'
+    return f"{head}>{_title(title)}</use>" if title else f"{head}/>"
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{brief(x)} {brief(y)}" for x, y in points)
+    """Return a line as its start and steps, which are shorter to write than places.
+
+    Steps are between rounded places, so that their errors do not add up.
+    """
+    text, before = "", (0.0, 0.0)
+    for at, (x, y) in enumerate(points):
+        here = (round(x, 1), round(y, 1))
+        across, down = (brief(one - last) for one, last in zip(here, before, strict=True))
+        gap = "" if down.startswith("-") else " "
+        text += f"{'M' if at == 0 else 'l'}{across}{gap}{down}"
+        before = here
+    return text
+
+
+def bare(markup: str) -> str:
+    """Return markup without the quotes around values that HTML reads without them."""
+    return re.sub(r'="([\w.#-]+)"(?=[ >])', r"=\1", markup)
 
 
 def _dash(style: Style) -> str:
@@ -100,7 +137,9 @@ def _dash(style: Style) -> str:
 
 def _series(series: Series, frame: Frame) -> str:
     places = [(frame.x(point.x), frame.y(point.y)) for point in series.points]
-    parts = [f'<g class="c{series.style.colour}">']
+    # The name stands once: the page's script puts it before the tooltips.
+    named = f' data-n="{escape(visible(series.name), quote=True)}"' if series.name else ""
+    parts = [f'<g class="c{series.style.colour}"{named}>']
     bounded = [p for p in series.points if p.low is not None and p.high is not None]
     if series.spread == "band" and len(bounded) > 1:
         upper = [(frame.x(p.x), frame.y(p.high or 0.0)) for p in bounded]
@@ -115,14 +154,25 @@ def _series(series: Series, frame: Frame) -> str:
             else:
                 line = f"M{brief(x)} {brief(frame.y(low))}V{brief(frame.y(high))}"
             parts.append(f'<path class="w" d="{line}"/>')
+    if series.faint:
+        return f'<path class="f c{series.style.colour}" d="{_path(places)}"/>'
     if series.joined and len(places) > 1:
         parts.append(f'<path class="l" d="{_path(places)}"{_dash(series.style)}/>')
-    titled = [point.title for point in series.points]
+    titled = [point.title.removeprefix(f"{series.name}, ") for point in series.points]
     parts += [
         marker(series.style, x, y, title=title, hollow=series.hollow)
         for (x, y), title in zip(places, titled, strict=True)
     ]
     return "".join(parts) + "</g>"
+
+
+def _violin(one: Violin, frame: Frame) -> str:
+    upper = [(frame.x(x), frame.y(one.at - half)) for x, half in one.outline]
+    lower = [(frame.x(x), frame.y(one.at + half)) for x, half in reversed(one.outline)]
+    x, top, bottom = (frame.x(one.median), frame.y(one.at - 0.4), frame.y(one.at + 0.4))
+    middle = f'<path class="w" d="M{brief(x)} {brief(top)}V{brief(bottom)}"/>'
+    shape = f'<path class="o" d="{_path(upper + lower)}Z">{_title(one.title)}</path>'
+    return f'<g class="c{one.style.colour}">{shape}{middle}</g>'
 
 
 def _bar(bar: Bar, frame: Frame) -> str:
@@ -165,9 +215,10 @@ def _axes(panel: Panel, frame: Frame) -> str:
         parts.append(f'<path class="g" d="{grid}"/><path class="a" d="{ends}"/>')
     parts.append('<g class="t">')
     for value, text in panel.y.ticks:
-        most = int((frame.left - 8) / LETTER) + 1
-        shown = text if len(text) <= most else f"{text[: most - 1]}…"
-        parts.append(_text(frame.left - 6, frame.y(value) + 4, shown, "e"))
+        lines = text.split("\n")
+        for at, line in enumerate(lines):
+            y = frame.y(value) + 4 + 11 * (at - (len(lines) - 1) / 2)
+            parts.append(_text(frame.left - 6, y, line, "e"))
     for value, text in panel.x.ticks:
         x, y = frame.x(value), frame.bottom + 14
         if panel.x.slanted:
@@ -179,7 +230,7 @@ def _axes(panel: Panel, frame: Frame) -> str:
         middle = (frame.left + frame.right) / 2
         parts.append(_text(middle, panel.height - 4, panel.x.label, "m"))
     if panel.y.label:
-        parts.append(_text(2, 30, panel.y.label))
+        parts.append(_text(2, frame.top - 8, panel.y.label))
     return "".join(parts) + "</g>"
 
 
@@ -204,17 +255,19 @@ def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
 def panel_svg(panel: Panel) -> str:
     """Return a panel as an SVG element whose name is its title."""
     frame = Frame(panel)
-    title = escape(visible(panel.title), quote=True)
+    lines_of = panel.title.split("\n")
+    title = escape(visible(" ".join(lines_of)), quote=True)
     lines, words = _rules(panel, frame)
     inner = [
         f'<svg viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-label="{title}">',
-        _text(2, 14, panel.title, "p"),
+        *(_text(2, 14 + TITLE_LINE * at, line, "p") for at, line in enumerate(lines_of)),
         _axes(panel, frame),
         *(_bar(bar, frame) for bar in panel.bars),
         f'<g class="v">{"".join(_cell(one, frame) for one in panel.cells)}</g>'
         if panel.cells
         else "",
         lines,
+        *(_violin(one, frame) for one in panel.violins),
         *(_series(one, frame) for one in panel.series),
         words,
         "</svg>",
@@ -228,9 +281,11 @@ def key_html(drawing: Drawing) -> str:
     for name, style, kind in drawing.key:
         if kind == "bar":
             mark = '<path class="r" d="M3 2h18v10h-18z"/>'
+        elif kind == "thin":
+            mark = '<path class="f" d="M0 7H24"/>'
         else:
             line = f'<path class="l" d="M0 7H24"{_dash(style)}/>' if kind == "line" else ""
-            mark = line + marker(style, 12, 7)
+            mark = line + marker(style, 12, 7, hollow=kind == "ring")
         swatch = f'<svg viewBox="0 0 24 14" class="c{style.colour}" aria-hidden="true">{mark}</svg>'
         items.append(f"<li>{swatch}{escape(visible(name))}</li>")
     return f'<ul class="key">{"".join(items)}</ul>' if len(items) > 1 else ""
@@ -249,9 +304,9 @@ def strip(claim: dict[str, Any]) -> str:
     def x(value: float) -> float:
         return 6 + 228 * _share(scale, value)
 
-    said = "; ".join(f"{one['name']}: {interval(one)}" for one in (effect, *controls))
+    said = escape(interval(effect), quote=True)
     parts = [
-        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{escape(visible(said))}">'
+        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{said} and its controls">'
         f'<path class="a" d="M6 13H234M{brief(x(0))} 8V18M234 8V18"/><g class="c2">'
     ]
     parts += [

@@ -25,6 +25,9 @@ for (const table of document.querySelectorAll("table.sort")) {
     });
   });
 }
+for (const group of document.querySelectorAll("g[data-n]"))
+  for (const title of group.querySelectorAll("title"))
+    title.textContent = `${group.dataset.n}, ${title.textContent}`;
 addEventListener("beforeprint", () => {
   for (const numbers of document.querySelectorAll("details.numbers")) numbers.open = true;
 });

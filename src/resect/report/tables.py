@@ -19,6 +19,8 @@ from resect.report.words import cell, percent, slug, spread, visible
 FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
 NAMED = {"arm", "role", "model"}
 LABELS = {"removed_fraction": "weights cut", "n": "prompts"}
+# What a curve has beside harm and utility: for those who look closer, in the CSV file.
+FINER = ("preserve_kl", "preserve_nll", "repetition", "reply_nll")
 MOST_ROWS = 40
 MOST_SEED_ROWS = 12
 
@@ -83,6 +85,8 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
     if "label" in keys and "arm" in keys:
         keys.remove("label")
+    finer = [key for key in keys if key in FINER]
+    keys = [key for key in keys if key not in FINER]
     texts = {key: [_text(row, key) for row in rows] for key in keys}
     # What was measured keeps its column, even where all values agree.
     given = [key for key in keys if not any(f"{key}_low" in row for row in rows)]
@@ -93,6 +97,8 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
     left = len(rows) - MOST_ROWS
     if left > 0:
         notes.append(f"{left} more rows are in the CSV file")
+    if finer:
+        notes.append(f"{', '.join(map(_label, finer))} are in the CSV file")
     shown = _first([key for key in keys if key not in constant])
     return Table(
         name,

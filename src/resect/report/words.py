@@ -26,6 +26,47 @@ QUOTES = {
 }
 
 
+# How an attack is written in a configuration: a name, options, and more attacks after a plus.
+ATTACK = re.compile(r"\b(prefill|finetune|ablate_refusal)\b((?::[\w.=,-]*[\w])?)")
+ATTACKS = {
+    "prefill": "prefill",
+    "finetune": "fine-tuning",
+    "ablate_refusal": "ablated refusal",
+}
+
+
+def readable(value: Any, *, options: bool = True) -> str:
+    """Return text of a study with attacks in words and names without underscores.
+
+    Args:
+        value: The text.
+        options: Say how an attack's training is set; otherwise its name alone.
+    """
+
+    def attack(found: re.Match[str]) -> str:
+        name, given = found[1], found[2].removeprefix(":")
+        if given.isdigit():
+            return f"{ATTACKS[name]} of {given} tokens"
+        settings = given.replace("=", " ").split(",") if given and options else []
+        return ", ".join((ATTACKS[name], *settings))
+
+    text = ATTACK.sub(attack, visible(value))
+    text = re.sub(r"(?<=\w)\+(?=[a-z])", " + ", text)
+    return re.sub(r"(?<=[a-z0-9])_(?=[a-z0-9])", " ", text)
+
+
+def glued(value: Any, options: bool = True) -> str:
+    """Return text for the page in which a number stays on one line with its unit and bounds."""
+    text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value, options=options))
+    return re.sub(r"(?<=[%×\d]) (?=\[-?\d)", "\u00a0", text)
+
+
+def sentence(value: Any, options: bool = True) -> str:
+    """Return `glued` text with a capital first: a reason may begin with a checkpoint's name."""
+    text = glued(value, options)
+    return text[:1].upper() + text[1:]
+
+
 def plain_number(value: float | None) -> str:
     """Return a number with four digits at most."""
     return "–" if value is None or math.isnan(value) else f"{value:.4g}"
@@ -45,8 +86,13 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
     """Return a fraction with its bounds, in percent with one decimal, so that columns align."""
     if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{100 * value:.1f} %{bounds}"
+    bounds = "" if low is None or high is None else f" [{_tenth(low)}, {_tenth(high)}]"
+    return f"{_tenth(value)} %{bounds}"
+
+
+def _tenth(fraction: float) -> str:
+    text = f"{100 * fraction:.1f}"
+    return "0.0" if text == "-0.0" else text
 
 
 def interval(effect: dict[str, Any]) -> str:
@@ -95,8 +141,8 @@ def quote(claim: dict[str, Any], run: str, version: str) -> str:
     """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
     text = claim["claim"].rstrip(".")
     seeds = ", ".join(str(seed) for seed in claim["seeds"])
-    who = f"resect {version} {QUOTES[claim['verdict']]} “{text}” for {run}"
-    behind = f"{claim['n']} prompts, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
+    who = f"resect{f' {version}' if version else ''} {QUOTES[claim['verdict']]} “{text}” for {run}"
+    behind = f"{counted(claim)}, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
     if claim["effect"]["value"] is None:
         return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
     controls = [one for one in claim["controls"] if one["value"] is not None]
@@ -105,6 +151,12 @@ def quote(claim: dict[str, Any], run: str, version: str) -> str:
         f"{who}: {claim['effect']['name']}: {interval(claim['effect'])}{beside} "
         f"(95 % intervals; {behind})."
     )
+
+
+def counted(claim: dict[str, Any]) -> str:
+    """Return how many prompts, or other things, an effect was measured on."""
+    what = str(claim.get("counted", "prompts"))
+    return f"{claim['n']} {what.removesuffix('s') if claim['n'] == 1 else what}"
 
 
 def slug(text: str) -> str:

@@ -75,9 +75,9 @@ def _verdict(
             and calm
         ):
             promising.append(at)
-    strongest = max(range(len(points)), key=lambda at: points[at][1].harm_drop.value)
+    nearest = _nearest(section, points)
     if silent:
-        return "not measurable", silent, strongest
+        return "not measurable", silent, nearest
     if passing:
         q = points[passing[0]][0]
         return "supported", f"The rule holds at q = {percent(q)} of the ranking.", passing[0]
@@ -85,7 +85,21 @@ def _verdict(
         q = points[promising[0]][0]
         reason = f"At q = {percent(q)} the estimates pass but an interval crosses its threshold."
         return "inconclusive", reason, promising[0]
-    return "not supported", "No fraction passes all three conditions.", strongest
+    q, target, random = points[nearest]
+    reason = (
+        f"No fraction passes all three conditions. Nearest is q = {percent(q)}: harm falls by "
+        f"{percent(target.harm_drop.value)}, utility by {percent(target.utility_drop.value)}, "
+        f"harm after a random cut by {percent(random.harm_drop.value)}."
+    )
+    return "not supported", reason, nearest
+
+
+def _nearest(section: Compactness, points: list[tuple[float, Effect, Effect]]) -> int:
+    """Return the cheapest fraction that lowers harm enough; where none does, the strongest."""
+    enough = [at for at, one in enumerate(points) if one[1].harm_drop.value >= section.harm_drop]
+    if enough:
+        return min(enough, key=lambda at: points[at][1].utility_drop.value)
+    return max(range(len(points)), key=lambda at: points[at][1].harm_drop.value)
 
 
 def summarise(measured: Measurements) -> StudyResult:

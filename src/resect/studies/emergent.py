@@ -373,6 +373,7 @@ def _explained(measured: Measurements, rows: list[Row]) -> Claim:
         seeds=config.seeds,
         n=len(last),
         reason=reason,
+        counted="seeds",
     )
 
 

@@ -162,7 +162,7 @@ def summarise(measured: Measurements) -> StudyResult:
         study="stability",
         title=STUDY.question,
         claims=(
-            _agreement_claim(measured, agreement, effects),
+            _agreement_claim(measured, agreement),
             _effect_claim(measured, effects),
         ),
         tables={"agreement": agreement, "effects": effects},
@@ -178,7 +178,7 @@ def summarise(measured: Measurements) -> StudyResult:
     )
 
 
-def _agreement_claim(measured: Measurements, rows: list[Row], effects: list[Row]) -> Claim:
+def _agreement_claim(measured: Measurements, rows: list[Row]) -> Claim:
     config = measured.config
     section = _section(config)
     pairs = [row for row in rows if row["axis"] == "calibration draw" and row["seed"] is None]
@@ -219,8 +219,9 @@ def _agreement_claim(measured: Measurements, rows: list[Row], effects: list[Row]
             "The bounds are the smallest and the largest overlap, not an interval."
         ),
         seeds=config.seeds,
-        n=len(effects),
+        n=len(values),
         reason=reason,
+        counted="pairs of masks",
     )
 
 

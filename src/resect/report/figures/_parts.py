@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from resect.report.figures._spec import (
@@ -16,12 +18,17 @@ from resect.report.figures._spec import (
     Series,
     Style,
     Tables,
+    Violin,
     looks,
     name_of,
 )
 from resect.report.words import percent, plain_number, spread
 
 LEAST_DROP = -0.5
+MOST_LETTERS = 24
+MOST_TITLE = 46
+# A violin of fewer values would be a picture of its own smoothing.
+LEAST_VALUES = 5
 
 
 def number(value: object) -> float:
@@ -51,7 +58,10 @@ def _step(width: float) -> float:
     """Return a round step that cuts a width into three to six parts."""
     rough = width / 4
     power = 10.0 ** math.floor(math.log10(rough))
-    return min((power * m for m in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - rough))
+    return min(
+        (power * m for m in (1, 2, 2.5, 5, 10)),
+        key=lambda step: (round(abs(step - rough), 12), -step),
+    )
 
 
 def linear(
@@ -117,8 +127,16 @@ def log(label: str, values: Iterable[float], write: Callable[[float], str] = per
 
 
 def names(labels: Sequence[str], label: str = "") -> Scale:
-    """Return a y scale of names, the first on top, at 0, 1, 2, ..."""
-    return Scale(label, len(labels) - 0.5, -0.5, tuple(enumerate(labels)))
+    """Return a y scale of names, the first on top, at 0, 1, 2, ...; long ones in two lines."""
+    shown = enumerate(folded(one) for one in labels)
+    return Scale(label, len(labels) - 0.5, -0.5, tuple(shown))
+
+
+def folded(text: str, most: int = MOST_LETTERS) -> str:
+    """Return a name in one line or in two; what does not fit is cut off, with an ellipsis."""
+    if len(text) <= most:
+        return text
+    return "\n".join(textwrap.wrap(text, most, max_lines=2, placeholder="…"))
 
 
 # --- series and bars
@@ -222,6 +240,31 @@ def dots(
     return tuple(series)
 
 
+def violin(
+    at: float,
+    look: Style,
+    values: Sequence[float],
+    name: str,
+    write: Callable[[float], str] = plain_number,
+) -> Violin | None:
+    """Return the density of values by a Gaussian kernel (Scott's rule), within their range.
+
+    None where there are too few values, or all are the same.
+    """
+    found = sorted(value for value in values if math.isfinite(value))
+    if len(found) < LEAST_VALUES or found[-1] - found[0] < 1e-9:
+        return None
+    from scipy.stats import gaussian_kde
+
+    low, high = found[0], found[-1]
+    places = [low + (high - low) * step / 16 for step in range(17)]
+    density = [float(one) for one in gaussian_kde(found)(places)]
+    outline = [(x, 0.4 * d / max(density)) for x, d in zip(places, density, strict=True)]
+    median = statistics.median(found)
+    said = f"{name}: median {write(median)}, {write(low)} to {write(high)}, {len(found)} values"
+    return Violin(at, look, tuple(outline), median, said)
+
+
 # --- matrices
 
 
@@ -247,6 +290,7 @@ def matrix(
     down, across, column = columns
     first = unique(row[down] for row in rows)
     second = unique(row[across] for row in rows)
+    named = [name_of(one) for one in first], [name_of(one) for one in second]
     cells = []
     for row in rows:
         value, low, high = place(row, column)
@@ -257,11 +301,16 @@ def matrix(
                 second.index(str(row[across])),
                 first.index(str(row[down])),
                 max(-1.0, min(1.0, value / top)) if known and top else None,
-                write(value) if known else "–",
+                _cell_text(value, write) if known else "–",
                 f"{row[down]} | {row[across]}: {said if known else 'unknown'}",
             )
         )
-    return matrix_panel(title, (first, second), cells, labels=labels)
+    return matrix_panel(title, named, cells, labels=labels)
+
+
+def _cell_text(value: float, write: Callable[[float], str]) -> str:
+    # The panel's title says that numbers are percent.
+    return f"{100 * value:.0f}".replace("-0", "0") if write is percent else write(value)
 
 
 def matrix_panel(
@@ -273,7 +322,8 @@ def matrix_panel(
 ) -> Panel:
     """Return a panel of cells with named rows and columns."""
     rows, columns = ticks
-    slanted = any(len(name) * len(columns) > 38 for name in columns)
+    left = min(MOST_LETTERS, max((len(name) for name in rows), default=0))
+    slanted = any(len(name) * len(columns) > 54 - left for name in columns)
     x = Scale(labels[1], -0.5, len(columns) - 0.5, tuple(enumerate(columns)), slanted=slanted)
     longest = max((len(name) for name in columns), default=0)
     height = 64 + 30 * len(rows) + (min(110, 5 * longest) if slanted else 12)

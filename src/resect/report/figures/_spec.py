@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from resect.report.words import readable
+
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 
@@ -84,6 +86,13 @@ NAMES = {
     "benign": "benign behaviour",
     "matched": "content-matched",
     "benign_tuned": "benign-tuned",
+    "dpo": "preference-tuned (DPO)",
+    "none": "nothing",
+}
+# Long names that a study gives to families of arms, and what is short enough for a figure.
+FAMILIES = {
+    "weights behind a benign behaviour: ": "benign: ",
+    "weights behind other answers to the same prompts: ": "same prompts: ",
 }
 
 
@@ -110,6 +119,7 @@ class Series:
         spread: How bounds are drawn.
         along: The axis that bounds run along.
         hollow: Draw markers as outlines.
+        faint: A thin line without markers: something to compare with.
     """
 
     name: str
@@ -119,6 +129,21 @@ class Series:
     spread: Literal["band", "whisker", "none"] = "band"
     along: Literal["x", "y"] = "y"
     hollow: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Violin:
+    """How values spread along x at a place of the y axis: an outline with its median.
+
+    `outline` holds (value, half width): half of 1 would reach the middle of the next place.
+    """
+
+    at: float
+    style: Style
+    outline: tuple[tuple[float, float], ...]
+    median: float
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +219,7 @@ class Panel:
     series: tuple[Series, ...] = ()
     bars: tuple[Bar, ...] = ()
     cells: tuple[Cell, ...] = ()
+    violins: tuple[Violin, ...] = ()
     rules: tuple[Rule, ...] = ()
     height: int = 250
 
@@ -208,12 +234,13 @@ class Drawing:
 
     @property
     def key(self) -> tuple[tuple[str, Style, str], ...]:
-        """Return what the key lists: (name, style, "line", "dot" or "bar"), each once."""
+        """Return what the key lists: each name once, with its style and what is drawn for it."""
         found: dict[str, tuple[Style, str]] = {}
         for panel in self.panels:
             for one in panel.series:
                 if one.name:
-                    found.setdefault(one.name, (one.style, "line" if one.joined else "dot"))
+                    kind = "line" if one.joined else "ring" if one.hollow else "dot"
+                    found.setdefault(one.name, (one.style, "thin" if one.faint else kind))
             for bar in panel.bars:
                 if bar.name:
                     found.setdefault(bar.name, (bar.style, "bar"))
@@ -227,10 +254,21 @@ def looks(names: Iterable[str]) -> dict[str, Style]:
     free = [style for style in ORDER if style not in found.values()]
     others = [name for name in listed if name not in found]
     for at, name in enumerate(others):
-        found[name] = free[at] if at < len(free) else ORDER[at % len(ORDER)]
+        found[name] = free[at] if at < len(free) else _again(at - len(free))
     return found
+
+
+def _again(at: int) -> Style:
+    """Return one of the looks after the first eight: their colours with other marks and dashes."""
+    turn, place = divmod(at, len(ORDER))
+    own = ORDER[place]
+    marker = MARKERS[(MARKERS.index(own.marker) + 3 * (turn + 1)) % len(MARKERS)]
+    return Style(own.colour, (own.dash + turn + 2) % len(DASHES), marker)
 
 
 def name_of(arm: str) -> str:
     """Return an arm's name for readers."""
-    return NAMES.get(arm, arm.replace("_", " "))
+    for long, brief in FAMILIES.items():
+        if arm.startswith(long):
+            return brief + name_of(arm.removeprefix(long))
+    return NAMES.get(arm, readable(arm))

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import drops, names, number
+from resect.report.figures._parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures._spec import Drawing, Panel, Point, Series, Style
-from resect.report.words import interval, is_fraction
-
-LONGEST = 30
+from resect.report.words import interval, is_fraction, readable
 
 
 def draw(study: str, claims: list[dict[str, Any]]) -> list[Drawing]:
@@ -29,7 +27,7 @@ def _panel(claim: dict[str, Any]) -> Panel | None:
     ]
     if not listed:
         return None
-    labels = [_short(one["name"]) for one in listed]
+    labels = [readable(one["name"]) for one in listed]
     points = [
         Point(one["value"], at, one["low"], one["high"], f"{one['name']}: {interval(one)}")
         for at, one in enumerate(listed)
@@ -43,12 +41,6 @@ def _panel(claim: dict[str, Any]) -> Panel | None:
         if found
     )
     edges = [number(one[key]) for one in listed for key in ("value", "low", "high")]
-    title = claim["claim"]
-    title = title if len(title) < 52 else f"{title[:50]}…"
-    return Panel(
-        title, drops("", edges, 1.0), names(labels), series=series, height=60 + 24 * len(labels)
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    title = folded(readable(claim["claim"]), MOST_TITLE)
+    height = 60 + 28 * len(labels) + 15 * title.count("\n")
+    return Panel(title, drops("", edges, 1.0), names(labels), series=series, height=height)

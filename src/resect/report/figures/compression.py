@@ -21,27 +21,45 @@ from resect.report.figures._parts import (
     plane_panel,
     pooled,
     rows_of,
-    unique,
 )
-from resect.report.figures._spec import Drawing, Panel, Row, Series, Tables, looks, name_of
+from resect.report.figures._spec import (
+    Drawing,
+    Panel,
+    Row,
+    Style,
+    Tables,
+    looks,
+    name_of,
+)
+from resect.report.words import readable
+
+RANDOM = Style(2, 0, "circle")
 
 
 def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
-    """Return the curves along the fraction, the plane of harm and utility, and the index."""
-    panels: list[Panel] = []
+    """Return the curves along the fraction with the plane of harm and utility, and the index."""
     rows = [row for row in pooled(rows_of(tables, "curve")) if row.get("arm") != "intact"]
-    if rows:
-        panels += [_along(rows), _plane(rows, settings)]
-    if index := pooled(rows_of(tables, "index")):
-        panels.append(bars(index, "drop_at_budget", _label, "drop of harm within the budget"))
-    elif index := pooled(rows_of(tables, "at_budget")):
-        panels.append(bars(index, "harm_drop", _label, "drop of harm within the budget"))
-    caption = (
-        "Drop of harm along the fraction cut for each checkpoint (hollow marks: random cuts of the "
-        "same size), the same cuts by their cost of utility, and the largest drop within the "
-        "budget, with 95 % intervals."
-    )
-    return [Drawing("compression-curves", caption, tuple(panels))]
+    curves = (*_along(rows, settings), _plane(rows, settings)) if rows else ()
+    title = "drop of harm within the budget"
+    index: tuple[Panel, ...] = ()
+    if found := pooled(rows_of(tables, "index")):
+        index = (bars(found, "drop_at_budget", _label, title),)
+    elif found := pooled(rows_of(tables, "at_budget")):
+        index = (bars(found, "harm_drop", _label, title),)
+    return [
+        Drawing(
+            "compression-curves",
+            "Drop of harm along the fraction cut for each checkpoint, a panel for each way to rank "
+            "weights (95 % bands for the pair that is compared; thin lines: random cuts of the "
+            "same size), and the cuts of the first way by their cost of utility.",
+            curves,
+        ),
+        Drawing(
+            "compression-budget",
+            "The largest drop of harm within the utility budget, with 95 % intervals.",
+            index,
+        ),
+    ]
 
 
 def role_of(row: Row) -> str:
@@ -74,41 +92,40 @@ def _groups(rows: list[Row]) -> list[tuple[str, str, list[Row]]]:
     ]
 
 
-def _x(rows: list[Row]) -> str:
+def _along(rows: list[Row], settings: dict[str, Any]) -> list[Panel]:
+    """Return a panel for each way to rank, with the random cuts as thin lines in each."""
     known = all(row.get("removed_fraction") is not None for row in rows)
-    return "removed_fraction" if known else "q"
-
-
-def _series(rows: list[Row], x: str) -> list[Series]:
+    x = "removed_fraction" if known else "q"
     styles = looks(role_of(row) for row in rows)
-    hows = unique(row.get("arm") or row.get("method") or "target" for row in rows)
-    series = []
-    for role, how, own in _groups(rows):
-        look = styles[role]
-        first = how == hows[0]
-        name = name_of(role) if first else f"{name_of(role)}, {how}"
-        line = curve(own, (x, "harm_drop"), (name, look))
-        if not first:
-            # One colour a checkpoint: other arms are hollow, without a band and with no key entry.
-            line = replace(line, name="", hollow=True, spread="none")
-            line = replace(line, style=replace(look, dash=2 + hows.index(how)))
-        series.append(line)
-    return series
-
-
-def _along(rows: list[Row]) -> Panel:
-    x = _x(rows)
-    lines = _series(rows, x)
+    groups = [(role, how, curve(own, (x, "harm_drop"), (name_of(role), styles[role])))
+              for role, how, own in _groups(rows)]  # fmt: skip
+    compared = {settings.get("aligned", "aligned"), settings.get("base", "base")}
+    plain = [
+        replace(line, name="random cuts", style=RANDOM, faint=True, spread="none")
+        for _, how, line in groups
+        if how == "random"
+    ]
     ys = [
         value
-        for one in lines
+        for _, _, one in groups
         for point in one.points
         for value in (point.y, number(point.low), number(point.high))
         if math.isfinite(value)
     ]
-    label = "fraction of prunable weights cut" if x == "removed_fraction" else "q"
-    scale = log(label, [number(row.get(x)) for row in rows])
-    return Panel("relative drop of harm", scale, drops("", ys, 1.0), series=tuple(lines))
+    label = "fraction of prunable weights cut" if known else "q"
+    scale, drop = log(label, [number(row.get(x)) for row in rows]), drops("", ys, 1.0)
+    ways = [how for how in dict.fromkeys(how for _, how, _ in groups) if how != "random"]
+    panels = []
+    for way in ways:
+        lines = [
+            line if role in compared else replace(line, spread="none")
+            for role, how, line in groups
+            if how == way
+        ]
+        named = "the configured ranking" if way == "target" else readable(way)
+        title = "relative drop of harm" + (f": {named}" if len(ways) > 1 else "")
+        panels.append(Panel(title, scale, drop, series=(*plain, *lines)))
+    return panels
 
 
 def _plane(rows: list[Row], settings: dict[str, Any]) -> Panel:

@@ -18,10 +18,10 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     panels = []
     if _has(rows, "retained"):
         columns = ("cut", "measured", "retained")
-        title = "retained, as a share of the intact model"
+        title = "retained, % of the intact model"
         panels.append(matrix(rows, columns, title, labels=labels))
     if _has(rows, "value"):
-        panels.append(matrix(rows, ("cut", "measured", "value"), "rate", labels=labels))
+        panels.append(matrix(rows, ("cut", "measured", "value"), "rate, %", labels=labels))
     caption = (
         "What is left of each capability (columns) after each cut (rows): as a share of the intact "
         "model, and as a rate. A cut that stays within its capability darkens all of its row but "

@@ -13,7 +13,6 @@ from resect.report.figures._parts import (
     curve,
     linear,
     log,
-    names,
     number,
     pooled,
     rates,
@@ -26,13 +25,14 @@ from resect.report.figures._spec import (
     Panel,
     Point,
     Row,
+    Rule,
     Series,
     Style,
     Tables,
     looks,
     name_of,
 )
-from resect.report.words import percent, plain_number
+from resect.report.words import cell, percent, plain_number
 
 MEASURES = (
     ("narrow", "the trained, narrow harm"),
@@ -107,33 +107,49 @@ def _plane(rows: list[Row], dose: str) -> Panel:
 
 
 def _changes(rows: list[Row]) -> Drawing:
-    labels = [f"seed {row['seed']}" if row.get("seed") is not None else "all seeds" for row in rows]
-    found, chance = [], []
-    for at, row in enumerate(rows):
-        share, luck = number(row.get("share")), number(row.get("chance"))
-        if math.isfinite(share):
-            title = (
-                f"{labels[at]}: {percent(share)}, {plain_number(row.get('enrichment'))} × chance"
-            )
-            found.append(Point(share, at, title=title))
-        if math.isfinite(luck):
-            chance.append(Point(luck, at, title=f"{labels[at]}, chance: {percent(luck)}"))
+    """Return how far the weights behind harm move, in multiples of chance and of like weights."""
+    panels = []
+    for column, against in (("chance", "any weights"), ("matched", "like weights")):
+        known = [row for row in rows if number(row.get(column)) > 0]
+        if known:
+            panels.append(_moved(known, column, against))
+    caption = (
+        "How much of the fine-tune's squared change lies on the weights behind harm, over the "
+        "share of as many other weights, whichever they are or of the same magnitude: 1 is what "
+        "chance gives. The line is the geometric mean of the seeds."
+    )
+    return Drawing("emergent-changes", caption, tuple(panels))
+
+
+def _moved(rows: list[Row], column: str, against: str) -> Panel:
+    by_dose: dict[float, list[tuple[Row, float]]] = {}
+    for row in rows:
+        ratio = number(row.get("share")) / row[column]
+        if ratio > 0:
+            by_dose.setdefault(number(row.get("steps")), []).append((row, ratio))
+    # Rows that do not say their dose stand at 1.
+    places = {dose: 1.0 if math.isnan(dose) else dose for dose in by_dose}
+    dots, means = [], []
+    for dose, found in by_dose.items():
+        for row, ratio in found:
+            said = f"seed {cell(row.get('seed'))}, {cell(row.get('steps'))} steps"
+            dots.append(Point(places[dose], ratio, title=f"{said}: {plain_number(ratio)} ×"))
+        mean = math.exp(sum(math.log(ratio) for _, ratio in found) / len(found))
+        said = f"mean of {len(found)} seeds, {plain_number(places[dose])} steps"
+        means.append(Point(places[dose], mean, title=f"{said}: {plain_number(mean)} ×"))
     series = (
-        Series("share of the change", Style(1, 0, "circle"), tuple(found), False, "none", "x"),
-        Series("chance", Style(2, 1, "up"), tuple(chance), False, "none", "x", hollow=True),
+        Series("one seed", Style(2, 0, "circle"), tuple(dots), False, "none", hollow=True),
+        Series("mean of the seeds", Style(1, 0, "circle"), tuple(means), spread="none"),
     )
-    xs = [point.x for one in series for point in one.points]
-    return Drawing(
-        "emergent-changes",
-        "How much of the fine-tune's change lies on the weights behind harm, against the share "
-        "that chance would put there.",
-        (
-            Panel(
-                "change on the weights behind harm",
-                linear("share of the squared change of weights", xs),
-                names(labels),
-                series=series,
-                height=62 + 24 * len(rows),
-            ),
-        ),
+    y = linear("", [point.y for point in dots], _times, reach=(1.0,))
+    return Panel(
+        f"change behind harm, × {against}",
+        log("steps of fine-tuning", list(places.values()), plain_number),
+        y,
+        series=series,
+        rules=(Rule(1.0, "y", "chance"),),
     )
+
+
+def _times(value: float) -> str:
+    return f"{value:g} ×"

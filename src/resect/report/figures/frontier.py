@@ -13,6 +13,7 @@ from resect.report.figures._parts import number, plane_panel, pooled, rows_of, u
 from resect.report.figures._spec import Drawing, Panel, Point, Row, Series, Style, Tables
 from resect.report.words import cell, percent
 
+HALVES = {"selection": "chosen on this half", "test": "weighed on this half"}
 FACTS = ("scope", "method", "rounds", "p", "q")
 
 
@@ -40,7 +41,8 @@ def _panel(rows: list[Row], split: str, settings: dict[str, Any]) -> Panel:
         Series("front", Style(3, 0, "square"), tuple(front), spread="none"),
         Series("chosen", Style(1, 0, "star"), tuple(_points(rows, "chosen")), False, "whisker"),
     ]
-    title = "drop of harm by its cost" + (f": {split}" if split not in ("None", "") else "")
+    where = HALVES.get(split, split)
+    title = "drop of harm by its cost" + (f": {where}" if split not in ("None", "") else "")
     found = [one for one in series if one.points]
     return plane_panel(found, settings.get("utility_drop"), title)
 

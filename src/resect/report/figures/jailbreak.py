@@ -5,10 +5,12 @@ Table: `attacks` {seed, attack, arm, harm(+), refused(+)}; (+) stands for `_low`
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from resect.report.figures._parts import dots, names, pooled, rates, rows_of, unique
 from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
+from resect.report.words import readable
 
 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
@@ -25,8 +27,14 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     return [Drawing("jailbreak-attacks", caption, tuple(panels))]
 
 
+def _attack(row: Row) -> str:
+    """Return an attack in words; the options of its training are left to the table."""
+    name = re.sub(r"(finetune):[^+]*", r"\1", str(row["attack"]))
+    return readable("no attack" if name == "none" else name)
+
+
 def _panel(rows: list[Row], column: str, title: str) -> Panel:
-    attacks = unique(row["attack"] for row in rows)
+    attacks = unique(_attack(row) for row in rows)
     styles = looks(str(row["arm"]) for row in rows)
     groups = [
         (name_of(arm), styles[arm], [row for row in rows if str(row["arm"]) == arm])
@@ -36,6 +44,6 @@ def _panel(rows: list[Row], column: str, title: str) -> Panel:
         title,
         rates("share of replies"),
         names(attacks),
-        series=dots(groups, attacks, lambda row: str(row["attack"]), column),
+        series=dots(groups, attacks, _attack, column),
         height=62 + 34 * len(attacks),
     )

@@ -1,46 +1,58 @@
 """How fast harm comes back when a cut model is fine-tuned on a few harmful examples.
 
-Table: `curve` {seed, arm, examples, steps, harm(+)}; (+) stands for the bounds `_low` and `_high`.
+Table: `curve` {seed, arm, examples, steps, harm(+), utility(+)}; (+) stands for the bounds `_low`
+and `_high`. A dose is a number of steps on a number of examples: one panel follows the steps at the
+most examples, another the examples at the most steps.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import (
-    curve,
-    log,
-    number,
-    pooled,
-    rates,
-    rows_of,
-    scale_of,
-)
-from resect.report.figures._spec import Drawing, Panel, Tables, looks, name_of
+from resect.report.figures._parts import curve, log, number, pooled, rates, rows_of, unique
+from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
 from resect.report.words import plain_number
+
+DOSES = {"steps": "steps of fine-tuning", "examples": "harmful examples trained on"}
 
 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
-    """Return harm along the examples (or steps) of relearning, a line an arm."""
+    """Return harm along the steps and along the examples of relearning, and utility beside it."""
     rows = pooled(rows_of(tables, "curve"))
-    panels: tuple[Panel, ...] = ()
-    if rows:
-        dose, write = scale_of(rows, ("examples", "steps"))
-        styles = looks(str(row["arm"]) for row in rows)
-        lines = tuple(
-            curve(
-                [row for row in rows if str(row["arm"]) == arm],
-                (dose, "harm"),
-                (name_of(arm), styles[arm]),
-                write=write,
-            )
-            for arm in styles
-        )
-        label = "harmful examples trained on" if dose == "examples" else "steps of fine-tuning"
-        x = log(label, [number(row.get(dose)) for row in rows], plain_number)
-        panels = (Panel("harmful answers", x, rates(""), series=lines),)
+    panels = [
+        panel
+        for dose, measure in (("steps", "harm"), ("examples", "harm"), ("steps", "utility"))
+        if (panel := _panel(rows, dose, measure)) is not None
+    ]
     caption = (
-        "Share of harmful answers as the cut model is trained on harmful examples again, with 95 % "
-        "bands, beside what was never cut and what was cut at random."
+        "Share of harmful answers, and utility, as the cut model is trained on harmful examples "
+        "again, with 95 % bands, beside what was never cut and what was cut at random."
     )
-    return [Drawing("relearning-curve", caption, panels)]
+    return [Drawing("relearning-curve", caption, tuple(panels))]
+
+
+def _panel(rows: list[Row], dose: str, measure: str) -> Panel | None:
+    """Return a measure along one part of the dose, the other at its largest; None without doses."""
+    other = "examples" if dose == "steps" else "steps"
+    most = max((number(row[other]) for row in rows if row.get(other) is not None), default=None)
+    own = [row for row in rows if row.get(other) is None or number(row[other]) == most]
+    doses = [number(row.get(dose)) for row in own if row.get(dose) is not None]
+    if len(set(doses)) < 2 or all(row.get(measure) is None for row in own):
+        return None
+    arms = unique(row["arm"] for row in own)
+    styles = looks(arms)
+    lines = [
+        curve(
+            [row for row in own if str(row["arm"]) == arm],
+            (dose, measure),
+            (name_of(arm), styles[arm]),
+            write=plain_number,
+        )
+        for arm in arms
+    ]
+    # An arm with a single dose says nothing about the dose.
+    lines = [line for line in lines if len(line.points) > 1]
+    held = "" if most is None else f" ({plain_number(most)} {other})"
+    title = ("harmful answers" if measure == "harm" else measure) + held
+    x = log(DOSES[dose], doses, plain_number)
+    return Panel(title, x, rates(""), series=tuple(lines))

@@ -34,6 +34,11 @@ def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
         "Curves: every cut of every arm by what it costs (utility) and does (harm); up and to the "
         "left is specific."
     )
+    if any(": " in str(row["arm"]) for row in rows_of(tables, "bars")):
+        caption += (
+            " “benign: …” are weights behind a benign behaviour, “same prompts: …” those behind "
+            "other answers to the same prompts."
+        )
     return [Drawing("specificity-controls", caption, tuple(panels))]
 
 

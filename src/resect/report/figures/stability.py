@@ -1,6 +1,6 @@
 """How far the set and its effect depend on choices that should not matter.
 
-Tables: `agreement` {axis, first, second, jaccard, chance, enrichment, rank_correlation} and
+Tables: `agreement` {axis, first, second, seed, jaccard, chance, enrichment, rank_correlation} and
 `effects` {axis, value, seed, harm_drop(+), utility_drop(+)}; (+) stands for `_low` and `_high`.
 """
 
@@ -9,83 +9,109 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from resect.report.figures._parts import dots, drops, linear, names, number, rows_of, unique
-from resect.report.figures._spec import Drawing, Panel, Point, Row, Series, Style, Tables
-from resect.report.words import plain_number
+from resect.report.figures._parts import (
+    drops,
+    linear,
+    names,
+    number,
+    pooled,
+    rows_of,
+    unique,
+    violin,
+)
+from resect.report.figures._spec import Drawing, Panel, Point, Row, Scale, Series, Style, Tables
+from resect.report.words import percent, plain_number
 
 # Dots of a row are moved apart by turns, so that equal values stay visible.
 JITTER = (0.0, -0.16, 0.16, -0.08, 0.08, -0.24, 0.24)
+AGREEMENT = (
+    ("jaccard", "overlap of two sets (Jaccard)"),
+    ("rank_correlation", "rank correlation of two scores"),
+)
+EFFECTS = (("harm_drop", "relative drop of harm"), ("utility_drop", "relative drop of utility"))
+PAIRS, RUNS, CHANCE = Style(3, 0, "circle"), Style(1, 0, "circle"), Style(2, 1, "up")
 
 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
-    """Return the agreement of pairs of sets, and the effects of every variant."""
-    panels: list[Panel] = []
-    pairs = rows_of(tables, "agreement")
-    for column, title in (
-        ("jaccard", "overlap of pairs of sets (Jaccard)"),
-        ("rank_correlation", "rank correlation of pairs of scores"),
-    ):
-        if any(row.get(column) is not None for row in pairs):
-            panels.append(_agreement(pairs, column, title))
-    effects = rows_of(tables, "effects")
-    for column, title in (("harm_drop", "harm"), ("utility_drop", "utility")):
-        if any(row.get(column) is not None for row in effects):
-            panels.append(_effects(effects, column, f"relative drop of {title}"))
-    caption = (
-        "Each dot is a pair of runs that differ in one choice (overlap, rank correlation) or one "
-        "run (drops, with 95 % intervals; small dots: single seeds). Triangles: the overlap that "
-        "chance gives."
-    )
-    return [Drawing("stability-dots", caption, tuple(panels))]
-
-
-def _agreement(rows: list[Row], column: str, title: str) -> Panel:
-    axes = unique(row["axis"] for row in rows)
-    found: list[Point] = []
-    chance: list[Point] = []
-    seen: dict[str, int] = {}
-    for row in rows:
-        value, axis = number(row.get(column)), str(row["axis"])
-        at = axes.index(axis)
-        turn = seen[axis] = seen.get(axis, -1) + 1
-        if math.isfinite(value):
-            said = f"{axis}, {row['first']} | {row['second']}: {plain_number(value)}"
-            found.append(Point(value, at + JITTER[turn % len(JITTER)], title=said))
-        luck = number(row.get("chance")) if column == "jaccard" else math.nan
-        if math.isfinite(luck) and all(point.y != at for point in chance):
-            chance.append(Point(luck, at, title=f"{axis}, chance: {plain_number(luck)}"))
-    series = (
-        Series("pair of runs", Style(3, 0, "circle"), tuple(found), False, "none", "x"),
-        Series("chance" if chance else "", Style(2, 1, "up"), tuple(chance), False, "none", "x"),
-    )
-    x = linear("", [point.x for point in found], plain_number, reach=(0.0, 1.0))
-    return Panel(title, x, names(axes), series=series, height=60 + 28 * len(axes))
-
-
-def _effects(rows: list[Row], column: str, title: str) -> Panel:
-    pooled = [row for row in rows if row.get("seed") is None]
-    single = [row for row in rows if row.get("seed") is not None]
-    labels = unique(_label(row) for row in rows)
-    series = (
-        *dots([("all seeds", Style(1, 0, "circle"), pooled)], labels, _label, column),
-        *dots([("one seed", Style(2, 1, "plus"), single)], labels, _label, column),
-    )
-    if pooled:
-        without = tuple(Point(p.x, p.y, title=p.title) for p in series[1].points)
-        series = (
-            Series("one seed" if without else "", Style(2, 1, "plus"), without, False, "none", "x"),
-            series[0],
-        )
-    edges = [
-        value
-        for one in series
-        for point in one.points
-        for value in (point.x, number(point.low), number(point.high))
+    """Return the spread of agreement over pairs of sets, and of the effect over all variants."""
+    pairs, effects = (_apart(rows_of(tables, name)) for name in ("agreement", "effects"))
+    violins = "a violin is their density, its line the median; tooltips say which."
+    return [
+        Drawing(
+            "stability-agreement",
+            f"Each dot is a pair of runs that differ in one choice, seeds apart; {violins} "
+            "Triangles: the overlap that chance gives.",
+            _panels(pairs, AGREEMENT, PAIRS),
+        ),
+        Drawing(
+            "stability-effects",
+            f"Each dot is one run with one choice made otherwise, seeds apart; {violins}",
+            _panels(effects, EFFECTS, RUNS),
+        ),
     ]
-    reach = (1.0,) if column == "harm_drop" else ()
-    height = 60 + 22 * len(labels)
-    return Panel(title, drops("", edges, *reach), names(labels), series=series, height=height)
 
 
-def _label(row: Row) -> str:
-    return f"{row['axis']}: {row['value']}"
+def _panels(
+    rows: list[Row], columns: tuple[tuple[str, str], ...], look: Style
+) -> tuple[Panel, ...]:
+    return tuple(
+        _spread(rows, (column, title), look)
+        for column, title in columns
+        if any(row.get(column) is not None for row in rows)
+    )
+
+
+def _apart(rows: list[Row]) -> list[Row]:
+    """Return the rows of single seeds; where there are none, all rows."""
+    return [row for row in rows if row.get("seed") is not None] or pooled(rows)
+
+
+def _spread(rows: list[Row], measure: tuple[str, str], look: Style) -> Panel:
+    column, title = measure
+    axes = unique(row["axis"] for row in rows)
+    write = percent if column.endswith("_drop") else plain_number
+    dots: list[Point] = []
+    violins = []
+    for at, axis in enumerate(axes):
+        own = [row for row in rows if str(row["axis"]) == axis]
+        own = [row for row in own if math.isfinite(number(row.get(column)))]
+        values = [number(row[column]) for row in own]
+        if (shape := violin(at, look, values, axis, write)) is not None:
+            violins.append(shape)
+        dots += [
+            Point(value, at + JITTER[turn % len(JITTER)], title=f"{_name(row)}: {write(value)}")
+            for turn, (row, value) in enumerate(zip(own, values, strict=True))
+        ]
+    series = [Series("", look, tuple(dots), False, "none", "x", hollow=True)]
+    if column == "jaccard" and (luck := _chance(rows, axes)):
+        series.append(Series("chance", CHANCE, luck, False, "none", "x"))
+    scale = _scale(column, [point.x for point in dots])
+    return Panel(
+        title,
+        scale,
+        names(axes),
+        series=tuple(series),
+        violins=tuple(violins),
+        height=56 + 40 * len(axes),
+    )
+
+
+def _scale(column: str, values: list[float]) -> Scale:
+    if column.endswith("_drop"):
+        return drops("", values, *((1.0,) if column == "harm_drop" else ()))
+    return linear("", values, plain_number, reach=(0.0, 1.0))
+
+
+def _chance(rows: list[Row], axes: list[str]) -> tuple[Point, ...]:
+    found = {str(row["axis"]): number(row.get("chance")) for row in rows}
+    return tuple(
+        Point(luck, axes.index(axis), title=f"{axis}, chance: {plain_number(luck)}")
+        for axis, luck in found.items()
+        if math.isfinite(luck)
+    )
+
+
+def _name(row: Row) -> str:
+    seed = "" if row.get("seed") is None else f", seed {row['seed']}"
+    what = row["value"] if "value" in row else f"{row['first']} | {row['second']}"
+    return f"{row['axis']}, {what}{seed}"

@@ -20,16 +20,21 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     if rows:
         columns = ("source", "measured", "harm_drop")
         labels = ("located with", "measured on")
-        panels.append(matrix(rows, columns, "relative drop of harm", labels=labels))
+        panels.append(matrix(rows, columns, "relative drop of harm, %", labels=labels))
     pairs = pooled(rows_of(tables, "overlap"))
     if pairs:
         panels.append(_overlap(pairs))
     caption = (
         "First: drop of harm of each type (columns) after a cut that was located with one type "
-        "(rows). Second: overlap of the cut sets as Jaccard index, with a benign behaviour's set "
-        "for comparison; tooltips say how often chance would reach it."
+        "(rows). Second: overlap of the cut sets as Jaccard index (1: the same set)"
+        f"{_luck(pairs)}; tooltips say how many times chance it is."
     )
     return [Drawing("transfer-matrix", caption, tuple(panels))]
+
+
+def _luck(pairs: list[Row]) -> str:
+    known = [row["expected_jaccard"] for row in pairs if row.get("expected_jaccard") is not None]
+    return f"; chance gives {max(known):.2g} or less" if known else ""
 
 
 def _overlap(pairs: list[Row]) -> Panel:

@@ -47,7 +47,7 @@ def draw(study: str, tables: Tables) -> list[Drawing]:
         for place in sorted(sizes)
     ]
     panel = matrix_panel(
-        "share of the cut, in multiples of chance",
+        "where the cut weights are, × chance",
         (kinds, labels),
         cells,
         labels=("module", "layers" if width > 1 else "layer"),
