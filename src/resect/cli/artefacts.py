@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli._show import note, progress, say, table
+from resect.cli._show import note, progress, say, say_mask, table
 from resect.records import Format, Reduction, Scope
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def select(
         Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, force=force
     )
     mask.save(output)
-    say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+    say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
 
 
 @mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")

@@ -181,6 +181,8 @@ def empty_model(place: str, dtype: torch.dtype | None = None) -> Any:
         if place in SHAPES:
             kind, sides = SHAPES[place]
             config = AutoConfig.for_model(kind, **sides, tie_word_embeddings=False)
+        elif place.startswith(("./", "../", "/", "~")) and not Path(place).exists():
+            raise InputError("no such model folder", got=place, allowed="a folder with config.json")
         elif Path(place).exists() or "/" in place:
             config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         else:
