@@ -44,12 +44,7 @@ def audit(
         typer.Option(help="Exit with 3 if the verdict is this or worse; for CI."),
     ] = None,
 ) -> int:
-    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back.
-
-    reactivated: harmful replies rose. touched: harmful answers became likelier, and the change
-    inside the harm set alone goes that way too. untouched: neither. docs/audit.md says how often
-    that is wrong.
-    """
+    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back."""
     from resect.audit import WORDS, AuditRequest, audit_models
     from resect.report.audit import build_audit_report
 
@@ -121,6 +116,8 @@ def _parts(effects: Effects) -> list[dict[str, object]]:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
+        epilog="reactivated: harmful replies rose. touched: harmful answers became likelier, and "
+        "the change inside the harm set alone goes that way too. docs/audit.md says how often that "
+        "is wrong. Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
         "--preserve benign.jsonl --fail-on reactivated -o audit[/bold]"
     )(audit)
