@@ -45,6 +45,8 @@ PRESET = """name: x
 title: x
 home: x
 licence: x
+cite: x
+checked: x
 columns: {prompt: [a, b], completion: c}
 parts: [{split: train, files: [x.jsonl]}]
 """
