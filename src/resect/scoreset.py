@@ -240,8 +240,7 @@ class Scores:
         """Read scores.
 
         Raises:
-            InputError: The file is missing, broken, not scores of this version, or of another sign
-                convention.
+            InputError: The file is missing, broken, of another version or sign convention.
         """
         blobs, facts = load_artefact(path, KIND)
         if facts.get("layout") != LAYOUT:
@@ -253,8 +252,7 @@ class Scores:
             )
         try:
             meta = ScoreMeta(**facts["meta"])
-            # At least a byte of each candidate's score is in the file, and less than three gaps
-            # of one byte are written for a candidate.
+            # A byte at least of each candidate is there as it is, and it has three gaps at most.
             most = 4 * sum(blob.numel() for blob in blobs.values())
             rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
             tensors = _split(rows, facts["tensors"])

@@ -24,6 +24,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ PRESET = """name: x
 title: x
 home: x
 licence: x
+cite: x
+checked: x
 columns: {prompt: [a, b], completion: c}
 parts: [{split: train, files: [x.jsonl]}]
 """
@@ -176,7 +179,9 @@ def _odd(value: Any, draw: random.Random) -> Any:
 def changed(name: str, data: bytes, most: int, seed: int, mutate: Callable[..., bytes]) -> bytes:
     """Return a changed file; packed ones and those with a header are changed inside, too."""
     draw = random.Random(seed)
-    with contextlib.suppress(ValueError, LookupError, TypeError, OSError, EOFError, struct.error):
+    with contextlib.suppress(
+        ValueError, LookupError, TypeError, OSError, EOFError, struct.error, zlib.error
+    ):
         if draw.random() < 0.3:
             return mutate(data, most)
         if name.endswith(".safetensors"):

@@ -67,6 +67,8 @@ def load_model(
                 dtype=chosen,
                 device_map="auto" if device == "auto" else None,
                 trust_remote_code=False,
+                # Older formats are programs; torch refuses what they must not do with a traceback.
+                use_safetensors=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
