@@ -204,18 +204,23 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
     """Choose where sums are kept and how many layers a pass has.
 
     In this order, the first that fits: all sums on the device, in batches that are halved as often
-    as it helps; sums in CPU memory; the same with activations computed again; as many layers a pass
-    as fit, on the device or in CPU memory, whichever takes less time. If nothing fits, the plan
-    with least memory is returned, and `fits` is false.
+    as it helps; the same with activations computed again, which costs less than moving gradients;
+    sums in CPU memory, with the larger batches that computing activations again allows, since each
+    batch moves the gradients of all weights; as many layers a pass as fit, on the device or in CPU
+    memory, whichever takes less time. If nothing fits, the plan with least memory is returned, and
+    `fits` is false.
     """
     places = ["device", "cpu"] if free.host else ["device"]
     depth = len(shape.prunable)
-    for checkpoint in (False, True):
-        for place in places:
-            for tokens in _halves(work):
-                found = _made(shape, work, free, _Choice(place, depth, checkpoint, tokens))
-                if found.fits:
-                    return found
+    orders = {
+        "device": [(again, tokens) for again in (False, True) for tokens in _halves(work)],
+        "cpu": [(again, tokens) for tokens in _halves(work) for again in (False, True)],
+    }
+    for place in places:
+        for checkpoint, tokens in orders[place]:
+            found = _made(shape, work, free, _Choice(place, depth, checkpoint, tokens))
+            if found.fits:
+                return found
     least = _halves(work)[-1]
     best = _made(shape, work, free, _Choice("device", 1, True, least))
     for place in places:
