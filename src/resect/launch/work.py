@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resect.cells import Cell
 from resect.config import RunConfig
 from resect.errors import InputError
 from resect.launch.part import Part
@@ -83,13 +84,7 @@ def launch_run(
     refuse_busy(run)
     count = min(len(todo), parts or jobs)
     given = planned(config, todo, resources or Resources(), launcher, count)
-    dealt = [
-        Part(run.absolute(), at, tuple(cell.key for cell in Shard(at, count).of(todo)), given.cpus)
-        for at in range(count)
-    ]
-    for part in dealt:
-        part.state_path.unlink(missing_ok=True)
-    work = _Work(run, launcher, given, jobs, dealt)
+    work = _Work(run, launcher, given, jobs, _dealt(run, todo, count, given.cpus))
     work.submit_waiting()
     if not wait and launcher == "slurm":
         return False
@@ -99,6 +94,17 @@ def launch_run(
         lost = [cell.key for cell in todo]
         raise RuntimeError(f"all jobs have ended, and these cells are not done: {lost}")
     return True
+
+
+def _dealt(run: Path, todo: list[Cell], count: int, cpus: int) -> list[Part]:
+    """Deal the cells to parts that have said nothing yet."""
+    parts = [
+        Part(run.absolute(), at, tuple(cell.key for cell in Shard(at, count).of(todo)), cpus)
+        for at in range(count)
+    ]
+    for part in parts:
+        part.state_path.unlink(missing_ok=True)
+    return parts
 
 
 class _Work:
