@@ -249,8 +249,10 @@ def test_offloaded_weights_are_refused_with_the_way_out(what: str) -> None:
 
 
 STOPPED = """
-import sys, time, torch
+import signal, sys, time, torch
 from resect.cli import main
+# Tests that are started in the background inherit that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 pass_on = torch.nn.Embedding.forward
 def slow(self, ids):
     print("scoring", flush=True)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,15 @@ def _broken(values: dict[str, Any], folder: Path) -> RunConfig:
     return parse_config(values | changes, "test")
 
 
-@pytest.mark.parametrize("how", ["workers", "launcher"])
-def test_the_first_failure_ends_all(how: str, values: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["workers", "launcher", "launcher in the background"])
+def test_the_first_failure_ends_all(
+    how: str, values: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     config = _broken(values, tmp_path)
+    if how == "launcher in the background":
+        # As a shell does that starts a command with `&`.
+        request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT)))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     run = tmp_path / "run"
     open_run(config, run, resume=False)
     with pytest.raises(InputError, match="zoo-0"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,7 +135,7 @@ class _Work:
             return
         now, self.waiting = self.waiting[:room], self.waiting[room:]
         executor = _executor(self.run, self.launcher, self.given, self.most)
-        with _refusals(), _outside_of_a_job(), executor.batch():
+        with _refusals(), _outside_of_a_job(), _interruptible(), executor.batch():
             submitted = [executor.submit(part) for part in now]
         self.begun = self.asked = time.monotonic()
         for part, job in zip(now, submitted, strict=True):
@@ -245,6 +247,23 @@ def _refusals() -> Iterator[None]:
             got=" ".join(str(error).split()),
             fix="change --partition, --time, --gpus (0 where there are none), --mem or --cpus",
         ) from error
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let processes that start here heed SIGINT, by which submitit ends local jobs.
+
+    What a shell starts in the background (`&`, `nohup`) ignores it, and children inherit that.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

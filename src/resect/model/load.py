@@ -58,7 +58,7 @@ def load_model(
 
     source, revision = _source(str(place))
     chosen = _dtype(dtype)
-    device = _device(device)
+    device = find_device(device)
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
@@ -136,7 +136,7 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _device(device: str | None) -> str:
+def find_device(device: str | None) -> str:
     """Return the device to use; refuse one that is not there before anything is loaded."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

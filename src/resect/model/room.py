@@ -14,7 +14,7 @@ import torch
 from resect.errors import InputError, unknown_name
 from resect.model.checkpoint import weight_files
 from resect.model.limits import left_of_group, left_of_limits
-from resect.model.load import DTYPES, refuse_encoder
+from resect.model.load import DTYPES, find_device, refuse_encoder
 from resect.model.pieces import entries
 from resect.model.plan import GIB, SAFE, Free, Plan, Shape, Streamed, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
@@ -131,8 +131,7 @@ def how_to_read(
         InputError: The folder cannot be read as a checkpoint of a causal LM.
         CoverageError: The model has block weights of an unknown kind.
     """
-    usual = "cuda" if torch.cuda.is_available() else "cpu"
-    free = least_free({torch.device(device or usual)}, ranks)
+    free = least_free({torch.device(find_device(device))}, ranks)
     files = entries(weight_files(folder))
     if sum(entry.size for entry in files.values()) < SMALL * free.device:
         return Reading(stream=False)
