@@ -197,7 +197,18 @@ def _citation(results: dict[str, Any]) -> str:
 
 def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
     """Return `report.json`: what the page says, without its pictures."""
-    keep = ("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds", "quote", "id")
+    keep: tuple[str, ...] = (
+        "claim",
+        "verdict",
+        "effect",
+        "controls",
+        "rule",
+        "reason",
+        "n",
+        "seeds",
+        "quote",
+        "id",
+    )
     keep += ("by_seed", "counted")
     return {
         "name": results["name"],
