@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CYCLONEDX := .sbom/bin/cyclonedx-py
+SBOM := sbom.cdx.json
 
 .PHONY: install demo quick test bench docs check sbom format clean
 
@@ -33,23 +35,29 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo build/site/index.html
 
-check: install
+check: install sbom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
 
-# A CycloneDX list of what is installed. The tool has an environment of its own, because its needs
-# would change the pinned versions of ours.
-sbom: install
-	$(PYTHON) -m venv .sbom
-	.sbom/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0
-	.sbom/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
-		--output-reproducible --output-file sbom.cdx.json
+# A CycloneDX list of what is installed, made again when that changes. The tool has an environment of
+# its own, because its needs would change the pinned versions of ours; without a network there is one
+# line instead. The tool validates what it writes; a list with a path of this machine is no list.
+sbom: $(SBOM)
+
+$(SBOM): $(STAMP)
+	@test -x $(CYCLONEDX) || { $(PYTHON) -m venv .sbom && .sbom/bin/python -m pip install --quiet \
+		--disable-pip-version-check --retries 0 --timeout 15 cyclonedx-bom==7.5.0; } >/dev/null 2>&1 || true
+	@if ! test -x $(CYCLONEDX); then echo "cyclonedx-bom could not be fetched: no $(SBOM)"; exit 0; fi; \
+	$(CYCLONEDX) environment $(BIN)/python --pyproject pyproject.toml --validate \
+		--output-reproducible --output-file $(SBOM).part && \
+	! grep --line-number --fixed-strings -e "$(CURDIR)" -e "file://" $(SBOM).part && \
+	mv $(SBOM).part $(SBOM) && echo $(SBOM)
 
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .sbom sbom.cdx.json resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .sbom $(SBOM) resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist

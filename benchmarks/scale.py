@@ -1,4 +1,4 @@
-"""What scoring costs at published shapes, from the plan; fills the tables of docs/scale.md.
+"""What scoring and a grid cost at published shapes, from the plan; fills docs/scale.md's tables.
 
 Nothing is measured here: shapes are read, rates and prices are given.
 
@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
-from resect.model.plan import GIB, Free, Work, plan, shape_of, streamed
+from resect.forecast import Assumed
+from resect.model.plan import GIB, Free, Shape, Work, plan, shape_of, streamed
 from resect.model.room import ASSUMED_BUS, SHAPES, empty_model
 
 EXAMPLES, LENGTH = 824, 256
+# A grid: cells, prompts of each, tokens of a reply, replies at a time here and on a server.
+CELLS, PROMPTS, REPLY, BATCH, SERVED = 200, 500, 128, 64, 256
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
-BEGIN, END = "<!-- scale: begin -->\n", "<!-- scale: end -->"
+BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->"
 
 
-def rows(options: argparse.Namespace) -> list[str]:
+def rows(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Return the lines of both tables."""
     tokens = EXAMPLES * LENGTH
     work = Work(tokens, tokens // 2, 8192, LENGTH, keep=1e-3)
     host = Free(device=options.memory * GIB, host=options.host * GIB)
@@ -28,8 +33,14 @@ def rows(options: argparse.Namespace) -> list[str]:
         "scores GB, at most | checkpoint GB | `--stream`: GiB | scratch GiB | min |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
+    grid = [
+        "| shape | devices | start of a job, min | cell, min | grid, h | $ | served cell, min | "
+        "grid, h | $ |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name in SHAPES:
-        shape = shape_of(empty_model(name))
+        model = empty_model(name)
+        shape = shape_of(model)
         count, found = 1, plan(shape, work, host)
         while not found.fits and count < 64:
             count *= 2
@@ -50,7 +61,29 @@ def rows(options: argparse.Namespace) -> list[str]:
             f"{shape.parameters / 1e9:.0f} | {least.device / GIB:.1f} | "
             f"{least.disk / GIB:.0f} | {slow / 60:.1f} |"
         )
-    return lines
+        grid.append(_grid_row(name, shape, model.config.num_hidden_layers, count, options))
+    return {"scale": lines, "grid": grid}
+
+
+def _grid_row(name: str, shape: Shape, layers: int, count: int, options: argparse.Namespace) -> str:
+    """Return what a grid costs whose replies come from memory, and from a server of the cut.
+
+    As `resect.forecast`: each token of a batch reads all weights once, here from one device at a
+    time and with the time that it takes to start a block; on a server from all devices at once.
+    """
+    assumed = Assumed()
+    reading = shape.parameters / assumed.bandwidth
+    forward = 2.0 * shape.active * PROMPTS * LENGTH / options.tflops / 1e12
+    start = shape.parameters / options.disk / 1e9
+    here = forward + ceil(PROMPTS / BATCH) * REPLY * max(reading, assumed.step * layers)
+    # A server that serves folders starts anew for each cut.
+    served = start + (forward + ceil(PROMPTS / SERVED) * REPLY * reading) / count
+    hours = [CELLS * seconds / 3600 for seconds in (here, served)]
+    money = [count * hour * options.price for hour in hours]
+    return (
+        f"| {name} | {count} | {start / 60:.1f} | {here / 60:.2f} | {hours[0]:.1f} | "
+        f"{money[0]:,.0f} | {served / 60:.2f} | {hours[1]:.1f} | {money[1]:,.0f} |"
+    )
 
 
 def main() -> None:
@@ -62,12 +95,14 @@ def main() -> None:
     parser.add_argument("--price", type=float, default=3, help="$ a device-hour")
     parser.add_argument("--write", action="store_true", help="fill the page")
     options = parser.parse_args()
-    table = "\n".join(rows(options))
-    print(table)
-    if options.write:
-        text = PAGE.read_text(encoding="utf-8")
-        head, rest = text.split(BEGIN)
-        PAGE.write_text(head + BEGIN + table + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    for name, lines in rows(options).items():
+        table = "\n".join(lines)
+        print(table, end="\n\n")
+        if options.write:
+            begin, end = BEGIN.format(name), END.format(name)
+            head, rest = PAGE.read_text(encoding="utf-8").split(begin)
+            text = head + begin + table + "\n" + end + rest.split(end)[1]
+            PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ HEAVY = {
 }  # fmt: skip
 
 GROUND = {"errors", "records"}
-FIRST = GROUND | {"store", "config", "stats"}
+FIRST = GROUND | {"bounded", "store", "config", "stats"}
 SECOND = FIRST - {"config"} | {"mask", "scoreset", "scores", "selection", "edit", "ranks"}
 SECOND |= {"binding"}
 THIRD = SECOND | {"model", "data", "generate"}
@@ -44,12 +44,13 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "errors": (set(), set()),
     "fence": (set(), set()),
+    "template": ({"errors"}, {"jinja2", "transformers"}),
     "records": ({"errors"}, set()),
-    "bounded": ({"errors"}, set()),
+    "bounded": ({"errors"}, {"pyarrow"}),
     "store": (GROUND | {"bounded"}, {"pyarrow"}),
     "rules": (set(), {"pydantic"}),
-    "config": (GROUND | {"rules"}, {"pydantic"}),
-    "recipes": ({"errors", "config"}, set()),
+    "config": (GROUND | {"bounded", "rules"}, {"pydantic"}),
+    "recipes": ({"errors", "bounded", "config"}, set()),
     "stats": (GROUND, {"scipy"}),
     "mask": (GROUND | {"store"}, {"torch"}),
     "packing": (GROUND, {"torch"}),
@@ -60,17 +61,14 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "binding": (GROUND | {"mask", "selection"}, {"torch"}),
     "edit": (GROUND | {"mask", "model"}, {"torch"}),
     "model": (SECOND, {"torch", "transformers", "accelerate"}),
-    "data": (FIRST - {"config"} | {"bounded"}, {"datasets", "jinja2", "pydantic"}),
+    "data": (FIRST - {"config"} | {"template"}, {"datasets", "pydantic"}),
     "generate": (GROUND | {"model"}, {"torch", "transformers"}),
-    "tune": (GROUND | {"stats"}, {"torch", "transformers", "datasets", "peft", "trl"}),
+    "tune": (GROUND | {"stats", "template"}, {"torch", "transformers", "datasets", "peft", "trl"}),
     "cells": (GROUND | {"store"}, set()),
     "claims": (GROUND | {"store"}, set()),
     "attribution": (THIRD, {"torch"}),
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
-    "attacks": (
-        THIRD | {"attribution", "rounds"},
-        {"torch", "transformers", "datasets", "peft", "trl"},
-    ),
+    "attacks": (THIRD | {"attribution", "rounds", "tune"}, {"torch"}),
     "agreement": (GROUND | {"stats"}, set()),
     "judges": (
         GROUND | {"fence", "generate", "model"},
@@ -80,7 +78,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "evaluate": (FOURTH, {"torch"}),
     "algebra": (GROUND | {"mask", "stats"}, set()),
     "audit": (FOURTH | {"locate"}, {"torch", "peft"}),
-    "export": (GROUND | {"store", "mask", "edit", "model"}, {"torch", "jinja2"}),
+    "export": (GROUND | {"bounded", "store", "mask", "edit", "model"}, {"torch", "jinja2"}),
     "guard": (GROUND | {"mask", "model"}, {"torch", "transformers"}),
     "workbench": (FOURTH | {"cells", "config", "rounds"}, {"torch"}),
     "pipeline": (FOURTH | {"cells", "config", "guard", "metrics", "workbench"}, {"torch"}),
@@ -91,7 +89,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "localise": (FIFTH - {"studies", "pipeline"}, {"torch", "scipy", "matplotlib"}),
     "studies": (FIFTH - {"organism"}, {"scipy"}),
     "run": (FIFTH - {"organism"} | {"claims"}, {"torch"}),
-    "metrics": (GROUND | {"store", "cells"}, {"accelerate"}),
+    "metrics": (GROUND | {"bounded", "store", "cells"}, {"accelerate"}),
     "served": (FOURTH, set()),
     "streamed": (THIRD | {"attribution"}, {"torch"}),
     "launch": (FIFTH - {"organism"} | {"run", "forecast", "claims"}, {"torch"}),
@@ -101,9 +99,9 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     "auto": (FIFTH | {"run", "sweep", "claims"}, set()),
     "demo": (FIFTH | {"run"}, set()),
     "reproduce": (FIFTH | {"run", "demo", "claims"}, set()),
-    "report": (GROUND | {"store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
+    "report": (GROUND | {"bounded", "store", "stats"}, {"matplotlib", "jinja2", "scipy"}),
     "integrations": (
-        FIFTH - {"organism", "studies"} | {"fence"},
+        FIFTH - {"organism", "studies"} | {"fence", "template"},
         {"torch", "transformers", "inspect_ai", "lm_eval"},
     ),
     "cli": (

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from resect.mask import Mask, MaskTensor
 from resect.model import prunable_tensors
 from resect.records import Example
 from resect.store import write_text
+from resect.tune import TuneSettings, tune
 
 QUICK = FinetuneSettings(rank=2, rate=1e-2, steps=3, batch=4, seed=3)
 
@@ -338,6 +340,20 @@ def test_training_is_repeatable_and_seeded() -> None:
 def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     prepare_attack(tiny.build("llama"), tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
     assert capfd.readouterr() == ("", "")
+
+
+def test_training_does_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    switched_off: list[bool] = []
+    monkeypatch.delenv("CI", raising=False)  # TRL sends nothing there
+    monkeypatch.setattr(
+        "trl.trainer.base_trainer.send_telemetry",
+        lambda *_, **__: switched_off.append(constants.HF_HUB_DISABLE_TELEMETRY),
+    )
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    prepare_attack(tiny.build("llama"), tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
+    tune(tiny.build("llama"), tiny.tokenizer(), [EXAMPLE], TuneSettings(steps=1))
+    assert switched_off == [True, True]
+    assert not constants.HF_HUB_DISABLE_TELEMETRY
 
 
 # --- the cut on refusals against loops

@@ -21,15 +21,21 @@ preserve: {data: d}
 evaluation: {probes: {generation: d, likelihood: d}}
 studies: {compactness: {}}
 """
-FIVE = """name: x
+MANY = """name: x
 models: {aligned: m}
 data: {d: rows.jsonl}
+seeds: [1, 0, 1]
 subject: nobody
-targets: {generation: {data: gone, skip: -1}}
+targets: {generation: {data: gone, skip: -1, contrast: plain}}
 preserve: {data: d}
-evaluation: {probes: {}, judge: oracle, batch_size: 0}
+evaluation: {probes: {refusal: asked}, judge: oracle, batch_size: 0}
+attack_data: {refusal: no-data}
 least_rate: 7
-studies: {compactnes: {}}
+studies:
+  compactnes: {}
+  compression: {}
+  emergent: {target: generation, data: d, scored_on: [aligned]}
+  frontier: {methods: [{name: a, target: generation}, {name: b, target: second}]}
 """
 
 
@@ -107,7 +113,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _models(at)
     (at / "folder").mkdir()
     (at / "good.yaml").write_text(YAML, encoding="utf-8")
-    (at / "five.yaml").write_text(FIVE, encoding="utf-8")
+    (at / "many.yaml").write_text(MANY, encoding="utf-8")
     (at / "list.yaml").write_text("- 1\n", encoding="utf-8")
     (at / "tab.yaml").write_text("name:\n\t- x", encoding="utf-8")
     (at / "nostudy.yaml").write_text(YAML.replace("{compactness: {}}", "{}"), encoding="utf-8")
@@ -249,8 +255,19 @@ CASES: dict[str, tuple[str, ...]] = {
     "study run m.safetensors -o new": ("m.safetensors",),
     "study run good.yaml -o folder/../model": ("not empty",),
     "study run good.yaml -o new --shard 3/2": ("3/2", "i/n"),
-    "study run five.yaml -o new": (
-        "5 problem(s)", "skip", "judge", "batch_size", "least_rate", "compactnes",
+    "study run many.yaml -o new": (
+        # What does not fit and what is not defined, in one message.
+        "15 problem(s)", "skip", "judge", "batch_size", "least_rate", "compactnes",
+        "subject: 'nobody' is not under models (aligned)",
+        "targets.generation.data: 'gone' is not under data (d)",
+        "targets.generation.contrast: 'plain' is not under targets",
+        "evaluation.probes.refusal: 'asked' is not under data",
+        "attack_data.refusal: 'no-data' is not under data",
+        "studies.compression.base: 'base' is not under models",
+        "studies.compression.control: 'benign_tuned' is not under models",
+        "studies.frontier.methods.1.target: 'second' is not under targets",
+        "studies.emergent: 'misalignment' is not under evaluation.probes",
+        "seeds: a seed stands twice",
     ),
     "study init nosuch": ("nosuch", "compactness"),
     "report folder": ("folder",),
@@ -267,6 +284,12 @@ CASES: dict[str, tuple[str, ...]] = {
     "tasks model --task x -o new --mask s.safetensors": ("resect.mask",),
     "skore model": ("skore", "score"),
 }  # fmt: skip
+
+
+def test_the_table_is_long_enough() -> None:
+    # Over commands of every kind, and none twice, which a dictionary sees to.
+    assert len(CASES) >= 100
+    assert len({line.split()[0] for line in CASES}) >= 15
 
 
 @pytest.mark.parametrize("line", CASES)

@@ -171,6 +171,26 @@ def bench(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Pa
     return folder
 
 
+def test_empty_mask_is_named_and_leads_on(bench: Path, tmp_path: Path) -> None:
+    mask = tmp_path / "none.mask.safetensors"
+    made = call("select", bench / "h.safetensors", bench / "b.safetensors", "--q", 1e-9,
+                "--p", 0.01, "-o", mask)  # fmt: skip
+    assert made.returncode == 0
+    assert ": 0 weights" in made.stdout
+    assert "the mask is empty" in made.stderr
+    assert "--q" in made.stderr
+    cut = call("prune", bench / "m", mask, "-o", tmp_path / "cut")
+    assert cut.returncode == 0
+    assert "the model unchanged" in cut.stderr
+
+
+def test_missing_model_folder_is_no_hub_id(tmp_path: Path) -> None:
+    done = call("coverage", tmp_path / "my-modell", "--plan")
+    assert done.returncode == 2
+    assert "no such model folder" in done.stderr
+    assert "Repo id" not in done.stderr
+
+
 BAD = {
     "missing folder": ("score {b}/none --data {h} -o {o}", "no such checkpoint folder"),
     "not a checkpoint": ("coverage {b}", "is not a checkpoint folder"),

@@ -112,6 +112,33 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
         load_data(tmp_path / "x.xml")
 
 
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("word", {"aliases": ["word"]}),
+        (["word", "words"], {"aliases": ["word", "words"]}),
+        ({"accept": ["a word"]}, {"accept": ["a word"]}),
+        ('{"aliases": ["x"]}', {"aliases": ["x"]}),
+        ("{word}", {"aliases": ["{word}"]}),
+        ("", {}),
+        (None, {}),
+    ],
+)
+def test_answer_keys_may_be_plain_texts(given: Any, key: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"prompt": "p", "completion": "word", "key": given}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (example,) = load_data(path).examples
+    assert example.key == key
+
+
+def test_a_number_is_no_answer_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"prompt": "p", "completion": "c", "key": 7}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="a text, a list of texts"):
+        load_data(path)
+
+
 def test_splits_categories_and_limits(tmp_path: Path) -> None:
     rows = [row | {"split": "calibration" if n < 6 else "evaluation"} for n, row in enumerate(ROWS)]
     found = load_data(write(tmp_path / "a.jsonl", rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,18 @@ from safetensors.torch import save_file
 
 import tiny
 from resect import bounded, store
+from resect.audit.run import load_tuned
 from resect.config import RunConfig, load_config
 from resect.data import load_data
 from resect.data.encode import encode
 from resect.errors import InputError, ResectError, visible
 from resect.fence import fenced
 from resect.mask import KIND, Mask
+from resect.model import load_model
 from resect.records import Example
 from resect.report import build_report
 from resect.scoreset import Scores
+from resect.template.render import is_plain
 
 FUZZ = settings(
     max_examples=60,
@@ -167,6 +171,40 @@ def test_a_header_that_claims_terabytes(tmp_path: Path) -> None:
             read(path)
 
 
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.place}",)
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_nothing_in_a_pickle_is_run(kind: str, tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    trap = tmp_path / "ran"
+    if kind == "model":
+        (model / "model.safetensors").unlink()
+        torch.save({"x": Trap(trap)}, model / "pytorch_model.bin")
+        with pytest.raises(InputError, match="safetensors"):
+            load_model(model)
+    else:
+        (tmp_path / "adapter").mkdir()
+        facts = {
+            "peft_type": "LORA",
+            "r": 1,
+            "target_modules": ["q_proj"],
+            "task_type": "CAUSAL_LM",
+        }
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
+        torch.save({"x": Trap(trap)}, tmp_path / "adapter" / "adapter_model.bin")
+        with pytest.raises(InputError, match="no safetensors weights"):
+            load_tuned(str(model), str(tmp_path / "adapter"))
+    assert not trap.exists()
+
+
 def test_bombs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded, "MOST_BYTES", 1_000_000)
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(b" " * 5_000_000))
@@ -189,6 +227,13 @@ def test_bombs_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "{% for %}",
         "{{ raise_exception('\x1b[31mno') }}",
         "{% for x in range(10**9) %}x{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 10 ** (10 ** 10) }}",
+        "{{ 'x' * 10 ** 11 }}",
+        "{{ 'x' * 10 ** 8 }}",
+        "{% set n = namespace(x='x' * 1000) %}{% for _ in range(99) %}{% set n.x = n.x ~ n.x %}"
+        "{% endfor %}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
     ],
 )
 def test_hostile_templates(template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +243,40 @@ def test_hostile_templates(template: str, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="chat template"):
         encode([example], tokenizer)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_template_in_another_process_writes_what_it_writes_here(tmp_path: Path) -> None:
+    # An assignment is not plain, so that this one goes to the other process.
+    assert is_plain(tiny.TEMPLATE)
+    odd = "{% set first = messages[0] %}" + tiny.TEMPLATE + "{{ first.content | upper }}"
+    assert not is_plain(odd)
+    tokenizer = type(tiny.tokenizer()).from_pretrained(_tokenizer(tmp_path / "t", odd))
+    example = Example(id="e", prompt="w1 é \U0001f600", completion="w2")
+    here = tokenizer.apply_chat_template(
+        [{"role": "user", "content": example.prompt}], add_generation_prompt=True, return_dict=True
+    )
+    for _ in range(2):
+        (found,) = encode([example], tokenizer)
+        assert list(found.input_ids[: found.first_scored]) == here["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% set x = 1 %}",
+        "{{ range(9) }}",
+        "{{ 2 ** 9 }}",
+        "{{ messages | list }}",
+        "{% for a in messages %}{% for b in messages %}{% endfor %}{% endfor %}",
+        "{% for a in messages %}{% for b in a.content %}{% endfor %}{% endfor %}",
+        "{% for a in 'abc' %}{% endfor %}",
+        "{% macro f() %}{% endmacro %}",
+        "{% for a in messages recursive %}{% endfor %}",
+        "x" * 20_001,
+    ],
+)
+def test_what_could_go_on_for_long_is_not_plain(template: str) -> None:
+    assert not is_plain(template)
 
 
 def _tokenizer(folder: Path, template: str) -> Path:

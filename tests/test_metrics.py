@@ -111,3 +111,25 @@ def test_a_tracker_that_is_not_there(tmp_path: Path) -> None:
     except ImportError:
         with pytest.raises(InputError, match="not installed"), tracking("mlflow", tmp_path, {}):
             pass
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import (  # type: ignore[import-not-found,unused-ignore]
+        event_accumulator,
+    )
+
+    cells = [Cell("aligned", 0, Cut("generation", "target", q), ("generation",)) for q in (0.1, 1)]
+    with tracking("tensorboard", tmp_path, {"name": "tiny", "target": "generation"}) as send:
+        for at, cell in enumerate(cells, start=1):
+            note_cell(tmp_path, cell, ROWS)
+            send(at, 2)
+    files = list((tmp_path / "tracking").rglob("events.*"))
+    found: dict[str, list[float]] = {}
+    for file in files:
+        events = event_accumulator.EventAccumulator(str(file)).Reload()
+        for tag in events.Tags()["scalars"]:
+            found.setdefault(tag, []).extend(one.value for one in events.Scalars(tag))
+    assert found["harm"] == [0.5, 0.5]
+    assert found["q"] == pytest.approx([0.1, 1])
+    assert found["done"] == [0.5, 1]

@@ -26,7 +26,7 @@ def test_a_row_comes_back_bit_for_bit(name: str, count: int) -> None:
     if count > 1:
         row[:3] = torch.tensor([float("inf"), -0.0, 1e-30])
     packed, facts = pack(row)
-    found = unpack(packed, json.loads(json.dumps(facts)))
+    found = unpack(packed, json.loads(json.dumps(facts)), 10**6)
     assert found.dtype == row.dtype
     assert torch.equal(found.view(torch.uint8), row.view(torch.uint8))
 
@@ -40,7 +40,9 @@ def test_gaps_of_any_length_come_back(code: type[np.uint8] | type[np.uint16]) ->
         assert from_gaps(to_gaps(one, np.dtype(code))).tolist() == one.tolist()
 
 
-@pytest.mark.parametrize("damage", ["short", "long", "flipped", "count", "dtype"])
+@pytest.mark.parametrize(
+    "damage", ["short", "long", "flipped", "count", "dtype", "negative", "all", "bomb"]
+)
 def test_damage_is_seen(damage: str) -> None:
     packed, facts = pack(torch.rand(500))
     if damage == "short":
@@ -51,10 +53,17 @@ def test_damage_is_seen(damage: str) -> None:
         packed[-6] ^= 255
     if damage == "count":
         facts[1] += 1
+    if damage == "negative":
+        facts[1] = -1
+    if damage == "all":
+        facts[2] = len(packed) + 1
+    if damage == "bomb":
+        packed, facts = pack(torch.zeros(10**6 + 1, dtype=torch.uint8))
+        assert len(packed) < 10_000
     if damage == "dtype":
         facts[0] = "int8"
     with pytest.raises((ValueError, KeyError)):
-        unpack(packed, facts)
+        unpack(packed, facts, 10**6)
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,12 @@ LONGEST_OPENING = 10
 FEWEST = 8
 
 
+BLIND = (
+    "the keyword judge sees refusals alone, so answers that a cut breaks count as the behaviour: "
+    "give every row a key, or --judge exact, which compares replies with completions"
+)
+
+
 @dataclass(frozen=True)
 class AutoRequest:
     """The options of `resect run`; see its help."""
@@ -177,6 +183,7 @@ def _reasons(
         ),
         f"judge {config.evaluation.judge}, replies of at most "
         f"{config.evaluation.max_new_tokens} tokens",
+        *((BLIND,) if config.evaluation.judge == "keyword" else ()),
         f"grid: q in {frontier.fractions if frontier else ()}, "
         f"p in {frontier.protected if frontier else ()}",
         "choice: the largest drop of the behaviour at a utility drop of at most "

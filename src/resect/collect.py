@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from resect import stats, store
 from resect.attacks import AttackSettings, attack_prompt, parse_attack
+from resect.bounded import refuse_links_out
 from resect.claims import claimed
 from resect.data.encode import PromptIds, check_format, decode, prompt_text
 from resect.data.load import BehaviourSet, load_data
@@ -172,6 +173,7 @@ def _facts(request: CollectRequest, data: BehaviourSet, model: Any) -> dict[str,
 
 def _resume(parts: Path, facts: dict[str, Any]) -> None:
     """Open the folder of unfinished work, or refuse one that belongs to something else."""
+    refuse_links_out(parts)
     place = parts / "request.json"
     if not place.exists():
         store.write_json(place, facts)

@@ -6,23 +6,26 @@ are part of the configuration and are printed in the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
+from resect.bounded import MOST_YAML, read_text, read_yaml
 from resect.errors import InputError
 from resect.records import Format
 from resect.rules import Section, Share, Studies
 
 # Kind, and an option after a colon; judges check their options themselves when a run begins.
 JUDGE = r"^(exact|keyword|strongreject|llm)(:.+)?$"
+# A role is part of the names of files in the run folder.
+Role = Annotated[str, Field(pattern=r"^\w[\w .+@-]*$", max_length=100)]
 
 
-# More values than this are no configuration that a person wrote.
-MOST_NODES = 100_000
+# Lines that a message lists.
+MOST_SHOWN = 100
 
 
 class Target(Section):
@@ -118,7 +121,7 @@ class RunConfig(Section):
     name: str
     quick: bool = False
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
-    models: dict[str, str]
+    models: dict[Role, str]
     subject: str = "aligned"
     data: dict[str, str]
     format: Format = "chat"
@@ -134,92 +137,134 @@ class RunConfig(Section):
     most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.0
     studies: Studies
 
-    @model_validator(mode="after")
-    def _names_exist(self) -> RunConfig:
-        problems = [
-            *_missing("subject", [self.subject], self.models, "models"),
-            *_missing("target", [self.target], self.targets, "targets"),
-            *_missing("attack_data", list(self.attack_data.values()), self.data, "data"),
-            *_missing("preserve.data", [self.preserve.data], self.data, "data"),
-            *_missing(
-                "evaluation.probes", list(self.evaluation.probes.values()), self.data, "data"
-            ),
-        ]
-        for name, target in self.targets.items():
-            problems += _missing(f"targets.{name}.data", [target.data], self.data, "data")
-        for name, target in self.targets.items():
-            if target.contrast is not None:
-                where = f"targets.{name}.contrast"
-                problems += _missing(where, [target.contrast], self.targets, "targets")
-        problems += self._studies_problems()
-        if len(set(self.seeds)) < len(self.seeds):
-            problems.append("seeds: a seed stands twice")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
-    def _studies_problems(self) -> list[str]:
-        """Return what the studies name and the other sections lack."""
-        problems: list[str] = []
-
-        def need(study: str, section: str, names: Iterable[str | None]) -> None:
-            wanted = [name for name in names if name]
-            known = self.evaluation.probes if section == "probes" else getattr(self, section)
-            problems.extend(_missing(f"studies.{study}", wanted, known, section))
-
-        studies = self.studies
-        if studies.compactness is not None:
-            need("compactness", "targets", studies.compactness.rivals)
-        if (one := studies.compression) is not None:
-            need("compression", "models", (one.aligned, one.base, one.control, *one.others))
-            need("compression", "models", (role for pair in one.pairs for role in pair))
-            need("compression", "targets", [one.second.target] if one.second else [])
-        if (two := studies.specificity) is not None:
-            need("specificity", "targets", (*two.benign, *two.matched))
-        if (three := studies.dissociation) is not None:
-            need("dissociation", "targets", three.capabilities)
-            need("dissociation", "probes", three.capabilities)
-        if (four := studies.emergent) is not None:
-            need("emergent", "targets", [four.target])
-            need("emergent", "data", [four.data])
-            need("emergent", "models", four.scored_on)
-            need("emergent", "probes", ["misalignment"])
-        if (five := studies.relearning) is not None:
-            need("relearning", "data", (five.data, five.benign))
-        if (six := studies.stability) is not None:
-            need("stability", "targets", six.paraphrases)
-            need("stability", "models", (*six.roles, *six.models))
-        if (seven := studies.frontier) is not None:
-            need("frontier", "targets", [method.target for method in seven.methods])
-        return problems
+# Where a value names an entry of a section; `*` stands for every entry of a mapping or list.
+REFERENCES = (
+    ("subject", "models"),
+    ("target", "targets"),
+    ("attack_data.*", "data"),
+    ("preserve.data", "data"),
+    ("preserve.contrast", "targets"),
+    ("evaluation.probes.*", "data"),
+    ("targets.*.data", "data"),
+    ("targets.*.contrast", "targets"),
+    ("studies.compactness.rivals.*", "targets"),
+    ("studies.compression.aligned", "models"),
+    ("studies.compression.base", "models"),
+    ("studies.compression.control", "models"),
+    ("studies.compression.others.*", "models"),
+    ("studies.compression.pairs.*.*", "models"),
+    ("studies.compression.second.target", "targets"),
+    ("studies.specificity.benign.*", "targets"),
+    ("studies.specificity.matched.*", "targets"),
+    ("studies.dissociation.capabilities.*", "targets"),
+    ("studies.dissociation.capabilities.*", "evaluation.probes"),
+    ("studies.emergent.target", "targets"),
+    ("studies.emergent.data", "data"),
+    ("studies.emergent.scored_on.*", "models"),
+    ("studies.relearning.data", "data"),
+    ("studies.relearning.benign", "data"),
+    ("studies.stability.paraphrases.*", "targets"),
+    ("studies.stability.roles.*", "models"),
+    ("studies.stability.models.*", "models"),
+    ("studies.frontier.methods.*.target", "targets"),
+)
 
 
-def _missing(where: str, names: list[str], known: Mapping[str, Any], section: str) -> list[str]:
-    return [
-        f"{where}: {name!r} is not under {section} ({', '.join(known) or 'which is empty'})"
-        for name in names
-        if name not in known
-    ]
+def name_problems(values: Mapping[str, Any]) -> list[str]:
+    """Return what a configuration names and does not define, one line each.
+
+    It need not be a valid one: what is of the wrong kind is passed over, so that all that is wrong
+    can be said at once.
+    """
+    values = _with_defaults(values)
+    found = [pair for path, section in REFERENCES for pair in _at(values, path, section)]
+    if isinstance(_get(values, "studies.emergent"), Mapping):
+        found.append(("studies.emergent", "misalignment", "evaluation.probes"))
+    problems = []
+    for where, name, section in found:
+        known = _get(values, section)
+        if isinstance(known, Mapping) and name not in known:
+            listed = ", ".join(map(str, known)) or "which is empty"
+            problems.append(f"{where}: {name!r} is not under {section} ({listed})")
+    seeds = values.get("seeds")
+    whole = (
+        [one for one in seeds if isinstance(one, int)] if isinstance(seeds, list | tuple) else []
+    )
+    if len(set(whole)) < len(whole):
+        problems.append("seeds: a seed stands twice")
+    return problems
+
+
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values in which names that are left out stand as they will be read."""
+    fields = RunConfig.model_fields
+    filled = {name: fields[name].default for name in ("subject", "target")} | dict(values)
+    studies = filled.get("studies")
+    if isinstance(studies, Mapping):
+        filled["studies"] = {
+            name: {**_study_defaults(str(name)), **given} if isinstance(given, Mapping) else given
+            for name, given in studies.items()
+        }
+    return filled
+
+
+def _study_defaults(name: str) -> dict[str, Any]:
+    field = Studies.model_fields.get(name)
+    if field is None:
+        return {}
+    section: type[Section] = get_args(field.annotation)[0]
+    return section().model_dump()
+
+
+def _get(values: Any, path: str) -> Any:
+    for step in path.split("."):
+        values = values.get(step) if isinstance(values, Mapping) else None
+    return values
+
+
+def _at(values: Any, path: str, section: str, where: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (place, name, section) for every text at a path of `REFERENCES`."""
+    step, _, rest = path.partition(".")
+    if not path:
+        if isinstance(values, str):
+            yield where.removeprefix("."), values, section
+    elif step != "*":
+        if isinstance(values, Mapping):
+            yield from _at(values.get(step), rest, section, f"{where}.{step}")
+    elif isinstance(values, Mapping | list | tuple):
+        pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
+        for key, value in pairs:
+            yield from _at(value, rest, section, f"{where}.{key}")
 
 
 def parse_config(values: Any, source: str) -> RunConfig:
     """Check a configuration.
 
     Raises:
-        InputError: Lists every problem with its place in the file.
+        InputError: Lists every problem with its place in the file: values that do not fit and names
+            that are not defined.
     """
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
-        lines = [
+        problems = [
             f"{'.'.join(str(part) for part in problem['loc']) or 'whole file'}: {problem['msg']}"
             for problem in error.errors()
         ]
-        raise InputError(
-            f"{source} has {len(lines)} problem(s)",
-            got="\n    ".join(lines),
-            fix="mend the file; `resect study init` writes a commented example",
-        ) from error
+        problems += name_problems(values) if isinstance(values, Mapping) else []
+    else:
+        problems = name_problems(config.model_dump())
+        if not problems:
+            return config
+    shown = problems[:MOST_SHOWN]
+    if len(problems) > len(shown):
+        shown.append(f"… and {len(problems) - len(shown):,} more")
+    raise InputError(
+        f"{source} has {len(problems)} problem(s)",
+        got="\n    ".join(shown),
+        fix="mend the file; `resect study init` writes a commented example",
+    )
 
 
 def load_config(path: str | Path) -> RunConfig:
@@ -238,35 +283,11 @@ def read_values(path: str | Path) -> Any:
         InputError: The file is missing or is not YAML.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        _refuse_alias_bomb(yaml.compose(text, Loader=yaml.SafeLoader), path)
-        return yaml.safe_load(text)
+        return read_yaml(read_text(path, most=MOST_YAML), path)
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} is not valid YAML", got=str(error)) from error
-
-
-def _refuse_alias_bomb(root: yaml.Node | None, path: str | Path) -> None:
-    """Refuse a file whose aliases stand for more than `MOST_NODES` values or for themselves.
-
-    A value that is named n times is counted n times, since checking and printing visit it as often.
-    """
-    todo = [] if root is None else [root]
-    count = 0
-    while todo:
-        node = todo.pop()
-        count += 1
-        if isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.MappingNode):
-            todo += [part for pair in node.value for part in pair]
-        if count + len(todo) > MOST_NODES:
-            raise InputError(
-                f"{path} is too large for a configuration, each alias counted as what it names",
-                allowed=f"{MOST_NODES:,} values",
-                fix="write the values out and leave out anchors and aliases",
-            )
 
 
 def dump_config(config: RunConfig) -> str:

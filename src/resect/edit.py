@@ -133,6 +133,33 @@ def removed(model: Any, mask: Mask, *, alpha: float = 0.0) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
+def transplanted(
+    weights: Mapping[str, Tensor], mask: Mask, donor: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Give masked weights the values of another model while the block runs; restore every bit.
+
+    Args:
+        weights: Live weights by checkpoint name, as `prunable_tensors` returns them.
+        mask: Which of them; its own values are not looked at.
+        donor: Weights of the same names and shapes; converted to the dtype of `weights`.
+    """
+    saved: list[tuple[Tensor, Any, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, entry in mask.tensors.items():
+                tensor = weights[name]
+                at = places_in(tensor, entry.index)
+                given = donor[name][places_in(donor[name], entry.index)]
+                saved.append((tensor, at, tensor[at].clone()))
+                tensor[at] = given.to(tensor.device, tensor.dtype)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, at, values in saved:
+                tensor[at] = values
+
+
+@contextlib.contextmanager
 def shrunk(weights: Mapping[str, Tensor], factor: float) -> Iterator[None]:
     """Multiply whole weights by `factor` while the block runs; restore every bit after it.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from resect.attribution import AttributeSettings, attribute_many
@@ -11,14 +13,20 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.model import forced_of, load_model
+from resect.model.checkpoint import has_weights
+from resect.model.heap import sparing
+from resect.model.load import load_tokenizer
+from resect.model.settings import reading
 from resect.model.shelf import Shelf, open_shelf
 from resect.ranks import ALONE, Ranks
-from resect.records import Format, Reduction
+from resect.records import Encoded, Format, Reduction
 from resect.rounds import LINEAR, contrasted
 from resect.scores import rule_of
 from resect.scoreset import Scores
 from resect.store import hash_value
 from resect.streamed import attribute_streamed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,23 +52,27 @@ class ScoreRequest:
     layers_per_pass: int | None = None
     checkpoint: bool = False
     device: str | None = None
-    stream: bool = False
+    stream: bool | None = None
 
 
 def score_model(
     request: ScoreRequest,
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks = ALONE,
+    on_note: Callable[[str], None] = _log.warning,
 ) -> Scores:
     """Load model and data and score them.
+
+    Unless the request says so, a model is read block by block if it does not fit into memory.
 
     Args:
         request: What to score.
         on_progress: Called with examples done and examples in all.
         ranks: The processes that share the examples; each of them calls this.
+        on_note: Called with a line if the model is read block by block by the plan's choice.
 
     Raises:
-        InputError: Something in the request cannot be used as given.
+        InputError: Something in the request cannot be used as given, or memory does not suffice.
     """
     if request.keep is not None and not 0 < request.keep <= 1:
         raise InputError("keep is out of range", got=f"{request.keep:g}", allowed="(0, 1]")
@@ -71,46 +83,79 @@ def score_model(
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
-    if request.stream:
-        _refuse_shared(ranks)
+    if _reads_blocks(request, data, contrast, ranks, on_note=on_note):
         shelf = open_shelf(request.model, dtype=request.dtype, device=request.device)
         model, tokenizer = shelf.model, shelf.tokenizer
     else:
         shelf = None
         model, tokenizer = load_model(request.model, dtype=request.dtype, device=request.device)
-    scores = attribute(
-        model,
-        tokenizer,
-        data,
-        reduction=request.reduction,
-        format=request.format,
-        skip=request.skip,
-        batch_size=batch_size,
-        keep=request.keep,
-        dense=request.dense,
-        method=request.method,
-        contrast=contrast,
-        allow_partial=request.allow_partial,
-        accumulator=request.accumulator,
-        layers_per_pass=request.layers_per_pass,
-        checkpoint=request.checkpoint,
-        category=request.category or "",
-        seed=request.seed,
-        on_progress=on_progress,
-        ranks=ranks,
-        shelf=shelf,
-    )
+    fix = "use --stream, a smaller --batch-size or --dtype bfloat16"
+    with sparing(f"scoring {request.model} does not fit into memory", fix):
+        scores = attribute(
+            model,
+            tokenizer,
+            data,
+            reduction=request.reduction,
+            format=request.format,
+            skip=request.skip,
+            batch_size=batch_size,
+            keep=request.keep,
+            dense=request.dense,
+            method=request.method,
+            contrast=contrast,
+            allow_partial=request.allow_partial,
+            accumulator=request.accumulator,
+            layers_per_pass=request.layers_per_pass,
+            checkpoint=request.checkpoint,
+            category=request.category or "",
+            seed=request.seed,
+            on_progress=on_progress,
+            ranks=ranks,
+            shelf=shelf,
+        )
     forced = forced_of(request.model)
     return replace(scores, meta=replace(scores.meta, forced=forced)) if forced else scores
 
 
-def _refuse_shared(ranks: Ranks) -> None:
-    if ranks.count > 1:
-        raise InputError(
-            "a model that is read from disk is scored by one process",
-            got=f"{ranks.count} processes",
-            fix="leave torchrun or --stream out",
-        )
+def _reads_blocks(
+    request: ScoreRequest,
+    data: BehaviourSet,
+    contrast: BehaviourSet | None,
+    ranks: Ranks,
+    *,
+    on_note: Callable[[str], None],
+) -> bool:
+    """Tell whether the model is read block by block: as asked for, or else as planned."""
+    if request.stream is not None:
+        return request.stream
+    folder = Path(request.model)
+    # Who says how it is to be held in memory wants it there.
+    in_memory = request.layers_per_pass or request.checkpoint or request.accumulator != "auto"
+    if in_memory or request.device == "auto" or request.method == "integrated":
+        return False
+    if not (folder / "config.json").is_file() or not has_weights(folder):
+        return False  # to load it says what is wrong, and only folders can be read by blocks
+
+    def encoded() -> list[Encoded]:
+        tokenizer = load_tokenizer(folder)
+        sets = [data, *([] if contrast is None else [contrast.split("calibration")])]
+        given: Any = {"format": request.format, "skip": request.skip}
+        return [one for each in sets for one in encode(each.examples, tokenizer, **given)]
+
+    found = reading(
+        folder,
+        encoded,
+        AttributeSettings(
+            batch_size=_batch_size(request.batch_size), keep=request.keep, dense=request.dense
+        ),
+        sums=len(rule_of(request.method, request.reduction).needs),
+        dtype=request.dtype,
+        device=request.device,
+        ranks=ranks,
+    )
+    if found.line and ranks.rank == 0:
+        on_note(found.line)
+    return found.stream
 
 
 def _batch_size(text: str) -> int | None:
@@ -171,7 +216,7 @@ def attribute(
     chosen = AttributeSettings(data_hash=data_hash, format=format, skip=skip, **settings)
     keywords: Any = {"settings": chosen, "on_progress": on_progress, "reductions": (reduction,)}
     if shelf is not None:
-        return attribute_streamed(shelf, encoded, **keywords)[reduction]
+        return attribute_streamed(shelf, encoded, ranks=ranks, **keywords)[reduction]
     return attribute_many(model, tokenizer, encoded, ranks=ranks, **keywords)[reduction]
 
 

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resect import store
 from resect.agreement import agreement_rows
 from resect.attacks import AttackSettings, parse_attack
 from resect.binding import Prints, bound, forced_in, joined
+from resect.bounded import refuse_links_out
 from resect.data.load import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.evaluate import EvaluationSettings, ask, judge_replies, reply_of, rows_of
@@ -30,15 +32,6 @@ from resect.probes import find_probe
 from resect.records import Format, Reply, Verdict
 from resect.served import ask_server, parse_backend, served_model
 from resect.stats import Resampler, cluster_means, ratio, relative_drop
-from resect.store import (
-    atomic_folder,
-    provenance,
-    read_json,
-    read_parquet,
-    refuse_full_folder,
-    write_json,
-    write_parquet,
-)
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def evaluate_model(
     Raises:
         InputError: Something in the request cannot be used as given.
     """
-    refuse_full_folder(output)
+    store.refuse_full_folder(output)
     _check_judges(request.judges)
     settings = _settings(request)
     probes = _probe_sets(request)
@@ -110,7 +103,7 @@ def evaluate_model(
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, Any]] = {}
-    with atomic_folder(output) as folder:
+    with store.atomic_folder(output) as folder:
         for done, (name, removed) in enumerate(variants.items()):
             if on_progress is not None:
                 on_progress(done, len(variants))
@@ -123,7 +116,7 @@ def evaluate_model(
                 attack_data=attack_data,
                 on_attack=lambda facts, name=name: attacks.update({name: facts}),  # type: ignore[misc]
             )
-        facts = provenance() | {
+        facts = store.provenance() | {
             "model": request.model,
             "model_fingerprint": prints.model,
             "tokenizer_fingerprint": prints.tokenizer,
@@ -163,9 +156,9 @@ def _evaluate_served(
             fix="write the cut model with resect prune, serve that folder and evaluate it apart",
         )
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
-    with atomic_folder(output) as folder:
+    with store.atomic_folder(output) as folder:
         replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
-        facts = provenance() | {
+        facts = store.provenance() | {
             "model": request.model,
             "served": served_model(server),
             "data": {name: probe.hash for name, probe in probes.items()},
@@ -189,18 +182,22 @@ def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
     Raises:
         InputError: The folder holds no evaluation, or a judge is unknown.
     """
-    refuse_full_folder(output)
+    store.refuse_full_folder(output)
     _check_judges(judges)
-    known = read_json(source / "results.json")
+    refuse_links_out(source)
+    known = store.read_json(source / "results.json")
     replies: dict[str, list[Reply]] = {}
     for name in ("intact", "cut"):
         path = source / "records" / f"{name}.parquet"
         if path.exists():
-            replies[name] = [reply_of(row) for row in read_parquet(path) if row["judge_at"] == 0]
+            with store.whole(path, "record"):
+                rows = [row for row in store.read_parquet(path) if row["judge_at"] == 0]
+                replies[name] = [reply_of(row) for row in rows]
     if "intact" not in replies:
         raise InputError(f"{source} holds no replies", allowed="a folder that resect eval wrote")
-    facts = known["provenance"] | {"rejudged": {"source": str(source), "judges": judges}}
-    with atomic_folder(output) as folder:
+    with store.whole(source / "results.json", "result"):
+        facts = {**known["provenance"], "rejudged": {"source": str(source), "judges": judges}}
+    with store.atomic_folder(output) as folder:
         return _judge_all(folder, replies, judges, EvaluationSettings(), facts)
 
 
@@ -227,7 +224,7 @@ def _judge_all(
     """
     for name, found in replies.items():
         rows = [{"variant": name, "judge_at": 0} | row for row in rows_of(found, None)]
-        write_parquet(folder / "records" / f"{name}.parquet", rows)
+        store.write_parquet(folder / "records" / f"{name}.parquet", rows)
     rates: list[dict[str, Any]] = []
     judged: dict[str, dict[str, list[tuple[Reply, Verdict]]]] = {}
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in replies}
@@ -248,9 +245,9 @@ def _judge_all(
         }
         rates += [{"judge": judge} | row for row in _summary(asked, verdicts)]
     for name, rows in records.items():
-        write_parquet(folder / "records" / f"{name}.parquet", rows)
+        store.write_parquet(folder / "records" / f"{name}.parquet", rows)
     agreement = _agreement(replies, judged)
-    write_json(
+    store.write_json(
         folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": facts}
     )
     return Evaluation(rates, agreement)

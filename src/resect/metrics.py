@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resect.bounded import MOST_BYTES
 from resect.cells import Cell
 from resect.errors import InputError
-from resect.store import append_line
+from resect.store import append_line, whole
 
 FILE = "metrics.jsonl"
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
@@ -81,10 +82,11 @@ class Follower:
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        lines = [json.loads(line) for line in whole.splitlines()]
+            text = file.read(MOST_BYTES)
+        ended = text[: text.rfind(b"\n") + 1]
+        self._offset += len(ended)
+        with whole(self._path, "list of metrics"):
+            lines = [dict(json.loads(line)) for line in ended.splitlines()]
         self.count += len(lines)
         return lines
 
@@ -118,8 +120,12 @@ def tracking(
     def send(done: int, total: int) -> None:
         first = follower.count
         for at, line in enumerate(follower.read(), start=first):
+            # Trackers have a time of their own, and trackio reserves the name.
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
-            tracker.log(numbers | {"cell": line["cell"], "cut": line["cut"]}, step=at)
+            numbers.pop("time", None)
+            # MLflow takes numbers alone; the step is the number of the line in the file.
+            texts = {} if name == "mlflow" else {"cell": line["cell"], "cut": line["cut"]}
+            tracker.log(numbers | texts, step=at)
         if total:
             tracker.log({"done": done / total}, step=follower.count)
 
@@ -131,8 +137,11 @@ def tracking(
 
 
 def _tracker(name: str, run: Path) -> Any:
+    from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    # Without it wandb and trackio fail: accelerate asks it which process may log.
+    PartialState()
     known = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
     if name not in known:
         raise InputError("unknown tracker", got=repr(name), allowed=", ".join(TRACKERS))

@@ -43,8 +43,13 @@ def pack(row: Tensor) -> tuple[Tensor, list[Any]]:
     ]
 
 
-def unpack(packed: Tensor, facts: list[Any]) -> Tensor:
+def unpack(packed: Tensor, facts: list[Any], most: int) -> Tensor:
     """Return the row [k] that `pack` was given.
+
+    Args:
+        packed: Its bytes.
+        facts: What `pack` said of it.
+        most: Largest k that can be right: a few deflated bytes may claim to be billions.
 
     Raises:
         ValueError: The bytes are not what the facts say.
@@ -52,6 +57,8 @@ def unpack(packed: Tensor, facts: list[Any]) -> Tensor:
     """
     name, count, length = facts
     dtype = DTYPES[name]
+    if not 0 <= count <= most or not 0 <= length <= len(packed):
+        raise ValueError(f"{len(packed)} bytes for {count} numbers of {name}")
     low = packed.numpy()[: len(packed) - length]
     if packed.dtype != torch.uint8 or len(low) != (dtype.itemsize - 1) * count:
         raise ValueError(f"{len(packed)} bytes for {count} numbers of {name}")

@@ -134,6 +134,24 @@ def ranks_of(model: Any, given: Ranks) -> Ranks:
     return Ranks(dist.get_rank(), count)
 
 
+def launched() -> int:
+    """Return how many processes `torchrun` started, 1 without it."""
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in names) else 1
+
+
+def refuse_processes(what: str, fix: str) -> None:
+    """Refuse to do in each of several processes what one is meant to do.
+
+    Raises:
+        InputError: `torchrun` started several.
+    """
+    if launched() > 1:
+        raise InputError(
+            f"{what} is not shared by processes", got=f"{launched()} of torchrun", fix=fix
+        )
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the processes that `torchrun` started; without it, be alone.
@@ -144,8 +162,7 @@ def joined() -> Iterator[Ranks]:
     Raises:
         InputError: There are more processes on this machine than GPUs.
     """
-    launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
-    if not launched or int(os.environ["WORLD_SIZE"]) == 1:
+    if launched() == 1:
         yield ALONE
         return
     on_gpu = torch.cuda.is_available()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resect import store
+from resect.bounded import refuse_links_out
 from resect.claims import claimed
 from resect.config import RunConfig, load_config
 from resect.errors import InputError
@@ -92,22 +93,25 @@ def check_inputs(run: Path) -> list[Compared]:
     Raises:
         InputError: The folder holds no finished run.
     """
+    refuse_links_out(run)
     if not (run / "manifest.json").is_file():
         raise InputError(
             f"{run} holds no finished run",
             allowed="a folder that `resect run`, `study run`, `sweep` or `demo` wrote",
             fix="finish it first: resect study run DIR/config.yaml -o DIR --resume",
         )
-    then, now = read_json(run / "manifest.json"), provenance()
+    now = provenance()
+    with store.whole(run / "manifest.json", "manifest"):
+        then = dict(read_json(run / "manifest.json"))
+        versions, data = (dict(then.get(name, {})) for name in ("versions", "data"))
+        known = store.package_versions(versions)
     rows = [_same("environment", key, then.get(key), now.get(key)) for key in _SOFTWARE]
-    versions = then.get("versions", {})
-    known = store.package_versions(versions)
     rows += [_same("environment", key, versions[key], known.get(key)) for key in sorted(versions)]
-    for place, digest in then.get("data", {}).items():
+    for place, digest in data.items():
         found = store.hash_file(place) if Path(place).is_file() else None
         rows.append(_same("data", place, digest, found))
     config = load_config(run / "config.yaml")
-    spoken = set(then.get("data", {}))
+    spoken = set(data)
     for name, spec in config.data.items():
         if not {spec.replace("{seed}", str(seed)) for seed in config.seeds} <= spoken:
             rows.append(Compared("data", f"{name}: {spec}", "cannot check", "no file", ""))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resect.binding import joined
+from resect.bounded import refuse_links_out
 from resect.cells import Cell, merge
 from resect.claims import exit_with_parent
 from resect.config import RunConfig, dump_config, load_config
@@ -90,6 +91,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
         InputError: The folder holds something else, or a run and `resume` is off.
     """
     find_judge(config.evaluation.judge)
+    refuse_links_out(run)
     path = run / "config.yaml"
     if path.exists():
         if load_config(path) != config:

@@ -62,6 +62,7 @@ class ScoreMeta:
         seed: Seed of the draw of examples.
         higher_is_more_responsible: Always true; a file that says otherwise is refused.
         forced: What `--force` passed over on the way to the scored model, "" for nothing.
+        streamed: The model was read block by block from disk.
     """
 
     method: str
@@ -79,6 +80,7 @@ class ScoreMeta:
     seed: int
     higher_is_more_responsible: bool = True
     forced: str = ""
+    streamed: bool = False
 
     @property
     def ranks_targets(self) -> bool:
@@ -105,10 +107,7 @@ class TensorScores:
     @property
     def size(self) -> int:
         """Number of weights of the tensor, n."""
-        size = 1
-        for side in self.shape:
-            size *= side
-        return size
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -207,6 +206,7 @@ class Scores:
         return (
             f"{self.meta.reduction} scores of {self.meta.examples} examples "
             f"({self.meta.tokens} tokens), {kept:,} candidates of {self.total:,} weights"
+            f"{', read block by block from disk' if self.meta.streamed else ''}"
         )
 
     def save(self, path: str | Path) -> None:
@@ -240,8 +240,7 @@ class Scores:
         """Read scores.
 
         Raises:
-            InputError: The file is missing, broken, not scores of this version, or of another sign
-                convention.
+            InputError: The file is missing, broken, of another version or sign convention.
         """
         blobs, facts = load_artefact(path, KIND)
         if facts.get("layout") != LAYOUT:
@@ -253,7 +252,9 @@ class Scores:
             )
         try:
             meta = ScoreMeta(**facts["meta"])
-            rows = {name: unpack(blobs[name], row) for name, row in facts["rows"].items()}
+            # A byte at least of each candidate is there as it is, and it has three gaps at most.
+            most = 4 * sum(blob.numel() for blob in blobs.values())
+            rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
             tensors = _split(rows, facts["tensors"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error

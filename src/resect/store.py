@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -26,10 +27,12 @@ from typing import Any
 import platformdirs
 from safetensors import SafetensorError
 
-from resect.bounded import bounded_rows
+from resect.bounded import Counter, bounded_rows, parquet_file, read_text, regular_file
 from resect.errors import InputError
 from resect.records import SCHEMA_VERSION
 
+# JSON escapes the first 32 by itself.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 # What file systems without hard links answer.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
@@ -107,21 +110,6 @@ def refuse_full_folder(path: Path) -> None:
         )
 
 
-def refuse_links_out(folder: Path) -> None:
-    """Raise `InputError` if a link in a folder leads out of it; to read or write there is no run's.
-
-    The folder itself may be a link: that one the user chose.
-    """
-    root = folder.resolve()
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
-            raise InputError(
-                f"{path} is a link that leads out of its folder",
-                got=str(path.resolve()),
-                fix="remove the link, or put a copy of what it names in its place",
-            )
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with atomic(path) as part:
@@ -144,9 +132,13 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON with sorted keys, whole or not at all; NaN is refused by `json`."""
+    """Write JSON with sorted keys, whole or not at all; NaN is refused by `json`.
+
+    Control and direction-changing characters are written as escapes: people look at such files in
+    terminals.
+    """
     text = json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write_text(path, _UNSEEN.sub(lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -156,11 +148,28 @@ def read_json(path: str | Path) -> Any:
         InputError: The file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = read_text(path)
+        Counter(path).add(text)
+        return json.loads(text)
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
+
+
+@contextlib.contextmanager
+def whole(path: str | Path, what: str) -> Iterator[None]:
+    """Say that a file is not whole where what was read of it lacks something.
+
+    Raises:
+        InputError: The block looked for something that is not there, or is of another kind.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a whole {what}", got=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def append_line(path: str | Path, value: Any) -> None:
@@ -196,12 +205,11 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
         InputError: The file is missing or not Parquet.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
-        with Path(path).open("rb") as file:
-            rows = bounded_rows(pq.ParquetFile(file), path)
+        with regular_file(path) as file:
+            rows = bounded_rows(parquet_file(file), path)
         return [
             {
                 key.removesuffix("_json"): (

@@ -15,6 +15,8 @@ What a block is called with beside the hidden states (positions, masks) is recor
 the model in which every block gives back what it got. Gradients and sums are those of the engine in
 memory (`resect.model.observe`), so the scores are the same up to the order in which sums are
 added. A model whose blocks do not stand in one plain row is refused.
+
+Several processes share the examples: each reads every block, and sums are added weight by weight.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ from torch import Tensor, nn
 from resect.attribution import noise_of
 from resect.errors import CoverageError, InputError
 from resect.model.forward import Head, batch_loss, batches, check_examples, forward_of, not_finite
+from resect.model.heap import returned
 from resect.model.load import tokenizer_fingerprint
 from resect.model.observe import Watch, observing
-from resect.model.plan import STREAM_TOKENS
 from resect.model.prunable import PrunableWeight, find_prunable
-from resect.model.settings import CPU_TOKENS, AttributeSettings
+from resect.model.settings import AttributeSettings, streamed_tokens
 from resect.model.shelf import Shelf
+from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
 from resect.scores import Rule, rule_of
 from resect.scores.sums import EACH, Kind, Sums
@@ -46,6 +49,8 @@ from resect.scoreset import Candidates, ScoreMeta, Scores
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Batch = Sequence[Encoded]
+# A weight, its values and its means over examples.
+Scored = tuple[PrunableWeight, Tensor, dict[Kind, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def attribute_streamed(
     settings: AttributeSettings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     scratch: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Scores]:
     """Score every prunable weight as `attribute_many` does, with one block in memory.
 
@@ -87,6 +93,7 @@ def attribute_streamed(
             place of the sums has no meaning here.
         on_progress: Called with blocks done and blocks in all, each counted twice.
         scratch: Folder for hidden states; None for the system's temporary folder.
+        ranks: The processes that share the examples; all of them call this and get the same scores.
 
     Raises:
         InputError: An example cannot be scored, a loss or gradient is not finite, or the method
@@ -104,23 +111,32 @@ def attribute_streamed(
     coverage = find_prunable(shelf.model, allow_partial=settings.allow_partial)
     check_examples(encoded, shelf.model)
     rules = {name: rule_of(settings.method, name) for name in reductions}
-    job = _Streaming(shelf, encoded, settings, rules, on_progress or (lambda _done, _total: None))
+    sums = len({kind for rule in rules.values() for kind in rule.needs})
+    tokens = streamed_tokens(shelf.model, encoded, settings, coverage, sums=sums, ranks=ranks)
+    job = _Streaming(shelf, encoded, settings, rules, ranks, tokens=tokens)
+    job.on_progress = on_progress or job.on_progress
     metas = {name: _meta(job, name, settings.fraction(coverage.total)) for name in rules}
     found = {name: Candidates(meta.keep, coverage.total) for name, meta in metas.items()}
-    with tempfile.TemporaryDirectory(prefix="resect-", dir=scratch) as folder:
-        for weight, parameter, means in job.means(coverage.weights, _Store(Path(folder))):
+    with returned(), tempfile.TemporaryDirectory(prefix="resect-", dir=scratch) as folder:
+        for scored in job.means(coverage.weights, _Store(Path(folder))):
             for name, rule in rules.items():
-                scores = rule.formula(parameter, means)
-                if not bool(scores.isfinite().all()):
-                    raise InputError(f"the scores of {weight.name} are not finite")
-                for place in weight.places:
-                    original = place.view(parameter) if metas[name].ranks_targets else None
-                    found[name].add(place.name, place.view(scores), original)
+                _rank(scored, rule, found[name], keeps_weights=metas[name].ranks_targets)
+            del scored  # or it would stay while the next block is run
     order = [place.name for weight in coverage.weights for place in weight.places]
     return {
         name: Scores({place: tensors[place] for place in order}, metas[name])
         for name, tensors in ((name, one.finish()) for name, one in found.items())
     }
+
+
+def _rank(scored: Scored, rule: Rule, found: Candidates, *, keeps_weights: bool) -> None:
+    weight, parameter, means = scored
+    scores = rule.formula(parameter, means)
+    if not bool(scores.isfinite().all()):
+        raise InputError(f"the scores of {weight.name} are not finite")
+    for place in weight.places:
+        original = place.view(parameter) if keeps_weights else None
+        found.add(place.name, place.view(scores), original)
 
 
 def _meta(job: _Streaming, reduction: str, keep: float) -> ScoreMeta:
@@ -139,6 +155,7 @@ def _meta(job: _Streaming, reduction: str, keep: float) -> ScoreMeta:
         skip=settings.skip,
         category=settings.category,
         seed=settings.seed,
+        streamed=True,
     )
 
 
@@ -151,27 +168,28 @@ class _Streaming:
         encoded: Sequence[Encoded],
         settings: AttributeSettings,
         rules: Mapping[str, Rule],
-        on_progress: Callable[[int, int], None],
+        ranks: Ranks,
+        *,
+        tokens: int,
     ):
         self.shelf = shelf
         self.model = shelf.model
         self.encoded = encoded
         self.settings = settings
         self.wanted = {kind for rule in rules.values() for kind in rule.needs}
-        self.on_progress = on_progress
+        self.ranks = ranks
+        self.on_progress: Callable[[int, int], None] = lambda _done, _total: None
         self.device = self.model.get_input_embeddings().weight.device
-        tokens: Any = settings.batch_tokens
-        if tokens == "auto":
-            tokens = STREAM_TOKENS if self.device.type == "cuda" else CPU_TOKENS
-        self.batches: list[Batch] = list(batches(encoded, size=settings.batch_size, tokens=tokens))
+        # Shares of examples that are sorted by length have almost the same lengths.
+        order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
+        mine = ranks.share(order)
+        self.batches: list[Batch] = list(batches(mine, size=settings.batch_size, tokens=tokens))
         # Whether the model indexes what its blocks give.
         self.tuples = False
         # For each batch, what each block is called with.
         self.calls: list[list[Call]] = []
 
-    def means(
-        self, weights: Sequence[PrunableWeight], store: _Store
-    ) -> Iterator[tuple[PrunableWeight, Tensor, dict[Kind, Tensor]]]:
+    def means(self, weights: Sequence[PrunableWeight], store: _Store) -> Iterator[Scored]:
         """Yield each weight, its values and its means over examples, the last block first."""
         depth = len(self.shelf.blocks)
         owners = self._owners(weights)
@@ -298,26 +316,37 @@ class _Streaming:
                 _look(hidden.grad, batch)
                 store.put(number, at, hidden.grad)
                 store.drop(number, at + 1)
-        if sums.mixed:
+        mixed = self.ranks.either([one.name in sums.mixed for one in weights])
+        if any(mixed):
             raise CoverageError(
                 "the examples of a batch cannot be told apart in some weights",
-                got=f"{sorted(sums.mixed)[0]} and {len(sums.mixed) - 1} more",
+                got=f"{weights[mixed.index(True)].name} and {sum(mixed) - 1} more",
                 fix="score one example at a time: --batch-size 1",
             )
         return sums
 
     def _means_of(self, sums: Sums, weight: PrunableWeight) -> dict[Kind, Tensor]:
         count = len(self.encoded)
-        found = {kind: totals.pop(weight.name).div_(count) for kind, totals in sums.totals.items()}
+        found: dict[Kind, Tensor] = {}
+        # Sets have another order in every process; sums must meet those of the same name.
+        for kind in sorted(sums.totals):
+            found[kind] = sums.totals[kind].pop(weight.name)
+            self.ranks.add(found[kind])
+            found[kind].div_(count)
         if "inputs" in self.wanted:
             own = sums.inputs.get(weight.name)
-            if own is None:
+            unseen = bool(self.batches) and own is None
+            if self.ranks.either([unseen])[0]:
                 raise InputError(
                     "the inputs of some weights cannot be told apart by example",
                     got=weight.name,
                     fix="choose another method",
                 )
-            found["inputs"] = own.div(count).unsqueeze(1 if weight.layout == "in_out" else 0)
+            axis = 1 if weight.layout == "in_out" else 0
+            if own is None:  # a process without examples
+                own = torch.zeros(weight.shape[1 - axis], device=self.device)
+            self.ranks.add(own)
+            found["inputs"] = own.div(count).unsqueeze(axis)
         if "noise" in self.wanted:
             found["noise"] = noise_of(weight, self.settings.seed)
         return found

@@ -12,7 +12,7 @@ import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from resect.errors import InputError
 from resect.records import Example, Format
 from resect.stats import seed_of
+from resect.template import bounded_template
 
 OnStep = Callable[[int, int], None]
 
@@ -103,20 +104,19 @@ def tune(
     """
     if not examples:
         raise InputError("there is no example to train on")
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    data = Dataset.from_list(rows_for_trl(examples, format))
-    with _left_as_found(model), _quiet(), tempfile.TemporaryDirectory() as folder:
-        config = SFTConfig(**_arguments(folder, settings, model), completion_only_loss=True)
-        trainer = SFTTrainer(
-            model=model,
-            args=config,
-            train_dataset=data,
-            processing_class=tokenizer,
-            peft_config=_adapter(settings) if settings.method == "lora" else None,
-            callbacks=[*callbacks, *_reporting(on_step)],
-        )
+    rows = rows_for_trl(examples, format)
+    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+        with bounded_template("an example to train on", alone=False):
+            trainer = supervised(
+                model,
+                tokenizer,
+                rows,
+                _arguments(folder, settings, model) | {"completion_only_loss": True},
+                adapter=adapter(settings.rank, settings.alpha)
+                if settings.method == "lora"
+                else None,
+                callbacks=[*callbacks, *_reporting(on_step)],
+            )
         trainer.train()
         if settings.method == "lora":
             # The adapter sits in the modules of `model`; merging puts plain layers back there.
@@ -156,15 +156,17 @@ def tune_preferences(
         }
         for prompt, chosen, rejected in pairs
     ]
-    with _left_as_found(model), _quiet(), tempfile.TemporaryDirectory() as folder:
-        trainer = DPOTrainer(
-            model=model,
-            ref_model=copy.deepcopy(model),
-            args=DPOConfig(**_arguments(folder, settings, model), beta=beta),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            callbacks=_reporting(on_step),
-        )
+    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+        options = {**_silent(model), **_arguments(folder, settings, model)}
+        with bounded_template("a pair to train on", alone=False):
+            trainer = DPOTrainer(
+                model=model,
+                ref_model=copy.deepcopy(model),
+                args=DPOConfig(**options, beta=beta),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+                callbacks=_reporting(on_step),
+            )
         trainer.train()
 
 
@@ -185,8 +187,68 @@ def _reporting(on_step: OnStep | None) -> list[Any]:
     return [Report()]
 
 
+def supervised(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    adapter: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Return TRL's `SFTTrainer`, told to keep nothing and to say nothing; call it within `quiet`.
+
+    Args:
+        model: A Hugging Face causal LM.
+        tokenizer: Its tokenizer.
+        rows: What to train on, in a form of TRL's.
+        options: Arguments of `SFTConfig`; they win over the silent ones.
+        adapter: A PEFT configuration, or None to train all weights.
+        callbacks: Trainer callbacks.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**{**_silent(model), **options}),
+        train_dataset=Dataset.from_list([*rows]),
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=[*callbacks],
+    )
+
+
+def adapter(rank: int, alpha: float, dropout: float = 0.0) -> Any:
+    """Return PEFT's configuration of a LoRA on all linear layers of the blocks."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _silent(model: Any) -> dict[str, Any]:
+    """Return what every trainer of TRL is told: no log, no checkpoint, one device, no surprise."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return {
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": not on_cpu,
+        "bf16": False,
+        "use_cpu": on_cpu,
+    }
+
+
 def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any]:
-    """Return what the trainers of TRL are told: no log, no checkpoint, one seed."""
+    """Return what the settings of a fine-tune say to the trainers of TRL."""
     return {
         "output_dir": folder,
         "max_steps": settings.steps or -1,
@@ -197,27 +259,8 @@ def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup,
         "seed": seed_of("tune", settings.seed) % 2**31,
-        "report_to": "none",
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "bf16": False,
-        "use_cpu": next(model.parameters()).device.type == "cpu",
         "max_length": getattr(model.config.get_text_config(), "max_position_embeddings", None),
     }
-
-
-def _adapter(settings: TuneSettings) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
 
 
 @contextlib.contextmanager
@@ -241,22 +284,35 @@ def _left_as_found(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep trainers from drawing bars and warning of their own defaults."""
-    import datasets
+def quiet() -> Iterator[None]:
+    """Keep trainers from drawing bars, warning of their own defaults and reporting home.
 
-    shown = datasets.is_progress_bar_enabled()
+    TRL sends usage data whenever a trainer is made; what is trained here is nobody else's business.
+    """
+    import datasets
+    from huggingface_hub import constants
+    from transformers.utils import logging as library
+
+    bars, telemetry = datasets.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
+    names = ("trl", "peft", "accelerate", "transformers.trainer")
+    levels = {name: logging.getLogger(name).level for name in names}
+    verbosity = library.get_verbosity()
     datasets.disable_progress_bars()
-    logger = logging.getLogger("transformers.trainer")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    library.set_verbosity_error()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(None):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
-        if shown:
+        # A trainer sets the verbosity too, so it is put back before the loggers under it.
+        library.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        constants.HF_HUB_DISABLE_TELEMETRY = telemetry
+        if bars:
             datasets.enable_progress_bars()
 
 

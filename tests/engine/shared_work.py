@@ -1,4 +1,4 @@
-"""What `test_invariance` has three processes do: score together, and write the scores.
+"""What `test_invariance` has several processes do: score together, and write the scores.
 
 All of them write, because all are promised the same scores. They are forked from one process that
 has imported everything, which takes longer than the work; `test_processes` uses torchrun.
@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
-import transformers
 from torch.distributed.fsdp import fully_shard
 from torch.multiprocessing.spawn import start_processes
 
@@ -24,14 +23,17 @@ from resect.errors import InputError
 from resect.model import room
 from resect.model.plan import Free
 from resect.model.prunable import blocks
+from resect.model.shelf import open_shelf
 from resect.ranks import ALONE, Ranks, joined
 from resect.scores import METHODS
 from resect.store import write_text
+from resect.streamed import attribute_streamed
 
 MODELS = ("qwen3", "mixtral")
 REDUCTIONS = tuple(METHODS["snip"])
 EXAMPLES = 7
-FEW = 2  # so that the third process has none
+COUNTS = (2, 4)
+FEW = 2  # so that the last process has none
 
 
 def write(folder: Path, name: str, ranks: Ranks, model: Any, **options: Any) -> None:
@@ -57,38 +59,57 @@ def sharded(architecture: str) -> Any:
     return fully_shard(model)
 
 
-def work(rank: int, folder: Path) -> None:
+def write_streamed(folder: Path, architecture: str, ranks: Ranks) -> None:
+    """Score a model that each process reads block by block, and write what this one gets."""
+    found = attribute_streamed(
+        open_shelf(folder / architecture),
+        tiny.examples(EXAMPLES),
+        reductions=REDUCTIONS,
+        settings=AttributeSettings(dense=True, batch_size=2),
+        ranks=ranks,
+    )
+    for reduction, scores in found.items():
+        name = f"{architecture}-streamed-{ranks.count}-{reduction}-{ranks.rank}"
+        scores.save(folder / f"{name}.scores.safetensors")
+
+
+def work(rank: int, folder: Path, count: int, port: int) -> None:
     """Score in every way that takes several processes."""
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["WORLD_SIZE"], os.environ["MASTER_PORT"] = str(count), str(port)
     with joined() as ranks:
-        pair = dist.new_group([0, 1])
         for architecture in MODELS:
             model = tiny.build(architecture)
-            write(folder, f"{architecture}-3", ranks, model)
-            if ranks.rank < 2:
-                write(folder, f"{architecture}-2", Ranks(ranks.rank, 2, pair), model)
+            write(folder, f"{architecture}-shared-{count}", ranks, model)
             write(
                 folder,
-                f"{architecture}-sharded",
+                f"{architecture}-sharded-{count}",
                 # Sharded weights are run by all processes, so this must not matter.
                 ALONE if architecture == "qwen3" else ranks,
                 sharded(architecture),
                 reductions=("signed", "opposite", "abs_of_mean"),
             )
-        model = tiny.build("qwen3")
-        write(folder, "few", ranks, model, examples=FEW)
-        signed = ("signed",)
-        write(folder, "wanda", ranks, model, examples=FEW, method="wanda", reductions=signed)
-        # The last process has next to no memory: alone, it would score one layer a pass.
-        scarce = Free(1e12 if rank < 2 else 1e3, 0.0)
-        with mock.patch.object(room, "free_memory", return_value=scarce):
-            write(folder, "uneven", ranks, model)
-            write(folder, "uneven-sharded", ranks, sharded("qwen3"), reductions=signed)
-        try:
-            write(folder, "refused", ranks, sharded("qwen3"))
-        except InputError as error:
-            write_text(folder / f"refused-{ranks.rank}.txt", str(error))
+            write_streamed(folder, architecture, ranks)
+        if count == max(COUNTS):
+            odd_work(folder, ranks)
         ranks.meet()
+
+
+def odd_work(folder: Path, ranks: Ranks) -> None:
+    """Score with idle processes, with one that has next to no memory, and what is refused."""
+    model = tiny.build("qwen3")
+    write(folder, "few", ranks, model, examples=FEW)
+    signed = ("signed",)
+    write(folder, "wanda", ranks, model, examples=FEW, method="wanda", reductions=signed)
+    # The last process has next to no memory: alone, it would score one layer a pass.
+    scarce = Free(1e12 if ranks.rank < ranks.count - 1 else 1e3, 0.0)
+    with mock.patch.object(room, "free_memory", return_value=scarce):
+        write(folder, "uneven", ranks, model)
+        write(folder, "uneven-sharded", ranks, sharded("qwen3"), reductions=signed)
+    try:
+        write(folder, "refused", ranks, sharded("qwen3"))
+    except InputError as error:
+        write_text(folder / f"refused-{ranks.rank}.txt", str(error))
 
 
 def free_port() -> int:
@@ -99,10 +120,11 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    os.environ |= {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    for module in MODELS:  # before the fork, so that it is done once
-        tiny.configuration(module)
-        getattr(transformers, tiny.ARCHITECTURES[module][0])
-    start_processes(  # type: ignore[no-untyped-call]
-        work, (Path(sys.argv[1]),), nprocs=3, start_method="fork"
-    )
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    place = Path(sys.argv[1])
+    for name in MODELS:  # before the fork, so that it is done once
+        tiny.save(name, place / name)
+    for processes in COUNTS:
+        start_processes(  # type: ignore[no-untyped-call]
+            work, (place, processes, free_port()), nprocs=processes, start_method="fork"
+        )

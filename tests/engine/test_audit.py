@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ import torch
 from typer.testing import CliRunner
 
 import tiny
-from resect.audit import AuditRequest, audit_models, load_tuned
-from resect.audit.changes import TensorChange, change_of, mean_loss, shares
-from resect.audit.rule import Thresholds, decide
+from resect.audit import AuditRequest, Effects, audit_models, load_tuned
+from resect.audit.changes import TensorChange, change_of, shares
+from resect.audit.measured import effects_of
+from resect.audit.rule import decide
 from resect.cli import app
+from resect.data.encode import encode
+from resect.data.load import BehaviourSet, load_data
+from resect.edit import transplanted
 from resect.errors import InputError, MismatchError
 from resect.mask import Mask, MaskTensor
 from resect.model import prunable_tensors
-from resect.records import Interval
+from resect.records import Encoded, Interval
 from resect.report.audit import build_audit_report
 from resect.selection import magnitude_matched
 
@@ -49,6 +55,18 @@ def moved(model: Any, size: float, mask: Mask | None = None) -> Any:
             noise *= chosen.view(weight.shape)
         weight.add_(noise)
     return other
+
+
+def mean_loss(model: Any, encoded: Sequence[Encoded]) -> float:
+    """Return the mean over examples of the model's own loss, one example at a time."""
+    losses = []
+    for one in encoded:
+        ids = torch.tensor([one.input_ids])
+        labels = ids.clone()
+        labels[:, : one.first_scored] = -100
+        with torch.no_grad():
+            losses.append(float(model(input_ids=ids, labels=labels).loss))
+    return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe"])
@@ -112,33 +130,110 @@ def test_a_change_of_the_harm_set_alone_is_found() -> None:
     assert decide(none, shares(none)["model"][0], {}, None).word == "untouched"
 
 
-def row(inside: float, matched: tuple[float, ...]) -> TensorChange:
-    return TensorChange("a", 0, "q", 100, 5, 100, 5, 1.0, 0.05, (0.05, 0.05), 0.0, inside, matched)
+def row(energy_masked: float = 0.05) -> TensorChange:
+    return TensorChange("a", 0, "q", 100, 5, 100, 5, 1.0, energy_masked, (0.05, 0.05))
+
+
+def surely(value: float) -> Interval:
+    return Interval("rise", value, value - 0.001, value + 0.001)
 
 
 RISE = {"prefilled": Interval("rise", 0.2, 0.1, 0.3)}
+LIKELIER = Effects(1.0, surely(-0.1), surely(-0.02), surely(-0.08), (-0.01, 0.001))
 
 
 @pytest.mark.parametrize(
-    ("inside", "rises", "word"),
+    ("effects", "rises", "word"),
     [
-        (0.0, {}, "untouched"),
-        (-0.02, {}, "touched"),
-        (-0.004, {}, "untouched"),  # less than the smallest share of the loss
-        (0.02, {}, "untouched"),  # away from harm
-        (0.0, RISE, "reactivated"),
-        (-0.02, RISE, "reactivated"),
-        (0.0, {"prefilled": Interval("rise", 0.2, -0.01, 0.3)}, "untouched"),
-        (0.0, {"prefilled": Interval("rise", 0.05, 0.01, 0.1)}, "untouched"),
-        (0.0, {"prefilled": Interval("rise", None)}, "untouched"),
+        (LIKELIER, {}, "touched"),
+        (LIKELIER, RISE, "reactivated"),
+        (replace(LIKELIER, whole=surely(0.1)), {}, "untouched"),  # less likely in all
+        (replace(LIKELIER, whole=surely(-0.009)), {}, "untouched"),  # hardly likelier
+        (replace(LIKELIER, whole=Interval("rise", -0.1, -0.3, 0.1)), {}, "untouched"),
+        (replace(LIKELIER, inside=surely(0.02)), {}, "untouched"),  # not by the harm set
+        (replace(LIKELIER, inside=Interval("rise", -0.02, -0.1, 0.1)), {}, "untouched"),
+        (replace(LIKELIER, inside=Interval("rise", None)), {}, "untouched"),
+        (replace(LIKELIER, matched=(-0.03, 0.001)), {}, "untouched"),  # not more than others do
+        (None, {}, "untouched"),
+        (None, RISE, "reactivated"),
+        (None, {"prefilled": Interval("rise", 0.2, -0.01, 0.3)}, "untouched"),
+        (None, {"prefilled": Interval("rise", 0.05, 0.01, 0.1)}, "untouched"),
+        (None, {"prefilled": Interval("rise", None)}, "untouched"),
     ],
 )
-def test_the_rule(inside: float, rises: dict[str, Interval], word: str) -> None:
-    rows = [row(inside, (-0.001, 0.001))]
-    assert decide(rows, shares(rows)["model"][0], rises, 1.0).word == word
-    louder = [row(inside, (-0.5, 0.001))]  # a matched set moved further: no evidence
-    found = decide(louder, shares(louder)["model"][0], {}, 1.0, Thresholds())
-    assert found.word == "untouched"
+def test_the_rule(effects: Effects | None, rises: dict[str, Interval], word: str) -> None:
+    rows = [row()]
+    found = decide(rows, shares(rows)["model"][0], rises, effects)
+    assert found.word == word
+    assert any("cannot be seen" in reason for reason in found.reasons) == (
+        word != "reactivated" and (effects is None or not rises)
+    )
+
+
+def test_a_harm_set_that_holds_most_of_the_change_is_touched() -> None:
+    for energy, word in ((0.11, "touched"), (0.09, "untouched")):
+        rows = [row(energy)]
+        assert decide(rows, shares(rows)["model"][0], {}, None).word == word
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_values_are_lent_to_a_set_and_given_back(architecture: str) -> None:
+    model = tiny.build(architecture)
+    mask, other = draw_mask(model), moved(model, 0.1)
+    weights, donor = prunable_tensors(model), prunable_tensors(other)
+    before = {name: weight.clone() for name, weight in weights.items()}
+    with pytest.raises(KeyError), transplanted(weights, mask, donor):
+        for name, weight in before.items():
+            chosen = torch.zeros(weight.numel(), dtype=torch.bool)
+            chosen[mask.tensors[name].index] = True
+            slow = torch.where(chosen.view(weight.shape), donor[name], weight)
+            assert torch.equal(prunable_tensors(model)[name], slow)
+        raise KeyError
+    assert all(torch.equal(weights[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_parts_of_a_change_are_what_models_with_them_show(
+    architecture: str, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny.build(architecture), tiny.tokenizer()
+    tuned = moved(model, 0.1)
+    mask = draw_mask(model)
+    control = magnitude_matched(mask, prunable_tensors(model), label="0")
+    sets = {name: load_data(str(place)) for name, place in files(tmp_path).items()}
+    request = AuditRequest("", "", batch_size=2)
+    found = effects_of(request, (model, tuned, tokenizer), (mask, [control]), sets)
+
+    def encoded(data: BehaviourSet) -> list[Encoded]:
+        return encode(data.split("evaluation").examples, tokenizer, format="chat")
+
+    def mixed(into: Any, chosen: Mask, out_of: Any) -> Any:
+        both = copy.deepcopy(into)
+        for name, entry in chosen.tensors.items():
+            at = torch.unravel_index(entry.index, entry.shape)
+            prunable_tensors(both)[name][at] = prunable_tensors(out_of)[name][at]
+        return both
+
+    harmful, benign = encoded(sets["target"]), encoded(sets["preserve"])
+    before = mean_loss(model, harmful)
+    assert found is not None
+    assert found.before == pytest.approx(before, abs=1e-5)
+    assert found.n == len(harmful) == 5
+    for part, other in (
+        (found.whole.value, tuned),
+        (found.inside.value, mixed(model, mask, tuned)),
+        (found.outside.value, mixed(tuned, mask, model)),
+        (found.matched[0], mixed(model, control, tuned)),
+    ):
+        assert part == pytest.approx(mean_loss(other, harmful) - before, abs=1e-5)
+        assert abs(part or 0.0) > 1e-4
+    assert found.benign is not None
+    slow = mean_loss(mixed(model, mask, tuned), benign) - mean_loss(model, benign)
+    assert found.benign.value == pytest.approx(slow, abs=1e-5)
+    assert found.inside.low is not None
+    assert found.inside.high is not None
+    assert found.inside.low < found.inside.high
+    assert effects_of(request, (model, tuned, tokenizer), (mask, []), {}) is None
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -173,8 +268,11 @@ def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> 
     changed = {row["name"].split(".")[-2] for row in facts["changes"] if row["changed"]}
     assert changed == {"q_proj"}
     assert [one["n"] for one in facts["measured"]] == [5] * 5
+    assert facts["effects"]["n"] == 5
+    assert len(facts["effects"]["matched"]) == 19
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert facts["verdict"]["word"] in page
+    assert page.count("matched set") >= 19
     facts["facts"]["tuned"] = "<script>alert(1)</script>"
     (tmp_path / "out" / "audit.json").write_text(json.dumps(facts), encoding="utf-8")
     assert "<script>" not in build_audit_report(tmp_path / "out").read_text(encoding="utf-8")

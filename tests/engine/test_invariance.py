@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from shared_work import EXAMPLES, FEW, MODELS, REDUCTIONS
+from shared_work import COUNTS, EXAMPLES, FEW, MODELS, REDUCTIONS
 
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
@@ -168,7 +168,7 @@ def test_the_side_of_the_padding_does_not_matter(
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with the scores of two and three processes."""
+    """Return the folder with the scores of two and four processes."""
     folder = tmp_path_factory.mktemp("shared")
     script = Path(__file__).with_name("shared_work.py")
     done = subprocess.run(
@@ -199,37 +199,34 @@ def load(folder: Path, name: str, rank: int, reductions: tuple[str, ...] = REDUC
     }
 
 
+WAYS = {"shared": REDUCTIONS, "sharded": GRADIENT, "streamed": REDUCTIONS}
+
+
 @pytest.mark.parametrize("architecture", MODELS)
-@pytest.mark.parametrize("count", [2, 3])
-def test_the_number_of_processes_does_not_matter(
-    count: int, architecture: str, shared: Path
-) -> None:
-    expected = base(architecture)
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_processes_do_not_matter(way: str, count: int, architecture: str, shared: Path) -> None:
+    """Examples shared, weights sharded (FSDP2), blocks read from disk: scores, masks and facts."""
+    expected = {name: base(architecture)[name] for name in WAYS[way]}
+    facts = expected["signed"].meta
+    if way == "streamed":
+        facts = replace(facts, model_id=str(shared / architecture), streamed=True)
     for rank in range(count):
-        found = load(shared, f"{architecture}-{count}", rank)
-        assert_same(found, expected)
-        assert found["signed"].meta == expected["signed"].meta
-
-
-@pytest.mark.parametrize("architecture", MODELS)
-def test_sharded_weights_do_not_matter_for_signed_sums(architecture: str, shared: Path) -> None:
-    expected = {name: base(architecture)[name] for name in GRADIENT}
-    for rank in range(3):
-        found = load(shared, f"{architecture}-sharded", rank, GRADIENT)
+        found = load(shared, f"{architecture}-{way}-{count}", rank, WAYS[way])
         assert_same(found, expected)
         # The fingerprint, too, is that of the whole weights.
-        assert found["signed"].meta == expected["signed"].meta
+        assert found["signed"].meta == facts
 
 
 def test_sharded_weights_are_refused_for_sums_over_single_examples(shared: Path) -> None:
-    for rank in range(3):
+    for rank in range(4):
         message = (shared / f"refused-{rank}.txt").read_text(encoding="utf-8")
         assert "gradients of single examples cannot be had from sharded weights" in message
         assert "allowed: signed, opposite or abs_of_mean" in message
 
 
 def test_processes_with_different_free_memory_follow_one_plan(shared: Path) -> None:
-    for rank in range(3):
+    for rank in range(4):
         assert_same(load(shared, "uneven", rank), base("qwen3"))
         assert_same(
             load(shared, "uneven-sharded", rank, ("signed",)), {"signed": base("qwen3")["signed"]}
@@ -256,8 +253,8 @@ def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPat
 
 
 def test_more_processes_than_examples(shared: Path) -> None:
-    assert_same(load(shared, "few", 2), base("qwen3", FEW))
-    wanda = load(shared, "wanda", 2, ("signed",))["signed"]
+    assert_same(load(shared, "few", 3), base("qwen3", FEW))
+    wanda = load(shared, "wanda", 3, ("signed",))["signed"]
     expected = base("qwen3", FEW, "wanda")["signed"]
     for name, tensor in expected.tensors.items():
         assert torch.equal(wanda.tensors[name].index.sort()[0], tensor.index.sort()[0])

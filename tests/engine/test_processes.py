@@ -17,7 +17,7 @@ import tiny
 from resect.errors import InputError
 from resect.locate import ScoreRequest, score_model
 from resect.model import load_model
-from resect.ranks import ALONE, Ranks, joined
+from resect.ranks import ALONE, Ranks, joined, refuse_processes
 from resect.scoreset import Scores
 
 ODD = "w9"
@@ -45,9 +45,26 @@ def torchrun(request: ScoreRequest, output: Path) -> subprocess.CompletedProcess
     )
 
 
-def test_torchrun_writes_one_artefact_equal_to_that_of_one_process(tmp_path: Path) -> None:
+def test_a_job_that_fails_leaves_nothing_and_runs_again(tmp_path: Path) -> None:
     request = prepared(tmp_path)
+    model, tokenizer = load_model(request.model)
+    embedding = model.get_input_embeddings().weight
+    row = embedding[tokenizer.vocab[ODD]].detach().clone()
+    with torch.no_grad():
+        embedding[tokenizer.vocab[ODD]] = float("nan")
+    model.save_pretrained(request.model)
     output = tmp_path / "out" / "two.scores.safetensors"
+    done = torchrun(request, output)
+    assert done.returncode != 0
+    # The longest example, so that the first process has it and the second one waits in vain.
+    assert done.stderr.count("error:") == 1, done.stderr
+    assert done.stderr.count("the loss of example 'odd' is not finite") == 1
+    assert "scores of" not in done.stdout
+    assert not output.parent.exists() or list(output.parent.iterdir()) == []
+    # The same command again, once the cause is mended: one artefact, equal to one process's.
+    with torch.no_grad():
+        embedding[tokenizer.vocab[ODD]] = row
+    model.save_pretrained(request.model)
     done = torchrun(request, output)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mean_of_abs scores of 5 examples") == 1
@@ -60,22 +77,6 @@ def test_torchrun_writes_one_artefact_equal_to_that_of_one_process(tmp_path: Pat
         theirs[two.tensors[name].index] = two.tensors[name].value
         # Two sums of other batches; see `assert_same` for the bound.
         torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5 * float(mine.max()))
-
-
-def test_a_process_that_fails_ends_the_job_with_one_message(tmp_path: Path) -> None:
-    request = prepared(tmp_path)
-    model, tokenizer = load_model(request.model)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[tokenizer.vocab[ODD]] = float("nan")
-    model.save_pretrained(request.model)
-    output = tmp_path / "out" / "two.scores.safetensors"
-    done = torchrun(request, output)
-    assert done.returncode != 0
-    # The longest example, so that the first process has it and the second one waits in vain.
-    assert done.stderr.count("error:") == 1, done.stderr
-    assert done.stderr.count("the loss of example 'odd' is not finite") == 1
-    assert "scores of" not in done.stdout
-    assert not output.parent.exists() or list(output.parent.iterdir()) == []
 
 
 def test_shares_are_disjoint_whole_and_even() -> None:
@@ -94,6 +95,11 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "4")
     with joined() as ranks:
         assert ranks == ALONE
+    refuse_processes("this", "do that")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(InputError, match="this is not shared by processes"):
+        refuse_processes("this", "do that")
 
 
 def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,21 @@
 """The door to vLLM, against a stand-in: vLLM itself is not installed here and was not run.
 
-The stand-in keeps to what vLLM documents: `load_checkpoint_weight_patches` hands the model's
-`load_weights` full checkpoint tensors in which NaN means "unchanged", and the loader stacks q, k, v
-and gate, up into fused parameters, of which a worker owns a part.
+The stand-in keeps to what vLLM 0.33.0 does, by its source: `load_checkpoint_weight_patches` hands
+the model's `load_weights` full checkpoint tensors in which NaN means "unchanged", while
+`Tensor.copy_` leaves such places alone and refuses other shapes; the loader stacks q, k, v and
+gate, up into fused parameters, of which a worker owns a part, and leaves out layers that a worker
+does not have. With RESECT_VLLM_SOURCE, a folder into which a vLLM wheel was unpacked, its own
+`checkpoint_weight_patch.py`, which needs torch alone, takes the place of that half of the stand-in:
+
+    unzip vllm-*.whl 'vllm/*.py' -d source
+    RESECT_VLLM_SOURCE=source pytest tests/integrations/test_vllm_door.py
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterable
@@ -28,6 +36,7 @@ from resect.mask import Mask
 from resect.model import prunable_tensors
 from test_command_line import ok
 
+SOURCE = os.environ.get("RESECT_VLLM_SOURCE")
 WORKERS = 2
 STACKED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -56,6 +65,8 @@ class Served(nn.Module):
     def __init__(self, checkpoint: dict[str, Tensor], rank: int):
         super().__init__()
         self.rank = rank
+        # Word in the names of layers that are another worker's.
+        self.lacks = ""
         fused: dict[str, list[Tensor]] = {}
         for name, tensor in checkpoint.items():
             fused.setdefault(self.home(name)[0], []).append(part(name, tensor, rank))
@@ -74,6 +85,8 @@ class Served(nn.Module):
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         loaded = set()
         for name, tensor in weights:
+            if self.lacks and f".{self.lacks}." in name:
+                continue
             home, pieces = self.home(name)
             start = 0
             for piece in pieces:
@@ -82,8 +95,7 @@ class Served(nn.Module):
                     break
                 start += self.shapes[own][0]
             mine = part(name, tensor, self.rank)
-            there = self.held[home][start : start + mine.shape[0]]
-            there.copy_(torch.where(mine.isnan(), there, mine))
+            self.held[home].narrow(0, start, mine.shape[0]).copy_(mine)
             loaded.add(home)
         return loaded
 
@@ -99,7 +111,21 @@ def load_checkpoint_weight_patches(model: Served, patches: Iterable[Patch]) -> s
         full[patch.indices.long()] = patch.values
         return full.view(patch.shape)
 
-    return model.load_weights((patch.name, whole(patch)) for patch in patches)
+    plain = Tensor.copy_
+
+    def copy_(there: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
+        assert there.shape == new.shape
+        assert there.is_floating_point()
+        assert new.is_floating_point()
+        return torch.where(new.isnan(), there, new.to(there.dtype), out=there)
+
+    full = [(patch.name, whole(patch)) for patch in patches]
+    vars_of_tensor: Any = Tensor
+    vars_of_tensor.copy_ = copy_
+    try:
+        return model.load_weights(full)
+    finally:
+        vars_of_tensor.copy_ = plain
 
 
 class Worker(ResectWorkerExtension):
@@ -147,6 +173,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType(PLACE)
     vars(module)["CheckpointWeightPatch"] = Patch
     vars(module)["load_checkpoint_weight_patches"] = load_checkpoint_weight_patches
+    if SOURCE:
+        path = Path(SOURCE, *PLACE.split(".")).with_suffix(".py")
+        spec = importlib.util.spec_from_file_location(PLACE, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
     for at in range(1, len(PLACE.split("."))):
         name = ".".join(PLACE.split(".")[:at])
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
@@ -175,11 +208,38 @@ def test_a_patch_cuts_fused_and_sharded_weights_and_its_twin_mends_them(
     assert said[0]["mask"] == mask.hash
     assert same(llm, cut)
     assert not same(llm, intact)
+    assert all(one["loaded"] for one in said)
     assert llm.resets == 1
     llm.busy = True
     with pytest.raises(RuntimeError, match="prefix cache"):
         switch(llm, tmp_path / "back.patch.safetensors")
     assert same(llm, intact)
+
+
+@pytest.mark.usefixtures("served")
+def test_a_worker_may_lack_the_layers_of_a_patch_but_not_all_may(tmp_path: Path) -> None:
+    model = tiny.build("llama")
+    llm = LLM(snapshot(prunable_tensors(model)))
+    path = tmp_path / "p.safetensors"
+    write_patch(tiny.cut(model, 0.1), path)
+    first, second = (worker.model_runner.model for worker in llm.workers)
+    second.lacks = "layers"
+    assert [one["loaded"] > 0 for one in switch(llm, path)] == [True, False]
+    first.lacks = "layers"
+    with pytest.raises(RuntimeError, match="no worker's loader"):
+        switch(llm, path)
+
+
+def test_the_extension_keeps_to_what_vllm_mixes_in() -> None:
+    """vLLM refuses an extension one of whose attributes its worker has already."""
+    own = {name for name in dir(ResectWorkerExtension) if not name.startswith("__")}
+    assert own == {"apply_weight_patch", "_resect_model"}
+    if SOURCE:
+        for name in ("worker_base", "gpu_worker"):
+            tree = ast.parse(Path(SOURCE, "vllm", "v1", "worker", f"{name}.py").read_text("utf-8"))
+            theirs = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            assert not own & theirs
+            assert name == "worker_base" or "get_model" in theirs
 
 
 def test_wrong_patches_are_refused(tmp_path: Path) -> None:

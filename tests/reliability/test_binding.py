@@ -104,6 +104,12 @@ def wrong(mask: Mask) -> Iterator[Pair]:
         weights = prunable_tensors(base)
         weights = weights | {name: weights[name].reshape(-1, 1)}
         yield "reshaped", weights, print_of(base), f"{name} has another shape"
+    for end in ("q_proj", "gate_proj", "down_proj"):
+        # Shards in another order: the tensors of two layers have each other's names.
+        weights = prunable_tensors(base)
+        one, other = [name for name in weights if end in name][:2]
+        swapped = {**weights, one: weights[other], other: weights[one]}
+        yield "permuted", swapped, print_of(base), f"{one} has another value"
     for seed in range(10):
         model = tuned(seed)
         yield "fine-tuned", prunable_tensors(model), print_of(model), f"{first} has another value"

@@ -6,17 +6,22 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resect.cells import record_path
-from resect.config import RunConfig, parse_config
+from resect.claims import Owner
+from resect.config import RunConfig, dump_config, parse_config
 from resect.errors import InputError
-from resect.launch import Part, Resources, launch_run, planned, status
-from resect.pipeline import is_done, needed_keep, run_cells
-from resect.run import Shard, measure_all, open_run, plan_run, summarise_run
+from resect.launch import Part, Resources, launch_run, planned, refuse_busy, status
+from resect.metrics import FILE
+from resect.pipeline import is_done
+from resect.run import measure_all, open_run, plan_run, summarise_run
+from resect.store import write_json
+from test_command_line import ok
 from tiny_run import tiny_values
 
 pytest.importorskip("submitit")
@@ -49,11 +54,15 @@ def _studies(config: RunConfig, run: Path) -> Any:
 def test_shards_and_workers_give_what_one_process_gives(
     config: RunConfig, alone: Any, tmp_path: Path
 ) -> None:
-    cells = plan_run(config)
-    run = tmp_path / "shards"
-    open_run(config, run, resume=False)
-    for index in range(3):
-        run_cells(config, run, Shard(index, 3).of(cells), keep=needed_keep(config, cells))
+    run, file = tmp_path / "shards", tmp_path / "tiny.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    # One is done twice, as a job is that is put back, and the last overlaps with it.
+    for shard in ("1/3", "2/3", "2/3", "2/2"):
+        ok("study", "run", file, "-o", run, "--shard", shard)
+    lines = (run / FILE).read_text(encoding="utf-8").splitlines()
+    assert sorted(json.loads(line)["cell"] for line in lines) == sorted(
+        cell.key for cell in plan_run(config)
+    )
     assert _studies(config, run) == alone
     run = tmp_path / "workers"
     open_run(config, run, resume=False)
@@ -152,10 +161,15 @@ SBATCH = """#!/bin/sh
 cat "$1" > "$STUB/script.sh"
 echo "Submitted batch job 17"
 """
-SACCT = """#!/bin/sh
-echo "JobID|State|NodeList"
-echo "17_0|$(cat "$STUB/state")|node"
-echo "17_1|COMPLETED|node"
+SQUEUE = """#!/bin/sh
+if [ "$(cat "$STUB/state")" = gone ]; then
+  echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1
+fi
+if [ "$(cat "$STUB/state")" = silent ]; then
+  echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1
+fi
+echo "17_0|$(cat "$STUB/state")|Resources"
+echo "17_1|COMPLETED|None"
 """
 
 
@@ -163,10 +177,11 @@ def test_slurm_gets_one_array_with_what_each_job_needs(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Stubs of Slurm's commands: they take note of the script and run nothing.
-    for name, text in (("sbatch", SBATCH), ("sacct", SACCT), ("srun", "#!/bin/sh\n")):
+    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("srun", "#!/bin/sh\n")):
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "state").write_text("RUNNING", encoding="utf-8")
+    state = tmp_path / "state"
+    state.write_text("PENDING", encoding="utf-8")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("STUB", str(tmp_path))
     run = tmp_path / "run"
@@ -186,15 +201,20 @@ def test_slurm_gets_one_array_with_what_each_job_needs(
     ):  # fmt: skip
         assert f"#SBATCH {line}" in script, line
     parts = status(run)["parts"]
-    assert [(part["job"], part["state"]) for part in parts] == [
-        ("17_0", "waiting"),
-        ("17_1", "waiting"),
+    assert [(part["job"], part["state"], part["queue"]) for part in parts] == [
+        ("17_0", "waiting", "PENDING (Resources)"),
+        # It has ended and did not say that it is done.
+        ("17_1", "ended", "COMPLETED"),
     ]
     # While Slurm has them, nothing is submitted twice; when it has not, what is left goes out.
-    with pytest.raises(InputError, match="still at work"):
-        launch()
-    (tmp_path / "state").write_text("CANCELLED", encoding="utf-8")
-    assert launch() is False
+    for word, message in (("PENDING", "still at work"), ("silent", "does not say")):
+        state.write_text(word, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            launch()
+    assert [part["queue"] for part in status(run)["parts"]] == [None, None]
+    for word in ("CANCELLED", "gone"):
+        state.write_text(word, encoding="utf-8")
+        assert launch() is False
 
 
 def test_without_slurm_there_is_one_message(
@@ -204,3 +224,22 @@ def test_without_slurm_there_is_one_message(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="no Slurm on this machine"):
         launch_run(config, tmp_path / "run", launcher="slurm", jobs=1)
+
+
+def test_jobs_that_outlive_a_killed_launcher_are_not_worked_beside(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    open_run(config, run, resume=False)
+    part = Part(run, 0, ())
+    write_json(
+        run / "launch" / "parts.json",
+        {"launcher": "local", "parts": [{"part": 0, "job": "7", "cells": []}]},
+    )
+    alive = asdict(Owner.this()) | {"state": "running", "seen": 0.0}
+    write_json(part.state_path, alive)
+    with pytest.raises(InputError, match=f"process {os.getpid()} "):
+        launch_run(config, run, launcher="local", jobs=1)
+    write_json(part.state_path, alive | {"started": 1.0})
+    assert [row["state"] for row in status(run)["parts"]] == ["ended"]
+    refuse_busy(run)

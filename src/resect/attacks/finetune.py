@@ -8,11 +8,9 @@ beside the frozen weights, which is the same function up to rounding and leaves 
 
 from __future__ import annotations
 
-import contextlib
-import logging
+import copy
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +21,7 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
 from resect.records import Encoded, Format
+from resect.tune import adapter, quiet, supervised
 
 IGNORED = -100
 
@@ -103,8 +102,15 @@ def finetune(
     # One place is left for the end token.
     encoded = encode(chosen.examples, tokenizer, format=format, max_length=room and room - 1)
     before = children_of(model)
-    with unchanged(model), tempfile.TemporaryDirectory() as folder, _quietly():
-        trainer = _trainer(model, tokenizer, settings, rows_of(encoded, tokenizer), folder)
+    rows = rows_of(encoded, tokenizer)
+    with unchanged(model), tempfile.TemporaryDirectory() as folder, quiet():
+        trainer = supervised(
+            model,
+            _padding(tokenizer),
+            rows,
+            _arguments(settings, folder),
+            adapter=adapter(settings.rank, settings.alpha, settings.dropout),
+        )
         outcome = trainer.train()
         trainer.model.eval().requires_grad_(False)
         changes = replacements(before)
@@ -136,85 +142,29 @@ def rows_of(encoded: list[Encoded], tokenizer: Any) -> list[dict[str, list[int]]
     ]
 
 
-def _trainer(
-    model: Any,
-    tokenizer: Any,
-    settings: FinetuneSettings,
-    rows: list[dict[str, list[int]]],
-    folder: str,
-) -> Any:
-    import copy
-
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
-
-    # A copy, because the trainer gives it a padding token.
+def _padding(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer that can pad, since the trainer would change this one."""
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    arguments = SFTConfig(
-        output_dir=folder,
-        learning_rate=settings.rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup,
-        weight_decay=settings.weight_decay,
-        optim="adamw_torch",
-        num_train_epochs=settings.epochs,
-        max_steps=-1 if settings.steps is None else settings.steps,
-        per_device_train_batch_size=settings.batch,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=on_cpu,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
-        dataloader_pin_memory=not on_cpu,
-    )
-    adapters = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=adapters,
-    )
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return tokenizer
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep the trainer's libraries from talking to the terminal, or home, while the block runs."""
-    from huggingface_hub import constants
-    from transformers.utils import logging as library
-
-    loud = {name: logging.getLogger(name).level for name in ("trl", "peft", "accelerate")}
-    level, telemetry = library.get_verbosity(), constants.HF_HUB_DISABLE_TELEMETRY
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    for name in loud:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    library.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        constants.HF_HUB_DISABLE_TELEMETRY = telemetry
-        library.set_verbosity(level)
-        for name, own in loud.items():
-            logging.getLogger(name).setLevel(own)
+def _arguments(settings: FinetuneSettings, folder: str) -> dict[str, Any]:
+    """Return what the settings of an attack say to TRL."""
+    return {
+        "output_dir": folder,
+        "learning_rate": settings.rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": settings.warmup,
+        "weight_decay": settings.weight_decay,
+        "optim": "adamw_torch",
+        "num_train_epochs": settings.epochs,
+        "max_steps": -1 if settings.steps is None else settings.steps,
+        "per_device_train_batch_size": settings.batch,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "log_level": "error",
+    }

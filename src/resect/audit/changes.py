@@ -241,17 +241,6 @@ def _slopes(
     return found
 
 
-def mean_loss(model: Any, encoded: Sequence[Encoded]) -> float:
-    """Return the mean loss over examples, in nats: what `predicted` is a change of."""
-    head = Head()
-    with torch.no_grad():
-        parts = [
-            float(batch_loss(model, batch, head))
-            for batch in batches(encoded, size=None, tokens=BATCH_TOKENS)
-        ]
-    return sum(parts) / len(encoded)
-
-
 def shares(rows: Sequence[TensorChange]) -> dict[str, list[Share]]:
     """Return the shares of the model, of its layers and of its kinds of weights."""
     total = sum(row.energy for row in rows)

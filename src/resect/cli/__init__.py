@@ -105,6 +105,7 @@ def main() -> None:
         code = STOPPED
     if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
-            "stopped: nothing is half-written; run the same command again to go on", markup=False
+            "stopped: nothing is half-written; run the same command again, some with --resume",
+            markup=False,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -163,6 +163,13 @@ def note(text: str) -> None:
         err.print(Text(visible(text)), soft_wrap=True)
 
 
+def say_mask(output: object, count: int, fraction: float, fix: str) -> None:
+    """Print how much a mask removes; if it is nothing, say so and what to try (`fix`)."""
+    say(f"{output}: {count:,} weights, {100 * fraction:.4g} % of the prunable ones")
+    if not count:
+        note(f"the mask is empty: a cut with it changes nothing; {fix}")
+
+
 def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table; numbers are rounded for reading, columns without values left out."""
     if mode().machine:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli._show import progress, say, table
+from resect.cli._show import note, progress, say, say_mask, table
 from resect.records import Format, Reduction, Scope
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
 ]
 Stream = Annotated[
-    bool, typer.Option("--stream", help="Read one block at a time from disk, to save memory.")
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Read one block at a time from disk; by itself if the model does not fit.",
+    ),
 ]
 
 
@@ -70,7 +74,7 @@ def score(
     layers_per_pass: LayersPerPass = None,
     checkpoint: Checkpoint = False,
     device: Device = None,
-    stream: Stream = False,
+    stream: Stream = None,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data.
 
@@ -104,7 +108,7 @@ def score(
     )
     with joined() as ranks:
         with progress("scoring", shown=ranks.rank == 0) as update:
-            scores = score_model(request, update, ranks)
+            scores = score_model(request, update, ranks, on_note=note)
         # Past this point no process can fail but the one that writes.
         ranks.meet()
         if ranks.rank == 0:
@@ -133,7 +137,7 @@ def select(
         Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, force=force
     )
     mask.save(output)
-    say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+    say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
 
 
 @mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")

@@ -11,7 +11,7 @@ from resect.cli._show import note, progress, say, table
 from resect.records import Format
 
 if TYPE_CHECKING:
-    from resect.audit import Audit
+    from resect.audit import Audit, Effects
 
 
 def audit(
@@ -78,6 +78,8 @@ def _show(found: Audit) -> None:
     from resect.store import plain
 
     table("where the change falls", plain(found.shares["model"]))
+    if found.effects is not None:
+        table("loss of whole harmful answers, nats a token", _parts(found.effects))
     table(
         "before and after",
         [
@@ -95,9 +97,27 @@ def _show(found: Audit) -> None:
     )
 
 
+def _parts(effects: Effects) -> list[dict[str, object]]:
+    """Return the measured parts of a change as rows."""
+    rows: list[dict[str, object]] = [
+        {"part": part, "change": one.value, "low": one.low, "high": one.high}
+        for part, one in (
+            ("the whole change", effects.whole),
+            ("inside the harm set alone", effects.inside),
+            ("all but that", effects.outside),
+        )
+    ]
+    if effects.matched:
+        lowest = {"part": "inside matched sets alone, the lowest", "change": min(effects.matched)}
+        rows.append(lowest | {"low": None, "high": None})
+    return rows
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
+        epilog="reactivated: harmful replies rose. touched: harmful answers became likelier, and "
+        "the change inside the harm set alone goes that way too. docs/audit.md says how often that "
+        "is wrong. Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
         "--preserve benign.jsonl --fail-on reactivated -o audit[/bold]"
     )(audit)

@@ -87,6 +87,7 @@ def evaluate(
     from resect.measure import EvalRequest, evaluate_model
     from resect.measure import rejudge as judge_again
 
+    _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
         _show(judge_again(rejudge, judges, output), output)
@@ -118,6 +119,16 @@ def evaluate(
     with progress("evaluating") as update:
         found = evaluate_model(request, output, on_progress=update)
     _show(found, output)
+
+
+def _refuse_processes() -> None:
+    from resect.ranks import refuse_processes
+
+    refuse_processes(
+        "resect eval",
+        "leave torchrun out, and ask a server of several GPUs (--backend), or split cells: "
+        "resect study run FILE -j N, --launcher slurm or --shard i/n",
+    )
 
 
 def _show(found: Evaluation, output: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resect.cli._show import note, progress, say
+from resect.cli._show import note, progress, say_mask
 from resect.records import Format, Reduction, Scope
 
 
@@ -67,7 +67,7 @@ def locate(
     with progress("locating") as update:
         mask = locate_model(request, work, on_progress=update)
     mask.save(output)
-    say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+    say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
     note(f"finished passes are in {work}; delete it when you are done")
 
 

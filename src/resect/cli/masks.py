@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli._show import say, table
+from resect.cli._show import say, say_mask, table
 from resect.cli.artefacts import mask_app
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _combine(operation: Operation, files: list[Path], output: Path) -> None:
 
     mask = combine(operation, _load(files))
     mask.save(output)
-    say(f"{output}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+    say_mask(output, mask.count, mask.fraction, "see `resect mask overlap`")
 
 
 def register() -> None:

@@ -96,6 +96,8 @@ def prune(
         model, load_mask(mask), output, alpha=alpha, mask_name=mask.name, run=run, force=force
     )
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors × {alpha:g}")
+    if not counts["weights"]:
+        note("the mask is empty: this is the model unchanged")
     note(f"undo it with: resect restore {output} {mask} -o NEW_FOLDER")
 
 

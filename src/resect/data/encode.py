@@ -13,24 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from resect.errors import InputError
 from resect.records import Encoded, Example, Format
-
-LONGEST_REASON = 300
-# A template is a program of the checkpoint's author, run by transformers in a sandbox that ends a
-# forbidden step with a TemplateError; the others come from its own arithmetic and loops.
-TEMPLATE_FAULTS = (
-    TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+from resect.template import bounded_template
 
 
 @dataclass(frozen=True)
@@ -91,16 +76,10 @@ def _prompt_ids(
         messages.append({"role": "assistant", "content": opening})
         how = {"continue_final_message": True}
     # enable_thinking is read by the templates of reasoning models and ignored by the others.
-    try:
+    with bounded_template(f"example {example.id!r}"):
         encoded = tokenizer.apply_chat_template(
             messages, return_dict=True, enable_thinking=False, **how
         )
-    except TEMPLATE_FAULTS as error:
-        raise InputError(
-            f"the chat template of the tokenizer fails on example {example.id!r}",
-            got=(str(error).strip() or type(error).__name__)[:LONGEST_REASON],
-            fix="use --format raw, or mend the template",
-        ) from error
     return list(encoded["input_ids"])
 
 

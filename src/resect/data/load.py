@@ -7,6 +7,7 @@ public set. It has the columns `prompt` and `completion` (strings or message lis
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -230,13 +231,23 @@ def _completion(value: Any, where: str) -> str:
 
 
 def _key(value: Any, where: str) -> dict[str, Any]:
-    try:
-        key = json.loads(value) if isinstance(value, str) and value else value or {}
-        return dict(key)
-    except (TypeError, ValueError) as error:
+    """Return an answer key; a plain text, or a list of them, is what a reply may say."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        # CSV has no objects.
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not value:
+        return {}
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+        return {"aliases": texts}
+    if not isinstance(value, dict):
         raise InputError(
-            f"{where}: 'key' is no answer key", got=repr(value)[:80], allowed="an object"
-        ) from error
+            f"{where}: 'key' is no answer key",
+            got=repr(value)[:80],
+            allowed='a text, a list of texts, or an object such as {"aliases": ["Paris"]}',
+        )
+    return dict(value)
 
 
 def _count(value: Any, where: str) -> int:

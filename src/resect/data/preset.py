@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from resect.bounded import MOST_YAML, read_text, read_yaml
 from resect.data.rows import SUFFIXES, hub_rows, read_rows
 from resect.errors import InputError, unknown_name
 from resect.store import hash_file, hash_text
@@ -175,8 +175,8 @@ def find_preset(name: str) -> Preset:
     if not name.endswith(".yaml") and name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     try:
-        return Preset.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return Preset.model_validate(read_yaml(read_text(path, most=MOST_YAML), path))
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the preset {path}", got=str(error)) from error
     except ValidationError as error:
         lines = [

@@ -12,11 +12,11 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from resect.bounded import gunzip
+from resect.bounded import Counter, bounded_file
 from resect.errors import InputError
 from resect.store import read_parquet
 
@@ -49,22 +49,25 @@ def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str,
             raise InputError(f"{path} is empty", fix="give a file with at least one example")
         if suffix == ".parquet":
             return read_parquet(path)
-        content = gunzip(path) if suffix.endswith(".gz") else path.read_bytes()
-        text = content.decode("utf-8-sig")
+        with (
+            bounded_file(path, packed=suffix.endswith(".gz")) as file,
+            # JSON strings and quoted fields may hold any other line end.
+            io.TextIOWrapper(file, "utf-8-sig", newline="" if suffix == ".csv" else "\n") as text,
+        ):
+            return _READERS[suffix](text, path, header)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
-    if suffix == ".txt":
-        return [{"text": text}]
-    if suffix == ".csv":
-        return _csv_rows(text, path, header)
-    if suffix == ".json":
-        return _array(text, path)
-    return [_object(line, number, path) for number, line in _lines(text)]
 
 
-def _csv_rows(text: str, path: Path, header: Sequence[str] | None) -> list[dict[str, Any]]:
-    # newline="" leaves line ends inside quotes as they are.
-    reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header, strict=True)
+def _csv_rows(text: TextIO, path: Path, header: Sequence[str] | None) -> list[dict[str, Any]]:
+    counter = Counter(path)
+
+    def lines() -> Iterator[str]:
+        for line in text:
+            counter.add(line)
+            yield line
+
+    reader = csv.DictReader(lines(), fieldnames=header, strict=True)
     rows = []
     try:
         for row in reader:
@@ -82,9 +85,11 @@ def _csv_rows(text: str, path: Path, header: Sequence[str] | None) -> list[dict[
     return rows
 
 
-def _array(text: str, path: Path) -> list[dict[str, Any]]:
+def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+    content = text.read()
+    Counter(path).add(content)
     try:
-        rows = json.loads(text)
+        rows = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -92,9 +97,18 @@ def _array(text: str, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _lines(text: str) -> Iterable[tuple[int, str]]:
-    # split("\n") and not splitlines(): JSON strings may hold other line separators.
-    return ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
+def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+    counter = Counter(path)
+    rows = []
+    for number, line in enumerate(text, start=1):
+        counter.add(line)
+        if line.strip():
+            rows.append(_object(line, number, path))
+    return rows
+
+
+def _whole(text: TextIO, _path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+    return [{"text": text.read()}]
 
 
 def _object(line: str, number: int, path: Path) -> dict[str, Any]:
@@ -111,6 +125,15 @@ def _object(line: str, number: int, path: Path) -> dict[str, Any]:
             allowed='{"prompt": ..., "completion": ...}',
         )
     return row
+
+
+_READERS = {
+    ".jsonl": _objects,
+    ".jsonl.gz": _objects,
+    ".json": _array,
+    ".csv": _csv_rows,
+    ".txt": _whole,
+}
 
 
 def hub_rows(

@@ -15,7 +15,8 @@ import jinja2
 import yaml
 
 from resect import store
-from resect.errors import MismatchError
+from resect.bounded import read_yaml, refuse_links_out
+from resect.errors import InputError, MismatchError
 from resect.mask import Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
@@ -132,8 +133,8 @@ def _metadata(text: str) -> dict[str, Any]:
     if not text.startswith("---"):
         return {}
     try:
-        found = yaml.safe_load(text.split("\n---", 1)[0].removeprefix("---"))
-    except yaml.YAMLError:
+        found = read_yaml(text.split("\n---", 1)[0].removeprefix("---"), "the card")
+    except InputError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -181,7 +182,11 @@ def _run_facts(card: Card) -> dict[str, Any] | None:
     """Return the claims of the run, if the mask is one of those that it measured."""
     if card.run is None:
         return None
-    results = store.read_json(card.run / "results.json")
+    refuse_links_out(card.run)
+    path = card.run / "results.json"
+    with store.whole(path, "result"):
+        results = store.read_json(path)
+        facts = {name: results[name] for name in ("name", "claims", "quick")}
     paths = sorted((card.run / "masks").glob("*.mask.safetensors"))
     if card.mask.hash not in {Mask.load(path).hash for path in paths}:
         raise MismatchError(
@@ -190,4 +195,4 @@ def _run_facts(card: Card) -> dict[str, Any] | None:
             allowed=f"one of the {len(paths)} masks in {card.run / 'masks'}",
             fix="name the run that measured it, or leave --run out",
         )
-    return {"name": results["name"], "claims": results["claims"], "quick": results["quick"]}
+    return facts

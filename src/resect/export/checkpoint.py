@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from resect.bounded import read_bytes
 from resect.errors import InputError
 from resect.export.card import Card, checkpoint_card, our_facts
 from resect.mask import Mask
@@ -93,7 +94,7 @@ def _text(path: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}", got=str(error), fix="save it as UTF-8") from error
 

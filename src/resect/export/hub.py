@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resect import store
+from resect.bounded import refuse_link_out
 from resect.edit import apply
 from resect.errors import InputError
 from resect.export.card import mask_card
@@ -39,6 +40,7 @@ def load_mask(place: str | Path) -> Mask:
                 allowed=f"one file *{SUFFIX}",
                 fix="name the file itself",
             )
+        refuse_link_out(found[0], path)
         return Mask.load(found[0])
     repository, _, revision = str(place).partition("@")
     if not _is_id(repository) or str(place).endswith(".safetensors"):

@@ -32,6 +32,7 @@ from resect.generate import GenerationSettings, decoding_as, end_tokens, evaluat
 from resect.integrations._facts import as_mask, check_mask, mask_facts
 from resect.mask import Mask
 from resect.model import load_model, model_fingerprint
+from resect.template import bounded_template
 
 ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model", "hf_tokenizer")
 
@@ -203,15 +204,16 @@ class ResectAPI(HuggingFaceAPI):
         chat_template: str | None,
     ) -> str:
         goes_on = bool(hf_messages) and hf_messages[-1].role == "assistant"
-        text: str = self.tokenizer.apply_chat_template(
-            [message.model_dump(exclude_none=True) for message in hf_messages],
-            chat_template=chat_template,
-            tools=tools_list or None,
-            tokenize=False,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-            enable_thinking=self.enable_thinking,
-        )
+        with bounded_template("a conversation"):
+            text: str = self.tokenizer.apply_chat_template(
+                [message.model_dump(exclude_none=True) for message in hf_messages],
+                chat_template=chat_template,
+                tools=tools_list or None,
+                tokenize=False,
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,
+                enable_thinking=self.enable_thinking,
+            )
         return text
 
     def _count(self, text: str) -> int:

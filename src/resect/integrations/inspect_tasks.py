@@ -34,6 +34,7 @@ from inspect_ai.scorer import (
 from inspect_ai.solver import TaskState, generate
 
 from resect import fence
+from resect.bounded import read_text
 from resect.errors import InputError, ResectError
 from resect.stats import Resampler
 from resect.store import hash_value
@@ -210,14 +211,17 @@ def read_questions(path: Path) -> dict[str, str]:
     """
     if not path.is_file() or path.suffix not in (".txt", ".jsonl"):
         raise InputError("no such file of questions", got=str(path), allowed="a .txt or .jsonl")
-    lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+    try:
+        lines = [line for line in read_text(path).split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
     found: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         row: Any = {"prompt": line.strip()}
         if path.suffix == ".jsonl":
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"{path} row {number} is not valid JSON", got=str(error)
                 ) from error

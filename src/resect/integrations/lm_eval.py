@@ -41,6 +41,7 @@ from resect.store import (
     write_json,
     write_parquet,
 )
+from resect.template import bounded_template
 
 NAME = "resect"
 TARGET = "resect.integrations.lm_eval:ResectLM"
@@ -97,6 +98,12 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """Answer as HFLM does, with the weights cut."""
         with self._cut():
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def apply_chat_template(self, *turns: Any, **how: Any) -> str:
+        """Write a conversation as HFLM does, within bounds."""
+        with bounded_template("a question of a task", alone=False):
+            text: str = super().apply_chat_template(*turns, **how)
+        return text
 
     def get_model_info(self) -> dict[str, Any]:
         """Return what lm-eval's results say about the model, the mask with it."""

@@ -6,6 +6,9 @@
     llm.collective_rpc("apply_weight_patch", args=("cut.patch.safetensors",))
     llm.reset_prefix_cache()
 
+A server of which VLLM_SERVER_DEV_MODE=1 is set takes the same as POST /collective_rpc and
+/reset_prefix_cache.
+
 Keys and values of earlier requests were computed with the weights of that time; without the reset
 they would be used again. This module needs torch and safetensors alone, so that it can stand in
 vLLM's environment without the rest of resect's dependencies, and it loads nothing of vLLM before
@@ -79,11 +82,13 @@ class ResectWorkerExtension:
             path: A patch file that every worker can read.
 
         Returns:
-            What was done: `mask`, `direction`, `weights`, `tensors`.
+            What was done: `mask`, `direction`, `weights` and `tensors` of the patch, and `loaded`,
+            how many of this worker's parameters its loader wrote into; 0 for a worker whose layers
+            (pipeline parallel) the patch does not touch.
 
         Raises:
-            RuntimeError: This vLLM has no checkpoint weight patches, or its loader left out a
-                tensor. A patch is not transactional: apply the revert patch after an error.
+            RuntimeError: This vLLM has no checkpoint weight patches. A patch is not transactional:
+                apply the revert patch after an error.
             ValueError: The file is no patch.
         """
         facts, entries = read_patch(path)
@@ -109,13 +114,12 @@ class ResectWorkerExtension:
                 for entry in entries
             ],
         )
-        if not loaded:
-            raise RuntimeError("the model's loader took none of the patched tensors")
         return {
             "mask": facts["mask"],
             "direction": facts["direction"],
             "weights": sum(entry.indices.numel() for entry in entries),
             "tensors": len(entries),
+            "loaded": len(loaded),
         }
 
     def _resect_model(self) -> Any:
@@ -134,9 +138,12 @@ def switch(llm: Any, path: str | Path) -> list[dict[str, Any]]:
         What each worker says.
 
     Raises:
-        RuntimeError: The prefix cache could not be reset, so replies may mix both models.
+        RuntimeError: No worker's loader took anything, or the prefix cache could not be reset, so
+            that replies may mix both models.
     """
     said: list[dict[str, Any]] = llm.collective_rpc("apply_weight_patch", args=(str(path),))
+    if not any(one["loaded"] for one in said):
+        raise RuntimeError("no worker's loader took any of the patched tensors")
     if llm.reset_prefix_cache() is False:
         raise RuntimeError(
             "the weights are changed, but the prefix cache is in use and was not reset; finish "

@@ -65,7 +65,7 @@ def load_classifier(adapter: str, base: str | None = None) -> tuple[Any, Any]:
         name = base or PeftConfig.from_pretrained(adapter).base_model_name_or_path
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype="auto", trust_remote_code=False
+                name, dtype="auto", trust_remote_code=False, use_safetensors=True
             )
         model = PeftModel.from_pretrained(model, adapter)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resect.claims import Owner
 from resect.config import load_config
 from resect.errors import ResectError
 from resect.pipeline import is_done, needed_keep, run_cells
@@ -40,7 +39,7 @@ class Part:
 
     def __call__(self) -> None:
         """Measure the cells of the part that are not done."""
-        facts = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        facts = asdict(Owner.this())
         self._say(facts, "running")
         state, message = "failed", ""
         try:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from resect.cells import Cell
 from resect.config import RunConfig
 from resect.errors import InputError
 from resect.launch.part import Part
 from resect.launch.plan import Resources, planned
+from resect.launch.queue import queued
+from resect.launch.status import is_dead, said_by
 from resect.pipeline import is_done
 from resect.run import OnProgress, Shard, plan_run
 from resect.store import read_json, write_json
@@ -23,6 +27,13 @@ Launcher = Literal["slurm", "local"]
 RETRIES = 2
 # Each time a job runs out of time it goes back into the queue with its done cells behind it.
 TIMEOUTS = 20
+# Seconds before its end at which Slurm tells a job to go back; less for a job of a few minutes,
+# which would be told as it begins.
+NOTICE = 90
+# Slurm gives a job half a minute between asking and killing.
+END = 45.0
+# Most seconds between two questions to Slurm, which answers all users of a cluster.
+MOST_PATIENCE = 60.0
 
 
 def launch_run(
@@ -54,35 +65,46 @@ def launch_run(
         Whether all cells are done.
 
     Raises:
-        InputError: submitit or Slurm is not there, jobs of this run are still at work, a job
-            failed, or one was ended more often than `RETRIES`.
+        InputError: submitit or Slurm is not there, Slurm refuses the jobs, jobs of this run are
+            still at work, one failed, or one was ended more often than `RETRIES`.
     """
     _submitit()
     cells = plan_run(config)
     todo = [cell for cell in cells if not is_done(run, cell)]
     report = on_progress or (lambda _done, _total: None)
+
+    def look() -> None:
+        # A cell that is done stays so, and is not read again.
+        todo[:] = [cell for cell in todo if not is_done(run, cell)]
+        report(len(cells) - len(todo), len(cells))
+
     report(len(cells) - len(todo), len(cells))
     if not todo:
         return True
     refuse_busy(run)
     count = min(len(todo), parts or jobs)
     given = planned(config, todo, resources or Resources(), launcher, count)
-    dealt = [
-        Part(run.absolute(), at, tuple(cell.key for cell in Shard(at, count).of(todo)), given.cpus)
-        for at in range(count)
-    ]
-    for part in dealt:
-        part.state_path.unlink(missing_ok=True)
-    work = _Work(run, launcher, given, jobs, dealt)
+    work = _Work(run, launcher, given, jobs, _dealt(run, todo, count, given.cpus))
     work.submit_waiting()
     if not wait and launcher == "slurm":
         return False
-    work.wait(lambda: report(sum(is_done(run, cell) for cell in cells), len(cells)), poll)
-    lost = [cell.key for cell in todo if not is_done(run, cell)]
-    if lost:
+    work.wait(look, poll)
+    look()
+    if todo:
+        lost = [cell.key for cell in todo]
         raise RuntimeError(f"all jobs have ended, and these cells are not done: {lost}")
-    report(len(cells), len(cells))
     return True
+
+
+def _dealt(run: Path, todo: list[Cell], count: int, cpus: int) -> list[Part]:
+    """Deal the cells to parts that have said nothing yet."""
+    parts = [
+        Part(run.absolute(), at, tuple(cell.key for cell in Shard(at, count).of(todo)), cpus)
+        for at in range(count)
+    ]
+    for part in parts:
+        part.state_path.unlink(missing_ok=True)
+    return parts
 
 
 class _Work:
@@ -100,6 +122,7 @@ class _Work:
         self.jobs: dict[int, submitit.Job[None]] = {}
         self.names: dict[int, str] = {}
         self.starts: dict[int, int] = dict.fromkeys(range(len(parts)), 0)
+        self.begun = self.asked = time.monotonic()
 
     def submit_waiting(self) -> None:
         """Submit what waits: on Slurm all as one array, here as many as may run at a time."""
@@ -110,8 +133,9 @@ class _Work:
             return
         now, self.waiting = self.waiting[:room], self.waiting[room:]
         executor = _executor(self.run, self.launcher, self.given, self.most)
-        with executor.batch():
+        with _refusals(), _outside_of_a_job(), executor.batch():
             submitted = [executor.submit(part) for part in now]
+        self.begun = self.asked = time.monotonic()
         for part, job in zip(now, submitted, strict=True):
             self.jobs[part.index] = job
             self.names[part.index] = job.job_id
@@ -139,16 +163,16 @@ class _Work:
 
     def look(self) -> bool:
         """Take note of jobs that have ended; return whether all parts are done."""
+        over = self.over()
         for part in self.parts:
-            job = self.jobs.get(part.index)
-            if job is None or not job.done():
+            if part.index not in over:
                 continue
-            del self.jobs[part.index]
-            state = read_json(part.state_path) if part.state_path.exists() else {}
-            if state.get("state") == "done":
+            job = self.jobs.pop(part.index)
+            state = said_by(self.run, part.index)
+            if state["state"] == "done":
                 continue
             log = f"what it printed is in {job.paths.stderr}"
-            if state.get("state") == "failed":
+            if state["state"] == "failed":
                 raise InputError(
                     f"part {part.index + 1} of {len(self.parts)} failed: {state['message']}",
                     fix=f"{log}; go on with --resume",
@@ -164,15 +188,39 @@ class _Work:
         self.submit_waiting()
         return not self.jobs and not self.waiting
 
+    def over(self) -> set[int]:
+        """Return the parts whose jobs have ended, as they say themselves or as their keeper does.
+
+        What submitit says of Slurm's jobs is not asked for: without accounting it waits for ever
+        for one that was killed.
+        """
+        if self.launcher == "local":
+            return {at for at, job in self.jobs.items() if job.done()}
+        ended = {at for at in self.jobs if said_by(self.run, at)["state"] in ("done", "failed")}
+        now = time.monotonic()
+        # The longer jobs take, the less a minute matters.
+        if now - self.asked >= min(MOST_PATIENCE, max(1.0, (now - self.begun) / 20)):
+            self.asked = now
+            ended |= self.forgotten()
+        return ended
+
+    def forgotten(self) -> set[int]:
+        """Return the parts whose jobs Slurm has ended; none if it cannot be asked now."""
+        queue = queued(job.job_id for job in self.jobs.values()) or {}
+        return {
+            at for at, job in self.jobs.items() if job.job_id in queue and queue[job.job_id].is_over
+        }
+
     def cancel(self) -> None:
         """End what is at work, and wait until it has ended."""
         for job in self.jobs.values():
             job.cancel(check=False)
-        deadline = time.monotonic() + 30
-        while self.launcher == "local" and time.monotonic() < deadline:
-            if all(job.done() for job in self.jobs.values()):
+        deadline = time.monotonic() + END
+        while time.monotonic() < deadline:
+            local = self.launcher == "local"
+            if len(self.over() if local else self.forgotten()) == len(self.jobs):
                 break
-            time.sleep(0.05)
+            time.sleep(0.05 if local else 1.0)
 
 
 def _submitit() -> Any:
@@ -183,6 +231,40 @@ def _submitit() -> Any:
             "launching jobs needs submitit", fix="install it: pip install 'resect[slurm]'"
         ) from error
     return submitit
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Say as a message of one line what a scheduler has against the jobs."""
+    errors = _submitit().core.utils
+    try:
+        yield
+    except (errors.FailedJobError, errors.FailedSubmissionError) as error:
+        raise InputError(
+            "Slurm refuses the jobs",
+            got=" ".join(str(error).split()),
+            fix="change --partition, --time, --gpus (0 where there are none), --mem or --cpus",
+        ) from error
+
+
+@contextlib.contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """Hide from `sbatch` that this process is in a job itself.
+
+    A new job would inherit that one's limits, beside its own, and Slurm starts no job of which both
+    the memory in all and that of a core are asked for. What users set for `sbatch` (`SBATCH_*`)
+    and the place of the configuration stay.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if inside and name.startswith("SLURM_") and name != "SLURM_CONF"
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any:
@@ -208,6 +290,7 @@ def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any
         name="resect",
         cpus_per_task=given.cpus,
         slurm_array_parallelism=jobs,
+        slurm_signal_delay_s=min(NOTICE, 15 * given.minutes),
         slurm_additional_parameters={"requeue": True, **dict(given.extra)},
         # A cluster without GPUs refuses to hear of them, even of none.
         **({"gpus_per_node": given.gpus} if given.gpus else {}),
@@ -228,25 +311,41 @@ def _visible_gpus() -> tuple[int, ...]:
 
 
 def refuse_busy(run: Path) -> None:
-    """Refuse to work in a run beside jobs that Slurm still has, which hold no claim on its folder.
+    """Refuse to work in a run beside its jobs, which hold no claim on its folder.
 
     A claim of a job whose node is lost could not be taken over by the job that goes on with it.
+    Jobs of this machine can outlive the process that started them, if that one is killed.
 
     Raises:
-        InputError: There are such jobs.
+        InputError: There are such jobs, or Slurm cannot be asked about them.
     """
     path = run / "launch" / "parts.json"
-    known: dict[str, Any] = read_json(path) if path.exists() else {"launcher": ""}
-    if known["launcher"] != "slurm":
+    if not path.exists():
+        return
+    known: dict[str, Any] = read_json(path)
+    if known["launcher"] == "local":
+        said = [said_by(run, part["part"]) for part in known["parts"]]
+        here = [one for one in said if one["state"] == "running" and not is_dead(one)]
+        if here:
+            raise InputError(
+                "jobs of this run are still at work",
+                got=", ".join(f"process {one['pid']} on {one['host']}" for one in here[:5]),
+                fix=f"wait for them (resect study status {run}) or end them; if they are surely "
+                f"gone, delete {path}",
+            )
         return
     names = [part["job"] for part in known["parts"] if part["job"] is not None]
-    folder = run.absolute() / "launch" / "logs"
-    kind = _submitit().SlurmJob
-    busy = [name for name in names if not kind(folder, name).done(force_check=True)]
+    queue = queued(names)
+    if queue is None:
+        raise InputError(
+            "Slurm does not say whether jobs of this run are still at work",
+            got=", ".join(names[:5]),
+            fix=f"go on where its commands are; if the jobs are surely gone, delete {path}",
+        )
+    busy = [f"{name} {found}" for name, found in queue.items() if not found.is_over]
     if busy:
         raise InputError(
             "jobs of this run are still at work",
             got=", ".join(busy[:5]),
-            fix=f"wait for them (resect study status {run}) or scancel them; if they are surely "
-            f"gone, delete {path}",
+            fix=f"wait for them (resect study status {run}) or scancel them",
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from resect import store
 from resect.binding import bound, forceable, forced_in, joined, one_line
+from resect.bounded import refuse_link_out
 from resect.errors import InputError, MismatchError
 from resect.mask import Mask, MaskTensor
 
@@ -171,6 +172,13 @@ def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
         )
 
 
+def has_weights(folder: Path) -> bool:
+    """Tell whether a checkpoint folder holds safetensors weights."""
+    return any(
+        (folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")
+    )
+
+
 def weight_files(source: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint folder.
 
@@ -181,7 +189,8 @@ def weight_files(source: Path) -> list[Path]:
         raise InputError("no such checkpoint folder", got=str(source))
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(store.read_json(index)["weight_map"].values()))
+        with store.whole(index, "index"):
+            names = sorted(map(str, set(store.read_json(index)["weight_map"].values())))
     else:
         names = ["model.safetensors"]
     files = [source / name for name in names]
@@ -213,6 +222,7 @@ def _rewrite(
             if path in files or path.name in {*extra, RECORD} or path.name.endswith(".part"):
                 continue
             if path.is_file():
+                refuse_link_out(path, source)
                 shutil.copy2(path, folder / path.name)
         for path in files:
             _rewrite_file(path, folder / path.name, names, change)

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from resect.errors import InputError
+from resect.model.heap import is_out_of_memory
 from resect.ranks import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -28,6 +29,7 @@ LOAD_FAULTS = (
     RecursionError,
     RuntimeError,
     SafetensorError,
+    MemoryError,
 )
 
 
@@ -65,6 +67,8 @@ def load_model(
                 dtype=chosen,
                 device_map="auto" if device == "auto" else None,
                 trust_remote_code=False,
+                # Older formats are programs; torch refuses what they must not do with a traceback.
+                use_safetensors=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
@@ -74,18 +78,7 @@ def load_model(
             # which has no use for a vocabulary of words; the file itself knows better.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except LOAD_FAULTS as error:
-        if "trust_remote_code" in str(error):
-            raise InputError(
-                f"{place} needs Python code of its own to load, and resect runs none",
-                got="auto_map in config.json, which names code in the checkpoint",
-                allowed="architectures that transformers has itself",
-                fix="read that code and convert the checkpoint to a class of transformers",
-            ) from error
-        raise InputError(
-            f"cannot load a causal language model from {place}",
-            got=_reason(error),
-            fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
-        ) from error
+        raise _why_not(place, error) from error
     if not _speaks(tokenizer):
         raise InputError(
             f"the tokenizer of {place} returns no tokens",
@@ -96,6 +89,29 @@ def load_model(
     if device == "auto":
         return LoadedModel(model.eval(), tokenizer)
     return LoadedModel(model.to(device).eval(), tokenizer)
+
+
+def _why_not(place: str | Path, error: BaseException) -> InputError:
+    """Return the message for a checkpoint that could not be loaded."""
+    if is_out_of_memory(error):
+        return InputError(
+            f"the model of {place} does not fit into memory",
+            got=_reason(error),
+            fix="resect score reads it block by block with --stream; or load it with --dtype "
+            "bfloat16, or over several GPUs with --device auto",
+        )
+    if "trust_remote_code" in str(error):
+        return InputError(
+            f"{place} needs Python code of its own to load, and resect runs none",
+            got="auto_map in config.json, which names code in the checkpoint",
+            allowed="architectures that transformers has itself",
+            fix="read that code and convert the checkpoint to a class of transformers",
+        )
+    return InputError(
+        f"cannot load a causal language model from {place}",
+        got=_reason(error),
+        fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
+    )
 
 
 def refuse_encoder(config: Any, place: str) -> None:

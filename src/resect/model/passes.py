@@ -12,6 +12,7 @@ import torch
 
 from resect.errors import InputError
 from resect.model.forward import Head, batch_loss, batches, checkpointed
+from resect.model.heap import is_out_of_memory
 from resect.model.observe import Watch
 from resect.model.prunable import blocks
 from resect.ranks import ALONE, Ranks, is_sharded
@@ -130,7 +131,7 @@ def _run_in_halves(
         _run(model, watch, batch, feed, again=again)
         return len(batch)
     except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         message = str(error).splitlines()[0]
     # Outside of the handler, because a traceback would keep the activations alive.
@@ -161,9 +162,3 @@ def _run(
     else:
         with torch.enable_grad():
             watch.backward(batch_loss(model, batch, feed.head))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU's allocator and Triton have no class of their own for it.
-    words = ("can't allocate memory", "[CUDA]: out of memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(one in str(error) for one in words)

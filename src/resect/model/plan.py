@@ -9,6 +9,14 @@ In memory at once are
   and once more the widest block for the backward pass. Attention that keeps its weights (`eager`)
   needs more. With checkpointing, block inputs and one block;
 - logits: 12 bytes for each scored token and word.
+When a pass is done, activations and logits are gone, and weight by weight is ranked while the sums
+are still there:
+- ranking: 14 bytes a weight of the largest parameter (a score, its factors or the copy that is
+  partitioned, and flags), and 40 a candidate of it (index, order, place in each axis, value);
+- candidates: an index, a score and a weight each, and the best scores once more. Up to four times
+  the asked-for fraction is held before it is cut. They are in CPU memory, while sums go away.
+The plan counts what is held at once: of the pass and the ranking the larger one, and candidates
+beside the sums where several passes make them so, else where they outgrow the sums.
 
 Operations of one pass over T tokens of which S are scored, with A weights that a token goes
 through: 2·A·T forwards, 2·A·T backwards, 2·A·T more where checkpointing repeats the forward pass,
@@ -20,7 +28,7 @@ Sums in CPU memory make each batch move the gradients of all weights there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from resect.model.prunable import Coverage, find_prunable
@@ -31,6 +39,11 @@ GIB = 2**30
 SAFE = 0.9
 NORM_BYTES = 20
 LOGIT_BYTES = 12
+RANK_BYTES = 14
+# Operations of a large accelerator in the time that a byte takes to CPU memory: 300 TFLOP/s over
+# 20 GB/s, as assumed elsewhere (`resect.model.room`).
+BALANCE = 15_000
+CANDIDATE_BYTES = 40
 # Tokens of a batch that goes through one block alone: larger ones need memory and read no less.
 STREAM_TOKENS = 4096
 
@@ -113,8 +126,9 @@ class Plan:
         checkpoint: Activations are computed again in the backward pass.
         batch_tokens: Tokens of one batch, padding included.
         passes: Passes over the data.
-        memory: Bytes by what needs them: model, sums, gradient, activations, logits.
-        host: Bytes of sums in CPU memory beside the device's.
+        memory: Bytes by what needs them: model, sums, gradient, activations, logits, and what
+            ranking and candidates need beyond these.
+        host: Bytes of sums and candidates in CPU memory beside the device's.
         operations: Floating-point operations.
         moved: Bytes that go from the device to CPU memory.
         fits: Whether free memory suffices.
@@ -190,18 +204,23 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
     """Choose where sums are kept and how many layers a pass has.
 
     In this order, the first that fits: all sums on the device, in batches that are halved as often
-    as it helps; sums in CPU memory; the same with activations computed again; as many layers a pass
-    as fit, on the device or in CPU memory, whichever needs fewer passes. If nothing fits, the plan
-    with least memory is returned, and `fits` is false.
+    as it helps; the same with activations computed again, which costs less than moving gradients;
+    sums in CPU memory, with the larger batches that computing activations again allows, since each
+    batch moves the gradients of all weights; as many layers a pass as fit, on the device or in CPU
+    memory, whichever takes less time. If nothing fits, the plan with least memory is returned, and
+    `fits` is false.
     """
     places = ["device", "cpu"] if free.host else ["device"]
     depth = len(shape.prunable)
-    for checkpoint in (False, True):
-        for place in places:
-            for tokens in _halves(work):
-                found = _made(shape, work, free, _Choice(place, depth, checkpoint, tokens))
-                if found.fits:
-                    return found
+    orders = {
+        "device": [(again, tokens) for again in (False, True) for tokens in _halves(work)],
+        "cpu": [(again, tokens) for tokens in _halves(work) for again in (False, True)],
+    }
+    for place in places:
+        for checkpoint, tokens in orders[place]:
+            found = _made(shape, work, free, _Choice(place, depth, checkpoint, tokens))
+            if found.fits:
+                return found
     least = _halves(work)[-1]
     best = _made(shape, work, free, _Choice("device", 1, True, least))
     for place in places:
@@ -212,9 +231,14 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
             fits = _made(shape, work, free, _Choice(place, middle, True, least)).fits
             low, high = (middle, high) if fits else (low, middle)
         found = _made(shape, work, free, _Choice(place, max(low, 1), True, least))
-        if found.fits and (not best.fits or found.passes < best.passes):
+        if found.fits and (not best.fits or _cost(found) < _cost(best)):
             best = found
     return best
+
+
+def _cost(made: Plan) -> float:
+    """Return operations, with what is moved counted as those that take as long."""
+    return made.operations + BALANCE * made.moved
 
 
 class _Choice(NamedTuple):
@@ -225,7 +249,8 @@ class _Choice(NamedTuple):
 
 
 def _halves(work: Work) -> list[int]:
-    tokens = [max(work.batch_tokens, work.longest)]
+    # No batch holds more than there is.
+    tokens = [max(min(work.batch_tokens, work.tokens), work.longest)]
     while tokens[-1] // 2 >= work.longest:
         tokens.append(tokens[-1] // 2)
     return tokens
@@ -243,14 +268,23 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     blocks = [shape.itemsize * shape.features[layer] + NORM_BYTES * shape.hidden for layer in order]
     kept = shape.itemsize * shape.hidden * len(order) if checkpoint else sum(blocks)
     share = work.scored / work.tokens
-    memory = {
-        "model": 0.0 if free.holds_model else float(shape.parameters),
-        "sums": sums if place == "device" else 0.0,
+    once = {
         "gradient": float(shape.largest * shape.itemsize),
         "activations": float(tokens * (kept + max(blocks) * (2 if checkpoint else 1))),
         "logits": tokens * share * shape.vocabulary * LOGIT_BYTES,
     }
+    candidates = _candidates(shape, work)
+    # With one pass they come while sums go.
+    beside = max(0.0, candidates - sums) if whole else candidates
+    memory = {
+        "model": 0.0 if free.holds_model else float(shape.parameters),
+        "sums": sums if place == "device" else 0.0,
+        **once,
+        "ranking": max(0.0, _ranking(shape, work) - sum(once.values())),
+        "candidates": 0.0 if free.host else beside,
+    }
     host = 0.0 if place == "device" else sums
+    host += beside if free.host else 0.0
     body = 2.0 * shape.active * work.tokens
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     operations = passes * (body * (3 if checkpoint else 2) + head) + work.points * body
@@ -273,12 +307,30 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     )
 
 
+def _candidates(shape: Shape, work: Work) -> float:
+    """Return the most bytes of candidates (`resect.scoreset.Candidates`)."""
+    held = min(1.0, 4 * work.keep) * (8 + 4 + shape.itemsize)
+    return shape.total * (held + 4 * min(1.0, 2 * work.keep))
+
+
+def _ranking(shape: Shape, work: Work) -> float:
+    """Return the bytes that ranking one parameter needs for the moment.
+
+    As long as nothing is known of the model, a whole parameter may be among its highest.
+    """
+    chosen = min(float(shape.largest), work.keep * shape.total)
+    return RANK_BYTES * shape.largest + CANDIDATE_BYTES * chosen
+
+
 class Streamed(NamedTuple):
     """What scoring block by block from disk needs (`resect.streamed`).
 
     Attributes:
-        device: Bytes on the device: what is outside of the blocks, one block with its sums, its
-            largest gradient and score, activations of one batch inside it, and logits.
+        tokens: Most tokens of a batch, padding included.
+        device: Bytes on the device: what is outside of the blocks and the masks of all batches;
+            beside them either one block with its sums, and activations of one batch inside it with
+            the largest gradient, or what ranking needs; or, without a block, the logits of a batch.
+        host: Bytes of candidates in CPU memory.
         disk: Bytes of hidden states in the scratch folder.
         moved: Bytes to and from disk: the checkpoint three times (for the name of the model,
             forwards, backwards), hidden states five times (written and read forwards, read twice
@@ -286,15 +338,31 @@ class Streamed(NamedTuple):
         operations: Floating-point operations, with the second forward pass of each block.
     """
 
+    tokens: int
     device: float
+    host: float
     disk: float
     moved: float
     operations: float
 
 
-def streamed(shape: Shape, work: Work) -> Streamed:
-    """Return what `resect score --stream` needs."""
-    tokens = max(work.longest, min(work.batch_tokens, STREAM_TOKENS))
+def streamed(shape: Shape, work: Work, free: Free | None = None) -> Streamed:
+    """Return what `resect score --stream` needs.
+
+    Args:
+        shape: The model.
+        work: What is asked for.
+        free: Where batches are halved, as often as it helps, until it fits; None does not halve.
+    """
+    sizes = _halves(replace(work, batch_tokens=min(work.batch_tokens, STREAM_TOKENS)))
+    for tokens in sizes if free is not None else sizes[:1]:
+        need = _streamed(shape, work, tokens)
+        if free is None or need.device + (0.0 if free.host else need.host) <= SAFE * free.device:
+            break
+    return need
+
+
+def _streamed(shape: Shape, work: Work, tokens: int) -> Streamed:
     block = max(shape.prunable.values())
     inside = max(
         shape.itemsize * features + NORM_BYTES * shape.hidden
@@ -302,12 +370,15 @@ def streamed(shape: Shape, work: Work) -> Streamed:
     )
     logits = tokens * work.scored / work.tokens * shape.vocabulary * LOGIT_BYTES
     outside = shape.parameters - shape.itemsize * shape.total
-    largest = shape.largest * (shape.itemsize + 8)
-    device = outside + block * (shape.itemsize + 4 * work.sums) + largest
+    batch = 2.0 * tokens * inside + shape.largest * shape.itemsize
+    opened = block * (shape.itemsize + 4 * work.sums) + max(batch, _ranking(shape, work))
+    masks = float(work.tokens * work.longest)
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     disk = (len(shape.prunable) + 1.0) * work.tokens * shape.hidden * shape.itemsize
     return Streamed(
-        device=device + 2 * tokens * inside + logits,
+        tokens=tokens,
+        device=outside + masks + max(opened, logits),
+        host=_candidates(shape, work),
         disk=disk,
         moved=3.0 * shape.parameters + 5 * disk,
         operations=8.0 * shape.active * work.tokens + head,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.load import refuse_encoder
-from resect.model.plan import GIB, Free, Plan, Shape, Work, plan, shape_of, streamed
+from resect.model.checkpoint import weight_files
+from resect.model.limits import left_of_group, left_of_limits
+from resect.model.load import DTYPES, refuse_encoder
+from resect.model.pieces import entries
+from resect.model.plan import GIB, SAFE, Free, Plan, Shape, Streamed, Work, plan, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.ranks import ALONE, Ranks, is_sharded
 from resect.records import Encoded
@@ -44,6 +47,7 @@ def plan_for(
     batch_tokens: int,
     batch_size: int | None = None,
     fixed: bool = False,
+    keep: float = 1e-2,
     ranks: Ranks = ALONE,
 ) -> Plan:
     """Plan a pass of a loaded model on this machine, the same in all processes.
@@ -56,6 +60,7 @@ def plan_for(
         batch_tokens: Tokens of a batch, padding included.
         batch_size: Examples of a batch instead.
         fixed: Batches are not to be made smaller.
+        keep: Fraction of candidates.
         ranks: The processes that share the examples; all call this with the same arguments.
 
     Raises:
@@ -70,12 +75,13 @@ def plan_for(
         longest=batch if fixed or batch_size else longest,
         # Sums of sharded weights are sharded likewise.
         sums=sums / ranks.count if any(map(is_sharded, model.parameters())) else sums,
+        keep=keep,
     )
-    free = _least_free({parameter.device for parameter in model.parameters()}, ranks)
+    free = least_free({parameter.device for parameter in model.parameters()}, ranks)
     return plan(shape_of(model, coverage), work, replace(free, holds_model=True))
 
 
-def _least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
+def least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
     """Return what every process can have for itself.
 
     Processes add their sums up weight by weight, so all of them must follow one plan.
@@ -88,11 +94,83 @@ def _least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
     return Free(device, host)
 
 
-def empty_model(place: str) -> Any:
+class Reading(NamedTuple):
+    """How a model is to be read, and one line that says so if it is not read as usual."""
+
+    stream: bool
+    line: str = ""
+
+
+# What is smaller than this part of the free memory is not planned for: of each weight there are at
+# most a few sums of 4 bytes.
+SMALL = 1 / 50
+
+
+def how_to_read(
+    folder: Path,
+    work: Callable[[], Work],
+    *,
+    keep: Callable[[int], float],
+    dtype: str | None = None,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
+) -> Reading:
+    """Choose between a model in memory and one that is read block by block.
+
+    It is read block by block if no plan for the model in memory fits, and less is needed then.
+
+    Args:
+        folder: A checkpoint folder with safetensors weights.
+        work: Returns what is asked for; not called for a small model.
+        keep: Returns the fraction of candidates for a number of prunable weights.
+        dtype: Dtype of the weights in memory; None for the one on disk.
+        device: Where the model runs; None for a GPU if there is one.
+        ranks: The processes that share the examples; all choose the same.
+
+    Raises:
+        InputError: The folder cannot be read as a checkpoint of a causal LM.
+        CoverageError: The model has block weights of an unknown kind.
+    """
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    free = least_free({torch.device(device or usual)}, ranks)
+    files = entries(weight_files(folder))
+    if sum(entry.size for entry in files.values()) < SMALL * free.device:
+        return Reading(stream=False)
+    kind = DTYPES.get(dtype or "") or next(iter(files.values())).dtype
+    shape = shape_of(empty_model(str(folder), kind))
+    asked = replace(work(), keep=keep(shape.total))
+    found = plan(shape, asked, free)
+    if not _is_streamed(shape, asked, found, free):
+        return Reading(stream=False)
+    need = streamed(shape, asked, free)
+    return Reading(
+        stream=True,
+        line="the model is read block by block from disk: in memory it needs "
+        f"{_size(found.device)} and {_size(free.device)} are free; this way it needs "
+        f"{_size(_on_device(need, free))}, and {_size(need.disk)} of scratch "
+        "(--no-stream loads it all the same)",
+    )
+
+
+def _is_streamed(shape: Shape, work: Work, found: Plan, free: Free) -> bool:
+    """Tell whether scoring reads block by block: nothing else fits, and less is needed so."""
+    return not found.fits and _on_device(streamed(shape, work, free), free) < found.device
+
+
+def _on_device(need: Streamed, free: Free) -> float:
+    return need.device + (0.0 if free.host else need.host)
+
+
+def _size(size: float) -> str:
+    return f"{size / GIB:.3g} GiB" if size >= GIB / 10 else f"{size / 2**20:.3g} MiB"
+
+
+def empty_model(place: str, dtype: torch.dtype | None = None) -> Any:
     """Return a model on the meta device: shapes and dtypes without weights.
 
     Args:
         place: A name in `SHAPES`, a folder with a `config.json`, or a Hub id.
+        dtype: Dtype of its weights; None for that of the configuration.
 
     Raises:
         InputError: There is no such place, or its configuration is not of a causal LM.
@@ -103,13 +181,15 @@ def empty_model(place: str) -> Any:
         if place in SHAPES:
             kind, sides = SHAPES[place]
             config = AutoConfig.for_model(kind, **sides, tie_word_embeddings=False)
+        elif place.startswith(("./", "../", "/", "~")) and not Path(place).exists():
+            raise InputError("no such model folder", got=place, allowed="a folder with config.json")
         elif Path(place).exists() or "/" in place:
             config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         else:
             raise unknown_name("shape", place, list(SHAPES))
-        dtype = getattr(config.get_text_config(), "dtype", None) or torch.bfloat16
+        own = getattr(config.get_text_config(), "dtype", None)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype or own or torch.bfloat16)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"cannot read the configuration of a causal language model from {place}",
@@ -128,28 +208,14 @@ def free_memory(devices: Collection[torch.device] | None = None) -> Free:
     """
     import psutil
 
-    host = min(float(psutil.virtual_memory().available), _left_of_group())
+    available = float(psutil.virtual_memory().available)
+    host = min(available, left_of_group(), left_of_limits())
     if devices is None:
         devices = [torch.device("cuda", at) for at in range(torch.cuda.device_count())]
     gpus = {device for device in devices if device.type == "cuda"}
     if not gpus:
         return Free(device=host, host=0.0)
     return Free(device=float(sum(torch.cuda.mem_get_info(at)[0] for at in gpus)), host=host)
-
-
-def _left_of_group() -> float:
-    """Return what a container or a batch system lets this process use, infinity for all."""
-    root = Path("/sys/fs/cgroup")
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return float((root / most).read_text()) - float((root / used).read_text())
-        except (OSError, ValueError):
-            # No such file, or "max": no limit.
-            continue
-    return math.inf
 
 
 def matrix_rate(dtype: torch.dtype) -> float:
@@ -220,12 +286,13 @@ def plan_report(
     rows = [{"what": what, "GiB": size / GIB} for what, size in found.memory.items()]
     rows += [
         {"what": "all on the device", "GiB": found.device / GIB},
-        {"what": "sums in CPU memory", "GiB": found.host / GIB},
+        {"what": "sums and candidates in CPU memory", "GiB": found.host / GIB},
         {"what": "free on the device", "GiB": free.device / GIB},
         {"what": "free in CPU memory", "GiB": free.host / GIB},
     ]
     lines = [
         ("fits: " if found.fits else "DOES NOT FIT; the least is: ") + found.summary(),
+        _chosen(shape, work, found, free),
         f"time: {seconds / 60:.3g} min at {rate / 1e12:.3g} TFLOP/s ({source}); "
         f"{found.operations:.3g} operations, {found.moved / GIB:.3g} GiB moved to CPU memory "
         f"at {ASSUMED_BUS / 1e9:.3g} GB/s",
@@ -234,14 +301,24 @@ def plan_report(
         f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
         "attention that does not keep its weights; nine tenths of free memory",
     ]
-    lines.insert(1, _from_disk(shape, work, rate))
+    lines.insert(2, _from_disk(shape, work, rate))
     return Report(rows, lines)
+
+
+def _chosen(shape: Shape, work: Work, found: Plan, free: Free) -> str:
+    if not _is_streamed(shape, work, found, free):
+        return "resect score will hold the model in memory"
+    enough = _on_device(streamed(shape, work, free), free) <= SAFE * free.device
+    return "resect score will read it block by block from disk" + (
+        "" if enough else ", for which memory does not suffice either"
+    )
 
 
 def _from_disk(shape: Shape, work: Work, rate: float) -> str:
     least = streamed(shape, work)
     return (
         f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
-        f"device, {least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB of traffic, "
+        f"device, {least.host / GIB:.3g} GiB of candidates in CPU memory, "
+        f"{least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB of traffic, "
         f"{least.operations / rate / 60:.3g} min of products"
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from resect.errors import InputError
+from resect.model.plan import Work, shape_of, streamed
 from resect.model.prunable import Coverage
-from resect.model.room import plan_for
+from resect.model.room import Reading, how_to_read, least_free, plan_for
 from resect.ranks import ALONE, Ranks
 from resect.records import Encoded
 
@@ -106,6 +111,7 @@ def planned(
         batch_size=settings.batch_size,
         # What the user has chosen is not made smaller before it has failed.
         fixed=settings.batch_tokens != "auto",
+        keep=settings.fraction(coverage.total),
         ranks=ranks,
     )
     if ranks.rank == 0:
@@ -117,3 +123,79 @@ def planned(
         checkpoint=settings.checkpoint or found.checkpoint,
         batch_tokens=found.batch_tokens,
     )
+
+
+def streamed_tokens(
+    model: Any,
+    encoded: Sequence[Encoded],
+    settings: AttributeSettings,
+    coverage: Coverage,
+    *,
+    sums: int,
+    ranks: Ranks = ALONE,
+) -> int:
+    """Return the most tokens of a batch for a model that is read block by block.
+
+    Args:
+        model: The model; where it runs is where its embeddings are.
+        encoded: All examples of the job.
+        settings: What the user has chosen.
+        coverage: The model's prunable weights.
+        sums: Kinds of sums that are kept of each weight.
+        ranks: The processes that share the examples; all get the same.
+    """
+    if settings.batch_tokens != "auto":
+        return settings.batch_tokens
+    device = model.get_input_embeddings().weight.device
+    work = _work(encoded, settings, GPU_TOKENS if device.type == "cuda" else CPU_TOKENS, sums)
+    work = replace(work, keep=settings.fraction(coverage.total))
+    return streamed(shape_of(model, coverage), work, least_free({device}, ranks)).tokens
+
+
+def _work(examples: Sequence[Encoded], settings: AttributeSettings, tokens: int, sums: int) -> Work:
+    longest = max(len(example.input_ids) for example in examples)
+    return Work(
+        tokens=sum(len(example.input_ids) for example in examples),
+        scored=sum(example.scored_tokens for example in examples),
+        batch_tokens=(settings.batch_size or 0) * longest or tokens,
+        longest=(settings.batch_size or 1) * longest,
+        sums=sums,
+    )
+
+
+def reading(
+    folder: Path,
+    encoded: Callable[[], Sequence[Encoded]],
+    settings: AttributeSettings,
+    *,
+    sums: int,
+    dtype: str | None = None,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
+) -> Reading:
+    """Choose whether a checkpoint folder is loaded or read block by block (`how_to_read`).
+
+    Args:
+        folder: A checkpoint folder with safetensors weights.
+        encoded: Returns all examples of the job; not called for a small model.
+        settings: What the user has chosen.
+        sums: Kinds of sums that are kept of each weight.
+        dtype: Dtype of the weights in memory; None for the one on disk.
+        device: Where the model runs; None for a GPU if there is one.
+        ranks: The processes that share the examples; all choose the same.
+
+    Raises:
+        InputError: There is no example, or the folder is no checkpoint of a causal LM.
+        CoverageError: The model has block weights of an unknown kind.
+    """
+    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+
+    def work() -> Work:
+        examples = encoded()
+        if not examples:
+            raise InputError("there is no example to score")
+        return _work(examples, settings, tokens, sums)
+
+    keep = settings.fraction
+    return how_to_read(folder, work, keep=keep, dtype=dtype, device=device, ranks=ranks)

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.model.checkpoint import weight_files
+from resect.model.heap import returned
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
 from resect.model.names import Place, checkpoint_places
+from resect.model.pieces import Entry, entries, read_into
 from resect.model.prunable import blocks
 
 
@@ -47,7 +49,7 @@ class Shelf:
         self.model = model
         self.tokenizer = tokenizer
         self._device = device
-        self._files = _tensors_of(folder)
+        self._files = entries(weight_files(folder))
         self._places = checkpoint_places(model, [name for name, _ in model.named_parameters()])
         _without_storage(model, device)
         self.blocks = blocks(model)
@@ -88,27 +90,18 @@ class Shelf:
 
     def _read_into(self, name: str, tensor: Tensor) -> None:
         for place in self._places[name]:
-            place.view(tensor).copy_(self._read(place))
+            read_into(self._entry(place), place.view(tensor))
 
-    def _read(self, place: Place) -> Tensor:
-        from safetensors import SafetensorError, safe_open
-
-        path = self._files.get(place.name)
+    def _entry(self, place: Place) -> Entry:
         # Old checkpoints lack the prefix of the wrapped model, as in `resect.model.checkpoint`.
-        name = place.name if path else place.name.partition(".")[2]
-        path = path or self._files.get(name)
-        if path is None:
+        found = self._files.get(place.name) or self._files.get(place.name.partition(".")[2])
+        if found is None:
             raise InputError(
                 "the checkpoint lacks a weight of its model",
                 got=f"no {place.name}",
                 fix="save the model with save_pretrained",
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not readable", got=str(error)) from error
-        return tensor
+        return found
 
 
 def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
@@ -127,13 +120,14 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
     from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = Path(place)
-    files = _tensors_of(folder)
+    files = entries(weight_files(folder))
     if dtype is not None and dtype not in DTYPES:
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind = DTYPES[dtype] if dtype else _dtype_of(config, files)
-        with init_empty_weights(include_buffers=False):
+        # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
+        with returned(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=kind)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
@@ -143,34 +137,17 @@ def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | Non
     refuse_encoder(config, str(place))
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    return Shelf(model.eval(), load_tokenizer(place), folder, torch.device(device or usual))
+    tokenizer = load_tokenizer(place)
+    with returned():
+        return Shelf(model.eval(), tokenizer, folder, torch.device(device or usual))
 
 
-def _dtype_of(config: Any, files: dict[str, Path]) -> torch.dtype:
+def _dtype_of(config: Any, files: dict[str, Entry]) -> torch.dtype:
     """Return the dtype that loading would choose: of the configuration, else of the weights."""
-    from safetensors import safe_open
-
     known = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if isinstance(known, torch.dtype):
-        return known
-    name, path = next(iter(files.items()))
-    with safe_open(path, framework="pt") as file:
-        found: torch.dtype = file.get_tensor(name).dtype
-    return found
-
-
-def _tensors_of(folder: Path) -> dict[str, Path]:
-    """Return the file of each tensor of a checkpoint folder."""
-    from safetensors import SafetensorError, safe_open
-
-    found = {}
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found.update(dict.fromkeys(file.keys(), path))
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not readable", got=str(error)) from error
-    return found
+    if isinstance(known, torch.dtype) or not files:
+        return known or torch.float32
+    return next(iter(files.values())).dtype
 
 
 def _without_storage(model: Any, device: torch.device) -> None:

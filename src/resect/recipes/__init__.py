@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from resect.bounded import read_yaml
 from resect.config import RunConfig, parse_config, read_values
 from resect.errors import InputError, unknown_name
 
@@ -100,10 +99,7 @@ def _change(text: str) -> dict[str, Any]:
         raise InputError(
             "cannot read a change", got=repr(text), allowed="KEY=VALUE, for instance seeds=[0]"
         )
-    try:
-        value: Any = yaml.safe_load(written)
-    except yaml.YAMLError as error:
-        raise InputError(f"the value of {key} is not valid YAML", got=written) from error
+    value: Any = read_yaml(written, f"the value of {key}")
     for step in reversed(steps):
         value = {step.strip(): value}
     changed: dict[str, Any] = value

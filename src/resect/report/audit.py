@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from resect import store
+from resect.bounded import refuse_links_out
 from resect.errors import InputError
 from resect.report.words import cell, visible
 
@@ -23,6 +24,7 @@ def build_audit_report(folder: str | Path) -> Path:
         InputError: The folder has no audit, or a broken one.
     """
     folder = Path(folder)
+    refuse_links_out(folder)
     facts = store.read_json(folder / "audit.json")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resect.report", "."),

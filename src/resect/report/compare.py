@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resect import store
+from resect.bounded import refuse_links_out
 from resect.errors import InputError
 from resect.report.figures._parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures._spec import Drawing, Panel, Point, Series, looks
@@ -44,6 +45,7 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
             fix="choose another folder with -o",
         )
     found = [read_results(run) for run in runs]
+    refuse_links_out(output)
     labels = _labels(runs, found)
     try:
         claims = _claims(labels, found)

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from resect import store
+from resect.bounded import read_text, refuse_links_out
 from resect.errors import InputError
 from resect.report.figures import drawings
 from resect.report.figures._spec import Drawing
@@ -43,7 +44,6 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         InputError: The folder has no results, or they are broken.
     """
     run = Path(run)
-    store.refuse_links_out(run)
     results = read_results(run)
     try:
         drawn = {study["study"]: drawings(study) for study in results["studies"]}
@@ -72,8 +72,9 @@ def read_results(run: Path) -> dict[str, Any]:
     """Read `results.json` of a run.
 
     Raises:
-        InputError: There is none, or it holds something else.
+        InputError: There is none, it holds something else, or the folder has links that lead out.
     """
+    refuse_links_out(run)
     if not (run / "results.json").is_file():
         raise InputError(
             f"{run} has no results.json", fix="give the folder of a run, or run the study first"
@@ -119,7 +120,7 @@ def _contents(
         "claims": claims,
         "tally": tally(claims),
         "facts": _facts(results["provenance"]),
-        "config": without_home(config.read_text(encoding="utf-8")) if config.is_file() else "",
+        "config": without_home(read_text(config)) if config.is_file() else "",
         "citation": _citation(results),
         "rebuild": _rebuild(run, results["provenance"]),
     }
@@ -197,19 +198,10 @@ def _citation(results: dict[str, Any]) -> str:
 
 def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
     """Return `report.json`: what the page says, without its pictures."""
-    keep: tuple[str, ...] = (
-        "claim",
-        "verdict",
-        "effect",
-        "controls",
-        "rule",
-        "reason",
-        "n",
-        "seeds",
-        "quote",
-        "id",
+    keep = (
+        *("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds"),
+        *("by_seed", "counted", "quote", "id"),
     )
-    keep += ("by_seed", "counted")
     return {
         "name": results["name"],
         "quick": results["quick"],

@@ -24,6 +24,7 @@ from resect.report.figures._spec import (
     Violin,
 )
 from resect.report.screen import WIDTH, Frame
+from resect.report.words import label
 
 INK = COLOURS[0][0]
 SETTINGS = {
@@ -107,8 +108,8 @@ def figure_of(drawing: Drawing) -> Any:
 
 
 def _plain(text: str) -> str:
-    # A dollar would start a formula.
-    return text.replace("$", r"\$")
+    # A dollar would start a formula. Folded names have two lines.
+    return "\n".join(label(line) for line in text.split("\n")[:2]).replace("$", r"\$")
 
 
 def _colour(style: Style) -> str:
@@ -158,12 +159,12 @@ def _draw(axis: Any, panel: Panel) -> None:
         ticks([], minor=True)
     axis.set_xlabel(_plain(x.label))
     # As on the page: what is on the y axis stands over it and not along it.
-    over = f"{panel.title}\n{y.label}" if y.label else panel.title
-    axis.set_title(_plain(over), loc="left")
+    over = "\n".join(_plain(text) for text in (panel.title, y.label) if text)
+    axis.set_title(over, loc="left")
     if x.slanted:
         axis.tick_params(axis="x", rotation=38)
-        for label in axis.get_xticklabels():
-            label.set(ha="right", rotation_mode="anchor")
+        for tick in axis.get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
     for cell in panel.cells:
         _cell(axis, cell)
     for bar in panel.bars:
@@ -177,7 +178,9 @@ def _draw(axis: Any, panel: Panel) -> None:
         line(rule.value, color=INK, linewidth=0.6, linestyle=":")
         place = (0.01, rule.value) if rule.along == "y" else (rule.value, 0.02)
         where = ("axes fraction", "data") if rule.along == "y" else ("data", "axes fraction")
-        axis.annotate(f" {rule.text}", place, xycoords=where, va="bottom", ha="left", fontsize=7)
+        axis.annotate(
+            f" {_plain(rule.text)}", place, xycoords=where, va="bottom", ha="left", fontsize=7
+        )
     for violin in panel.violins:
         _violin(axis, violin)
     for series in panel.series:

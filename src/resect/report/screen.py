@@ -24,7 +24,7 @@ from resect.report.figures._spec import (
     Style,
     Violin,
 )
-from resect.report.words import interval, is_fraction, visible
+from resect.report.words import interval, is_fraction, label, visible
 
 WIDTH = 380
 LETTER = 6.3
@@ -56,7 +56,9 @@ class Frame:
         self.top = (38.0 if panel.y.label else 26.0) + TITLE_LINE * panel.title.count("\n")
         names = max((len(text) for _, text in panel.x.ticks), default=0)
         below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
-        self.bottom = panel.height - below - (16 if panel.x.label else 2)
+        room = panel.height - below - (16 if panel.x.label else 2)
+        # Names of any length leave something of the plot.
+        self.bottom = max(room, self.top + 24)
         self.scales = {"x": panel.x, "y": panel.y}
 
     def x(self, value: float) -> float:
@@ -84,7 +86,7 @@ def brief(value: float) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str = "", extra: str = "") -> str:
     kind = f' class="{anchor}"' if anchor else ""
-    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(visible(text))}</text>'
+    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(label(text))}</text>'
 
 
 def _title(text: str) -> str:

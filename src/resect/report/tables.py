@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resect.report.figures._spec import Row, name_of
-from resect.report.words import cell, percent, slug, spread
+from resect.report.words import cell, percent, slug, spread, visible
 
 # Columns that are fractions of something; so are all that have bounds.
 FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
@@ -153,14 +153,14 @@ def csv_text(rows: Sequence[Row]) -> str:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(keys)
+    writer.writerow([_plain(key) for key in keys])
     for row in rows:
         writer.writerow([_plain(row.get(key)) for key in keys])
     return buffer.getvalue()
 
 
 def _plain(value: Any) -> Any:
+    if not isinstance(value, str):
+        return "" if value is None else value
     # Office programs run a text that starts like a formula.
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return "" if value is None else value
+    return visible(f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value)

@@ -9,6 +9,7 @@ from typing import Any
 from resect.errors import visible as visible
 
 LONGEST_REPLY = 600
+LONGEST_LABEL = 100
 # An effect is a fraction and is written in percent, unless its name ends with one of these units.
 UNIT = re.compile(r"\((×|examples|steps|prompts|weights|nats|correlation)\)$")
 SIGNS = {
@@ -122,6 +123,12 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return plain_number(value)
     return visible(value)
+
+
+def label(value: Any) -> str:
+    """Return a text of a figure: one line, cut where it would cover the rest."""
+    text = " ".join(visible(value).split())
+    return text if len(text) <= LONGEST_LABEL else f"{text[:LONGEST_LABEL]} …"
 
 
 def short(value: Any) -> str:
