@@ -2,8 +2,8 @@
 
 Models are Llamas with random weights in fp32. Each is planned from its shape alone and scored in a
 process of its own; `ratio` is the larger of estimate and measurement over the smaller. Time is that
-of `attribute_many`, the median of three runs after one; the estimate takes half of a matrix
-product's rate, measured in the same process just before. Memory is the most that is resident from
+of `attribute_many`, the median of three runs after one; the estimate takes a share of a
+matrix product's rate, measured in the same process just before. Memory is the most that is resident from
 when there is a model, minus what is resident before; before that a tiny model is scored, so that
 code and tables that every run needs are not laid to the model (Linux alone).
 
@@ -83,11 +83,11 @@ def child(name: str, runs: int) -> dict[str, Any]:
 
     from resect.attribution import AttributeSettings, attribute_many
     from resect.model.plan import Work, plan, shape_of
-    from resect.model.room import EFFICIENCY, free_memory, matrix_rate
+    from resect.model.room import free_memory, scoring_rate
 
     attribute_many(LlamaForCausalLM(llama((64, 64, 1, 64))).eval(), _Words(), encoded(64)[:2])
     config, examples = llama(SIZES[name]), encoded(SIZES[name][-1])
-    rate = EFFICIENCY * matrix_rate(torch.float32)
+    rate, _ = scoring_rate(torch.float32)
     with torch.device("meta"):
         shape = shape_of(LlamaForCausalLM(config))
     settings = AttributeSettings(keep=1e-2)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from resect.errors import InputError
+from resect.model.load import find_device
 from resect.model.plan import Work, shape_of, streamed
 from resect.model.prunable import Coverage
 from resect.model.room import Reading, how_to_read, least_free, plan_for
@@ -188,7 +189,7 @@ def reading(
         InputError: There is no example, or the folder is no checkpoint of a causal LM.
         CoverageError: The model has block weights of an unknown kind.
     """
-    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type == "cuda"
+    on_gpu = torch.device(find_device(device)).type == "cuda"
     tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
 
     def work() -> Work:
