@@ -3,9 +3,9 @@
 Models are Llamas with random weights in fp32. Each is planned from its shape alone and scored in a
 process of its own; `ratio` is the larger of estimate and measurement over the smaller. Time is that
 of `attribute_many`, the median of three runs after one; the estimate takes a share of a
-matrix product's rate, measured in the same process just before. Memory is the most that is resident from
-when there is a model, minus what is resident before; before that a tiny model is scored, so that
-code and tables that every run needs are not laid to the model (Linux alone).
+matrix product's rate, measured in the same process just before. Memory is the most that is resident
+from when there is a model, minus what is resident before; before that a tiny model is scored, so
+that code and tables that every run needs are not laid to the model (Linux alone).
 
     python benchmarks/plan.py -o plan.json        within 1.5× in time and 1.2× in memory, or exit 1
     python benchmarks/plan.py --quick             the two smallest sizes
