@@ -70,6 +70,7 @@ FLOORS: dict[str, tuple[set[str], set[str]]] = {
     # Attribution and rounds, because the refusal-ablation attack is a cut of our own.
     "attacks": (THIRD | {"attribution", "rounds", "tune"}, {"torch"}),
     "agreement": (GROUND | {"stats"}, set()),
+    "comparisons": (GROUND | {"stats"}, {"scipy"}),
     "judges": (
         GROUND | {"fence", "generate", "model"},
         {"torch", "transformers", "peft", "inspect_ai"},

@@ -115,11 +115,11 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "key"),
     [
-        ("word", {"aliases": ["word"]}),
-        (["word", "words"], {"aliases": ["word", "words"]}),
+        ("word", {"aliases": ["word"], "match": "contains"}),
+        (["word", "words"], {"aliases": ["word", "words"], "match": "contains"}),
         ({"accept": ["a word"]}, {"accept": ["a word"]}),
         ('{"aliases": ["x"]}', {"aliases": ["x"]}),
-        ("{word}", {"aliases": ["{word}"]}),
+        ("{word}", {"aliases": ["{word}"], "match": "contains"}),
         ("", {}),
         (None, {}),
     ],

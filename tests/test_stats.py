@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from resect import stats
+from resect import comparisons, stats
 from resect.records import Interval
 from resect.stats import Resampler, Sample, best_within, relative_drop
 
@@ -72,6 +72,34 @@ def test_equal_scores_keep_their_exact_bounds(size: int) -> None:
     # The weights of a resample of six do not sum to 1 in floating point.
     interval = Resampler("x").rate({"s": [1.0] * size}).interval("r")
     assert interval.low == pytest.approx(stats.wilson(size, size)[0])
+
+
+def test_seeds_that_are_asked_the_same_prompts_count_them_once() -> None:
+    scores: list[float | None] = [*[1.0] * 12, *[0.0] * 18]
+    once = Resampler("x", together=True).rate({"0/a": scores})
+    thrice = Resampler("x", together=True).rate({f"{seed}/a": scores for seed in range(3)})
+    assert thrice.draws == pytest.approx(once.draws)
+    assert thrice.trials == once.trials == 30
+    apart = Resampler("x").rate({f"{seed}/a": scores for seed in range(3)})
+    assert apart.trials == 90
+    assert np.std(apart.draws) < 0.7 * np.std(thrice.draws)
+
+
+def test_a_mean_over_the_same_prompts_is_no_surer_than_one() -> None:
+    right: list[float | None] = [1.0] * 60
+    full = [Resampler("x", together=True).rate({f"{at}/": right}) for at in range(3)]
+    assert stats.average(full, together=True).interval("m") == full[0].interval("m")
+
+
+def test_no_change_in_few_prompts_is_not_certainty() -> None:
+    resampler = Resampler("x")
+    scores: list[float | None] = [*[1.0] * 15, *[0.0] * 5]
+    rate = resampler.rate({"s": scores})
+    interval = relative_drop(rate, rate).interval("drop")
+    assert interval.value == 0.0
+    reach = stats.wilson(0, 20)[1] / 0.75
+    assert interval.low == pytest.approx(-reach)
+    assert interval.high == pytest.approx(reach)
 
 
 def test_drop_of_nothing_is_unknown() -> None:
@@ -147,7 +175,7 @@ def test_paired_comparison_agrees_with_scipy() -> None:
     draw = np.random.default_rng(3)
     first = (draw.random(150) < 0.7).astype(float)
     second = np.where(draw.random(150) < 0.6, first, (draw.random(150) < 0.3).astype(float))
-    found = stats.compare_paired("scipy", list(first), list(second))
+    found = comparisons.compare_paired("scipy", list(first), list(second))
     statistics: list[tuple[Interval, Callable[..., Any]]] = [
         (found.difference, lambda a, b, axis: a.mean(axis) - b.mean(axis)),
         (found.ratio, lambda a, b, axis: a.mean(axis) / b.mean(axis)),
@@ -174,11 +202,11 @@ def test_paired_comparison_agrees_with_scipy() -> None:
 def test_paired_draws_have_names() -> None:
     scores: list[float | None] = [float(n % 3 == 0) for n in range(30)]
     other: list[float | None] = [float(n % 2) for n in range(30)]
-    one = stats.compare_paired("a", scores, other)
-    assert one == stats.compare_paired("a", scores, other)
-    assert one != stats.compare_paired("b", scores, other)
+    one = comparisons.compare_paired("a", scores, other)
+    assert one == comparisons.compare_paired("a", scores, other)
+    assert one != comparisons.compare_paired("b", scores, other)
     with pytest.raises(ValueError, match="not the same prompts"):
-        stats.compare_paired("a", scores, other[1:])
+        comparisons.compare_paired("a", scores, other[1:])
 
 
 def test_samples_of_a_prompt_are_not_prompts() -> None:
@@ -186,8 +214,8 @@ def test_samples_of_a_prompt_are_not_prompts() -> None:
     prompts = [n // 8 for n in range(80)]
     scores: list[float | None] = [float(prompt % 2) for prompt in prompts]
     nothing: list[float | None] = [0.0] * 80
-    clustered = stats.compare_paired("c", scores, nothing, prompts).first
-    naive = stats.compare_paired("c", scores, nothing).first
+    clustered = comparisons.compare_paired("c", scores, nothing, prompts).first
+    naive = comparisons.compare_paired("c", scores, nothing).first
     ten = Resampler("c").rate({"": [float(n % 2) for n in range(10)]}).interval("first")
     assert clustered == ten
     assert clustered.high is not None
@@ -217,7 +245,7 @@ def test_cluster_bootstrap_equals_exact_enumeration() -> None:
 
 def test_independent_difference_is_newcombes() -> None:
     # The worked example of Newcombe (1998), method 10: 56/70 against 48/80.
-    found = stats.compare_independent((56, 48), (70, 80))
+    found = comparisons.compare_independent((56, 48), (70, 80))
     assert found.difference.value == pytest.approx(0.2)
     assert found.difference.low == pytest.approx(0.0524, abs=5e-5)
     assert found.difference.high == pytest.approx(0.3339, abs=5e-5)
@@ -229,8 +257,8 @@ def test_independent_difference_is_newcombes() -> None:
 
 
 def test_independent_ratio_without_hits_has_no_interval() -> None:
-    assert stats.compare_independent((3, 0), (9, 9)).ratio.value is None
-    none = stats.compare_independent((0, 3), (9, 9)).ratio
+    assert comparisons.compare_independent((3, 0), (9, 9)).ratio.value is None
+    none = comparisons.compare_independent((0, 3), (9, 9)).ratio
     assert (none.value, none.low, none.high) == (0.0, None, None)
 
 
@@ -252,10 +280,10 @@ def test_mcnemar_equals_the_flips_of_signs() -> None:
         for signs in itertools.product([-1, 1], repeat=len(changes))
     ]
     exact = np.mean([flip >= abs(sum(changes)) for flip in flips])
-    assert stats.mcnemar_p_value(first, second) == pytest.approx(float(exact))
-    assert stats.mcnemar_p_value([1, 0], [1, 0]) == 1.0
+    assert comparisons.mcnemar_p_value(first, second) == pytest.approx(float(exact))
+    assert comparisons.mcnemar_p_value([1, 0], [1, 0]) == 1.0
     with pytest.raises(ValueError, match="graded"):
-        stats.mcnemar_p_value([0.5], [1])
+        comparisons.mcnemar_p_value([0.5], [1])
 
 
 def test_holm_equals_the_closed_test() -> None:
@@ -274,14 +302,14 @@ def test_holm_equals_the_closed_test() -> None:
             )
             for place, name in enumerate(names)
         }
-        adjusted = stats.holm(dict(zip(names, values, strict=True)))
+        adjusted = comparisons.holm(dict(zip(names, values, strict=True)))
         assert adjusted == pytest.approx(closed)
 
 
 def test_holm_leaves_out_tests_that_were_not_made() -> None:
-    assert stats.holm({"a": 0.01, "b": None, "c": 0.04}) == {"a": 0.02, "b": None, "c": 0.04}
-    assert stats.holm({"a": 0.03, "c": 0.02}) == {"a": 0.04, "c": 0.04}
-    assert stats.holm({}) == {}
+    assert comparisons.holm({"a": 0.01, "b": None, "c": 0.04}) == {"a": 0.02, "b": None, "c": 0.04}
+    assert comparisons.holm({"a": 0.03, "c": 0.02}) == {"a": 0.04, "c": 0.04}
+    assert comparisons.holm({}) == {}
 
 
 def test_a_difference_without_spread_is_as_wide_as_its_sides() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +65,21 @@ class Sample:
     holds for everything that one `Resampler` returns.
     """
 
-    def __init__(self, value: float, draws: Array, exact: tuple[float, float] | None = None):
-        """Hold a point estimate, draws [R] and, where known, bounds that need no resampling."""
+    def __init__(
+        self,
+        value: float,
+        draws: Array,
+        exact: tuple[float, float] | None = None,
+        trials: int = 0,
+    ):
+        """Hold a point estimate, draws [R] and, where known, bounds that need no resampling.
+
+        `trials` is the number of different prompts behind it, 0 where that is not known.
+        """
         self.value = value
         self.draws = draws
         self.exact = exact
+        self.trials = trials
 
     def interval(self, name: str, level: float = LEVEL) -> Interval:
         """Return the percentile interval, widened to the exact bounds where they are known.
@@ -108,17 +117,20 @@ class Resampler:
     """Bootstrap over prompts within strata, the same resampled prompts for every arm.
 
     A stratum is a (seed, category) pair: prompts are exchangeable within it, seeds and tasks are
-    kept apart. A rate is the mean over strata of the mean over a stratum's prompts.
+    kept apart. A rate is the mean over strata of the mean over a stratum's prompts. Where several
+    seeds are asked the same prompts, these are resampled together and count once.
     """
 
-    def __init__(self, label: str, resamples: int = RESAMPLES):
-        """Name the draws by `label`."""
+    def __init__(self, label: str, resamples: int = RESAMPLES, *, together: bool = False):
+        """Name the draws by `label`; `together` if strata `SEED/CATEGORY` share their prompts."""
         self.label = label
         self.resamples = resamples
+        self.together = together
         self._counts: dict[tuple[str, int], Array] = {}
 
     def _weights(self, stratum: str, size: int) -> Array:
         """Return bootstrap weights [R, size] whose rows sum to 1."""
+        stratum = self.prompts_of(stratum)
         key = (stratum, size)
         if key not in self._counts:
             draw = rng(f"bootstrap/{self.label}/{stratum}/{size}")
@@ -138,7 +150,8 @@ class Resampler:
         if np.isnan(sample.draws).all() or np.nanstd(sample.draws) > 1e-12:
             return sample
         scored = [s for scores in strata.values() for s in scores if s is not None]
-        return Sample(sample.value, sample.draws, wilson(sum(scored), len(scored)))
+        hits = float(np.mean(scored)) * sample.trials
+        return Sample(sample.value, sample.draws, wilson(hits, sample.trials), sample.trials)
 
     def mean(self, strata: dict[str, list[float | None]]) -> Sample:
         """Return what `rate` returns, for values that are no scores and have no exact bounds."""
@@ -155,11 +168,28 @@ class Resampler:
             values.append(float(scored[known].mean()))
         if not values:
             return Sample(math.nan, np.full(self.resamples, np.nan))
-        return Sample(float(np.mean(values)), np.mean(np.stack(draws), axis=0))
+        trials = self.trials({name: [s is not None for s in own] for name, own in strata.items()})
+        return Sample(float(np.mean(values)), np.mean(np.stack(draws), axis=0), trials=trials)
+
+    def prompts_of(self, stratum: str) -> str:
+        """Return a name that strata of the same prompts share."""
+        return stratum.partition("/")[2] if self.together else stratum
+
+    def trials(self, scored: Mapping[str, Sequence[bool]]) -> int:
+        """Return the number of different prompts of which any has a score."""
+        found: dict[str, int] = {}
+        for name, own in scored.items():
+            prompts = self.prompts_of(name)
+            found[prompts] = max(found.get(prompts, 0), sum(own))
+        return sum(found.values())
 
 
 def relative_drop(intact: Sample, cut: Sample) -> Sample:
-    """Return 1 - cut / intact, draw by draw; NaN where the intact rate is zero."""
+    """Return 1 - cut / intact, draw by draw; NaN where the intact rate is zero.
+
+    Where no prompt changed, Wilson's bound on how many of all prompts may change stands in for the
+    missing spread.
+    """
     if intact.value == 0 or math.isnan(intact.value):
         return Sample(math.nan, np.full(len(cut.draws), np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -167,7 +197,10 @@ def relative_drop(intact: Sample, cut: Sample) -> Sample:
     exact = None
     if cut.exact is not None:
         exact = (1 - cut.exact[1] / intact.value, 1 - cut.exact[0] / intact.value)
-    return Sample(1 - cut.value / intact.value, draws, exact)
+    elif cut.trials and np.nanmax(np.abs(draws)) < 1e-12:
+        reach = wilson(0, cut.trials)[1] / intact.value
+        exact = (-reach, min(reach, 1.0))
+    return Sample(1 - cut.value / intact.value, draws, exact, cut.trials)
 
 
 def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sample]) -> Sample:
@@ -203,11 +236,12 @@ def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sam
     return Sample(float(value[0]), draws, chosen[0].exact if chosen else None)
 
 
-def average(samples: Sequence[Sample]) -> Sample:
-    """Return the mean of samples that share no prompts, such as the models of several seeds.
+def average(samples: Sequence[Sample], *, together: bool = False) -> Sample:
+    """Return the mean of samples, such as those of the models of several seeds.
 
     Where one of them has exact bounds, the mean has those of the square-and-add rule (MOVER: Zou
-    and Donner 2008): l = v - sqrt(sum (v_i - l_i)^2) / k, and u likewise.
+    and Donner 2008): l = v - sqrt(sum (v_i - l_i)^2) / k, and u likewise. Samples of the same
+    prompts (`together`) are not independent; they get the means of their bounds, which are wider.
     """
     value = float(np.mean([one.value for one in samples]))
     draws = np.mean(np.stack([one.draws for one in samples]), axis=0)
@@ -218,7 +252,8 @@ def average(samples: Sequence[Sample]) -> Sample:
         bounds = one.interval("")
         below.append(one.value - (one.value if bounds.low is None else bounds.low))
         above.append((one.value if bounds.high is None else bounds.high) - one.value)
-    exact = (value - math.hypot(*below) / len(samples), value + math.hypot(*above) / len(samples))
+    joined = math.fsum if together else lambda parts: math.hypot(*parts)
+    exact = (value - joined(below) / len(samples), value + joined(above) / len(samples))
     return Sample(value, draws, exact)
 
 
@@ -263,128 +298,3 @@ def cluster_means(
         if score is not None:
             known.append(score)
     return [sum(known) / len(known) if known else None for known in found.values()]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two arms over the same prompts.
-
-    Attributes:
-        first: Rate of the first arm.
-        second: Rate of the second arm.
-        difference: first - second.
-        ratio: first / second; its value is None where the second rate is zero.
-    """
-
-    first: Interval
-    second: Interval
-    difference: Interval
-    ratio: Interval
-
-
-def compare_paired(
-    label: str,
-    first: Sequence[float | None],
-    second: Sequence[float | None],
-    clusters: Sequence[Hashable] | None = None,
-) -> Comparison:
-    """Compare two arms that answered the same prompts, by the paired bootstrap.
-
-    Args:
-        label: Names the draw.
-        first: Scores of the first arm; None is unscored and left out of that arm alone.
-        second: Scores of the second arm, in the same order.
-        clusters: The prompt of each score, where a prompt has several samples; prompts are then
-            resampled whole.
-
-    Raises:
-        ValueError: The arms differ in length.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} scores against {len(second)}: not the same prompts")
-    arms = (
-        [first, second]
-        if clusters is None
-        else [cluster_means(a, clusters) for a in (first, second)]
-    )
-    resampler = Resampler(label)
-    one, two = (resampler.rate({"": list(arm)}) for arm in arms)
-    return Comparison(
-        one.interval("first"),
-        two.interval("second"),
-        (one - two).interval("difference"),
-        ratio(one, two).interval("ratio"),
-    )
-
-
-def compare_independent(hits: tuple[int, int], trials: tuple[int, int]) -> Comparison:
-    """Compare two rates over different prompts, without resampling.
-
-    The difference has Newcombe's interval (1998, method 10: the roots of two Wilson intervals),
-    the ratio Katz's interval on the log scale, which needs a hit in both arms.
-
-    Args:
-        hits: Hits of the first and of the second arm.
-        trials: Scored replies of the first and of the second arm, both at least 1.
-    """
-    shares = [hit / trial for hit, trial in zip(hits, trials, strict=True)]
-    bounds = [wilson(hit, trial) for hit, trial in zip(hits, trials, strict=True)]
-    difference = shares[0] - shares[1]
-    below = math.hypot(shares[0] - bounds[0][0], bounds[1][1] - shares[1])
-    above = math.hypot(bounds[0][1] - shares[0], shares[1] - bounds[1][0])
-    quotient = Interval("ratio", shares[0] / shares[1] if hits[1] else None)
-    if min(hits) > 0:
-        risk = scipy_stats.contingency.relative_risk(hits[0], trials[0], hits[1], trials[1])
-        katz = risk.confidence_interval(LEVEL)
-        quotient = Interval("ratio", float(risk.relative_risk), float(katz.low), float(katz.high))
-    return Comparison(
-        Interval("first", shares[0], *bounds[0]),
-        Interval("second", shares[1], *bounds[1]),
-        Interval("difference", difference, difference - below, difference + above),
-        quotient,
-    )
-
-
-def mcnemar_p_value(first: Sequence[float | None], second: Sequence[float | None]) -> float:
-    """Return the two-sided exact p-value that two arms hit equally often on the same prompts.
-
-    Only prompts on which the arms disagree count (McNemar 1947, in its exact binomial form).
-
-    Args:
-        first: 0/1 scores; a pair with an unscored member (None) is left out.
-        second: The same prompts in the same order.
-
-    Raises:
-        ValueError: A score is neither 0 nor 1.
-    """
-    pairs = [
-        (one, two)
-        for one, two in zip(first, second, strict=True)
-        if one is not None and two is not None
-    ]
-    if any(score not in {0.0, 1.0} for pair in pairs for score in pair):
-        raise ValueError("McNemar's test is for hits and misses, not for graded scores")
-    wins = sum(one > two for one, two in pairs)
-    losses = sum(one < two for one, two in pairs)
-    if wins + losses == 0:
-        return 1.0
-    return float(scipy_stats.binomtest(wins, wins + losses).pvalue)
-
-
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return p-values adjusted for a family of tests (Holm 1979), each in [0, 1].
-
-    Rejecting what is at most α keeps the chance of any false rejection in the whole grid at α,
-    however the tests depend on each other.
-
-    Args:
-        p_values: Cell of the grid to its p-value; None is a test that could not be made. It stays
-            None and does not count.
-    """
-    known = sorted((p, name) for name, p in p_values.items() if p is not None)
-    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
-    largest = 0.0
-    for place, (p, name) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - place)))
-        adjusted[name] = largest
-    return adjusted

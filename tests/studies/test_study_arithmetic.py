@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from resect.cells import Cell, Cut, Tuning, merge
 from resect.mask import Mask, MaskTensor
 from resect.records import Claim, Interval, VerdictWord
 from resect.run import agreed
-from resect.stats import Sample
+from resect.stats import Resampler, Sample
 from resect.studies import _common
 from resect.studies._overlap import chance_overlap, rank_agreement
 from resect.studies.compression import needed
@@ -55,7 +56,7 @@ def test_each_model_takes_its_own_cut_within_the_budget(monkeypatch: pytest.Monk
     together = [effect(None, "aligned", cut, (0, 1)) for cut in cuts]
     one_q = [one.harm_drop.value for one in together if one.utility_drop.value <= 0.05]
     assert max(one_q) == pytest.approx(0.45)
-    measured: Any = None
+    measured: Any = SimpleNamespace(resampler=Resampler)
     found, q, cost = _common.best_cuts(measured, "aligned", cuts, (0, 1), 0.05)
     assert found.value == pytest.approx(0.8)
     assert q == pytest.approx(0.0055)
@@ -80,6 +81,15 @@ def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
     assert agreed(claim("supported", "supported", "not supported"), 0.5).verdict == "supported"
     against = claim("not supported", "supported", "supported")
     assert agreed(against, 0.0) == against
+
+
+def test_categories_of_few_prompts_are_resampled_together() -> None:
+    strata: dict[str, list[float | None]] = {"0/large": [1.0] * 6}
+    for name in "abcde":
+        strata |= {f"0/{name}": [1.0], f"1/{name}": [0.0]}
+    found = _common._with_enough(strata)
+    assert [len(scores) for scores in found.values()] == [6, 5, 5]
+    assert {name.partition("/")[0] for name in found} == {"0", "1"}
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:

@@ -115,23 +115,31 @@ def _finish(model: str, output: Path, mask: Mask | None) -> None:
     build_report(output)
     rows = chosen_rows(output / "results.json")
     table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
-    _say_verdict(output)
+    supported = _say_verdict(output)
     if mask is None:
         say("no cut of the grid lowers the behaviour within the utility budget")
     else:
         place = output / MASK
         say(f"{place}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
         note("the numbers to quote are those of the test half")
-        note(f"next: resect prune {model} {place} --run {output} -o CUT")
+        if supported:
+            note(f"next: resect prune {model} {place} --run {output} -o CUT")
+        else:
+            note(
+                "the mask is kept for a look and is no finding; try --contrast, more prompts, or "
+                "resect sweep with other q and p"
+            )
 
 
-def _say_verdict(output: Path) -> None:
+def _say_verdict(output: Path) -> bool:
+    """Print the verdict on the chosen cut; return whether it is supported."""
     from resect.store import read_json
 
     claim = read_json(output / "results.json")["claims"][0]
     say(f"{claim['verdict']}: {claim['claim']} {claim['reason']}")
     if claim["verdict"] == "not measurable":
         note("the intact model must show the behaviour under the attack, or there is none to cut")
+    return bool(claim["verdict"] == "supported")
 
 
 def register(app: typer.Typer) -> None:

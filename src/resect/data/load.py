@@ -231,7 +231,7 @@ def _completion(value: Any, where: str) -> str:
 
 
 def _key(value: Any, where: str) -> dict[str, Any]:
-    """Return an answer key; a plain text, or a list of them, is what a reply may say."""
+    """Return an answer key; of a plain text, or a list of them, a reply has to hold one."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         # CSV has no objects.
         with contextlib.suppress(ValueError):
@@ -240,7 +240,7 @@ def _key(value: Any, where: str) -> dict[str, Any]:
         return {}
     texts = [value] if isinstance(value, str) else value
     if isinstance(texts, list) and all(isinstance(text, str) for text in texts):
-        return {"aliases": texts}
+        return {"aliases": texts, "match": "contains"}
     if not isinstance(value, dict):
         raise InputError(
             f"{where}: 'key' is no answer key",

@@ -18,6 +18,8 @@ from resect.stats import Resampler, Sample, average, best_within, relative_drop
 from resect.store import read_parquet
 
 Row = dict[str, Any]
+# Of a category; see `_with_enough`.
+LEAST_PROMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,14 @@ class Measurements:
                 if keep is None or keep(row):
                     stratum = f"{cell.seed}/{row['category']}"
                     found.setdefault(stratum, []).append(_score(row))
-        return found
+        return _with_enough(found)
+
+    def resampler(self, probe: str) -> Resampler:
+        """Return what resamples a probe's prompts: together, if all seeds are asked the same."""
+        if probe not in self._resamplers:
+            place = self.config.data[self.config.evaluation.probes[probe]]
+            self._resamplers[probe] = Resampler(probe, together="{seed}" not in place)
+        return self._resamplers[probe]
 
     def rate(
         self,
@@ -103,13 +112,13 @@ class Measurements:
         keep: Callable[[Row], bool] | None = None,
     ) -> Sample:
         """Return the rate of hits over cells of one arm, with paired bootstrap draws."""
-        resampler = self._resamplers.setdefault(probe, Resampler(probe))
-        return resampler.rate(self.strata(cells, probe, category, keep))
+        return self.resampler(probe).rate(self.strata(cells, probe, category, keep))
 
     def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
-        """Return how many scored prompts stand behind a rate."""
+        """Return how many different scored prompts stand behind a rate."""
         strata = self.strata(cells, probe, category)
-        return sum(score is not None for scores in strata.values() for score in scores)
+        scored = {name: [score is not None for score in own] for name, own in strata.items()}
+        return self.resampler(probe).trials(scored)
 
     def share(
         self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
@@ -122,7 +131,7 @@ class Measurements:
                     known = row["outcome"]
                     hit = None if known is None else float(known in outcomes)
                     found.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
-        return self._resamplers.setdefault(probe, Resampler(probe)).rate(found)
+        return self.resampler(probe).rate(_with_enough(found))
 
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
@@ -145,6 +154,19 @@ class Measurements:
             if row["probe"] == probe and row[column] is not None
         ]
         return float(np.mean(values)) if values else None
+
+
+def _with_enough(strata: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+    """Return strata of at least `LEAST_PROMPTS`; smaller categories of a seed are one stratum.
+
+    A bootstrap within a stratum of one or two prompts has no spread to speak of.
+    """
+    found: dict[str, list[float | None]] = {}
+    for name, scores in strata.items():
+        few = len(scores) < LEAST_PROMPTS
+        key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
+        found.setdefault(key, []).extend(scores)
+    return found
 
 
 def _score(row: Row) -> float | None:
@@ -240,7 +262,8 @@ def best_cuts(
         ]
         found.append(places[0] if places else (0.0, 0.0))
     q, cost = (float(np.mean(column)) for column in zip(*found, strict=True))
-    return average(drops), q, cost
+    together = measured.resampler("generation").together
+    return average(drops, together=together), q, cost
 
 
 def seed_groups(config: RunConfig) -> list[tuple[int | None, tuple[int, ...]]]:

@@ -241,7 +241,12 @@ def _claim(measured: Measurements, chosen: _Point | None) -> Claim:
             reason = f"An interval crosses its threshold. Chosen: {_name(chosen)}."
         else:
             verdict = "not supported"
-            reason = f"On the test half the choice misses a threshold. Chosen: {_name(chosen)}."
+            reason = (
+                f"On the test half harm falls by {percent(found.harm_drop.value)} (wanted: "
+                f"{percent(section.harm_drop)}) and utility by {percent(found.utility_drop.value)} "
+                f"(allowed: {percent(section.utility_drop)}), or the random cut does half as much. "
+                f"Chosen: {_name(chosen)}."
+            )
     return Claim(
         study="frontier",
         claim=CLAIM,
