@@ -268,3 +268,16 @@ def test_samples_of_a_prompt_are_resampled_together(model: Path, tmp_path: Path)
     assert rows[0]["scored"] + rows[0]["unscored"] == 24
     # All replies are alike for this judge, so that the interval is Wilson's over six prompts.
     assert rows[0]["low"] == pytest.approx(wilson(6, 6)[0])
+
+
+def test_check_says_which_completions_are_wrong_by_their_own_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "p", "completion": "it is a word .", "key": "word"},
+        {"prompt": "q", "completion": "it is a word .", "key": {"aliases": ["word"]}},
+        {"prompt": "r", "completion": "anything"},
+    ]
+    assert call("data", "check", write(tmp_path / "a.jsonl", rows)) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 2 completions are not right by their own key" in said

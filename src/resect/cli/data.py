@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resect.cli._show import note, progress, say, table
 from resect.records import Format
+
+if TYPE_CHECKING:
+    from resect.data.load import BehaviourSet
 
 data_app = typer.Typer(no_args_is_help=True, help="Behaviour sets: presets, checks, collection.")
 
@@ -138,6 +141,7 @@ def check(
                 for kind in kinds
             ],
         )
+    _say_keys(data)
     if found.sides is None:
         note("no splits and no --against: nothing to look for leaks between")
         return
@@ -150,6 +154,21 @@ def check(
             fix="remove the rows from one side",
         )
     say(f"no leak between {found.sides[0]:,} calibration and {found.sides[1]:,} evaluation rows")
+
+
+def _say_keys(data: BehaviourSet) -> None:
+    """Say which rows would be judged wrong if the model said just what they hold."""
+    from resect.judges.exact import judge_exact
+    from resect.records import Reply
+
+    keyed = [example for example in data.examples if example.key and example.completion]
+    told = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
+    missed = [r for r in told if judge_exact(r, "comply").outcome in ("wrong", "incoherent")]
+    if missed:
+        note(
+            f"{len(missed):,} of {len(told):,} completions are not right by their own key, first "
+            f"{missed[0].example_id}: the exact judge would count them as wrong answers"
+        )
 
 
 @data_app.command(
