@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tiny
@@ -30,7 +31,7 @@ from resect.mask import KIND, Mask
 from resect.model import load_model
 from resect.records import Example
 from resect.report import build_report
-from resect.scoreset import Scores
+from resect.scoreset import Candidates, ScoreMeta, Scores
 from resect.template.render import is_plain
 
 FUZZ = settings(
@@ -169,6 +170,23 @@ def test_a_header_that_claims_terabytes(tmp_path: Path) -> None:
     for read in (Mask.load, Scores.load):
         with pytest.raises(InputError, match="not a readable artefact"):
             read(path)
+
+
+@pytest.mark.parametrize("side", [10**30, 2**63])
+def test_scores_of_an_endless_tensor(side: int, tmp_path: Path) -> None:
+    # Found by atheris: a number too large to compare with.
+    path = tmp_path / "x.scores.safetensors"
+    candidates = Candidates(0.1, 400)
+    candidates.add("a", torch.arange(400.0).reshape(20, 20), torch.ones(20, 20))
+    meta = ScoreMeta("snip", "signed", 0.1, "m", "0", "1", "2", 8, 80, "raw", 0, "", 0)
+    Scores(candidates.finish(), meta).save(path)
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["resect"])
+        blobs = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts["tensors"][0][1] = [side]
+    save_file(blobs, path, {"resect": json.dumps(facts)})
+    with pytest.raises(InputError, match="do not fit its shape"):
+        Scores.load(path)
 
 
 class Trap:

@@ -20,7 +20,7 @@ import json
 import math
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -255,7 +255,7 @@ class Scores:
             # A byte at least of each candidate is there as it is, and it has three gaps at most.
             most = 4 * sum(blob.numel() for blob in blobs.values())
             rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
-            tensors = _split(rows, facts["tensors"])
+            tensors = dict(_split(rows, facts["tensors"]))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
@@ -265,23 +265,22 @@ class Scores:
         return Scores(tensors, meta)
 
 
-def _split(rows: dict[str, Tensor], facts: list[list[Any]]) -> dict[str, TensorScores]:
-    """Return the candidates of each tensor from the rows of all."""
+def _split(rows: dict[str, Tensor], facts: list[list[Any]]) -> Iterator[tuple[str, TensorScores]]:
+    """Yield the candidates of each tensor from the rows of all."""
     gaps, at_gap, at_value = rows["gap"].numpy(), 0, 0
     at_weight: Counter[int] = Counter()
-    tensors = {}
     for name, shape, length, count, kind in facts:
         index = torch.from_numpy(from_gaps(gaps[at_gap : at_gap + length]))
         value = rows["value"][at_value : at_value + count]
         weight = rows[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
         order = value.argsort(descending=True, stable=True)
-        if len(index) != count or len(value) != count or (count and index[-1] >= prod(shape)):
+        last = int(index[-1]) if count and len(index) else -1
+        if not len(index) == len(value) == count or not last < prod(shape) < 2**63:
             raise ValueError(f"the candidates of {name} do not fit its shape")
         kept = weight[order] if weight.numel() else weight
-        tensors[name] = TensorScores(tuple(shape), index[order], value[order], kept)
+        yield name, TensorScores(tuple(shape), index[order], value[order], kept)
         at_gap, at_value = at_gap + length, at_value + count
         at_weight[kind] += weight.numel()
-    return tensors
 
 
 def _places(mine: ByIndex, theirs: ByIndex) -> Tensor:
