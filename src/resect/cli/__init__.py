@@ -105,7 +105,8 @@ def main() -> None:
         code = STOPPED
     if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(
-            "stopped: nothing is half-written; run the same command again, some with --resume",
+            "stopped: nothing is half-written; run the same command again "
+            "(a run in a folder goes on with --resume)",
             markup=False,
         )
     sys.exit(code if isinstance(code, int) else 0)

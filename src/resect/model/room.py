@@ -250,8 +250,8 @@ class Report(NamedTuple):
 # What a large accelerator does of bf16 products in practice, and a bus between it and the host.
 ASSUMED_RATE = 3e14
 ASSUMED_BUS = 2e10
-# Share of a matrix product's rate that scoring reaches. On a CPU it was .52 for a model of 3M
-# parameters and .78 for one of 330M (benchmarks/plan.py); on a GPU nothing has been measured.
+# Share of a matrix product's rate that scoring reaches: on a CPU .57 to .74, over models of 3M to
+# 330M parameters (benchmarks/plan.py, docs/scale.md); on a GPU nothing has been measured.
 EFFICIENCY = {"cpu": 0.65, "cuda": 0.5}
 
 
