@@ -119,8 +119,8 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     sets = {name: _drawn(name, data, request) for name, data in sets.items()}
     # The whole path, so that the configuration runs again from anywhere.
     folder = output.resolve() / "data"
-    files = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
-    spec = {path.stem: str(path) for path in files}
+    texts = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
+    spec = {path.stem: str(path) for path in texts}
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
     asked = sets["target"].split("evaluation").examples
     judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
@@ -129,7 +129,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     config = _config(request, spec, told)
     median = statistics.median(lengths)
     reasons = _reasons(config, sets, short, f"{median:g}")
-    return Planned(config, files, (*reasons, f"the grid is that of {weights:,} prunable weights"))
+    return Planned(config, texts, (*reasons, f"the grid is that of {weights:,} prunable weights"))
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,8 @@ def reproduce(
         InputError: There is no finished run, or the folder for the repetition is in use.
     """
     rows = check_inputs(run)
-    files = {row.name for row in rows if row.kind == "data" and row.before != "no file"}
-    stale = [row for row in rows if row.name in files and row.grade != "identical"]
+    data = {row.name for row in rows if row.kind == "data" and row.before != "no file"}
+    stale = [row for row in rows if row.name in data and row.grade != "identical"]
     if stale:
         return Reproduction(tuple(rows), reran=False)
     config = load_config(run / "config.yaml")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from resect import scores
 from resect.errors import unknown_name
+from resect.scores import METHODS
 from resect.records import Scope
 
 Contrast = Literal["", "style", "preserve"]
@@ -87,7 +87,7 @@ def variants(methods: Sequence[str] | None = None) -> tuple[Variant, ...]:
     Raises:
         InputError: There is no such method.
     """
-    known = [name for name, rules in scores.METHODS.items() if "signed" in rules]
+    known = [name for name, rules in METHODS.items() if "signed" in rules]
     for name in methods or ():
         if name not in known:
             raise unknown_name("score method", name, known)

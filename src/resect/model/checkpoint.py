@@ -193,8 +193,8 @@ def weight_files(source: Path) -> list[Path]:
             names = sorted(map(str, set(store.read_json(index)["weight_map"].values())))
     else:
         names = ["model.safetensors"]
-    files = [source / name for name in names]
-    missing = [path.name for path in files if path.parent != source or not path.is_file()]
+    shards = [source / name for name in names]
+    missing = [path.name for path in shards if path.parent != source or not path.is_file()]
     if missing:
         raise InputError(
             f"{source} lacks safetensors weights",
@@ -202,7 +202,7 @@ def weight_files(source: Path) -> list[Path]:
             allowed="model.safetensors, or shards with model.safetensors.index.json",
             fix="save the model with save_pretrained",
         )
-    return files
+    return shards
 
 
 def _rewrite(
@@ -213,18 +213,18 @@ def _rewrite(
     extra: Mapping[str, str | None],
 ) -> dict[str, int]:
     change, record = how
-    files = weight_files(source)
+    shards = weight_files(source)
     store.refuse_full_folder(target)
     wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
-    names = _names_on_disk(files, wanted, mask)
+    names = _names_on_disk(shards, wanted, mask)
     with store.atomic_folder(target) as folder:
         for path in source.iterdir():
-            if path in files or path.name in {*extra, RECORD} or path.name.endswith(".part"):
+            if path in shards or path.name in {*extra, RECORD} or path.name.endswith(".part"):
                 continue
             if path.is_file():
                 refuse_link_out(path, source)
                 shutil.copy2(path, folder / path.name)
-        for path in files:
+        for path in shards:
             _rewrite_file(path, folder / path.name, names, change)
         for name, text in extra.items():
             if text is not None:
@@ -235,13 +235,13 @@ def _rewrite(
     return {"weights": mask.count, "tensors": len(wanted)}
 
 
-def _names_on_disk(files: list[Path], wanted: set[str], mask: Mask) -> dict[str, str]:
+def _names_on_disk(shards: list[Path], wanted: set[str], mask: Mask) -> dict[str, str]:
     """Return name on disk to name in the mask.
 
     Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped model.
     """
     found = set()
-    for path in files:
+    for path in shards:
         try:
             with safe_open(path, framework="pt") as file:
                 found |= set(file.keys())
