@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resect.errors import unknown_name
-from resect.scores import METHODS
 from resect.records import Scope
+from resect.scores import METHODS
 
 Contrast = Literal["", "style", "preserve"]
 
