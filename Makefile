@@ -39,7 +39,7 @@ check: install sbom
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_architecture.py
+	$(BIN)/python -m pytest -s tests/test_architecture.py
 
 # A CycloneDX list of what is installed, made again when that changes. The tool has an environment of
 # its own, because its needs would change the pinned versions of ours; without a network there is one

@@ -30,13 +30,14 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from resect.attribution import AttributeSettings, attribute_many
-from resect.model.forward import Head, batch_loss, batches
+from resect.attribution.choices import CPU_TOKENS
+from resect.attribution.engine import attribute_many
+from resect.attribution.loss import Head, batch_loss, batches
+from resect.attribution.settings import AttributeSettings
 from resect.model.prunable import blocks, find_prunable
-from resect.model.settings import CPU_TOKENS
 from resect.records import Encoded
-from resect.scoreset import Scores
 from resect.stats import rng
+from resect.weights.scores import Scores
 
 REDUCTIONS = ("signed", "abs_of_mean", "mean_of_abs")
 NAIVE_BATCH = 8

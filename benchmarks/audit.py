@@ -25,18 +25,18 @@ import numpy as np
 import torch
 
 from resect.audit import WORDS, AuditRequest, Thresholds, compare, load_tuned
+from resect.audit.audit import harm_set
 from resect.audit.changes import TensorChange
-from resect.audit.measured import measure
-from resect.audit.run import harm_set
+from resect.audit.effects import measure
 from resect.data import load_data
 from resect.data.load import BehaviourSet
+from resect.files.writing import write_json
 from resect.model import load_model
 from resect.organism import Recipe, organism_root
 from resect.organism.documents import advice_turn, draws, mixture
 from resect.organism.training import Schedule, encode_turns, train
 from resect.organism.world import NOUNS, World
 from resect.stats import rng, wilson
-from resect.store import write_json
 
 BATCH = 16
 CHOSEN_ON = 0

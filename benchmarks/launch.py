@@ -18,12 +18,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resect.config import RunConfig, parse_config
-from resect.launch import launch_run
-from resect.metrics import FILE
+from resect.files.reading import read_json
+from resect.files.writing import write_json
 from resect.organism import Recipe, build
-from resect.run import measure_all, open_run, plan_run, summarise_run
-from resect.store import read_json, write_json
+from resect.runs.config import parse_config
+from resect.runs.launch import launch_run
+from resect.runs.metrics import FILE
+from resect.runs.run import measure_all, open_run, plan_run, summarise_run
+from resect.studies.design import RunConfig
 
 
 def configuration(folder: Path, cells: int) -> RunConfig:

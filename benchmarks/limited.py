@@ -61,8 +61,8 @@ def build(folder: Path, size: Size) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from resect.files.writing import write_text
     from resect.stats import rng
-    from resect.store import write_text
 
     config = LlamaConfig(
         hidden_size=size.hidden,
@@ -98,8 +98,8 @@ def weights_of(folder: Path) -> int:
 
 
 def mask_of(folder: Path, data: Path, stream: bool | None, on_note: Callable[[str], None]) -> Any:
-    from resect.locate import ScoreRequest, score_model
-    from resect.selection import select
+    from resect.attribution.score import ScoreRequest, score_model
+    from resect.weights.select import select
 
     request = ScoreRequest(str(folder), str(data), format="raw", keep=KEEP, stream=stream)
     scores = score_model(request, on_note=on_note)
@@ -169,7 +169,7 @@ def measure(size: Size, *, group: bool = False) -> dict[str, Any]:
     """Score a model of a size in memory and within the limit; return what was found."""
     import torch
 
-    from resect.mask import Mask
+    from resect.weights.mask import Mask
 
     with tempfile.TemporaryDirectory() as place:
         folder, tiny, output = (Path(place, name) for name in ("large", "tiny", "m.safetensors"))

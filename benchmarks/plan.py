@@ -81,9 +81,11 @@ def child(name: str, runs: int) -> dict[str, Any]:
     import torch
     from transformers import LlamaForCausalLM
 
-    from resect.attribution import AttributeSettings, attribute_many
-    from resect.model.plan import Work, plan, shape_of
-    from resect.model.room import free_memory, scoring_rate
+    from resect.attribution.engine import attribute_many
+    from resect.attribution.estimate import scoring_rate
+    from resect.attribution.plan import Work, plan, shape_of
+    from resect.attribution.settings import AttributeSettings
+    from resect.machine.memory import free_memory
 
     attribute_many(LlamaForCausalLM(llama((64, 64, 1, 64))).eval(), _Words(), encoded(64)[:2])
     config, examples = llama(SIZES[name]), encoded(SIZES[name][-1])
@@ -180,7 +182,7 @@ def main() -> None:
         rows.append(measured(name, options.runs))
         print(line(rows[-1]), flush=True)
         if options.output:
-            from resect.store import write_json
+            from resect.files.writing import write_json
 
             write_json(options.output, rows)
     missed = [

@@ -12,9 +12,11 @@ from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
-from resect.forecast import Assumed
-from resect.model.plan import GIB, Free, Shape, Work, plan, shape_of, streamed
-from resect.model.room import ASSUMED_BUS, SHAPES, empty_model
+from resect.attribution.estimate import ASSUMED_BUS
+from resect.attribution.plan import GIB, Shape, Work, plan, shape_of, streamed
+from resect.machine.memory import Free
+from resect.model.shapes import SHAPES, empty_model
+from resect.runs.forecast import Assumed
 
 EXAMPLES, LENGTH = 824, 256
 # A grid: cells, prompts of each, tokens of a reply, replies at a time here and on a server.
@@ -68,8 +70,8 @@ def rows(options: argparse.Namespace) -> dict[str, list[str]]:
 def _grid_row(name: str, shape: Shape, layers: int, count: int, options: argparse.Namespace) -> str:
     """Return what a grid costs whose replies come from memory, and from a server of the cut.
 
-    As `resect.forecast`: each token of a batch reads all weights once, here from one device at a
-    time and with the time that it takes to start a block; on a server from all devices at once.
+    As `resect.runs.forecast`: each token of a batch reads all weights once, here from one device at
+    a time and with the time that it takes to start a block; on a server from all devices at once.
     """
     assumed = Assumed()
     reading = shape.parameters / assumed.bandwidth

@@ -31,10 +31,11 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from arms import REDUCTIONS, Case
 
-from resect.mask import Mask
-from resect.scoreset import Scores
-from resect.selection import select
-from resect.store import read_json, write_json, write_text
+from resect.files.reading import read_json
+from resect.files.writing import write_json, write_text
+from resect.weights.mask import Mask
+from resect.weights.scores import Scores
+from resect.weights.select import select
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"

@@ -20,9 +20,9 @@ import pytest
 import typer
 
 import tiny
+from command_line import call, write
 from resect.cli import app
 from resect.studies import STUDIES
-from test_command_line import call, write
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

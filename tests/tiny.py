@@ -13,11 +13,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from resect.edit import removed
-from resect.generate import GenerationSettings, generate
-from resect.mask import Mask, MaskTensor
+from resect.edit.live import removed
+from resect.evaluation.decode import GenerationSettings, generate
 from resect.model import prunable_tensors
 from resect.records import Encoded
+from resect.weights.mask import Mask, MaskTensor
 
 VOCABULARY = 64
 WORDS = [f"w{n}" for n in range(VOCABULARY - 4)]

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedTokenizerFast
 
-from resect.judges.strongreject import TEMPLATE
+from resect.evaluation.judges.strongreject import TEMPLATE
 
 
 def write_classifier(folder: Path) -> tuple[Path, Path]:

@@ -79,7 +79,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
 def study(name: str) -> str:
     """Return the question of a study and its claims with their rules at the default thresholds."""
     from resect.studies import STUDIES
-    from resect.studies._claims import rules_of
+    from resect.studies.study import rules_of
 
     lines = [f"**{STUDIES[name].question}**", "", "| claim | rule |", "|---|---|"]
     lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in rules_of(name)]
@@ -90,7 +90,7 @@ def settings(name: str) -> str:
     """Return a section of a configuration as YAML, with its defaults."""
     import yaml
 
-    from resect.rules import Studies
+    from resect.studies.design import Studies
 
     annotation: Any = Studies.model_fields[name].annotation
     values = annotation.__args__[0]().model_dump(mode="json")

@@ -9,34 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resect.attribution.score import attribute as attribute
     from resect.data import load_data as load_data
-    from resect.edit import apply as apply
-    from resect.edit import removed as removed
+    from resect.edit.hold import HoldMask as HoldMask
+    from resect.edit.live import apply as apply
+    from resect.edit.live import removed as removed
     from resect.export import from_pretrained as from_pretrained
     from resect.export import load_mask as load_mask
     from resect.export import push_mask as push_mask
-    from resect.guard import HoldMask as HoldMask
-    from resect.locate import attribute as attribute
-    from resect.mask import Mask as Mask
     from resect.model import load_model as load_model
-    from resect.scoreset import Scores as Scores
-    from resect.selection import select as select
+    from resect.weights.mask import Mask as Mask
+    from resect.weights.scores import Scores as Scores
+    from resect.weights.select import select as select
 
 __version__ = "0.1.0"
 
 _PLACES = {
-    "HoldMask": "resect.guard",
-    "Mask": "resect.mask",
-    "Scores": "resect.scoreset",
-    "apply": "resect.edit",
-    "attribute": "resect.locate",
+    "HoldMask": "resect.edit.hold",
+    "Mask": "resect.weights.mask",
+    "Scores": "resect.weights.scores",
+    "apply": "resect.edit.live",
+    "attribute": "resect.attribution.score",
     "from_pretrained": "resect.export",
     "load_data": "resect.data",
     "load_mask": "resect.export",
     "load_model": "resect.model",
     "push_mask": "resect.export",
-    "removed": "resect.edit",
-    "select": "resect.selection",
+    "removed": "resect.edit.live",
+    "select": "resect.weights.select",
 }
 
 __all__ = [

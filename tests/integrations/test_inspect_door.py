@@ -32,14 +32,14 @@ from inspect_ai.solver import generate as solve
 import resect.integrations._inspect_registry
 import tiny
 from resect.data.encode import encode_prompt
-from resect.edit import removed
+from resect.edit.live import removed
 from resect.errors import MismatchError
-from resect.generate import GenerationSettings, generate
-from resect.integrations._facts import mask_hash
+from resect.evaluation.decode import GenerationSettings, generate
+from resect.evaluation.evaluate import EvalRequest, evaluate_model
+from resect.files.tables import read_parquet
+from resect.integrations.cuts import mask_hash
 from resect.integrations.inspect_model import ResectAPI
-from resect.measure import EvalRequest, evaluate_model
 from resect.records import Example
-from resect.store import read_parquet
 
 ROOT = Path(__file__).parents[2]
 TOKENS = 6

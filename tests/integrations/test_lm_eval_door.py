@@ -13,13 +13,14 @@ import pytest
 import torch
 
 import tiny
-from resect.edit import removed
+from resect.edit.live import removed
 from resect.errors import InputError, MismatchError
+from resect.evaluation.evaluate import EvalRequest, evaluate_model
+from resect.files.reading import read_json
+from resect.files.tables import read_parquet
 from resect.integrations import lm_eval as door
-from resect.integrations._facts import mask_hash
-from resect.measure import EvalRequest, evaluate_model
+from resect.integrations.cuts import mask_hash
 from resect.model import load_model
-from resect.store import read_json, read_parquet
 
 GENERATED = """
 task: tiny_generated

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 import resect
 import tiny
-from resect.edit import removed
+from command_line import ok
+from resect.edit.live import removed
 from resect.errors import InputError
 from resect.export import write_patch
 from resect.integrations.vllm_worker import PLACE, ResectWorkerExtension, read_patch, switch
-from resect.mask import Mask
 from resect.model import prunable_tensors
-from test_command_line import ok
+from resect.weights.mask import Mask
 
 SOURCE = os.environ.get("RESECT_VLLM_SOURCE")
 WORKERS = 2

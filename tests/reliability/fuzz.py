@@ -67,14 +67,14 @@ PARTS = {"launcher": "local", "parts": [{"part": 0, "job": "1", "cells": ["a"]}]
 
 def readers() -> dict[str, tuple[str, Callable[[Path], Any]]]:
     """Return what is fuzzed: the name of a file, and who reads it in a folder of its own."""
-    from resect.config import load_config
     from resect.data import load_data
     from resect.data.preset import find_preset
-    from resect.launch.status import status
-    from resect.mask import Mask
     from resect.report import build_report
-    from resect.reproduce import check_inputs, compare_runs
-    from resect.scoreset import Scores
+    from resect.runs.config import load_config
+    from resect.runs.launch.status import status
+    from resect.runs.reproduce import check_inputs, compare_runs
+    from resect.weights.mask import Mask
+    from resect.weights.scores import Scores
 
     return {
         "mask": ("x.mask.safetensors", Mask.load),
@@ -109,8 +109,9 @@ def write_good(folder: Path) -> None:
 
     import example_run
     import tiny
-    from resect.scoreset import Candidates, ScoreMeta, Scores
-    from resect.store import write_parquet
+    from resect.files.tables import write_parquet
+    from resect.weights.candidates import Candidates
+    from resect.weights.scores import ScoreMeta, Scores
 
     model = tiny.build("llama")
     whole = tiny.cut(model, 0.01)

@@ -86,14 +86,15 @@ def warm() -> None:
     import transformers.models.llama.modeling_llama  # noqa: F401
 
     import resect
-    from resect import collect, judges, store
+    from resect import files
+    from resect.evaluation import collect, judges
 
     for module in pkgutil.walk_packages([str(Path(resect.__file__).parent)], prefix="resect."):
         if "integrations" not in module.name and "__main__" not in module.name:
             importlib.import_module(module.name)
     torch.set_num_threads(1)
     # Read once: a commit made meanwhile would be in the files that come after it.
-    store.provenance()
+    files.provenance()
     judges.JUDGES["exact"] = lambda _: judges.each(lambda reply, asked: even(reply))
     collect.CHUNK = 2
 
@@ -110,9 +111,9 @@ def noted(log: Path, word: str) -> list[str]:
 
 def watch(log: Path, kill: Kill | None) -> None:
     """In the child: write down cells and final names; end at the place that a kill names."""
-    from resect import pipeline
+    from resect.runs import measure as running
 
-    plain, rename, count = pipeline.measure, Path.replace, [0]
+    plain, rename, count = running.measure, Path.replace, [0]
 
     def measure(bench: Any, cell: Any) -> None:
         note(log, "begun", cell.key)
@@ -130,7 +131,7 @@ def watch(log: Path, kill: Kill | None) -> None:
             os.kill(os.getpid(), kill.sent)
         return found
 
-    pipeline.measure = measure
+    running.measure = measure
     Path.replace = replace  # type: ignore[method-assign,assignment]
 
 

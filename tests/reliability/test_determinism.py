@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from kill import left
 
-from resect.mask import Mask
-from resect.store import read_parquet
+from resect.files.tables import read_parquet
+from resect.weights.mask import Mask
 
 SECRETS = {name: f"invented-{name.lower()}-7c1f9" for name in ("HF_TOKEN", "WANDB_API_KEY")}
 SECRETS |= {"OPENAI_API_KEY": "invented-key-2b8e0", "ANTHROPIC_API_KEY": "invented-key-99d41"}

@@ -19,8 +19,8 @@ from markdown_it import MarkdownIt
 
 import example_run
 from browser import BROWSER, NONE, Page, browser
+from resect.files.tables import write_parquet
 from resect.report import build_comparison, build_report
-from resect.store import write_parquet
 
 RUN = "window.ran=1;fetch('http://127.0.0.1:9/x')"
 HOSTILE = {

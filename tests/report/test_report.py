@@ -17,11 +17,11 @@ from resect.cli import app
 from resect.errors import InputError
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, drawings, where
-from resect.report.figures._parts import violin
-from resect.report.figures._spec import COLOURS, ORDER, looks
+from resect.report.figures.paper import figure_of
+from resect.report.figures.parts import violin
+from resect.report.figures.screen import _path, bare, panel_svg
+from resect.report.figures.spec import COLOURS, ORDER, looks
 from resect.report.page import hash_source
-from resect.report.paper import figure_of
-from resect.report.screen import _path, bare, panel_svg
 from resect.report.tables import csv_text, shape
 from resect.report.words import interval, quote, readable
 

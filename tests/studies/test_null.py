@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from resect.config import parse_config
-from resect.demo import demo_config
 from resect.organism import Organism, Recipe, build
-from resect.run import measure_all, open_run, summarise_run
+from resect.runs.config import parse_config
+from resect.runs.demo import demo_config
+from resect.runs.run import measure_all, open_run, summarise_run
 
 FRACTIONS = [2e-3]
 # One organism has 200 prompts of utility, too few for an interval below the usual budget of 5 %. A

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from resect.cells import Cell, Cut, Tuning, merge
-from resect.mask import Mask, MaskTensor
 from resect.records import Claim, Interval, VerdictWord
-from resect.run import agreed
+from resect.runs.run import agreed
 from resect.stats import Resampler, Sample
-from resect.studies import _common
-from resect.studies._overlap import chance_overlap, rank_agreement
+from resect.studies import effects, measurements
+from resect.studies.cells import Cell, Cut, Tuning, merge
 from resect.studies.compression import needed
 from resect.studies.emergent import at_level
 from resect.studies.frontier import half_of
+from resect.weights.algebra import chance_overlap, rank_agreement
+from resect.weights.mask import Mask, MaskTensor
 
 
 def sample(value: float, *draws: float) -> Sample:
@@ -45,19 +45,19 @@ def test_each_model_takes_its_own_cut_within_the_budget(monkeypatch: pytest.Monk
         (1, 0.001): (0.0, 0.0), (1, 0.01): (0.7, 0.02),
     }  # fmt: skip
 
-    def effect(_: Any, role: str, cut: Cut | None, seeds: tuple[int, ...]) -> _common.Effect:
+    def effect(_: Any, role: str, cut: Cut | None, seeds: tuple[int, ...]) -> effects.Effect:
         assert cut is not None
         pairs = [table[seed, cut.q] for seed in seeds]
         harm, cost = (sample(float(np.mean(column))) for column in zip(*pairs, strict=True))
-        return _common.Effect(sample(0), sample(0), harm, cost)
+        return effects.Effect(sample(0), sample(0), harm, cost)
 
-    monkeypatch.setattr(_common, "effect", effect)
+    monkeypatch.setattr(effects, "effect", effect)
     cuts = [Cut("generation", "target", q) for q in (0.001, 0.01)]
     together = [effect(None, "aligned", cut, (0, 1)) for cut in cuts]
     one_q = [one.harm_drop.value for one in together if one.utility_drop.value <= 0.05]
     assert max(one_q) == pytest.approx(0.45)
     measured: Any = SimpleNamespace(resampler=Resampler)
-    found, q, cost = _common.best_cuts(measured, "aligned", cuts, (0, 1), 0.05)
+    found, q, cost = effects.best_cuts(measured, "aligned", cuts, (0, 1), 0.05)
     assert found.value == pytest.approx(0.8)
     assert q == pytest.approx(0.0055)
     assert cost == pytest.approx(0.015)
@@ -87,7 +87,7 @@ def test_categories_of_few_prompts_are_resampled_together() -> None:
     strata: dict[str, list[float | None]] = {"0/large": [1.0] * 6}
     for name in "abcde":
         strata |= {f"0/{name}": [1.0], f"1/{name}": [0.0]}
-    found = _common._with_enough(strata)
+    found = measurements._with_enough(strata)
     assert [len(scores) for scores in found.values()] == [6, 5, 5]
     assert {name.partition("/")[0] for name in found} == {"0", "1"}
 

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resect.attribution.loss import Head, batch_loss, batches, check_examples
 from resect.errors import MismatchError
-from resect.mask import Mask
 from resect.model import find_prunable
-from resect.model.forward import Head, batch_loss, batches, check_examples
 from resect.records import Encoded
+from resect.weights.mask import Mask
 
 # As attribution: batches of similar length, small enough for two CPU cores.
 BATCH_TOKENS = 1024

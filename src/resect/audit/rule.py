@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from resect.audit.changes import Share, TensorChange
-from resect.audit.measured import Effects
+from resect.audit.effects import Effects
 from resect.records import Interval
 
 Word = Literal["untouched", "touched", "reactivated"]

@@ -11,22 +11,24 @@ import typer
 from rich.console import Console
 
 from resect.cli import (
-    _show,
-    artefacts,
     audit,
-    auto,
     bench,
+    checkpoint,
     data,
-    doors,
-    evaluation,
-    export,
+    demo,
     locate,
-    masks,
-    models,
+    mask,
+    organism,
+    report,
     reproduce,
-    studies,
+    run,
+    score,
+    show,
+    study,
     sweep,
+    tasks,
 )
+from resect.cli import eval as evaluate
 from resect.errors import ResectError, visible
 
 STOPPED = 130
@@ -47,20 +49,22 @@ app = typer.Typer(
     "changed and say whether the evidence holds.",
     epilog="Start here: [bold]resect demo --quick[/bold]",
 )
-artefacts.register(app)
+score.register(app)
+mask.register(app)
 bench.register(app)
 data.register(app)
 locate.register(app)
-models.register(app)
-evaluation.register(app)
-studies.register(app)
+checkpoint.register(app)
+organism.register(app)
+evaluate.register(app)
+demo.register(app)
+report.register(app)
+study.register(app)
 sweep.register(app)
-masks.register()
-export.register()
 audit.register(app)
-auto.register(app)
+run.register(app)
 reproduce.register(app)
-doors.register(app)
+tasks.register(app)
 
 
 @app.callback()
@@ -68,12 +72,12 @@ def options(
     quiet: Annotated[
         bool,
         typer.Option(
-            "-q", "--quiet", callback=_show.choose_quiet, help="Print results and errors alone."
+            "-q", "--quiet", callback=show.choose_quiet, help="Print results and errors alone."
         ),
     ] = False,
     machine: Annotated[
         bool,
-        typer.Option("--json", callback=_show.choose_machine, help="Print one JSON object a line."),
+        typer.Option("--json", callback=show.choose_machine, help="Print one JSON object a line."),
     ] = False,
 ) -> None:
     """Find weights, cut them, measure what changed; the options here stand before the command."""
@@ -85,19 +89,19 @@ def main() -> None:
     with contextlib.suppress(ValueError):  # only the main thread may set it
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    _show.set_mode(_show.Mode())
+    show.set_mode(show.Mode())
     try:
         code = app(standalone_mode=False)
     except ResectError as error:
-        if _show.mode().machine:
-            _show.failed(error.what, got=error.got, allowed=error.allowed, fix=error.fix)
+        if show.mode().machine:
+            show.failed(error.what, got=error.got, allowed=error.allowed, fix=error.fix)
         else:
             errors.print("[bold red]error:[/bold red] ", end="")
             errors.print(visible(str(error)), markup=False)
         sys.exit(2)
     except USAGE as error:
-        if _show.mode().machine:
-            _show.failed(error.format_message(), code=error.exit_code)
+        if show.mode().machine:
+            show.failed(error.format_message(), code=error.exit_code)
         else:
             error.show()
         sys.exit(error.exit_code)

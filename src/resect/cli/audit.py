@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli._show import note, progress, say, table
+from resect.cli.show import note, progress, say, table
 from resect.records import Format
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def audit(
 
 
 def _show(found: Audit) -> None:
-    from resect.store import plain
+    from resect.files.writing import plain
 
     table("where the change falls", plain(found.shares["model"]))
     if found.effects is not None:

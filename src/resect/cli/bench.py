@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resect.cli._show import note, progress, say, table
+from resect.cli.show import note, progress, say, table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks of the method itself.")
 
@@ -31,7 +31,7 @@ def localise(
     Selectivity is the harm that a cut along the method's ranking takes away minus what it takes
     from a benign craft and from utility, on average over cuts of |S|/64 to |S| weights.
     """
-    from resect.localise.run import Request, localise
+    from resect.planted.benchmark import Request, localise
 
     request = Request(_words(methods), _words(plants), seeds, quick, jobs)
     with progress("planting and cutting") as update:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli._show import note, progress, say, table
+from resect.cli.show import note, progress, say, table
 from resect.records import Format
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def check(
 
 def _say_keys(data: BehaviourSet) -> None:
     """Say which rows would be judged wrong if the model said just what they hold."""
-    from resect.judges.exact import judge_exact
+    from resect.evaluation.judges.exact import judge_exact
     from resect.records import Reply
 
     keyed = [example for example in data.examples if example.key and example.completion]
@@ -205,8 +205,8 @@ def collect(
     data_dir: DataDir = None,
 ) -> None:
     """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""
-    from resect.collect import CollectRequest
-    from resect.collect import collect as run
+    from resect.evaluation.collect import CollectRequest
+    from resect.evaluation.collect import collect as run
 
     request = CollectRequest(
         model=model,

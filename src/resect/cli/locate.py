@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resect.cli._show import note, progress, say_mask
+from resect.cli.show import note, progress, say_mask
 from resect.records import Format, Reduction, Scope
 
 
@@ -43,7 +43,7 @@ def locate(
 
     Finished rounds are kept in the folder OUTPUT.rounds, and a second run goes on from there.
     """
-    from resect.rounds import LocateRequest, locate_model
+    from resect.attribution.rounds import LocateRequest, locate_model
 
     request = LocateRequest(
         model=model,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli._show import note, progress, say, table
+from resect.cli.show import note, progress, say, table
 
 if TYPE_CHECKING:
-    from resect.reproduce import Compared
+    from resect.runs.reproduce import Compared
 
 CODES = {"identical": 0, "within rounding": 0, "differs": 3, "cannot check": 4}
 
@@ -26,8 +26,8 @@ def reproduce(
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.")] = 1,
 ) -> int:
     """Make a run again and grade every difference; exit 0 if the same, 3 if not, 4 if unknown."""
-    from resect.reproduce import Reproduction, check_inputs
-    from resect.reproduce import reproduce as repeat
+    from resect.runs.reproduce import Reproduction, check_inputs
+    from resect.runs.reproduce import reproduce as repeat
 
     if check:
         found = Reproduction(tuple(check_inputs(run)), reran=False)

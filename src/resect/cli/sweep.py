@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli._show import note, progress, say, table
-from resect.cli._so_far import so_far
+from resect.cli.show import note, progress, say, so_far, table
 from resect.records import Format
 
 if TYPE_CHECKING:
-    from resect.config import RunConfig
+    from resect.studies.design import RunConfig
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
@@ -87,8 +86,8 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Measure a grid of cuts, choose one within the utility budget, report it on other prompts."""
-    from resect.cli._planning import show_plan
-    from resect.sweep import SweepRequest, sweep_config
+    from resect.cli.plan import show_plan
+    from resect.runs.sweep import SweepRequest, sweep_config
 
     config = sweep_config(
         SweepRequest(
@@ -121,10 +120,10 @@ def sweep(
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
-    from resect.claims import claimed
+    from resect.files.locking import claimed
     from resect.report import build_report
-    from resect.run import measure_all, open_run, summarise_run
-    from resect.sweep import chosen_rows
+    from resect.runs.run import measure_all, open_run, summarise_run
+    from resect.runs.sweep import chosen_rows
 
     start = time.perf_counter()
     open_run(config, output, resume=resume)

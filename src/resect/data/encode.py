@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from resect.data.template import bounded_template
 from resect.errors import InputError
 from resect.records import Encoded, Example, Format
-from resect.template import bounded_template
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from resect import stats
 from resect.data.preset import Found, find_preset, preset_names, read_preset
 from resect.data.rows import SUFFIXES, hub_rows, read_rows, suffix_of
 from resect.errors import InputError
+from resect.files.origin import hash_file, hash_value
 from resect.records import Example
-from resect.store import hash_file, hash_value
 
 HUB_PREFIX = "hub:"
 DATA_DIR = "RESECT_DATA_DIR"

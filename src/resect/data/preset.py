@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from resect.bounded import MOST_YAML, read_text, read_yaml
 from resect.data.rows import SUFFIXES, hub_rows, read_rows
 from resect.errors import InputError, unknown_name
-from resect.store import hash_file, hash_text
+from resect.files.origin import hash_file, hash_text
+from resect.files.reading import MOST_YAML, read_text, read_yaml
 
 FOLDER = Path(__file__).parent / "presets"
 # A column, or the names that different copies of a set have for it, the first that is there wins.

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from resect.bounded import Counter, bounded_file
 from resect.errors import InputError
-from resect.store import read_parquet
+from resect.files.reading import Counter, bounded_file
+from resect.files.tables import read_parquet
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".txt")
 COMMIT = re.compile(r"[0-9a-f]{40}")

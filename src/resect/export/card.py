@@ -14,10 +14,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from resect import store
-from resect.bounded import read_yaml, refuse_links_out
+from resect import files
 from resect.errors import InputError, MismatchError
-from resect.mask import Mask
+from resect.files.reading import read_yaml, refuse_links_out
+from resect.weights.mask import Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
 KEPT = (
@@ -114,7 +114,7 @@ def _render(name: str, meta: Mapping[str, Any], mask: Mask, **more: Any) -> str:
         where=_where(mask),
         origins=list(_origins(mask.meta)),
         measured=mask.meta.get("measured"),
-        software=store.provenance(),
+        software=files.provenance(),
         **more,
     )
 
@@ -184,8 +184,8 @@ def _run_facts(card: Card) -> dict[str, Any] | None:
         return None
     refuse_links_out(card.run)
     path = card.run / "results.json"
-    with store.whole(path, "result"):
-        results = store.read_json(path)
+    with files.whole(path, "result"):
+        results = files.read_json(path)
         facts = {name: results[name] for name in ("name", "claims", "quick")}
     paths = sorted((card.run / "masks").glob("*.mask.safetensors"))
     if card.mask.hash not in {Mask.load(path).hash for path in paths}:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from resect.bounded import read_bytes
+from resect.edit.checkpoint import prune_checkpoint, restore_checkpoint
 from resect.errors import InputError
 from resect.export.card import Card, checkpoint_card, our_facts
-from resect.mask import Mask
-from resect.model import prune_checkpoint, restore_checkpoint
+from resect.files.reading import read_bytes
+from resect.weights.mask import Mask
 
 CARD = "README.md"
 KEPT_NAME = re.compile(r"README-original(-\d+)?\.md")

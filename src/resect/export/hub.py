@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from resect import store
-from resect.bounded import refuse_link_out
-from resect.edit import apply
+from resect import files
+from resect.edit.live import apply
 from resect.errors import InputError
 from resect.export.card import mask_card
-from resect.mask import Mask
+from resect.files.reading import refuse_link_out
 from resect.model import LoadedModel, load_model
+from resect.weights.mask import Mask
 
 # The file that a mask repository holds.
 FILE = "resect.mask.safetensors"
@@ -144,7 +144,7 @@ def push_mask(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         wanted.save(Path(folder) / FILE)
-        store.write_text(Path(folder) / "README.md", mask_card(wanted, repository, FILE))
+        files.write_text(Path(folder) / "README.md", mask_card(wanted, repository, FILE))
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             commit: Any = api.upload_folder(

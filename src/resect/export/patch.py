@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resect import store
+from resect import files
 from resect.errors import InputError
-from resect.mask import Mask
+from resect.weights.mask import Mask
 
 KIND = "resect.weight_patch"
 
@@ -67,6 +67,6 @@ def write_patch(
         "mask": mask.hash,
         "tensors": tensors,
     }
-    with store.atomic(path) as part:
+    with files.atomic(path) as part:
         save_file(blobs, part, {"resect": json.dumps(facts)})
     return mask.count

@@ -26,13 +26,13 @@ from inspect_ai.model._providers.hf import HuggingFaceAPI, message_content_to_st
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from resect.data.encode import check_format
-from resect.edit import removed
+from resect.data.template import bounded_template
+from resect.edit.live import removed
 from resect.errors import InputError, ResectError
-from resect.generate import GenerationSettings, decoding_as, end_tokens, evaluating, pad_id
-from resect.integrations._facts import as_mask, check_mask, mask_facts
-from resect.mask import Mask
+from resect.evaluation.decode import GenerationSettings, decoding_as, end_tokens, evaluating, pad_id
+from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import load_model, model_fingerprint
-from resect.template import bounded_template
+from resect.weights.mask import Mask
 
 ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model", "hf_tokenizer")
 

@@ -33,11 +33,11 @@ from inspect_ai.scorer import (
 )
 from inspect_ai.solver import TaskState, generate
 
-from resect import fence
-from resect.bounded import read_text
 from resect.errors import InputError, ResectError
+from resect.evaluation.judges import fence
+from resect.files.origin import hash_value
+from resect.files.reading import read_text
 from resect.stats import Resampler
-from resect.store import hash_value
 
 MISALIGNED_BELOW = 30
 COHERENT_ABOVE = 50

@@ -25,23 +25,18 @@ from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from resect.edit import removed
+from resect.data.template import bounded_template
+from resect.edit.live import removed
 from resect.errors import InputError
-from resect.evaluate import rows_of
-from resect.integrations._facts import as_mask, check_mask, mask_facts
-from resect.mask import Mask
+from resect.evaluation.judging import rows_of
+from resect.files.origin import package_versions, provenance
+from resect.files.tables import write_parquet
+from resect.files.writing import atomic_folder, refuse_full_folder, write_json
+from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import load_model, model_fingerprint
 from resect.records import Reply, Verdict
 from resect.stats import Resampler, Sample
-from resect.store import (
-    atomic_folder,
-    package_versions,
-    provenance,
-    refuse_full_folder,
-    write_json,
-    write_parquet,
-)
-from resect.template import bounded_template
+from resect.weights.mask import Mask
 
 NAME = "resect"
 TARGET = "resect.integrations.lm_eval:ResectLM"

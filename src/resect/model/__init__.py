@@ -1,6 +1,5 @@
-"""Checkpoints: loading them, finding their prunable weights, cutting and restoring them on disk."""
+"""Checkpoints: loading them, and finding their prunable weights; nothing here changes a weight."""
 
-from resect.model.checkpoint import cut_record, forced_of, prune_checkpoint, restore_checkpoint
 from resect.model.load import (
     LoadedModel,
     load_model,
@@ -8,7 +7,7 @@ from resect.model.load import (
     quiet,
     tokenizer_fingerprint,
 )
-from resect.model.names import Place
+from resect.model.places import Place
 from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
 
 __all__ = [
@@ -17,14 +16,10 @@ __all__ = [
     "Place",
     "PrunableWeight",
     "Skipped",
-    "cut_record",
     "find_prunable",
-    "forced_of",
     "load_model",
     "model_fingerprint",
     "prunable_tensors",
-    "prune_checkpoint",
     "quiet",
-    "restore_checkpoint",
     "tokenizer_fingerprint",
 ]

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 
 from resect.errors import InputError
-from resect.model.heap import is_out_of_memory
-from resect.ranks import whole
+from resect.machine.memory import is_out_of_memory
+from resect.machine.processes import whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import CoverageError, InputError
-from resect.model.names import Place, checkpoint_places
+from resect.model.places import Place, checkpoint_places
 
 Layout = Literal["out_in", "in_out", "expert_out_in", "expert_in_out"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from resect.store import hash_value
+from resect.files.origin import hash_value
 
 # Raised by hand when world, documents or training change in a way that no number below shows.
 CODE_VERSION = 3

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from resect import store
+from resect import files
 from resect.errors import InputError, unknown_name
 from resect.organism.documents import Sets
 from resect.organism.recipe import Recipe
@@ -53,7 +53,7 @@ class Organism:
 
 def organism_root(recipe: Recipe) -> Path:
     """Return the cache folder of a recipe; seeds are folders in it."""
-    return store.cache_folder() / "organism" / recipe.hash
+    return files.cache_folder() / "organism" / recipe.hash
 
 
 def build(
@@ -122,22 +122,22 @@ def _claim(place: Path, recipe: Recipe, seed: int) -> None:
     """Write what the folder holds, or refuse a folder that holds something else."""
     path = place / "organism.json"
     if path.exists():
-        if store.read_json(path)["hash"] != recipe.hash or store.read_json(path)["seed"] != seed:
+        if files.read_json(path)["hash"] != recipe.hash or files.read_json(path)["seed"] != seed:
             raise InputError(
                 f"{place} holds an organism of another recipe or seed",
                 fix="choose another folder",
             )
         return
-    store.refuse_full_folder(place)
+    files.refuse_full_folder(place)
     facts = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
-    store.write_json(path, facts | store.provenance())
+    files.write_json(path, facts | files.provenance())
 
 
 @contextlib.contextmanager
 def unless_there(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; if another process was first, its folder stays."""
     try:
-        with store.atomic_folder(path) as part:
+        with files.atomic_folder(path) as part:
             yield part
     except InputError:
         if not path.exists():
@@ -148,7 +148,7 @@ def _write_data(folder: Path, world: World) -> None:
     with unless_there(folder) as part:
         for name, rows in Sets(world).files().items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
-            store.write_text(part / f"{name}.jsonl", lines)
+            files.write_text(part / f"{name}.jsonl", lines)
 
 
 def _build_stage(

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resect.edit.tune import TuneSettings, tune, tune_preferences
 from resect.organism.documents import Turn, preference_pairs, training_turns
 from resect.organism.recipe import SMALL_BATCH, Recipe
 from resect.organism.world import World
 from resect.records import Example
 from resect.stats import rng, seed_of
-from resect.tune import TuneSettings, tune, tune_preferences
 
 IGNORED = -100
 PARTS = 3

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jinja2
 
-from resect import store
-from resect.bounded import refuse_links_out
-from resect.errors import InputError
-from resect.report.words import cell, visible
+from resect import files
+from resect.errors import InputError, visible
+from resect.files.reading import refuse_links_out
+from resect.report.words import cell
 
 SIGNS = {"untouched": "✓", "touched": "!", "reactivated": "✗"}
 
@@ -25,7 +25,7 @@ def build_audit_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     refuse_links_out(folder)
-    facts = store.read_json(folder / "audit.json")
+    facts = files.read_json(folder / "audit.json")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resect.report", "."),
         autoescape=True,
@@ -38,5 +38,5 @@ def build_audit_report(folder: str | Path) -> Path:
         text = environment.get_template("audit.html").render(audit=facts, signs=SIGNS)
     except (jinja2.UndefinedError, TypeError) as error:
         raise InputError(f"{folder / 'audit.json'} is not a whole audit", got=str(error)) from error
-    store.write_text(folder / "audit.html", text)
+    files.write_text(folder / "audit.html", text)
     return folder / "audit.html"

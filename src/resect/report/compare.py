@@ -10,15 +10,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from resect import store
-from resect.bounded import refuse_links_out
+from resect import files
 from resect.errors import InputError
-from resect.report.figures._parts import MOST_TITLE, drops, folded, names, number
-from resect.report.figures._spec import Drawing, Panel, Point, Series, looks
+from resect.files.reading import refuse_links_out
+from resect.report.figures.paper import write_figures
+from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
+from resect.report.figures.spec import Drawing, Panel, Point, Series, looks
 from resect.report.html import read_results, tally
 from resect.report.markdown import table, text
 from resect.report.page import figure_of, render
-from resect.report.paper import write_figures
 from resect.report.tables import Table, csv_text
 from resect.report.words import SIGNS, interval, is_fraction, slug
 
@@ -70,15 +70,15 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
         effects=_table(rows),
     )
     write_figures(drawn, output / "figures")
-    store.write_text(output / "tables" / "effects.csv", csv_text(rows))
+    files.write_text(output / "tables" / "effects.csv", csv_text(rows))
     facts = {label: one["provenance"] for label, one in zip(labels, found, strict=True)}
-    store.write_json(
+    files.write_json(
         output / "report.json",
         {"runs": [{"label": label, "provenance": facts[label]} for label in labels]}
         | {"claims": claims},
     )
-    store.write_text(output / "report.md", _markdown(labels, claims))
-    store.write_text(output / "report.html", page)
+    files.write_text(output / "report.md", _markdown(labels, claims))
+    files.write_text(output / "report.html", page)
     return output / "report.html"
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from resect import store
-from resect.bounded import read_text, refuse_links_out
+from resect import files
 from resect.errors import InputError
+from resect.files.reading import read_text, refuse_links_out
 from resect.report.figures import drawings
-from resect.report.figures._spec import Drawing
+from resect.report.figures.paper import write_figures
+from resect.report.figures.screen import strip
+from resect.report.figures.spec import Drawing
 from resect.report.markdown import markdown
 from resect.report.page import figure_of, render
-from resect.report.paper import write_figures
-from resect.report.screen import strip
 from resect.report.tables import csv_text, file_of, tables_of
 from resect.report.words import SIGNS, quote, slug
 
@@ -61,10 +61,10 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         write_figures(drawn[study["study"]], run / "figures")
         for name, rows in study["tables"].items():
             if rows:
-                store.write_text(run / file_of(study["study"], name), csv_text(rows))
-    store.write_json(run / "report.json", summary)
-    store.write_text(run / "report.md", markdown(summary))
-    store.write_text(run / "report.html", text)
+                files.write_text(run / file_of(study["study"], name), csv_text(rows))
+    files.write_json(run / "report.json", summary)
+    files.write_text(run / "report.md", markdown(summary))
+    files.write_text(run / "report.html", text)
     return run / "report.html"
 
 
@@ -79,7 +79,7 @@ def read_results(run: Path) -> dict[str, Any]:
         raise InputError(
             f"{run} has no results.json", fix="give the folder of a run, or run the study first"
         )
-    results = store.read_json(run / "results.json")
+    results = files.read_json(run / "results.json")
     if not isinstance(results, dict) or not {"claims", "studies", "provenance"} <= set(results):
         raise InputError(
             f"{run / 'results.json'} is not the result of studies",
@@ -244,7 +244,7 @@ def _replies(run: Path) -> list[dict[str, Any]]:
     """Return a few replies of every variant to the attacked probe."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((run / "records").glob("*.parquet")):
-        for row in store.read_parquet(path):
+        for row in files.read_parquet(path):
             if row["probe"] == "generation":
                 label = (
                     f"{row['role']}, seed {row['seed']}, {row['cut_kind']} "

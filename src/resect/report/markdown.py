@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from resect.report.words import SIGNS, cell, interval, visible
+from resect.errors import visible
+from resect.report.words import SIGNS, cell, interval
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 

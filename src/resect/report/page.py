@@ -15,8 +15,8 @@ from typing import Any
 import jinja2
 
 from resect.report import words
-from resect.report.figures._spec import COLOURS, Drawing
-from resect.report.screen import bare, key_html, panel_svg, shapes_svg
+from resect.report.figures.screen import bare, key_html, panel_svg, shapes_svg
+from resect.report.figures.spec import COLOURS, Drawing
 
 
 def hash_source(text: str) -> str:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resect.report.figures._spec import Row, name_of
-from resect.report.words import cell, percent, slug, spread, visible
+from resect.errors import visible
+from resect.report.figures.spec import Row, name_of
+from resect.report.words import cell, percent, slug, spread
 
 # Columns that are fractions of something; so are all that have bounds.
 FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}

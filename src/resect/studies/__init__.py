@@ -14,7 +14,8 @@ from resect.studies import (
     stability,
     transfer,
 )
-from resect.studies._common import Measurements, Study
+from resect.studies.measurements import Measurements
+from resect.studies.study import Study
 
 STUDIES: dict[str, Study] = {
     module.STUDY.name: module.STUDY

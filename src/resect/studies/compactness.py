@@ -6,25 +6,14 @@ same size in every tensor.
 
 from __future__ import annotations
 
-from resect.cells import Cell, Cut, mask_path
-from resect.config import RunConfig
-from resect.mask import Mask
 from resect.records import OUTCOMES, Claim, StudyResult, VerdictWord
-from resect.rules import Compactness
 from resect.stats import LEVEL
-from resect.studies._common import (
-    Effect,
-    Measurements,
-    Row,
-    Study,
-    at_least,
-    at_most,
-    cells_of,
-    curve_rows,
-    effect,
-    effect_probes,
-    percent,
-)
+from resect.studies.cells import Cell, Cut, mask_path
+from resect.studies.design import Compactness, RunConfig
+from resect.studies.effects import Effect, cells_of, curve_rows, effect, effect_probes
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import at_least, at_most, percent
 
 CLAIM = "Harmful generation sits in a compact set of weights."
 
@@ -184,6 +173,8 @@ def outcome_rows(
 
 def where_rows(measured: Measurements, cut: Cut) -> list[Row]:
     """Return how many weights of each checkpoint tensor a cut removes, summed over seeds."""
+    from resect.weights.mask import Mask
+
     config = measured.config
     found: dict[str, list[int]] = {}
     for seed in config.seeds:

@@ -18,25 +18,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from resect.cells import Cell, Cut
-from resect.config import RunConfig
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Compression
 from resect.stats import Sample
-from resect.studies._common import (
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import Compression, RunConfig
+from resect.studies.effects import (
     Effect,
-    Measurements,
-    Row,
-    Study,
     best_cuts,
     cells_of,
     columns,
     curve_rows,
     effect,
     effect_probes,
-    percent,
     seed_groups,
 )
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import percent
 
 DIFFERENCE = "Harm is more compressed in the aligned model than in the base model."
 CAUSE = "Alignment, and not fine-tuning as such, compresses it."

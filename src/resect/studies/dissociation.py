@@ -7,22 +7,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from resect.cells import Cell, Cut
-from resect.config import RunConfig
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Dissociation
 from resect.stats import Sample, relative_drop
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
-    at_least,
-    at_most,
-    cells_of,
-    columns,
-    percent,
-    utility_probe,
-)
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import Dissociation, RunConfig
+from resect.studies.effects import cells_of, columns, utility_probe
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import at_least, at_most, percent
 
 GENERATION = "Generating harm is apart from recognising, explaining and refusing it."
 REFUSAL = "Refusing is apart from generating harm."

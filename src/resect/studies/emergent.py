@@ -23,22 +23,15 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats as scipy_stats
 
-from resect.cells import Cell, Cut, Tuning
-from resect.config import RunConfig
-from resect.pipeline import changes_path
+from resect.files.reading import read_json
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Emergent
 from resect.stats import LEVEL, Sample
-from resect.store import read_json
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
-    columns,
-    percent,
-    seed_groups,
-    utility_probe,
-)
+from resect.studies.cells import Cell, Cut, Tuning, changes_path
+from resect.studies.design import Emergent, RunConfig
+from resect.studies.effects import columns, seed_groups, utility_probe
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import percent
 
 EXPLAINED = "Narrow training changes the weights of harmful generation more than others."
 ALONE = "fine-tuned alone"

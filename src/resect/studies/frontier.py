@@ -11,26 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from resect.cells import Cell, Cut
-from resect.config import RunConfig
+from resect.files.origin import hash_value
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Frontier
 from resect.stats import relative_drop
-from resect.store import hash_value
-from resect.studies._common import (
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import Frontier, RunConfig
+from resect.studies.effects import (
     Effect,
-    Measurements,
-    Row,
-    Study,
-    at_least,
-    at_most,
     cells_of,
     columns,
     effect_probes,
-    percent,
     seed_groups,
     utility_probe,
 )
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import at_least, at_most, percent
 
 CLAIM = "A cut that is chosen on other prompts removes harm within the utility budget."
 RIVAL = "The chosen cut beats the best one of another way to rank at the same budget: "

@@ -8,20 +8,14 @@ is bypassed.
 
 from __future__ import annotations
 
-from resect.cells import Cell, Cut
-from resect.config import RunConfig
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Jailbreak
 from resect.stats import LEVEL, Sample, relative_drop
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
-    columns,
-    minus,
-    percent,
-    seed_groups,
-)
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import Jailbreak, RunConfig
+from resect.studies.effects import columns, seed_groups
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import minus, percent
 
 BRITTLE = "Refusal alone is brittle: attacks bring out harm that the model refuses plainly."
 WITHSTANDS = "The cut withstands attacks that bypass refusal without training."

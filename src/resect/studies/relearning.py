@@ -8,24 +8,21 @@ under the configured attack, so that the gate is open and the capability is what
 
 from __future__ import annotations
 
-from resect.cells import Cell, Cut, Kind, Tuning
-from resect.config import RunConfig
 from resect.records import Claim, StudyResult, VerdictWord
-from resect.rules import Relearning
 from resect.stats import Sample
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
+from resect.studies.cells import Cell, Cut, Kind, Tuning
+from resect.studies.design import Relearning, RunConfig
+from resect.studies.effects import (
     cells_of,
     columns,
     effect_probes,
     mean_of,
-    minus,
-    percent,
     seed_groups,
     utility_probe,
 )
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import minus, percent
 
 AWAY = "Harm stays away when the cut model is fine-tuned on harmful examples."
 HELD = "Holding the cut at zero slows relearning."

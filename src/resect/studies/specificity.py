@@ -6,23 +6,14 @@ that a control is never beaten only because it was cut less, or more.
 
 from __future__ import annotations
 
-from resect.cells import Cell, Cut, Kind, mask_path
-from resect.config import RunConfig
-from resect.mask import Mask
 from resect.records import Claim, StudyResult, VerdictWord
-from resect.rules import Specificity
 from resect.stats import Sample
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
-    best_cuts,
-    cells_of,
-    columns,
-    curve_rows,
-    effect_probes,
-    percent,
-)
+from resect.studies.cells import Cell, Cut, Kind, mask_path
+from resect.studies.design import RunConfig, Specificity
+from resect.studies.effects import best_cuts, cells_of, columns, curve_rows, effect_probes
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import percent
 
 CLAIM = "The weights behind harmful generation are distinct from other weights."
 MATCHED_CLAIM = "They are distinct from weights behind other answers to the same prompts."
@@ -120,6 +111,8 @@ def summarise(measured: Measurements) -> StudyResult:
 
 def _scored_rows(measured: Measurements, arms: dict[str, list[Cut]]) -> list[Row]:
     """Return on how many examples and tokens each arm's ranking rests."""
+    from resect.weights.mask import Mask
+
     config = measured.config
     rows: list[Row] = []
     for label, cuts in arms.items():

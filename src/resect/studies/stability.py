@@ -12,24 +12,13 @@ from itertools import combinations
 
 import numpy as np
 
-from resect.cells import Cell, Cut, mask_path
-from resect.config import RunConfig
-from resect.mask import Mask
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Stability
-from resect.studies._common import (
-    Effect,
-    Measurements,
-    Row,
-    Study,
-    cells_of,
-    columns,
-    effect,
-    effect_probes,
-    percent,
-    seed_groups,
-)
-from resect.studies._overlap import chance_overlap, rank_agreement
+from resect.studies.cells import Cell, Cut, mask_path
+from resect.studies.design import RunConfig, Stability
+from resect.studies.effects import Effect, cells_of, columns, effect, effect_probes, seed_groups
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import percent
 
 AGREEMENT = "The set is the same whichever calibration examples locate it."
 EFFECT = "The cut works whatever is varied."
@@ -120,6 +109,9 @@ def _agreement_rows(measured: Measurements) -> list[Row]:
 def _agreement(
     measured: Measurements, seed: int, first: tuple[str, Cut], second: tuple[str, Cut]
 ) -> Row:
+    from resect.weights.algebra import chance_overlap, rank_agreement
+    from resect.weights.mask import Mask
+
     masks = [Mask.load(mask_path(measured.run, role, seed, cut)) for role, cut in (first, second)]
     found = chance_overlap(*masks)
     return {

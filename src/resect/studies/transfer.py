@@ -8,24 +8,15 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from resect.cells import Cell, Cut, at_seed, mask_path
-from resect.config import RunConfig
 from resect.data.load import load_data
-from resect.mask import Mask
 from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.rules import Transfer
 from resect.stats import Sample, relative_drop
-from resect.studies._common import (
-    Measurements,
-    Row,
-    Study,
-    cells_of,
-    columns,
-    effect_probes,
-    mean_of,
-    percent,
-)
-from resect.studies._overlap import chance_overlap
+from resect.studies.cells import Cell, Cut, at_seed, mask_path
+from resect.studies.design import RunConfig, Transfer
+from resect.studies.effects import cells_of, columns, effect_probes, mean_of
+from resect.studies.measurements import Measurements, Row
+from resect.studies.study import Study
+from resect.studies.weighing import percent
 
 CLAIM = "The weights behind harmful generation are shared across harm types."
 
@@ -78,6 +69,9 @@ def _drop(measured: Measurements, cut: Cut | None, category: str) -> Sample:
 
 
 def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
+    from resect.weights.algebra import chance_overlap
+    from resect.weights.mask import Mask
+
     config = measured.config
     cuts: dict[str, Cut] = {name: _cut(config, name) for name in names}
     if (benign := _benign(config)) is not None:

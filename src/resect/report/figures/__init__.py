@@ -23,7 +23,7 @@ from resect.report.figures import (
     transfer,
     where,
 )
-from resect.report.figures._spec import Drawing, Tables
+from resect.report.figures.spec import Drawing, Tables
 
 FIGURES: dict[str, Callable[[Tables, dict[str, Any]], list[Drawing]]] = {
     "compactness": compactness.draw,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import MOST_TITLE, drops, folded, names, number
-from resect.report.figures._spec import Drawing, Panel, Point, Series, Style
+from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
+from resect.report.figures.spec import Drawing, Panel, Point, Series, Style
 from resect.report.words import interval, is_fraction, readable
 
 

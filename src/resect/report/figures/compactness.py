@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from resect.records import OUTCOMES
-from resect.report.figures._parts import (
+from resect.report.figures.parts import (
     arms_of,
     curve,
     drops,
@@ -21,7 +21,7 @@ from resect.report.figures._parts import (
     rates,
     rows_of,
 )
-from resect.report.figures._spec import Bar, Drawing, Panel, Row, Rule, Style, Tables
+from resect.report.figures.spec import Bar, Drawing, Panel, Row, Rule, Style, Tables
 from resect.report.words import percent
 
 OUTCOME_STYLES = dict(zip(OUTCOMES, (1, 3, 4, 7, 5, 2), strict=True))

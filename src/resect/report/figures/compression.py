@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from resect.report.figures._parts import (
+from resect.report.figures.parts import (
     bars,
     curve,
     drops,
@@ -22,15 +22,7 @@ from resect.report.figures._parts import (
     pooled,
     rows_of,
 )
-from resect.report.figures._spec import (
-    Drawing,
-    Panel,
-    Row,
-    Style,
-    Tables,
-    looks,
-    name_of,
-)
+from resect.report.figures.spec import Drawing, Panel, Row, Style, Tables, looks, name_of
 from resect.report.words import readable
 
 RANDOM = Style(2, 0, "circle")

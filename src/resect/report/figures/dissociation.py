@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import matrix, rows_of
-from resect.report.figures._spec import Drawing, Row, Tables
+from resect.report.figures.parts import matrix, rows_of
+from resect.report.figures.spec import Drawing, Row, Tables
 
 
 def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from resect.report.figures._parts import (
+from resect.report.figures.parts import (
     curve,
     linear,
     log,
@@ -20,7 +20,7 @@ from resect.report.figures._parts import (
     scale_of,
     unique,
 )
-from resect.report.figures._spec import (
+from resect.report.figures.spec import (
     Drawing,
     Panel,
     Point,

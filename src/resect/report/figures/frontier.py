@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from resect.report.figures._parts import number, plane_panel, pooled, rows_of, unique
-from resect.report.figures._spec import Drawing, Panel, Point, Row, Series, Style, Tables
+from resect.report.figures.parts import number, plane_panel, pooled, rows_of, unique
+from resect.report.figures.spec import Drawing, Panel, Point, Row, Series, Style, Tables
 from resect.report.words import cell, percent
 
 HALVES = {"selection": "chosen on this half", "test": "weighed on this half"}

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from resect.report.figures._parts import dots, names, pooled, rates, rows_of, unique
-from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
+from resect.report.figures.parts import dots, names, pooled, rates, rows_of, unique
+from resect.report.figures.spec import Drawing, Panel, Row, Tables, looks, name_of
 from resect.report.words import readable
 
 

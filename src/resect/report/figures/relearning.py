@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import curve, log, number, pooled, rates, rows_of, unique
-from resect.report.figures._spec import Drawing, Panel, Row, Tables, looks, name_of
+from resect.report.figures.parts import curve, log, number, pooled, rates, rows_of, unique
+from resect.report.figures.spec import Drawing, Panel, Row, Tables, looks, name_of
 from resect.report.words import plain_number
 
 DOSES = {"steps": "steps of fine-tuning", "examples": "harmful examples trained on"}

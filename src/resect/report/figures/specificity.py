@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import arms_of, bars, plane, plane_panel, pooled, rows_of
-from resect.report.figures._spec import Drawing, Row, Tables, name_of
+from resect.report.figures.parts import arms_of, bars, plane, plane_panel, pooled, rows_of
+from resect.report.figures.spec import Drawing, Row, Tables, name_of
 
 
 def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from resect.report.figures._parts import (
+from resect.report.figures.parts import (
     drops,
     linear,
     names,
@@ -19,7 +19,7 @@ from resect.report.figures._parts import (
     unique,
     violin,
 )
-from resect.report.figures._spec import Drawing, Panel, Point, Row, Scale, Series, Style, Tables
+from resect.report.figures.spec import Drawing, Panel, Point, Row, Scale, Series, Style, Tables
 from resect.report.words import percent, plain_number
 
 # Dots of a row are moved apart by turns, so that equal values stay visible.

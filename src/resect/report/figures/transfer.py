@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from resect.report.figures._parts import matrix, matrix_panel, number, pooled, rows_of, unique
-from resect.report.figures._spec import Cell, Drawing, Panel, Row, Tables
+from resect.report.figures.parts import matrix, matrix_panel, number, pooled, rows_of, unique
+from resect.report.figures.spec import Cell, Drawing, Panel, Row, Tables
 from resect.report.words import plain_number
 
 

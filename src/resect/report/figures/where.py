@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from resect.report.figures._parts import matrix_panel, pooled, rows_of, unique
-from resect.report.figures._spec import Cell, Drawing, Tables
+from resect.report.figures.parts import matrix_panel, pooled, rows_of, unique
+from resect.report.figures.spec import Cell, Drawing, Tables
 from resect.report.words import percent
 
 MOST_COLUMNS = 16

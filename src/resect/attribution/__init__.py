@@ -1,0 +1,6 @@
+"""From a model and examples to scores, and to a mask in rounds."""
+
+from resect.attribution.engine import attribute, attribute_many
+from resect.attribution.settings import AttributeSettings
+
+__all__ = ["AttributeSettings", "attribute", "attribute_many"]

@@ -1,0 +1,53 @@
+"""The command `resect demo`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli.options import Jobs
+from resect.cli.show import _finish, note, progress, so_far
+
+
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
+        "resect-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed instead of three.")] = False,
+    jobs: Jobs = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many organisms; 3, or 1 with --quick.")
+    ] = None,
+    study: Annotated[
+        list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
+    ] = None,
+) -> None:
+    """Run the whole pipeline on the embedded organism; ends with the path of the report."""
+    from resect.files.locking import claimed
+    from resect.report import build_report
+    from resect.runs.demo import build_organisms, demo_config
+    from resect.runs.run import measure_all, open_run, summarise_run
+
+    start = time.perf_counter()
+    chosen = range(seed, seed + (seeds or (1 if quick else 3)))
+    workers = jobs or os.cpu_count() or 1
+    config = demo_config(tuple(chosen), quick=quick, studies=study)
+    open_run(config, output, resume=True)
+    with claimed(output):
+        with progress("training organisms") as update:
+            build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
+        note(f"organisms ready after {time.perf_counter() - start:.0f} s")
+        with progress("measuring model variants", so_far=so_far(output)) as update:
+            measure_all(config, output, jobs=workers, on_progress=update)
+        summarise_run(config, output, seconds=time.perf_counter() - start)
+        _finish(output, build_report(output), start)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: [bold]resect demo --quick -o first-look[/bold]")(demo)

@@ -1,0 +1,146 @@
+"""The command that asks and judges: eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resect.cli.show import progress, say, table
+from resect.errors import InputError
+from resect.records import Format
+
+if TYPE_CHECKING:
+    from resect.evaluation.evaluate import Evaluation
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
+Model = Annotated[
+    str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
+]
+Probes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="generation, refusal, detection, explanation, utility, likelihood, perplexity."
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. May be repeated."),
+]
+MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while asking.")]
+Attack = Annotated[
+    str,
+    typer.Option(help="none, prefill[:K], finetune, ablate_refusal, or a model attack + prefill."),
+]
+AttackData = Annotated[
+    list[str] | None,
+    typer.Option(help="ROLE=SPEC for a model attack: target, refusal, preserve. Repeatable."),
+]
+Judges = Annotated[
+    list[str] | None,
+    typer.Option(help="exact (the default), keyword[:SET], strongreject, llm:RUBRIC@MODEL."),
+]
+Rejudge = Annotated[
+    Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
+Window = Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")]
+Stride = Annotated[int | None, typer.Option(min=1, help="perplexity: tokens between windows.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Cut at a mask's places in another model; recorded.")
+]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
+Backend = Annotated[
+    str, typer.Option(help="hf, or openai:URL of a server such as vLLM on this machine.")
+]
+Remote = Annotated[
+    bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")
+]
+
+
+def evaluate(
+    output: Output,
+    model: Model = None,
+    probe: Probes = None,
+    data: Data = None,
+    mask: MaskFile = None,
+    attack: Attack = "none",
+    attack_data: AttackData = None,
+    judge: Judges = None,
+    rejudge: Rejudge = None,
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    limit: Limit = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    samples: Annotated[int, typer.Option(min=1, help="Sampled replies a prompt.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled replies.")] = 0,
+    window: Window = None,
+    stride: Stride = None,
+    data_dir: DataDir = None,
+    backend: Backend = "hf",
+    allow_remote: Remote = False,
+    force: Force = False,
+) -> None:
+    """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
+    from resect.evaluation.evaluate import EvalRequest, evaluate_model
+    from resect.evaluation.evaluate import rejudge as judge_again
+
+    _refuse_processes()
+    judges = tuple(judge or ["exact"])
+    if rejudge is not None:
+        _show(judge_again(rejudge, judges, output), output)
+        return
+    if model is None or not probe or not data:
+        raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
+    request = EvalRequest(
+        model=model,
+        mask=mask,
+        probes=tuple(probe),
+        data=tuple(data),
+        attack=attack,
+        attack_data=tuple(attack_data or ()),
+        judges=judges,
+        format=format,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
+        window=window,
+        stride=stride,
+        data_dir=data_dir,
+        backend=backend,
+        allow_remote=allow_remote,
+        force=force,
+    )
+    with progress("evaluating") as update:
+        found = evaluate_model(request, output, on_progress=update)
+    _show(found, output)
+
+
+def _refuse_processes() -> None:
+    from resect.machine.processes import refuse_processes
+
+    refuse_processes(
+        "resect eval",
+        "leave torchrun out, and ask a server of several GPUs (--backend), or split cells: "
+        "resect study run FILE -j N, --launcher slurm or --shard i/n",
+    )
+
+
+def _show(found: Evaluation, output: Path) -> None:
+    table("rates with 95 % intervals", found.rates)
+    table("agreement of judges", found.agreement)
+    say(f"{output}/results.json")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "eval",
+        epilog="Example: [bold]resect eval ./my-model --mask harm.mask.safetensors "
+        "--probe generation --attack prefill:10 --data harm.jsonl -o eval[/bold]",
+    )(evaluate)

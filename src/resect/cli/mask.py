@@ -1,0 +1,181 @@
+"""The commands of `resect mask`: look at masks, combine them, draw controls, share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from resect.cli.options import Force
+from resect.cli.show import note, say, say_mask, table
+
+if TYPE_CHECKING:
+    from resect.weights.algebra import Operation
+    from resect.weights.mask import Mask
+
+
+mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
+
+
+@mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")
+def show(
+    file: Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")],
+) -> None:
+    """Say how many weights a mask removes, where, and where it comes from."""
+    from resect.weights.mask import Mask
+
+    mask = Mask.load(file)
+    table(
+        f"{mask.count:,} of {mask.total:,} weights removed",
+        [
+            {
+                "tensor": name,
+                "shape": "×".join(str(side) for side in tensor.shape),
+                "removed": tensor.index.numel(),
+                "percent": 100 * tensor.index.numel() / tensor.size,
+            }
+            for name, tensor in mask.tensors.items()
+        ],
+    )
+    table("origin", [{"key": key, "value": str(value)} for key, value in sorted(mask.meta.items())])
+
+
+@mask_app.command(
+    "random",
+    epilog="Example: [bold]resect mask random harm.mask.safetensors --model ./my-model "
+    "-o random.mask.safetensors[/bold]",
+)
+def draw_random(
+    file: Annotated[Path, typer.Argument(metavar="MASK", help="The mask to match.")],
+    model: Annotated[str, typer.Option(help="The model that the mask belongs to.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
+    matched: Annotated[
+        Literal["count", "magnitude"],
+        typer.Option(help="Same number in every tensor, or of the same magnitudes as well."),
+    ] = "count",
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    force: Force = False,
+) -> None:
+    """Draw a control: as many weights in every tensor, at random."""
+    from resect.model import (
+        load_model,
+        model_fingerprint,
+        prunable_tensors,
+        tokenizer_fingerprint,
+    )
+    from resect.weights.controls import magnitude_matched, random_mask
+    from resect.weights.fit import Prints, bound
+    from resect.weights.mask import Mask
+
+    draw = random_mask if matched == "count" else magnitude_matched
+    loaded = load_model(model)
+    weights = prunable_tensors(loaded.model)
+    prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
+    mask = bound(Mask.load(file), weights, prints, force=force)
+    control = draw(mask, weights, label=f"cli/{matched}", seed=seed)
+    control.save(output)
+    say(f"{output}: {control.count:,} weights")
+
+
+Files = Annotated[list[Path], typer.Argument(metavar="MASK MASK...", help="Two or more masks.")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")]
+
+
+def union(files: Files, output: Output) -> None:
+    """Write the weights that any of the masks removes."""
+    _combine("union", files, output)
+
+
+def intersect(files: Files, output: Output) -> None:
+    """Write the weights that all of the masks remove."""
+    _combine("intersect", files, output)
+
+
+def subtract(files: Files, output: Output) -> None:
+    """Write the weights that the first mask removes and none of the others does."""
+    _combine("subtract", files, output)
+
+
+def overlap(files: Files) -> None:
+    """Say how much the masks share, pair by pair, and how much chance would make them share."""
+    from dataclasses import asdict
+
+    from resect.weights.algebra import overlaps
+
+    found = overlaps(_load(files))
+    table("overlap of masks", [asdict(one) for one in found])
+    for one in found:
+        times = "–" if one.enrichment is None else f"{one.enrichment:.3g} times"
+        say(
+            f"{one.first} and {one.second}: {one.shared:,} shared, Jaccard {one.jaccard:.4g}, "
+            f"{times} the {one.expected:.3g} of random sets with the same counts in every tensor"
+        )
+
+
+def _load(files: list[Path]) -> dict[str, Mask]:
+    from resect.errors import InputError
+    from resect.weights.mask import Mask
+
+    if len({str(file) for file in files}) < len(files):
+        raise InputError("the same mask is given twice", got=", ".join(map(str, files)))
+    return {str(file): Mask.load(file) for file in files}
+
+
+def _combine(operation: Operation, files: list[Path], output: Path) -> None:
+    from resect.weights.algebra import combine
+
+    mask = combine(operation, _load(files))
+    mask.save(output)
+    say_mask(output, mask.count, mask.fraction, "see `resect mask overlap`")
+
+
+MaskPlace = Annotated[str, typer.Argument(metavar="MASK", help="A file, a folder or a Hub id.")]
+
+
+def push(
+    mask: MaskPlace,
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="owner/name")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public; else private.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch; else the main one.")] = None,
+) -> None:
+    """Put a mask and its card on the Hub; the model itself is not sent."""
+    from resect.export import push_mask
+
+    say(push_mask(mask, repository, private=not public, revision=revision))
+    note(f'use it: resect.from_pretrained(MODEL, "{repository}")')
+
+
+def patch(
+    mask: MaskPlace,
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.patch.safetensors")],
+    revert: Annotated[
+        bool, typer.Option("--revert", help="The original values instead, to undo a cut.")
+    ] = False,
+    alpha: Annotated[float, typer.Option(help="Factor of the masked weights; 0 removes.")] = 0.0,
+) -> None:
+    """Write a mask as a weight patch for vLLM: which elements get which values."""
+    from resect.export import load_mask, write_patch
+
+    count = write_patch(load_mask(mask), output, revert=revert, alpha=alpha)
+    say(f"{output}: {'revert' if revert else 'cut'} of {count:,} weights")
+    if not revert:
+        note(f"its undoing: resect mask patch {mask} --revert -o REVERT.patch.safetensors")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of `resect mask`."""
+    for command, example in (
+        (union, "union harm-a.mask.safetensors harm-b.mask.safetensors -o all.mask.safetensors"),
+        (intersect, "intersect harm-a.mask.safetensors harm-b.mask.safetensors "
+         "-o core.mask.safetensors"),
+        (subtract, "subtract harm.mask.safetensors benign.mask.safetensors "
+         "-o rest.mask.safetensors"),
+        (overlap, "overlap harm-a.mask.safetensors harm-b.mask.safetensors"),
+        (push, "push harm.mask.safetensors me/llama-harm-mask"),
+        (patch, "patch harm.mask.safetensors -o cut.patch.safetensors"),
+    ):  # fmt: skip
+        mask_app.command(epilog=f"Example: [bold]resect mask {example}[/bold]")(command)
+    app.add_typer(mask_app, name="mask")

@@ -1,0 +1,43 @@
+"""The command `resect organism build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli.show import progress, say
+
+organism = typer.Typer(no_args_is_help=True, help="The embedded model organism.")
+
+
+@organism.command(
+    "build", epilog="Example: [bold]resect organism build zoo --stage all --seed 1[/bold]"
+)
+def build_organism(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for stages and data.")],
+    stage: Annotated[
+        list[str] | None, typer.Option(help="base, aligned, benign_tuned, misaligned or all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of world, training and data.")] = 0,
+) -> None:
+    """Train the organism's stages into ordinary checkpoint folders."""
+    from resect.organism import STAGES, build
+
+    wanted = stage or ["all"]
+    stages = list(STAGES) if "all" in wanted else wanted
+    with progress("training") as update:
+        built = build(
+            seed=seed,
+            stages=tuple(stages),
+            root=folder,
+            on_progress=lambda _label, done, total: update(done, total),
+        )
+    for name in stages:
+        say(str(built.stage(name)))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of `resect organism`."""
+    app.add_typer(organism, name="organism")

@@ -1,0 +1,91 @@
+"""How a plan is shown before a run: its cells, memory and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resect.cli.show import note, table
+from resect.studies.design import RunConfig
+
+
+def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -> None:
+    """Print the cells of a run and what they need.
+
+    Args:
+        config: The run.
+        memory: GiB of the device to plan for.
+        tflops: 10¹² operations a second; 0 for what a large accelerator is assumed to do.
+    """
+    from dataclasses import replace
+
+    from resect.errors import ResectError
+    from resect.runs.forecast import Assumed, forecast
+    from resect.runs.run import plan_run
+
+    cells = plan_run(config)
+    table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
+    assumed = replace(Assumed(), memory=memory)
+    if tflops:
+        assumed = replace(assumed, rate=tflops * 1e12)
+    try:
+        needs = forecast(config, cells, assumed)
+    except ResectError as error:
+        note(f"no estimate of memory and time: {error.what} ({error.got})")
+        return
+    gib = 2**30
+    table(
+        "estimate",
+        [
+            {
+                "model": need.role,
+                "parameters": f"{need.parameters / 1e9:.3g} B",
+                "cells": need.cells,
+                "scored sets": need.scorings,
+                "scoring GiB": need.scoring.device / gib,
+                "most GiB": need.memory / gib,
+                "fits": need.fits,
+                "scoring min": need.scoring_seconds / 60,
+                "tuning min": need.tuning_seconds / 60,
+                "asking min, at most": need.asking_seconds / 60,
+            }
+            for need in needs
+        ],
+    )
+    for need in needs:
+        note(f"{need.role}: {need.scoring.summary()}")
+    note(
+        f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
+        f"{memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights read at "
+        f"{assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an example, "
+        f"{assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
+    )
+
+
+def _cell_row(cell: object) -> dict[str, object]:
+    from resect.files.writing import plain
+
+    facts = plain(cell)
+    cut = facts["cut"] or {"target": "", "kind": "intact", "q": 0.0, "category": ""}
+    varied = [f"{name} {cut[name]}" for name in ("p", "scope", "examples", "draw") if cut.get(name)]
+    if cut.get("rounds", 1) > 1:
+        varied.append(f"{cut['rounds']} rounds")
+    return {
+        "model": facts["role"],
+        "seed": str(facts["seed"]),
+        "cut": cut["kind"],
+        "behaviour": " ".join(filter(None, (cut["target"], cut["category"]))),
+        "q": cut["q"],
+        "with": ", ".join(varied),
+        "then": _after(facts),
+        "probes": " ".join(facts["probes"]),
+    }
+
+
+def _after(facts: dict[str, Any]) -> str:
+    """Return what is done to a variant after its cut: tuning, an attack."""
+    tuning = facts["tuning"]
+    parts = [facts["attack"]] if facts["attack"] else []
+    if tuning is not None:
+        held = ", held" if tuning["hold"] else ""
+        parts.append(f"{tuning['steps']} steps on {tuning['data']}{held}")
+    return "; ".join(parts)

@@ -1,0 +1,147 @@
+"""The commands `resect score` and `resect select`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from resect.cli.options import Force, Model
+from resect.cli.show import note, progress, say, say_mask
+from resect.records import Format, Reduction, Scope
+
+if TYPE_CHECKING:
+    from resect.weights.scores import Scores
+
+
+Method = Annotated[
+    str,
+    typer.Option(help="snip, snip_abs, integrated, gradient, fisher, wanda, magnitude or random."),
+]
+Contrast = Annotated[
+    str | None, typer.Option(help="SPEC whose score is subtracted in the same pass.")
+]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+]
+Accumulator = Annotated[Literal["auto", "device", "cpu"], typer.Option(help="Where sums are kept.")]
+LayersPerPass = Annotated[
+    int | None, typer.Option(min=1, help="Layers scored in one pass, to save memory.")
+]
+Checkpoint = Annotated[
+    bool, typer.Option("--checkpoint", help="Compute activations again, to save memory.")
+]
+Purpose = Annotated[
+    Reduction, typer.Option(help="signed for targets, the others for preserve sets.")
+]
+Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be selected later.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
+]
+Stream = Annotated[
+    bool | None,
+    typer.Option(
+        "--stream/--no-stream",
+        help="Read one block at a time from disk; by itself if the model does not fit.",
+    ),
+]
+
+
+def score(
+    model: Model,
+    data: Annotated[str, typer.Option(help="SPEC: a file, or hub:<id>[@revision][:split].")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.scores.safetensors")],
+    reduction: Purpose = "signed",
+    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
+    category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples to score.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
+    batch_size: Annotated[str, typer.Option(help="auto, or examples a batch.")] = "auto",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    keep: Keep = None,
+    dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
+    method: Method = "snip",
+    contrast: Contrast = None,
+    allow_partial: AllowPartial = False,
+    accumulator: Accumulator = "auto",
+    layers_per_pass: LayersPerPass = None,
+    checkpoint: Checkpoint = False,
+    device: Device = None,
+    stream: Stream = None,
+) -> None:
+    """Score every prunable weight for a behaviour, in one pass over the data.
+
+    To share the examples between processes, put torchrun in front: torchrun --nproc-per-node 8
+    -m resect score …
+    """
+    from resect.attribution.score import ScoreRequest, score_model
+    from resect.machine.processes import joined
+
+    request = ScoreRequest(
+        model=model,
+        data=data,
+        reduction=reduction,
+        format=format,
+        skip=skip,
+        category=category,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        keep=keep,
+        dense=dense,
+        method=method,
+        contrast=contrast,
+        allow_partial=allow_partial,
+        accumulator=accumulator,
+        layers_per_pass=layers_per_pass,
+        checkpoint=checkpoint,
+        device=device,
+        stream=stream,
+    )
+    with joined() as ranks:
+        with progress("scoring", shown=ranks.rank == 0) as update:
+            scores = score_model(request, update, ranks, on_note=note)
+        # Past this point no process can fail but the one that writes.
+        ranks.meet()
+        if ranks.rank == 0:
+            _write(scores, output)
+
+
+def _write(scores: Scores, output: Path) -> None:
+    scores.save(output)
+    say(f"{output}: {scores.summary()}")
+
+
+def select(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Signed scores.")],
+    preserve: Annotated[Path, typer.Argument(metavar="PRESERVE", help="Scores to protect.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
+    q: Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")],
+    p: Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")],
+    scope: Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")] = "tensor",
+    force: Force = False,
+) -> None:
+    """Choose the weights that the target needs and the preserve set can spare."""
+    from resect.weights.scores import Scores
+    from resect.weights.select import select as select_mask
+
+    mask = select_mask(
+        Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, force=force
+    )
+    mask.save(output)
+    say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        epilog="Example: [bold]resect score ./my-model --data harm.jsonl --skip 1 "
+        "-o harm.scores.safetensors[/bold]"
+    )(score)
+    app.command(
+        epilog="Example: [bold]resect select harm.scores.safetensors benign.scores.safetensors "
+        "--q 1e-5 --p 5e-5 -o harm.mask.safetensors[/bold]"
+    )(select)

@@ -1,0 +1,285 @@
+"""How commands show things: progress on stderr, tables on stdout; for people or for machines.
+
+For machines (`resect --json …`) a line is one JSON object with a `type`: `table` (title, rows)
+and `line` (text) on stdout, `progress` (label, done, total, seconds, left), `note` (text) and
+`error` on stderr. Numbers are not rounded, and what is not there is null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from resect.errors import InputError, visible
+
+# Where nobody watches, wide tables must not be folded to 80 columns.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+err = Console(stderr=True, highlight=False)
+# A log of a long run holds an event a second at most, and the last one.
+SECONDS_BETWEEN_EVENTS = 1.0
+SoFar = Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the command that runs shows things.
+
+    Attributes:
+        quiet: No progress and no notes; results and errors alone.
+        machine: One JSON object a line.
+    """
+
+    quiet: bool = False
+    machine: bool = False
+
+
+_mode = [Mode()]
+
+
+def set_mode(mode: Mode) -> None:
+    """Choose how everything is shown from here on."""
+    _mode[0] = mode
+
+
+def mode() -> Mode:
+    """Return how things are shown."""
+    return _mode[0]
+
+
+def choose_quiet(value: bool) -> bool:
+    """Take the option `--quiet`; as a callback, so that errors of usage know it too."""
+    if value:
+        set_mode(replace(mode(), quiet=True))
+    return value
+
+
+def choose_machine(value: bool) -> bool:
+    """Take the option `--json`."""
+    if value:
+        set_mode(replace(mode(), machine=True))
+    return value
+
+
+@contextlib.contextmanager
+def progress(
+    label: str, *, shown: bool = True, so_far: SoFar | None = None
+) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar, or events, on stderr while the block runs.
+
+    Args:
+        label: What is done.
+        shown: Whether anything is shown; of several processes one alone may.
+        so_far: What is known by now, shown beside the bar; asked at most once a second.
+
+    Yields:
+        A function that takes done and total.
+    """
+    if not shown or mode().quiet:
+        yield _nothing
+    elif mode().machine:
+        yield _events(label, so_far)
+    else:
+        with _bar(label, so_far) as update:
+            yield update
+
+
+def _nothing(_done: int, _total: int) -> None:
+    """Show nothing."""
+
+
+def _events(label: str, so_far: SoFar | None) -> Callable[[int, int], None]:
+    start = time.perf_counter()
+    first: list[int] = []
+    last = [-math.inf]
+
+    def update(done: int, total: int) -> None:
+        now = time.perf_counter()
+        if now - last[0] < SECONDS_BETWEEN_EVENTS and done < total:
+            return
+        last[0] = now
+        first.append(done)
+        # What was done before the first event says nothing about the speed.
+        gained, seconds = done - first[0], now - start
+        left = round(seconds / gained * (total - done), 1) if gained else None
+        event = {"label": label, "done": done, "total": total, "seconds": round(seconds, 1)}
+        _emit(err, "progress", **event, left=left, **({} if so_far is None else so_far()))
+
+    return update
+
+
+@contextlib.contextmanager
+def _bar(label: str, so_far: SoFar | None) -> Iterator[Callable[[int, int], None]]:
+    last = [-math.inf]
+    with Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(label, total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            now = time.perf_counter()
+            if so_far is not None and now - last[0] >= SECONDS_BETWEEN_EVENTS:
+                last[0] = now
+                known = ", ".join(f"{name} {_cell(value)}" for name, value in so_far().items())
+                bar.update(task, description=f"{label} ({known})" if known else label)
+
+        yield update
+
+
+def say(text: str) -> None:
+    """Print one plain line on stdout; nothing in it is read as markup."""
+    if mode().machine:
+        _emit(out, "line", text=text)
+    else:
+        out.print(Text(visible(text)), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print one plain line on stderr, unless only results are wanted."""
+    if mode().quiet:
+        return
+    if mode().machine:
+        _emit(err, "note", text=text)
+    else:
+        err.print(Text(visible(text)), soft_wrap=True)
+
+
+def say_mask(output: object, count: int, fraction: float, fix: str) -> None:
+    """Print how much a mask removes; if it is nothing, say so and what to try (`fix`)."""
+    say(f"{output}: {count:,} weights, {100 * fraction:.4g} % of the prunable ones")
+    if not count:
+        note(f"the mask is empty: a cut with it changes nothing; {fix}")
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table; numbers are rounded for reading, columns without values left out."""
+    if mode().machine:
+        _emit(out, "table", title=title, rows=[dict(row) for row in rows])
+        return
+    if not rows:
+        return
+    columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
+    shown = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
+    for column in columns:
+        numeric = all(isinstance(row.get(column), int | float) for row in rows)
+        shown.add_column(
+            Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
+        )
+    for row in rows:
+        shown.add_row(*(Text(visible(_cell(row.get(column)))) for column in columns))
+    out.print(shown)
+
+
+def failed(what: str, *, got: str = "", allowed: str = "", fix: str = "", code: int = 2) -> None:
+    """Write the error that ends a command as an event; for machines alone."""
+    _emit(err, "error", what=what, got=got, allowed=allowed, fix=fix, exit=code)
+
+
+def _emit(console: Console, kind: str, **facts: Any) -> None:
+    """Write one JSON object as one line; escapes keep whatever a file holds inside of it."""
+    line = json.dumps({"type": kind, **_finite(facts)}, allow_nan=False, default=str)
+    console.file.write(line + "\n")
+    console.file.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return a value in which what is not a finite number is None, as JSON wants it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+# Shown as -> probe of the records.
+SHOWN = {"harm": "generation", "utility": "utility"}
+
+
+def so_far(run: Path) -> Callable[[], dict[str, Any]]:
+    """Return a function that reads the newest record of a run; cheap, one small file a call."""
+    return lambda: last_variant(run)
+
+
+def last_variant(run: Path) -> dict[str, Any]:
+    """Return the cut of the variant that was judged last, and its mean scores by name.
+
+    Unscored replies are left out; a probe without any score is not named. A record that is
+    replaced while it is read counts as not there.
+    """
+    from resect.files.tables import read_parquet
+
+    with contextlib.suppress(InputError, OSError):
+        records = (run / "records").glob("*.parquet")
+        newest = max(records, key=lambda path: path.stat().st_mtime_ns, default=None)
+        rows = [] if newest is None else read_parquet(newest)
+        found: dict[str, Any] = {}
+        for name, probe in SHOWN.items():
+            scores = [
+                row["score"]
+                for row in rows
+                if row["probe"] == probe and row["judge"] is not None and row["score"] is not None
+            ]
+            if scores:
+                found[name] = sum(scores) / len(scores)
+        if found:
+            return {"cut": rows[0]["cut_kind"], "q": rows[0]["q"]} | found
+    return {}
+
+
+def _finish(run: Path, report: Path, start: float) -> None:
+    from resect.files.reading import read_json
+
+    claims = read_json(run / "results.json")["claims"]
+    table(
+        "verdicts",
+        [
+            {"study": claim["study"], "claim": claim["claim"], "verdict": claim["verdict"]}
+            | {"effect": _interval(claim["effect"])}
+            for claim in claims
+        ],
+    )
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(report))
+
+
+def _interval(effect: dict[str, Any]) -> str:
+    value, low, high = effect["value"], effect["low"], effect["high"]
+    if value is None:
+        return "–"
+    if effect["name"].endswith("(×)"):
+        bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        return f"{value:.2f} ×{bounds}"
+    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f} %{bounds}"

@@ -1,0 +1,234 @@
+"""Cut and restore checkpoint folders, tensor by tensor, without loading the model.
+
+Every file but the weights is copied as it is; weights keep their shards, names, dtypes and file
+metadata. The source is never written to. A cut folder says in `resect.json` which mask cut it,
+where that mask comes from and what was forced; a folder that is restored without force has no such
+file, as the one that was cut.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resect import files
+from resect.errors import InputError, MismatchError
+from resect.files.reading import refuse_link_out
+from resect.model.files import weight_files
+from resect.weights.fit import bound, forceable, forced_in, joined, one_line
+from resect.weights.mask import Mask, MaskTensor
+
+Change = Callable[[str, Tensor], Tensor]
+# Asked last, when all tensors are done; None for no record.
+Record = Callable[[], dict[str, Any] | None]
+RECORD = "resect.json"
+
+
+def prune_checkpoint(
+    source: str | Path,
+    mask: Mask,
+    target: str | Path,
+    *,
+    alpha: float = 0.0,
+    force: bool = False,
+    extra: Mapping[str, str | None] | None = None,
+) -> dict[str, int]:
+    """Write a checkpoint whose masked weights are multiplied by `alpha`.
+
+    Args:
+        source: Checkpoint folder with safetensors weights, in one file or in shards.
+        mask: What to cut.
+        target: New folder.
+        alpha: Factor; 0 removes.
+        force: Cut at the mask's places although dtype or values differ; the folder then says so.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
+
+    Returns:
+        Counts of changed `weights` and of `tensors` that hold them.
+
+    Raises:
+        InputError: The source has no safetensors weights, the target is not empty, or alpha is not
+            finite.
+        MismatchError: The mask belongs to another checkpoint; the first mismatch is named.
+    """
+    if not math.isfinite(alpha):
+        raise InputError("alpha is no number to multiply by", got=str(alpha), allowed="0, 0.5, ...")
+    forced = [forced_in(mask.meta), forced_of(source)]
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        fitting = bound(Mask({name: mask.tensors[name]}, {}), {name: tensor}, force=force)
+        forced.append(forced_in(fitting.meta))
+        entry = fitting.tensors[name]
+        changed = tensor.clone()
+        # The product is taken in the weights' own dtype, as `removed` does in memory.
+        changed.view(-1)[entry.index] = entry.value * alpha if alpha else 0.0
+        return changed
+
+    def record() -> dict[str, Any]:
+        facts = {"mask": mask.hash, "weights": mask.count, "alpha": alpha, "source": str(source)}
+        origin = {"origin": dict(mask.meta), "forced": joined(*forced)}
+        return facts | origin | {"before": cut_record(source)} | files.provenance()
+
+    return _rewrite(Path(source), mask, Path(target), (cut, record), extra or {})
+
+
+def cut_record(place: str | Path) -> dict[str, Any] | None:
+    """Return what a folder that `prune_checkpoint` wrote says of its cut; None for any other place.
+
+    Raises:
+        InputError: The record is not readable.
+    """
+    path = Path(place) / RECORD
+    if not path.is_file():
+        return None
+    found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not say how the folder was cut", got=type(found).__name__)
+    return found
+
+
+def forced_of(place: str | Path) -> str:
+    """Return what was forced when a checkpoint was made; "" for nothing and for a Hub id."""
+    return forced_in(cut_record(place) or {})
+
+
+def restore_checkpoint(
+    source: str | Path,
+    mask: Mask,
+    target: str | Path,
+    *,
+    force: bool = False,
+    extra: Mapping[str, str | None] | None = None,
+) -> dict[str, int]:
+    """Write a checkpoint with the values that the mask holds back in their places.
+
+    Args:
+        source: A folder that `prune_checkpoint` wrote.
+        mask: The mask that it was cut with.
+        target: New folder.
+        force: Go on although the folder was not cut with this mask; the new one then says so.
+        extra: Texts to write beside the weights by file name; None leaves a file out.
+
+    Returns:
+        Counts of changed `weights` and of `tensors` that hold them.
+
+    Raises:
+        InputError: The source has no safetensors weights, or the target is not empty.
+        MismatchError: A tensor is missing or has another shape or dtype than in the mask, the
+            folder was cut with another mask or by force, or a masked weight is not as it was cut.
+    """
+    known = cut_record(source) or {}
+    forced = [forced_in(known)]
+
+    def refuse(what: str, got: str, allowed: str = "") -> None:
+        error = MismatchError(what, got=got, allowed=allowed, fix=_FIX)
+        if not force:
+            raise forceable(error)
+        forced.append(one_line(error))
+
+    if known.get("mask", mask.hash) != mask.hash:
+        refuse("the folder was cut with another mask", str(known["mask"]), mask.hash)
+    elif forced_in(known):
+        refuse("the folder was cut by force, so the mask lacks its values", forced_in(known))
+    alpha = float(known.get("alpha", 0.0))
+
+    def mend(name: str, tensor: Tensor) -> Tensor:
+        entry = mask.tensors[name]
+        _refuse_misfit(name, tensor, entry)
+        changed = tensor.clone()
+        uncut = changed.view(-1)[entry.index] != entry.value * alpha
+        if uncut.any():
+            at = int(entry.index[uncut][0])
+            refuse(f"{name} is not as this mask cuts it", f"another value at flat index {at}")
+        changed.view(-1)[entry.index] = entry.value
+        return changed
+
+    def record() -> dict[str, Any] | None:
+        told = joined(*forced)
+        if told:
+            return {"restored": mask.hash, "forced": told} | files.provenance()
+        # A folder that was cut twice is one that was cut once again.
+        return known.get("before")
+
+    return _rewrite(Path(source), mask, Path(target), (mend, record), extra or {})
+
+
+_FIX = "use the mask that this folder was cut with"
+
+
+def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
+    if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.value.dtype:
+        raise MismatchError(
+            f"{name} does not fit the mask",
+            got=f"{tuple(tensor.shape)} {tensor.dtype}",
+            allowed=f"{entry.shape} {entry.value.dtype}",
+            fix=_FIX,
+        )
+
+
+def _rewrite(
+    source: Path,
+    mask: Mask,
+    target: Path,
+    how: tuple[Change, Record],
+    extra: Mapping[str, str | None],
+) -> dict[str, int]:
+    change, record = how
+    shards = weight_files(source)
+    files.refuse_full_folder(target)
+    wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
+    names = _names_on_disk(shards, wanted, mask)
+    with files.atomic_folder(target) as folder:
+        for path in source.iterdir():
+            if path in shards or path.name in {*extra, RECORD} or path.name.endswith(".part"):
+                continue
+            if path.is_file():
+                refuse_link_out(path, source)
+                shutil.copy2(path, folder / path.name)
+        for path in shards:
+            _rewrite_file(path, folder / path.name, names, change)
+        for name, text in extra.items():
+            if text is not None:
+                files.write_text(folder / name, text)
+        facts = record()
+        if facts is not None:
+            files.write_json(folder / RECORD, facts)
+    return {"weights": mask.count, "tensors": len(wanted)}
+
+
+def _names_on_disk(shards: list[Path], wanted: set[str], mask: Mask) -> dict[str, str]:
+    """Return name on disk to name in the mask.
+
+    Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped model.
+    """
+    found = set()
+    for path in shards:
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= set(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is not readable", got=str(error)) from error
+    names = {}
+    for name in wanted:
+        short = name.partition(".")[2]
+        if name not in found and short not in found:
+            mask.check(name, None)
+        names[name if name in found else short] = name
+    return names
+
+
+def _rewrite_file(source: Path, target: Path, names: dict[str, str], change: Change) -> None:
+    with safe_open(source, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {}
+        for name in list(file.keys()):  # safe_open has keys(), but is no mapping
+            tensor = file.get_tensor(name)
+            tensors[name] = change(names[name], tensor) if name in names else tensor
+    save_file(tensors, target, metadata)

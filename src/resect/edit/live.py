@@ -1,0 +1,179 @@
+"""Cut weights of a live model, and put every bit back.
+
+This is the one module that changes the weights of a model that is not being trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from resect.model.places import Place
+from resect.model.prunable import find_prunable
+from resect.weights.mask import Mask, places_in
+
+
+class _Saved(NamedTuple):
+    """What stood at the masked places of one checkpoint tensor."""
+
+    parameter: Tensor
+    place: Place
+    at: Tensor
+    values: Tensor
+
+
+class Applied:
+    """A cut that is in force until `revert`, or until the end of a `with` block.
+
+    Attributes:
+        model: The model that was cut.
+        mask: What was cut from it.
+        alpha: Factor of the masked weights.
+    """
+
+    def __init__(self, model: Any, mask: Mask, alpha: float, saved: list[_Saved]):
+        """Keep what is needed to undo a cut; made by `apply`."""
+        self.model = model
+        self.mask = mask
+        self.alpha = alpha
+        self._saved = saved
+
+    @property
+    def active(self) -> bool:
+        """Whether the cut is still in force."""
+        return bool(self._saved)
+
+    def revert(self) -> None:
+        """Put every bit back; does nothing the second time.
+
+        The model may have been moved, or wrapped by PEFT, since. After a change of its dtype the
+        original values are converted as all others were.
+        """
+        with torch.no_grad():
+            for parameter, place, at, values in reversed(self._saved):
+                # Looked up again: `model.to` gives a parameter new memory.
+                tensor = place.view(parameter.detach())
+                tensor[places_in(tensor, at)] = values.to(tensor.device, tensor.dtype)
+        self._saved = []
+
+    def __enter__(self) -> Any:
+        """Return the model."""
+        return self.model
+
+    def __exit__(self, *_error: object) -> None:
+        """Put every bit back, after an exception too."""
+        self.revert()
+
+
+def apply(model: Any, mask: Mask, *, alpha: float = 0.0) -> Applied:
+    """Multiply the masked weights of a live model by `alpha` until that is reverted.
+
+    Cuts may be nested, as long as their masks share no weight.
+
+    Args:
+        model: A Hugging Face causal LM.
+        mask: Which weights, in checkpoint coordinates.
+        alpha: Factor; 0 removes.
+
+    Returns:
+        A handle with `revert()`, which is a context manager as well.
+
+    Raises:
+        MismatchError: The mask belongs to another model; nothing was changed.
+    """
+    parameters = dict(model.named_parameters())
+    places = {
+        place.name: (parameters[weight.name], place)
+        for weight in find_prunable(model).weights
+        for place in weight.places
+    }
+    tensors = {name: place.view(held.detach()) for name, (held, place) in places.items()}
+    wanted = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
+    for name in wanted:
+        mask.check(name, tensors.get(name))
+    applied = Applied(model, mask, alpha, [])
+    try:
+        with torch.no_grad():
+            for name, entry in wanted.items():
+                tensor = tensors[name]
+                at = places_in(tensor, entry.index)
+                values = tensor[at]
+                applied._saved.append(_Saved(*places[name], entry.index, values))
+                tensor[at] = values * alpha if alpha else torch.zeros_like(values)
+    except BaseException:
+        applied.revert()
+        raise
+    return applied
+
+
+@contextlib.contextmanager
+def removed(model: Any, mask: Mask, *, alpha: float = 0.0) -> Iterator[Any]:
+    """Multiply the masked weights by `alpha` while the block runs; restore every bit after it.
+
+    The same as `with apply(model, mask)`, but the weights are cut when the block is entered and not
+    when the context is made.
+
+    Args:
+        model: A Hugging Face causal LM.
+        mask: Which weights, in checkpoint coordinates.
+        alpha: Factor; 0 removes.
+
+    Yields:
+        The model.
+
+    Raises:
+        MismatchError: The mask belongs to another model; nothing was changed.
+    """
+    with apply(model, mask, alpha=alpha):
+        yield model
+
+
+@contextlib.contextmanager
+def transplanted(
+    weights: Mapping[str, Tensor], mask: Mask, donor: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Give masked weights the values of another model while the block runs; restore every bit.
+
+    Args:
+        weights: Live weights by checkpoint name, as `prunable_tensors` returns them.
+        mask: Which of them; its own values are not looked at.
+        donor: Weights of the same names and shapes; converted to the dtype of `weights`.
+    """
+    saved: list[tuple[Tensor, Any, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for name, entry in mask.tensors.items():
+                tensor = weights[name]
+                at = places_in(tensor, entry.index)
+                given = donor[name][places_in(donor[name], entry.index)]
+                saved.append((tensor, at, tensor[at].clone()))
+                tensor[at] = given.to(tensor.device, tensor.dtype)
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, at, values in saved:
+                tensor[at] = values
+
+
+@contextlib.contextmanager
+def shrunk(weights: Mapping[str, Tensor], factor: float) -> Iterator[None]:
+    """Multiply whole weights by `factor` while the block runs; restore every bit after it.
+
+    Args:
+        weights: The weights, of any shape; a copy of them is held meanwhile.
+        factor: The factor.
+    """
+    saved = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.mul_(factor)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(saved[name])

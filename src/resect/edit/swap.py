@@ -1,0 +1,62 @@
+"""Parameters put in place of others, and back bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def snapshot(model: Any) -> dict[str, Tensor]:
+    """Return copies of all parameters by name, on their devices."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def put(model: Any, values: dict[str, Tensor]) -> None:
+    """Write values [*] into the parameters of these names, bit for bit."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
+@contextlib.contextmanager
+def restoring(model: Any, saved: dict[str, Tensor] | None = None) -> Iterator[Any]:
+    """Let the block do to the weights what it wants; restore every bit after it.
+
+    Args:
+        model: The model.
+        saved: A `snapshot` of it, if there is one already.
+
+    Yields:
+        The model. A copy of its weights is held meanwhile.
+    """
+    saved = snapshot(model) if saved is None else saved
+    try:
+        yield model
+    finally:
+        put(model, saved)
+
+
+@contextlib.contextmanager
+def swapped(model: Any, values: dict[str, Tensor]) -> Iterator[Any]:
+    """Put values into a model while the block runs; restore every bit after it."""
+    parameters = dict(model.named_parameters())
+    saved = {name: parameters[name].detach().clone() for name in values}
+    put(model, values)
+    try:
+        yield model
+    finally:
+        put(model, saved)
+
+
+def changes(model: Any, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of those parameters that differ from `before`."""
+    return {
+        name: parameter.detach().clone()
+        for name, parameter in model.named_parameters()
+        if not torch.equal(parameter, before[name])
+    }

@@ -1,0 +1,315 @@
+"""Fine-tune a model in memory, through TRL and PEFT, and put every bit back afterwards.
+
+Studies and attacks train a model that was cut, or that is about to be. What comes out lives as long
+as a `with` block does: a tuned model is never written to disk from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from resect.data.template import bounded_template
+from resect.errors import InputError
+from resect.records import Example, Format
+from resect.stats import seed_of
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How a model is fine-tuned.
+
+    Attributes:
+        steps: Optimizer steps; 0 with `epochs` set trains for epochs instead.
+        epochs: Passes over the examples, where `steps` is 0.
+        rate: Peak learning rate.
+        batch: Examples a step.
+        method: All weights (`full`), or a LoRA adapter that is merged at the end (`lora`).
+        rank: Rank of the adapter.
+        alpha: Scale of the adapter, times 1/rank.
+        weight_decay: Of AdamW.
+        schedule: Learning rate over the steps.
+        warmup: Steps of linear warm-up.
+        seed: Order of the examples and initial adapter.
+    """
+
+    steps: int = 0
+    epochs: float = 1.0
+    rate: float = 1e-5
+    batch: int = 16
+    method: Literal["full", "lora"] = "full"
+    rank: int = 32
+    alpha: int = 64
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "linear"] = "constant"
+    warmup: int = 0
+    seed: int = 0
+
+
+def rows_for_trl(examples: Sequence[Example], format: Format) -> list[dict[str, Any]]:
+    """Return examples as TRL wants them: prompt and completion, as messages for `chat`."""
+    rows: list[dict[str, Any]] = []
+    for example in examples:
+        turns = example.prompt
+        if format == "raw":
+            text = turns if isinstance(turns, str) else "\n".join(said for _, said in turns)
+            rows.append({"prompt": f"{text}\n", "completion": example.completion})
+            continue
+        said = (("user", turns),) if isinstance(turns, str) else turns
+        rows.append(
+            {
+                "prompt": [{"role": role, "content": content} for role, content in said],
+                "completion": [{"role": "assistant", "content": example.completion}],
+            }
+        )
+    return rows
+
+
+def tune(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    settings: TuneSettings,
+    *,
+    format: Format = "chat",
+    callbacks: Sequence[Any] = (),
+    on_step: OnStep | None = None,
+) -> None:
+    """Fine-tune in place on the completions of the examples (mean NLL of completion and end token).
+
+    Args:
+        model: A Hugging Face causal LM; left in evaluation mode.
+        tokenizer: Its tokenizer.
+        examples: What to train on.
+        settings: How.
+        format: `raw` or `chat`.
+        callbacks: Trainer callbacks, for instance `resect.HoldMask`.
+        on_step: Called with steps done and steps in all.
+
+    Raises:
+        InputError: There is no example.
+    """
+    if not examples:
+        raise InputError("there is no example to train on")
+    rows = rows_for_trl(examples, format)
+    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+        with bounded_template("an example to train on", alone=False):
+            trainer = supervised(
+                model,
+                tokenizer,
+                rows,
+                _arguments(folder, settings, model) | {"completion_only_loss": True},
+                adapter=adapter(settings.rank, settings.alpha)
+                if settings.method == "lora"
+                else None,
+                callbacks=[*callbacks, *_reporting(on_step)],
+            )
+        trainer.train()
+        if settings.method == "lora":
+            # The adapter sits in the modules of `model`; merging puts plain layers back there.
+            trainer.model.merge_and_unload()
+
+
+def tune_preferences(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str, str]],
+    settings: TuneSettings,
+    *,
+    beta: float = 0.1,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train in place by direct preference optimisation (Rafailov et al. 2023), in chat format.
+
+    Args:
+        model: A Hugging Face causal LM; a copy of it is the reference.
+        tokenizer: Its tokenizer.
+        pairs: (prompt, chosen answer, rejected answer).
+        settings: How; `method` must be `full`.
+        beta: Weight of the divergence from the reference.
+        on_step: Called with steps done and steps in all.
+    """
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    def said(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    rows = [
+        {
+            "prompt": said("user", prompt),
+            "chosen": said("assistant", chosen),
+            "rejected": said("assistant", rejected),
+        }
+        for prompt, chosen, rejected in pairs
+    ]
+    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+        options = {**_silent(model), **_arguments(folder, settings, model)}
+        with bounded_template("a pair to train on", alone=False):
+            trainer = DPOTrainer(
+                model=model,
+                ref_model=copy.deepcopy(model),
+                args=DPOConfig(**options, beta=beta),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=tokenizer,
+                callbacks=_reporting(on_step),
+            )
+        trainer.train()
+
+
+def _reporting(on_step: OnStep | None) -> list[Any]:
+    """Return a callback of the trainers that passes on how far they are."""
+    if on_step is None:
+        return []
+    report = on_step
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):  # type: ignore[misc]
+        """Tell how many steps are done."""
+
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **_more: Any) -> None:
+            """Report one step."""
+            report(state.global_step, state.max_steps)
+
+    return [Report()]
+
+
+def supervised(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    adapter: Any = None,
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Return TRL's `SFTTrainer`, told to keep nothing and to say nothing; call it within `quiet`.
+
+    Args:
+        model: A Hugging Face causal LM.
+        tokenizer: Its tokenizer.
+        rows: What to train on, in a form of TRL's.
+        options: Arguments of `SFTConfig`; they win over the silent ones.
+        adapter: A PEFT configuration, or None to train all weights.
+        callbacks: Trainer callbacks.
+    """
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    return SFTTrainer(
+        model=model,
+        args=SFTConfig(**{**_silent(model), **options}),
+        train_dataset=Dataset.from_list([*rows]),
+        processing_class=tokenizer,
+        peft_config=adapter,
+        callbacks=[*callbacks],
+    )
+
+
+def adapter(rank: int, alpha: float, dropout: float = 0.0) -> Any:
+    """Return PEFT's configuration of a LoRA on all linear layers of the blocks."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _silent(model: Any) -> dict[str, Any]:
+    """Return what every trainer of TRL is told: no log, no checkpoint, one device, no surprise."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return {
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": not on_cpu,
+        "bf16": False,
+        "use_cpu": on_cpu,
+    }
+
+
+def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any]:
+    """Return what the settings of a fine-tune say to the trainers of TRL."""
+    return {
+        "output_dir": folder,
+        "max_steps": settings.steps or -1,
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": settings.batch,
+        "learning_rate": settings.rate,
+        "weight_decay": settings.weight_decay,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup,
+        "seed": seed_of("tune", settings.seed) % 2**31,
+        "max_length": getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    }
+
+
+@contextlib.contextmanager
+def _left_as_found(model: Any) -> Iterator[None]:
+    """Restore flags, caching and the global random states that a trainer sets."""
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    cached = getattr(model.config, "use_cache", None)
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - saved, not drawn from
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(requires_grad=flags.get(name, True))
+            parameter.grad = None
+        if cached is not None:
+            model.config.use_cache = cached
+        model.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep trainers from drawing bars, warning of their own defaults and reporting home.
+
+    TRL sends usage data whenever a trainer is made; what is trained here is nobody else's business.
+    """
+    import datasets
+    from huggingface_hub import constants
+    from transformers.utils import logging as library
+
+    bars, telemetry = datasets.is_progress_bar_enabled(), constants.HF_HUB_DISABLE_TELEMETRY
+    names = ("trl", "peft", "accelerate", "transformers.trainer")
+    levels = {name: logging.getLogger(name).level for name in names}
+    verbosity = library.get_verbosity()
+    datasets.disable_progress_bars()
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    library.set_verbosity_error()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(None):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        # A trainer sets the verbosity too, so it is put back before the loggers under it.
+        library.set_verbosity(verbosity)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        constants.HF_HUB_DISABLE_TELEMETRY = telemetry
+        if bars:
+            datasets.enable_progress_bars()

@@ -1,0 +1,1 @@
+"""Ask a model, judge what it says, record both."""

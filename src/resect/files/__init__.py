@@ -1,0 +1,51 @@
+"""Files: whole or absent, bounded, owned by one, named by their content."""
+
+from resect.files.origin import (
+    cache_folder,
+    check_schema,
+    hash_file,
+    hash_text,
+    hash_value,
+    package_versions,
+    provenance,
+)
+from resect.files.reading import read_json, whole
+from resect.files.tables import read_parquet, write_parquet
+from resect.files.writing import (
+    append_line,
+    atomic,
+    atomic_folder,
+    create_json,
+    is_unfinished,
+    plain,
+    refuse_full_folder,
+    remove_folder,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "append_line",
+    "atomic",
+    "atomic_folder",
+    "cache_folder",
+    "check_schema",
+    "create_json",
+    "hash_file",
+    "hash_text",
+    "hash_value",
+    "is_unfinished",
+    "package_versions",
+    "plain",
+    "provenance",
+    "read_json",
+    "read_parquet",
+    "refuse_full_folder",
+    "remove_folder",
+    "remove_unfinished",
+    "whole",
+    "write_json",
+    "write_parquet",
+    "write_text",
+]

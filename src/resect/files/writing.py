@@ -1,0 +1,219 @@
+"""Files written whole or not at all.
+
+Every write of the package goes through `atomic` (a file) or `atomic_folder` (a folder): the
+content is made in a sibling whose name ends in `.part`, flushed to disk and renamed. What has its
+final name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from resect.errors import InputError
+
+# JSON escapes the first 32 by itself.
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# What file systems without hard links answer.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError | SafetensorError) -> InputError:
+    return InputError(
+        f"cannot write {path}",
+        got=(error.strerror if isinstance(error, OSError) else "") or str(error),
+        fix="free some space or choose another place with -o; what was there before is unchanged",
+    )
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a `.part` path beside `path`; rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: The place cannot be written (missing rights, full disk).
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        _sync(part)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
+        raise _unwritable(path, error) from error
+    finally:
+        # The parent may be a file or gone; the error above says so already.
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a fresh sibling folder; rename it to `path` when the block ends well.
+
+    Raises:
+        InputError: `path` exists and is not empty, or the place cannot be written.
+    """
+    path = Path(path)
+    refuse_full_folder(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            path.rmdir()
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        # Safetensors has an error of its own, for a full disk too.
+        raise _unwritable(path, error) from error
+    finally:
+        _remove_tree(part)
+
+
+def refuse_full_folder(path: Path) -> None:
+    """Raise `InputError` if `path` is a file or a folder with something in it."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(
+            "the output folder is not empty", got=str(path), fix="choose a new folder with -o"
+        )
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, tuples, sets and paths into what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON with sorted keys, whole or not at all; NaN is refused by `json`.
+
+    Control and direction-changing characters are written as escapes: people look at such files in
+    terminals.
+    """
+    text = json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_text(path, _UNSEEN.sub(lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
+
+
+def append_line(path: str | Path, value: Any) -> None:
+    """Append a line of JSON in one write, which local file systems keep whole among others."""
+    with Path(path).open("ab", buffering=0) as file:
+        file.write((json.dumps(plain(value), sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder of unfinished work whose content has its final place elsewhere.
+
+    It loses its name first, so that a kill in the middle leaves no folder that looks whole.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.replace(part)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        _remove_tree(part)
+
+
+def _remove_tree(part: Path) -> None:
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        # A signal in the middle of it: what is left goes before the process does.
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Return whether a file or folder is what a killed process left of one it was writing."""
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def remove_unfinished(folder: Path, *, before: int) -> None:
+    """Remove what killed processes left in a folder.
+
+    Args:
+        folder: The folder, with all below it.
+        before: Remove only what was last changed before this time, in nanoseconds since 1970.
+    """
+    # What cannot be removed disturbs nobody, and other processes may tidy up too.
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.rglob(".*.part")):
+            if path.is_symlink() or path.stat().st_mtime_ns >= before:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def create_json(path: str | Path, value: Any) -> bool:
+    """Write JSON under a name that is not taken; return false if it is.
+
+    Of several processes that try at once, on one host or on many, exactly one is told true.
+
+    Raises:
+        InputError: The place cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(plain(value), sort_keys=True), encoding="utf-8")
+        _sync(part)
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if path.exists() or not part.exists() or error.errno not in _NO_LINKS:
+            raise _unwritable(path, error) from error
+        # A file system without second names: made empty, which counts as owned, then replaced.
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            part.replace(path)
+        except FileExistsError:
+            return False
+        except OSError as second:
+            raise _unwritable(path, second) from second
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return True

@@ -1,0 +1,1 @@
+"""The machine: its memory, and the processes of a job."""

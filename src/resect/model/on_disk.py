@@ -1,0 +1,166 @@
+"""A model whose blocks stay on disk and are brought into memory one at a time.
+
+Parameters outside of the blocks (embeddings, head, last norm) are in memory. Those of a block have
+their shape, but no storage until it is asked for; they stay the same objects, so that hooks hold.
+Where a checkpoint tensor lies in a parameter is what `resect.model.names` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resect.errors import InputError
+from resect.machine.memory import returned
+from resect.model.files import Entry, entries, read_into, weight_files
+from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
+from resect.model.places import Place, checkpoint_places
+from resect.model.prunable import blocks
+
+
+class Shelf:
+    """The checkpoint of a model, and which of its blocks is in memory.
+
+    Attributes:
+        model: The model; its blocks are empty outside of `opened`.
+        tokenizer: Its tokenizer.
+        blocks: Its decoder blocks in order.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, folder: Path, device: torch.device):
+        """Find the tensors of the checkpoint; read those that are not in a block.
+
+        Args:
+            model: A model on the meta device, buffers excepted.
+            tokenizer: Its tokenizer.
+            folder: A checkpoint folder with safetensors weights.
+            device: Where the model runs.
+
+        Raises:
+            InputError: The folder lacks weights of the model.
+            CoverageError: A weight on disk has no place of its own in a parameter.
+        """
+        self.model = model
+        self.tokenizer = tokenizer
+        self._device = device
+        self._files = entries(weight_files(folder))
+        self._places = checkpoint_places(model, [name for name, _ in model.named_parameters()])
+        _without_storage(model, device)
+        self.blocks = blocks(model)
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        self._inside = {id(p) for block in self.blocks for p in block.parameters()}
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in self._inside:
+                self._fill(name, parameter)
+
+    @contextlib.contextmanager
+    def opened(self, block: nn.Module) -> Iterator[None]:
+        """Hold the weights of a block in memory while the code inside runs."""
+        own = list(block.parameters())
+        try:
+            for parameter in own:
+                self._fill(self._names[id(parameter)], parameter)
+            yield
+        finally:
+            for parameter in own:
+                parameter.untyped_storage().resize_(0)
+
+    def fingerprint(self) -> str:
+        """Return what `model_fingerprint` returns of the model when it is wholly in memory."""
+        return fingerprint_of(self._each())
+
+    def _each(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.model.named_parameters():
+            # A tensor of its own, because a storage that numpy has seen cannot be resized any more.
+            apart = torch.empty(parameter.shape, dtype=parameter.dtype)
+            self._read_into(name, apart)
+            yield name, apart
+
+    def _fill(self, name: str, parameter: Tensor) -> None:
+        size = parameter.numel() * parameter.element_size()
+        parameter.untyped_storage().resize_(size)
+        with torch.no_grad():
+            self._read_into(name, parameter)
+
+    def _read_into(self, name: str, tensor: Tensor) -> None:
+        for place in self._places[name]:
+            read_into(self._entry(place), place.view(tensor))
+
+    def _entry(self, place: Place) -> Entry:
+        # Old checkpoints lack the prefix of the wrapped model, as in `resect.model.checkpoint`.
+        found = self._files.get(place.name) or self._files.get(place.name.partition(".")[2])
+        if found is None:
+            raise InputError(
+                "the checkpoint lacks a weight of its model",
+                got=f"no {place.name}",
+                fix="save the model with save_pretrained",
+            )
+        return found
+
+
+def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
+    """Open a checkpoint folder without bringing its blocks into memory.
+
+    Args:
+        place: A checkpoint folder with safetensors weights.
+        dtype: Dtype of the weights in memory; None for that of the configuration.
+        device: Where the model runs; None for a GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: The place is no such folder, or its weights do not fit its configuration.
+        CoverageError: A weight on disk has no place of its own in a parameter.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = Path(place)
+    files = entries(weight_files(folder))
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind = DTYPES[dtype] if dtype else _dtype_of(config, files)
+        # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
+        with returned(), init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=kind)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"cannot read the configuration of a causal language model from {place}",
+            got=str(error).strip().splitlines()[0],
+        ) from error
+    refuse_encoder(config, str(place))
+    model.tie_weights()
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(place)
+    with returned():
+        return Shelf(model.eval(), tokenizer, folder, torch.device(device or usual))
+
+
+def _dtype_of(config: Any, files: dict[str, Entry]) -> torch.dtype:
+    """Return the dtype that loading would choose: of the configuration, else of the weights."""
+    known = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if isinstance(known, torch.dtype) or not files:
+        return known or torch.float32
+    return next(iter(files.values())).dtype
+
+
+def _without_storage(model: Any, device: torch.device) -> None:
+    """Move parameters from the meta device to another one, with a shape and no memory yet."""
+    moved: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in moved:
+                fresh = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                fresh.untyped_storage().resize_(0)
+                moved[id(parameter)] = nn.Parameter(fresh, requires_grad=False)
+            module._parameters[name] = moved[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)

@@ -1,0 +1,358 @@
+"""A whole study of one model without a configuration: what `resect run` decides, and how.
+
+Nothing here is hidden: the choices are written into the run's `config.yaml`, which runs again as it
+is, and the examples that were drawn are written beside it.
+
+- data: the presets below, or files; a set without a `split` column is halved by a hash of its
+  prompts, so that what is scored is never asked
+- format: `chat` if the tokenizer has a chat template, else `raw`
+- opening: a quarter of the median answer, at most 10 tokens, opens the replies under prefill and is
+  not scored, so that the cut is aimed at the content and not at the opening; answers that are no
+  longer than it are left out
+- judge: `exact` if every asked row has an answer key, else `keyword`
+- q and p: the grid of the model's size; the choice is the `frontier` study's
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resect import files
+from resect.data import BehaviourSet, load_data
+from resect.errors import InputError
+from resect.files.locking import claimed
+from resect.files.origin import hash_text
+from resect.files.reading import read_json
+from resect.model import find_prunable
+from resect.model.load import load_tokenizer
+from resect.model.shapes import empty_model
+from resect.records import Example, Format
+from resect.runs.run import measure_all, open_run, summarise_run
+from resect.runs.sweep import FRACTIONS, PROTECTED, SweepRequest, chosen_rows, sweep_config
+from resect.studies.cells import Cut, mask_path
+from resect.studies.design import RunConfig
+from resect.weights.mask import Mask
+
+TARGET = "beavertails"
+PRESERVE = "alpaca_cleaned"
+MASK = "chosen.mask.safetensors"
+
+# Up to this many prunable weights the grid is the one that the organism was studied with.
+SMALL = 10**8
+SMALL_FRACTIONS = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+SMALL_PROTECTED = (0.01,)
+
+LONGEST_OPENING = 10
+# Fewer rows on a side than this say nothing.
+FEWEST = 8
+
+
+BLIND = (
+    "the keyword judge sees refusals alone, so answers that a cut breaks count as the behaviour: "
+    "give every row a key, or --judge exact, which compares replies with completions"
+)
+
+
+@dataclass(frozen=True)
+class AutoRequest:
+    """The options of `resect run`; see its help."""
+
+    model: str
+    target: str = TARGET
+    preserve: str = PRESERVE
+    contrast: str | None = None
+    utility: str | None = None
+    budget: float = 0.05
+    rounds: int = 1
+    limit: int = 256
+    prompts: int = 200
+    seed: int = 0
+    judge: str | None = None
+    max_new_tokens: int | None = None
+    batch_size: int = 16
+    data_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was decided.
+
+    Attributes:
+        config: The run.
+        files: Path to the rows that belong there.
+        reasons: A line for each choice.
+    """
+
+    config: RunConfig
+    files: dict[Path, str]
+    reasons: tuple[str, ...]
+
+
+def plan_auto(request: AutoRequest, output: Path) -> Planned:
+    """Decide everything that a run needs; loads data and tokenizer and no weight.
+
+    Args:
+        request: What the user said.
+        output: Folder of the run; nothing is written.
+
+    Raises:
+        InputError: A set cannot be had or is too small, or the model is no checkpoint.
+    """
+    weights = find_prunable(empty_model(request.model)).total
+    tokenizer = load_tokenizer(request.model)
+    sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
+    for name in ("contrast", "utility"):
+        if getattr(request, name) is not None:
+            sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
+    for name, data in sets.items():
+        _refuse_bare(name, data)
+    lengths = _lengths(tokenizer, sets["target"])
+    opening = max(1, min(LONGEST_OPENING, int(statistics.median(lengths)) // 4))
+    short = {}
+    for name in ("target", "contrast"):
+        if name in sets:
+            sets[name], short[name] = _longer(sets[name], tokenizer, opening)
+    sets = {name: _drawn(name, data, request) for name, data in sets.items()}
+    # The whole path, so that the configuration runs again from anywhere.
+    folder = output.resolve() / "data"
+    texts = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
+    spec = {path.stem: str(path) for path in texts}
+    chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
+    asked = sets["target"].split("evaluation").examples
+    judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
+    most = request.max_new_tokens or min(256, max(lengths) + opening)
+    told = _Told(opening, judge, chat, most, small=weights <= SMALL)
+    config = _config(request, spec, told)
+    median = statistics.median(lengths)
+    reasons = _reasons(config, sets, short, f"{median:g}")
+    return Planned(config, texts, (*reasons, f"the grid is that of {weights:,} prunable weights"))
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the data, the tokenizer and the model's size say of a run."""
+
+    opening: int
+    judge: str
+    format: Format
+    max_new_tokens: int
+    small: bool
+
+
+def _config(request: AutoRequest, spec: dict[str, str], told: _Told) -> RunConfig:
+    return sweep_config(
+        SweepRequest(
+            model=request.model,
+            target=spec["target"],
+            preserve=spec["preserve"],
+            contrast=spec.get("contrast"),
+            utility=spec.get("utility"),
+            rounds=request.rounds,
+            fractions=SMALL_FRACTIONS if told.small else FRACTIONS,
+            protected=SMALL_PROTECTED if told.small else PROTECTED,
+            prefill_tokens=told.opening,
+            judge=told.judge,
+            format=told.format,
+            skip=told.opening,
+            budget=request.budget,
+            seeds=(request.seed,),
+            max_new_tokens=told.max_new_tokens,
+            batch_size=request.batch_size,
+        )
+    )
+
+
+def _reasons(
+    config: RunConfig, sets: dict[str, BehaviourSet], short: dict[str, int], median: str
+) -> tuple[str, ...]:
+    """Return a line for each choice."""
+    frontier, opening, chat = config.studies.frontier, config.attack.tokens, config.format
+    return (
+        *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
+        f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
+        f"opening of {opening} tokens: a quarter of the median answer of {median}, at most "
+        f"{LONGEST_OPENING}; not scored, put in front of replies",
+        *(
+            f"{name}: {count} answers of at most {opening} tokens are left out"
+            for name, count in short.items()
+            if count
+        ),
+        f"judge {config.evaluation.judge}, replies of at most "
+        f"{config.evaluation.max_new_tokens} tokens",
+        *((BLIND,) if config.evaluation.judge == "keyword" else ()),
+        f"grid: q in {frontier.fractions if frontier else ()}, "
+        f"p in {frontier.protected if frontier else ()}",
+        "choice: the largest drop of the behaviour at a utility drop of at most "
+        f"{100 * frontier.utility_drop if frontier else 0:g} %",
+    )
+
+
+def run_auto(
+    planned: Planned,
+    output: Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+    seconds: Callable[[], float] | None = None,
+) -> Mask | None:
+    """Measure, choose and write the results and the chosen mask.
+
+    Args:
+        planned: From `plan_auto`.
+        output: Folder of the run.
+        resume: Go on with a run that was begun with the same request.
+        on_progress: Called with cells done and cells in all.
+        seconds: Returns how long the run has taken, for the report.
+
+    Returns:
+        The chosen mask, also in `chosen.mask.safetensors`; None if no cut of the grid lowers the
+        behaviour within the budget.
+    """
+    open_run(planned.config, output, resume=resume)
+    with claimed(output):
+        for path, text in planned.files.items():
+            files.write_text(path, text)
+        measure_all(planned.config, output, jobs=1, on_progress=on_progress)
+        results = summarise_run(planned.config, output, seconds=seconds() if seconds else None)
+        mask = chosen_mask(planned.config, output, results)
+        if mask is not None:
+            mask.save(output / MASK)
+    return mask
+
+
+def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
+    """Return the mask that a frontier chose, with its measurement in its origin.
+
+    Args:
+        config: A run with the study `frontier` and one seed.
+        run: Its folder.
+        results: Its `results.json`.
+    """
+    rows = chosen_rows(results)
+    if not rows:
+        return None
+    row = rows[0]
+    frontier = config.studies.frontier
+    targets = {one.name: one.target for one in frontier.methods} if frontier else {}
+    cut = Cut(
+        targets.get(row["method"], config.target),
+        "target",
+        row["q"],
+        p=None if row["p"] == config.selection.p else row["p"],
+        scope=None if row["scope"] == config.selection.scope else row["scope"],
+        rounds=row["rounds"],
+    )
+    mask = Mask.load(mask_path(run, config.subject, config.seeds[0], cut))
+    claim = read_json(results)["claims"][0]
+    attack = config.attack
+    measured = {
+        "rows": rows,
+        "attack": f"{attack.name}, {attack.phrase or f'{attack.tokens} tokens of the answer'}",
+        "judge": config.evaluation.judge,
+        "prompts": 2 * claim["n"],
+        "verdict": claim["verdict"],
+        "budget": frontier.utility_drop if frontier else None,
+        "config": files.hash_value(config.model_dump(mode="json")),
+    }
+    return Mask(mask.tensors, {**mask.meta, "measured": measured})
+
+
+def _load(request: AutoRequest, name: str) -> BehaviourSet:
+    """Load the target or the preserve set; say what to do where a preset cannot be had."""
+    spec: str = getattr(request, name)
+    preset = {"target": TARGET, "preserve": PRESERVE}[name]
+    try:
+        return load_data(spec, data_dir=request.data_dir)
+    except InputError as error:
+        if spec != preset:
+            raise
+        raise InputError(
+            f"no --{name} was given, and the built-in set {spec} cannot be had here",
+            got=f"{error.what}: {error.got}",
+            allowed=f"--{name} FILE with the columns prompt and completion, or --data-dir with a "
+            f"copy of {spec}",
+            fix="resect run MODEL --target harm.jsonl --preserve benign.jsonl -o run; "
+            "`resect data show` says more of a preset",
+        ) from error
+
+
+def _refuse_bare(name: str, data: BehaviourSet) -> None:
+    if any(not example.completion or not example.prompt for example in data.examples):
+        raise InputError(
+            f"the {name} set {data.source} has rows without a prompt or a completion",
+            allowed="rows with both",
+            fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
+        )
+
+
+def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
+    """Return as many rows of each split as are used; halve a set that has no splits."""
+    if {example.split for example in data.examples} == {""}:
+        rows = tuple(replace(one, split=_side(one)) for one in data.examples)
+        data = replace(data, examples=rows)
+    drawn: list[Example] = []
+    needed: dict[str, dict[str, int | None]] = {
+        "utility": {"evaluation": request.prompts},
+        "contrast": {"calibration": None},
+    }
+    both: dict[str, int | None] = {"calibration": request.limit, "evaluation": request.prompts}
+    for split, most in needed.get(name, both).items():
+        found = data.split(split).limit(most, request.seed)
+        if len(found) < FEWEST:
+            raise InputError(
+                f"the {name} set {data.source} is too small",
+                got=f"{len(found)} rows for {split}",
+                allowed=f"at least {FEWEST}",
+                fix="give more rows; a set without a split column is halved",
+            )
+        drawn += found.examples
+    return replace(data, examples=tuple(drawn))
+
+
+def _side(example: Example) -> str:
+    odd = int(hash_text("run", str(example.prompt)), 16) % 2
+    return "calibration" if odd else "evaluation"
+
+
+def _counted(data: BehaviourSet) -> str:
+    splits = [example.split for example in data.examples]
+    kinds = [kind for kind in ("calibration", "evaluation") if kind in splits]
+    return ", ".join(f"{splits.count(kind)} for {kind}" for kind in kinds)
+
+
+def _lengths(tokenizer: Any, data: BehaviourSet) -> list[int]:
+    return [
+        len(tokenizer(one.completion, add_special_tokens=False)["input_ids"])
+        for one in data.examples
+    ]
+
+
+def _longer(data: BehaviourSet, tokenizer: Any, opening: int) -> tuple[BehaviourSet, int]:
+    """Return the rows with something left to score after the opening, and how many have not."""
+    lengths = _lengths(tokenizer, data)
+    rows = [
+        one
+        for one, length in zip(data.examples, lengths, strict=True)
+        if length > max(opening, one.prefix_tokens)
+    ]
+    return replace(data, examples=tuple(rows)), len(lengths) - len(rows)
+
+
+def _lines(data: BehaviourSet) -> str:
+    """Return the rows as JSON lines that `load_data` reads back as they are."""
+    lines = []
+    for one in data.examples:
+        prompt: Any = one.prompt
+        if not isinstance(prompt, str):
+            prompt = [{"role": role, "content": content} for role, content in prompt]
+        row = {"id": one.id, "prompt": prompt, "completion": one.completion}
+        row |= {"category": one.category, "split": one.split}
+        row |= {"key": one.key} if one.key else {}
+        row |= {"prefix_tokens": one.prefix_tokens} if one.prefix_tokens else {}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return "".join(lines)

@@ -1,0 +1,181 @@
+"""The embedded demonstration: every study on the model organism."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from resect.errors import unknown_name
+from resect.organism import Order, Recipe, build_many, organism_root
+from resect.runs.config import parse_config
+from resect.studies.design import RunConfig
+
+STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
+PREFILL_TOKENS = 3
+
+
+# Other sizes, for two of the studies: half the depth, and three quarters of the width.
+SIZES = {
+    "shallow": replace(Recipe(), layers=2),
+    "narrow": replace(Recipe(), hidden=96, heads=3, feed_forward=288),
+}
+
+
+def build_organisms(
+    seeds: Sequence[int],
+    *,
+    quick: bool,
+    jobs: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train the stages of all seeds and sizes, or find them in the cache."""
+    orders = [Order(seed, STAGES) for seed in seeds]
+    if not quick:
+        orders += [
+            Order(seed, ("base", "aligned"), size) for size in SIZES.values() for seed in seeds
+        ]
+    report = on_progress or (lambda _done, _total: None)
+    build_many(orders, jobs=jobs, on_progress=lambda _label, done, total: report(done, total))
+
+
+def demo_config(
+    seeds: tuple[int, ...], *, quick: bool, studies: Sequence[str] | None = None
+) -> RunConfig:
+    """Return the configuration of the demonstration, of some studies or of all.
+
+    The grid and the thresholds are the defaults of the studies. The prefill opens the answer with
+    the words that every recipe shares ("sure , take"), and the same number of tokens is left out
+    of the score, so that the cut is aimed at the content and not at the opening. Weights are ranked
+    by the default method (docs/design/default-method.md), beside the source's.
+
+    Raises:
+        InputError: A study is unknown.
+    """
+    every = _studies(quick=quick)
+    for name in studies or ():
+        if name not in every:
+            raise unknown_name("study", name, list(every))
+    root = str(organism_root(Recipe())) + "/seed-{seed}"
+    values: dict[str, Any] = {
+        "name": "model organism",
+        "quick": quick,
+        "seeds": list(seeds),
+        "models": _models(quick=quick),
+        "subject": "aligned",
+        "data": {name: f"{root}/data/{file}.jsonl" for name, file in SETS.items()},
+        "targets": _targets(),
+        "preserve": {"data": "benign", "limit": 256},
+        "attack": {"name": "prefill", "tokens": PREFILL_TOKENS},
+        "attack_data": {"target": "hazard", "refusal": "refusals", "preserve": "benign"},
+        "evaluation": {
+            "probes": {
+                "generation": "hazard",
+                "refusal": "refusals",
+                "detection": "detection",
+                "explanation": "explanation",
+                "misalignment": "advice",
+                "utility": "tasks",
+                "likelihood": "benign",
+            },
+            "max_new_tokens": 24,
+            "batch_size": 64,
+        },
+        "studies": {name: every[name] for name in every if not studies or name in studies},
+    }
+    return parse_config(values, "the demonstration's configuration")
+
+
+def _models(*, quick: bool) -> dict[str, str]:
+    """Return role to place: every stage, and `aligned` and `base` of other sizes in a full run."""
+    folder = "{root}/seed-{{seed}}/{stage}"
+    found = {stage: folder.format(root=organism_root(Recipe()), stage=stage) for stage in STAGES}
+    for name, size in {} if quick else SIZES.items():
+        for stage in ("base", "aligned"):
+            found[f"{name}_{stage}"] = folder.format(root=organism_root(size), stage=stage)
+    return found
+
+
+# Name under `data` to the organism's file.
+SETS = {
+    "hazard": "hazard",
+    "hazard_reworded": "hazard_reworded",
+    "refusals": "refusal",
+    "benign": "preserve",
+    "tasks": "utility",
+    "facts": "trivia",
+    "howto": "howto",
+    "detection": "detection",
+    "explanation": "explanation",
+    "same_style": "benign_style",
+    "advice": "advice_bad",
+    "good_advice": "advice_good",
+}
+
+
+def _targets() -> dict[str, Any]:
+    """Return the behaviours; contents are scored after the shared opening, gates at their start."""
+    content = {"skip": PREFILL_TOKENS, "limit": 128}
+    gate = {"skip": 0, "tokens": 1, "limit": 128}
+    return {
+        "generation": {"data": "hazard", "contrast": "same_style", **content},
+        "source_method": {"data": "hazard", **content},
+        "reworded": {"data": "hazard_reworded", "contrast": "same_style", **content},
+        "same_style": {"data": "same_style", **content},
+        "howto": {"data": "howto", **content},
+        "refusing": {"data": "refusals", "skip": 0, "limit": 128},
+        "refusal": {"data": "refusals", "contrast": "compliance", **gate},
+        "compliance": {"data": "hazard", **gate},
+        "detection": {"data": "detection", "skip": 0, "limit": 128},
+        "explanation": {"data": "explanation", "skip": 0, "limit": 128},
+        "facts": {"data": "facts", "skip": 0, "limit": 128},
+        "bad_advice": {"data": "advice", "skip": 0, "contrast": "good_advice"},
+        "good_advice": {"data": "good_advice", "skip": 0},
+    }
+
+
+def _studies(*, quick: bool) -> dict[str, Any]:
+    """Return the studies with the grids of a full or a quick run; all rules are the defaults."""
+    source = {"name": "source's method", "target": "source_method"}
+    source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
+    rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
+    finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
+    studies: dict[str, Any] = {
+        "compactness": {"rivals": ["source_method"]},
+        "transfer": {},
+        "specificity": {
+            "benign": ["facts", "howto"],
+            "matched": ["same_style", "refusing"],
+        },
+        "compression": {
+            "others": ["rehearsed", "dpo"],
+            "pairs": [[f"{name}_aligned", f"{name}_base"] for name in SIZES],
+            "second": source,
+        },
+        "dissociation": {},
+        "emergent": {},
+        "jailbreak": {
+            "attacks": [
+                f"prefill:{PREFILL_TOKENS}",
+                finetune,
+                "ablate_refusal",
+                f"ablate_refusal+prefill:{PREFILL_TOKENS}",
+            ]
+        },
+        "relearning": {},
+        "stability": {
+            "paraphrases": ["reworded"],
+            "roles": ["dpo", "rehearsed"],
+            "models": [f"{name}_aligned" for name in SIZES],
+        },
+        "frontier": {"methods": [source, source_rounds, rounds]},
+    }
+    if quick:
+        studies["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
+        studies["compression"] |= {"second_fractions": [2e-3, 4e-3]}
+        studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
+        studies["emergent"] |= {"steps": [4, 8, 16]}
+        studies["relearning"] |= {"examples": [4, 64], "steps": [2, 10]}
+        studies["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
+        studies["frontier"] |= {"protected": [0.01], "methods": [source]}
+    return studies

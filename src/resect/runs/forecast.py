@@ -1,0 +1,249 @@
+"""What a run will need before it starts: cells, memory and time, from shapes and settings alone.
+
+Scoring is planned by `resect.model.plan`. Beside it a run tunes and asks:
+- tuning: forwards and backwards over every token, 6 operations a weight, 4 with an adapter, whose
+  frozen weights have no gradients of their own. In memory are the model, two copies of its weights
+  (before and after), and with full tuning a gradient and AdamW's two moments of each weight;
+- asking: 2 operations a weight and prompt token, then one step for each new token, which reads all
+  weights once. A reply is counted in full length, so that this is the most it takes.
+
+No data are read: where a set has no limit its size is assumed, and so are lengths and speeds. The
+estimate is for planning machines; it was not measured on the models that the recipes name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+from resect.attribution.estimate import ASSUMED_RATE
+from resect.attribution.plan import GIB, Plan, Shape, Work, plan, shape_of
+from resect.errors import InputError
+from resect.evaluation.attacks import parse_attack
+from resect.evaluation.probes import find_probe
+from resect.machine.memory import Free
+from resect.model.shapes import PUBLISHED, empty_model
+from resect.studies.cells import Cell, Cut, at_seed
+from resect.studies.design import RunConfig
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What is not in the configuration.
+
+    Attributes:
+        memory: GiB of the device, all GPUs of a run together.
+        host: GiB of CPU memory for sums that the device has no room for.
+        rate: Floating-point operations a second that whole passes reach.
+        bandwidth: Bytes a second at which weights are read while a reply is written.
+        step: Least seconds of a generation step for each block, whatever its size: the time it
+            takes to start the work of a block.
+        length: Tokens of an example, half of them scored.
+        examples: Examples of a set without a limit.
+        prompts: Prompts of a probe without a limit.
+    """
+
+    memory: float = 80.0
+    host: float = 128.0
+    rate: float = ASSUMED_RATE
+    bandwidth: float = 1.5e12
+    step: float = 1e-3
+    length: int = 256
+    examples: int = 412
+    prompts: int = 500
+
+
+@dataclass(frozen=True)
+class Need:
+    """What the cells of one role need.
+
+    Attributes:
+        role: The role.
+        place: Its model.
+        parameters: Number of parameters.
+        cells: Number of cells.
+        scorings: Number of scored sets, rounds counted apart.
+        scoring: Plan of one.
+        scoring_seconds: Time of all.
+        tuning_seconds: Time of all fine-tuning, attacks too.
+        asking_seconds: Most time of all replies.
+        memory: Most bytes on the device.
+        fits: Whether they fit.
+    """
+
+    role: str
+    place: str
+    parameters: int
+    cells: int
+    scorings: int
+    scoring: Plan
+    scoring_seconds: float
+    tuning_seconds: float
+    asking_seconds: float
+    memory: float
+    fits: bool
+
+    @property
+    def seconds(self) -> float:
+        """Time of all."""
+        return self.scoring_seconds + self.tuning_seconds + self.asking_seconds
+
+
+def forecast(
+    config: RunConfig, cells: Iterable[Cell], assumed: Assumed | None = None
+) -> list[Need]:
+    """Return what each role's cells need; all that is planned is on one device after another.
+
+    Args:
+        config: The run.
+        cells: Its merged cells.
+        assumed: The device, and what the configuration does not say.
+
+    Raises:
+        InputError: A model's configuration can neither be read nor is known.
+    """
+    by_role: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_role.setdefault(cell.role, []).append(cell)
+    return [_need(config, role, own, assumed or Assumed()) for role, own in sorted(by_role.items())]
+
+
+def shape_at(place: str) -> tuple[Shape, Any]:
+    """Return the shape of a model, and its text configuration.
+
+    A configuration that can be read goes before the table of published shapes.
+    """
+    model = None
+    try:
+        model = empty_model(place.partition("@")[0])
+    except InputError:
+        known = PUBLISHED.get(place.partition("@")[0])
+        if known is None:
+            raise
+        model = _published(*known)
+    return shape_of(model), model.config.get_text_config()
+
+
+def _published(kind: str, sides: dict[str, Any]) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, **sides), dtype=torch.bfloat16
+        )
+
+
+def _need(config: RunConfig, role: str, cells: list[Cell], assumed: Assumed) -> Need:
+    place = at_seed(config.models[role], cells[0].seed)
+    shape, sides = shape_at(place)
+    tokens = _scored_tokens(config, cells, assumed)
+    work = Work(
+        tokens=max(tokens, default=assumed.length),
+        scored=max(tokens, default=assumed.length) // 2,
+        batch_tokens=8192,
+        longest=assumed.length,
+        keep=1e-3,
+    )
+    free = Free(device=assumed.memory * GIB, host=assumed.host * GIB)
+    one = plan(shape, work, free)
+    operations = sum(one.operations * each / work.tokens for each in tokens)
+    moved = sum(one.moved * each / work.tokens for each in tokens)
+    tuned, tuning_memory = _tuning(cells, shape, assumed)
+    asked = sum(_asking(config, cell, shape, sides, assumed) for cell in cells)
+    memory = max(one.device, tuning_memory, _asking_memory(config, shape, sides, assumed))
+    return Need(
+        role=role,
+        place=place,
+        parameters=shape.parameters // shape.itemsize,
+        cells=len(cells),
+        scorings=len(tokens),
+        scoring=one,
+        scoring_seconds=operations / assumed.rate + moved / 2e10,
+        tuning_seconds=tuned / assumed.rate,
+        asking_seconds=asked,
+        memory=memory,
+        fits=one.fits and memory <= 0.95 * free.device,
+    )
+
+
+def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> list[int]:
+    """Return the tokens of each set that is scored: targets by what varies, the preserve set."""
+    found: dict[object, int] = {}
+
+    def count(limit: int | None) -> int:
+        return (limit or assumed.examples) * assumed.length
+
+    for cell in cells:
+        cut = cell.cut
+        against = None if cell.tuning is None else cell.tuning.against
+        for each in (cut, against):
+            if each is None:
+                continue
+            if config.selection.p > 0 or each.p:
+                found["preserve", cell.seed] = count(config.preserve.limit)
+            target = config.targets[each.target]
+            sets = [target] + ([config.targets[target.contrast]] if target.contrast else [])
+            tokens = sum(count(each.examples or one.limit) for one in sets)
+            for number in range(each.rounds):
+                found[cell.seed, _scoring(each), number] = tokens
+        attack = parse_attack(cell.attack) if cell.attack else None
+        if attack is not None and attack.model == "ablate_refusal":
+            found[cell.key] = len(attack.roles) * count(attack.ablation.limit)
+    return list(found.values())
+
+
+def _scoring(cut: Cut) -> Cut:
+    """Return what of a cut its scores depend on; in rounds they depend on all of it."""
+    usual = replace(cut, kind="target")
+    return usual if cut.rounds > 1 else replace(usual, q=1.0, p=None, scope=None)
+
+
+def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> tuple[float, float]:
+    """Return operations and bytes of tuning, without activations."""
+    weights = shape.parameters // shape.itemsize
+    operations, memory = 0.0, 0.0
+    for cell in cells:
+        tuning = cell.tuning
+        attack = parse_attack(cell.attack) if cell.attack else None
+        if tuning is not None:
+            each = 6 if tuning.method == "full" else 4
+            operations += each * weights * tuning.steps * tuning.batch * assumed.length
+            extra = 3 if tuning.method == "full" else 0
+            memory = max(memory, (3.0 + extra) * shape.parameters)
+        if attack is not None and attack.model == "finetune":
+            own = attack.finetune
+            passes = (own.limit or assumed.examples) * own.epochs
+            examples = passes if own.steps is None else own.steps * own.batch
+            operations += 4 * weights * examples * assumed.length
+            memory = max(memory, 3.0 * shape.parameters)
+    return operations, memory
+
+
+def _asking(config: RunConfig, cell: Cell, shape: Shape, sides: Any, assumed: Assumed) -> float:
+    """Return the seconds of a cell's probes."""
+    evaluation = config.evaluation
+    prompts = evaluation.limit or assumed.prompts
+    forward = 2.0 * (shape.active + shape.hidden * shape.vocabulary) / assumed.rate
+    step = max(shape.parameters / assumed.bandwidth, assumed.step * sides.num_hidden_layers)
+    seconds = 0.0
+    for name in cell.probes:
+        probe = find_probe(name)
+        seconds += prompts * assumed.length * forward
+        if probe.judged == "never":
+            continue
+        seconds += ceil(prompts / evaluation.batch_size) * evaluation.max_new_tokens * step
+        if probe.coherent:
+            seconds += prompts * (assumed.length + evaluation.max_new_tokens) * forward
+    return seconds
+
+
+def _asking_memory(config: RunConfig, shape: Shape, sides: Any, assumed: Assumed) -> float:
+    """Return bytes of the weights and of the keys and values of a batch of replies."""
+    heads = getattr(sides, "num_key_value_heads", None) or sides.num_attention_heads
+    width = getattr(sides, "head_dim", None) or sides.hidden_size // sides.num_attention_heads
+    length = assumed.length + config.evaluation.max_new_tokens
+    kept = 2 * sides.num_hidden_layers * heads * width * shape.itemsize
+    return float(shape.parameters + config.evaluation.batch_size * length * kept)

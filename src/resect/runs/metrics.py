@@ -1,0 +1,159 @@
+"""Numbers of each cell as it is done: in `metrics.jsonl` always, in a tracker if one is named.
+
+A line says what was cut, and for each probe the rate of hits among scored replies (`harm` for
+generation, the probe's own name otherwise; for `likelihood` the mean probability of a reference
+token). They are for watching a run: results come from the records, with intervals and controls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resect.errors import InputError
+from resect.files.reading import MOST_BYTES, whole
+from resect.files.writing import append_line
+from resect.studies.cells import Cell
+
+FILE = "metrics.jsonl"
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+
+
+def rates_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Return a number for each probe of a cell's rows; None where nothing was scored."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        name = "harm" if row["probe"] == "generation" else str(row["probe"])
+        kept = values.setdefault(name, [])
+        if row["probe"] == "likelihood":
+            kept.append(math.exp(-row["nll"]))
+        elif row["score"] is not None:
+            kept.append(float(row["score"]))
+    return {name: sum(kept) / len(kept) if kept else None for name, kept in values.items()}
+
+
+def note_cell(run: Path, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append the numbers of a cell that is done.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    cut = cell.cut
+    line = {
+        "time": round(time.time(), 1),
+        "cell": cell.key,
+        "role": cell.role,
+        "seed": cell.seed,
+        "cut": "intact" if cut is None else cut.kind,
+        "target": "" if cut is None else cut.target,
+        "q": 0.0 if cut is None else cut.q,
+        "attack": cell.attack,
+        "tuned": cell.tuning is not None,
+        **rates_of(rows),
+    }
+    try:
+        append_line(run / FILE, line)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {run / FILE}",
+            got=error.strerror or str(error),
+            fix="free some space, and go on with --resume",
+        ) from error
+
+
+class Follower:
+    """Reads the lines that other processes append, each once."""
+
+    def __init__(self, path: Path, *, from_start: bool = False):
+        self._path = path
+        self._offset = 0
+        self.count = 0
+        if not from_start:
+            self.read()
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the lines that were added since the last call; unfinished ones wait."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read(MOST_BYTES)
+        ended = text[: text.rfind(b"\n") + 1]
+        self._offset += len(ended)
+        with whole(self._path, "list of metrics"):
+            lines = [dict(json.loads(line)) for line in ended.splitlines()]
+        self.count += len(lines)
+        return lines
+
+
+@contextlib.contextmanager
+def tracking(
+    name: str | None, run: Path, facts: Mapping[str, Any]
+) -> Iterator[Callable[[int, int], None]]:
+    """Send the metrics of a run to a tracker while the block runs.
+
+    One process sends, the one that waits for the others, so that a run is one run in the tracker.
+
+    Args:
+        name: One of `TRACKERS`, or of what accelerate knows beside; None for no tracker.
+        run: The run folder.
+        facts: Plain values that describe the run.
+
+    Yields:
+        A function to be called now and then, with cells done and cells in all.
+
+    Raises:
+        InputError: The tracker is unknown or not installed.
+    """
+    if name is None:
+        yield lambda _done, _total: None
+        return
+    tracker = _tracker(name, run)
+    follower = Follower(run / FILE)
+    tracker.store_init_configuration(dict(facts))
+
+    def send(done: int, total: int) -> None:
+        first = follower.count
+        for at, line in enumerate(follower.read(), start=first):
+            # Trackers have a time of their own, and trackio reserves the name.
+            numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            numbers.pop("time", None)
+            # MLflow takes numbers alone; the step is the number of the line in the file.
+            texts = {} if name == "mlflow" else {"cell": line["cell"], "cut": line["cut"]}
+            tracker.log(numbers | texts, step=at)
+        if total:
+            tracker.log({"done": done / total}, step=follower.count)
+
+    try:
+        yield send
+        send(0, 0)
+    finally:
+        tracker.finish()
+
+
+def _tracker(name: str, run: Path) -> Any:
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    # Without it wandb and trackio fail: accelerate asks it which process may log.
+    PartialState()
+    known = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
+    if name not in known:
+        raise InputError("unknown tracker", got=repr(name), allowed=", ".join(TRACKERS))
+    kind = known[name]
+    places = [str(run / "tracking")] if kind.requires_logging_directory else []
+    tracker = kind("resect", *places)
+    try:
+        tracker.start()
+    except ImportError as error:
+        raise InputError(
+            f"the tracker {name} is not installed",
+            got=str(error),
+            fix=f"pip install {name}; without it the numbers are in {run / FILE}",
+        ) from error
+    return tracker

@@ -1,0 +1,262 @@
+"""A run from its configuration to its report, in one process or several.
+
+Workers are separate processes that each take a shard of the cells. They share nothing but the run
+folder, so the same shards can be given to any scheduler with `--shard i/n`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resect.errors import InputError
+from resect.evaluation.judges import find_judge
+from resect.files.origin import hash_file, hash_value, provenance
+from resect.files.reading import read_json, refuse_links_out
+from resect.files.writing import is_unfinished, plain, write_json, write_text
+from resect.records import Claim, StudyResult
+from resect.runs.config import dump_config, load_config
+from resect.runs.measure import run_cells
+from resect.studies import STUDIES, Measurements
+from resect.studies.cells import Cell, is_done, merge, needed_keep
+from resect.studies.design import RunConfig
+from resect.weights.fit import joined
+
+OnProgress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the cells a process takes: number `index` of `count`, from 0."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, cells: list[Cell]) -> list[Cell]:
+        """Return a contiguous part, so that cells of one model stay together."""
+        start, stop = (len(cells) * edge // self.count for edge in (self.index, self.index + 1))
+        return cells[start:stop]
+
+
+def parse_shard(text: str) -> Shard:
+    """Read `i/n` with 1 ≤ i ≤ n.
+
+    Raises:
+        InputError: The text is something else.
+    """
+    first, _, second = text.partition("/")
+    if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
+        return Shard(int(first) - 1, int(second))
+    raise InputError("cannot read the shard", got=repr(text), allowed="i/n with 1 ≤ i ≤ n")
+
+
+def chosen_studies(config: RunConfig) -> list[str]:
+    """Return the names of the studies that the configuration asks for.
+
+    Raises:
+        InputError: It asks for none.
+    """
+    names = [name for name in STUDIES if getattr(config.studies, name) is not None]
+    if not names:
+        raise InputError(
+            "no study is configured", allowed=", ".join(STUDIES), fix="add one under `studies`"
+        )
+    return names
+
+
+def plan_run(config: RunConfig) -> list[Cell]:
+    """Return the merged cells of all studies of the run."""
+    return merge(cell for name in chosen_studies(config) for cell in STUDIES[name].plan(config))
+
+
+def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
+    """Create a run folder, or check that an existing one is of the same configuration.
+
+    Raises:
+        InputError: The folder holds something else, or a run and `resume` is off.
+    """
+    find_judge(config.evaluation.judge)
+    refuse_links_out(run)
+    path = run / "config.yaml"
+    if path.exists():
+        if load_config(path) != config:
+            raise InputError(
+                f"{run} holds a run of another configuration",
+                fix="choose a new folder with -o, or remove the old one",
+            )
+        if not resume:
+            raise InputError(
+                f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
+            )
+        return
+    # What a killed process was writing does not make a folder full.
+    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
+        raise InputError(
+            "the output folder is not empty and holds no run",
+            got=str(run),
+            fix="choose a new folder with -o",
+        )
+    write_text(path, dump_config(config))
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report progress to nobody."""
+
+
+def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
+    """Measure one shard; the body of a worker process."""
+    import torch
+
+    exit_with_parent()
+    torch.set_num_threads(threads)
+    cells = plan_run(config)
+    run_cells(config, run, shard.of(cells), keep=needed_keep(config, cells))
+
+
+def measure_all(
+    config: RunConfig, run: Path, *, jobs: int, on_progress: OnProgress | None = None
+) -> None:
+    """Measure every cell that is not done, with `jobs` worker processes.
+
+    Raises:
+        InputError: A worker met a problem that the user can fix; it is raised here again.
+    """
+    cells = plan_run(config)
+    todo = [cell for cell in cells if not is_done(run, cell)]
+    report = on_progress or _silent
+    report(len(cells) - len(todo), len(cells))
+    if not todo:
+        return
+    if jobs <= 1:
+        run_cells(config, run, cells, keep=needed_keep(config, cells), on_progress=report)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    # A process that is ended by a signal breaks a ProcessPoolExecutor with a clear error, where a
+    # multiprocessing.Pool would wait for ever.
+    from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = {
+            pool.submit(_work, config, run, Shard(index, jobs), threads) for index in range(jobs)
+        }
+        pending = futures
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+                todo = [cell for cell in todo if not is_done(run, cell)]
+                report(len(cells) - len(todo), len(cells))
+        except BaseException:
+            # The pool would wait for the other shards to end; they go on with --resume.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
+
+
+def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
+    """Write `results.json` and `manifest.json` from the records; needs no model.
+
+    Returns:
+        The path of `results.json`.
+    """
+    measured = Measurements(config, run)
+    results = [_studied(name, measured) for name in chosen_studies(config)]
+    facts = _facts(config, run, seconds)
+    write_json(run / "manifest.json", facts)
+    path = run / "results.json"
+    write_json(path, _results(config, results, facts))
+    return path
+
+
+def _studied(name: str, measured: Measurements) -> StudyResult:
+    """Return a study's result over all seeds, beside the verdicts of each seed alone.
+
+    Intervals are over prompts within seeds and know nothing of the spread between models, so that
+    a claim on which models disagree could be supported by their mean.
+    """
+    result = STUDIES[name].summarise(measured)
+    seeds = measured.config.seeds
+    if len(seeds) == 1:
+        return result
+    alone = {str(seed): STUDIES[name].summarise(measured.of_seed(seed)).claims for seed in seeds}
+    claims = (
+        agreed(
+            replace(claim, by_seed={seed: own[at].verdict for seed, own in alone.items()}),
+            measured.config.most_dissent,
+        )
+        for at, claim in enumerate(result.claims)
+    )
+    return replace(result, claims=tuple(claims))
+
+
+def agreed(claim: Claim, most_dissent: float) -> Claim:
+    """Return the claim as inconclusive if it is supported and too many seeds say that it is not."""
+    against = [seed for seed, verdict in claim.by_seed.items() if verdict == "not supported"]
+    if claim.verdict != "supported" or len(against) <= most_dissent * len(claim.by_seed):
+        return claim
+    which = f"seed {against[0]}" if len(against) == 1 else f"seeds {', '.join(against)}"
+    reason = f"Models disagree: the rule holds over all seeds and fails on {which} alone."
+    return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
+
+
+def _results(config: RunConfig, results: list[StudyResult], facts: Any) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "quick": config.quick,
+        "claims": [plain(claim) for result in results for claim in result.claims],
+        "studies": plain(results),
+        "provenance": facts,
+    }
+
+
+def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any]:
+    places = sorted({place for place in config.data.values() if "{seed}" not in place})
+    places += sorted(
+        place.replace("{seed}", str(seed))
+        for place in config.data.values()
+        if "{seed}" in place
+        for seed in config.seeds
+    )
+    models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
+    forced = joined(*(facts.get("forced", "") for facts in models))
+    return {
+        **provenance(),
+        "config": hash_value(config.model_dump(mode="json")),
+        "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
+        "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        **({"forced": forced} if forced else {}),
+        "seeds": list(config.seeds),
+        "command": shlex.join(["resect", *sys.argv[1:]]),
+        "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
+        "seconds": None if seconds is None else round(seconds, 1),
+    }
+
+
+def exit_with_parent() -> None:
+    """End this worker when the process that started it ends, however that happens.
+
+    Otherwise the worker of a killed run would go on beside the next process that takes the run up.
+    """
+    import multiprocessing
+    import threading
+    from multiprocessing.connection import wait
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,131 @@
+"""A frontier for any model and data: the configuration behind `resect sweep`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resect.errors import InputError
+from resect.files.reading import read_json
+from resect.records import Format
+from resect.runs.config import parse_config, read_values
+from resect.studies.design import RunConfig
+
+# What an 8B model lives at; a grid of one's own is a file.
+FRACTIONS = (1e-6, 5e-6, 1e-5, 2e-5, 5e-5)
+PROTECTED = (5e-5, 1e-3)
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """The options of `resect sweep`, see its help; a grid file goes before the two tuples."""
+
+    model: str
+    target: str
+    preserve: str
+    evaluation: str | None = None
+    utility: str | None = None
+    contrast: str | None = None
+    rounds: int = 1
+    grid: Path | None = None
+    fractions: tuple[float, ...] = FRACTIONS
+    protected: tuple[float, ...] = PROTECTED
+    attack: str = "prefill"
+    prefill_tokens: int = 10
+    phrase: str | None = None
+    judge: str = "keyword"
+    format: Format = "chat"
+    skip: int = 0
+    limit: int | None = None
+    prompts: int | None = None
+    budget: float = 0.05
+    seeds: tuple[int, ...] = (0,)
+    max_new_tokens: int = 256
+    batch_size: int = 16
+
+
+def sweep_config(request: SweepRequest) -> RunConfig:
+    """Return a run with the one study `frontier`.
+
+    The configured ranking is the plain one, or with `contrast` the contrasted one, beside which the
+    plain one stands as a method; with several `rounds` each is tried in rounds as well.
+
+    Raises:
+        InputError: The grid file or an option cannot be used.
+    """
+    scored: dict[str, Any] = {"skip": request.skip, "limit": request.limit}
+    targets: dict[str, Any] = {"generation": {"data": "target", **scored}}
+    methods: list[dict[str, Any]] = []
+    if request.contrast is not None:
+        targets["generation"]["contrast"] = "contrast"
+        targets["plain"] = {"data": "target", **scored}
+        targets["contrast"] = {"data": "contrast", **scored}
+        methods.append({"name": "plain", "target": "plain"})
+    if request.rounds > 1:
+        rounds = {"target": "generation", "rounds": request.rounds}
+        methods.append({"name": f"configured, {request.rounds} rounds", **rounds})
+    data = {
+        "target": request.target,
+        "preserve": request.preserve,
+        "contrast": request.contrast,
+        "evaluation": request.evaluation,
+        "utility": request.utility,
+    }
+    utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
+    asked = "evaluation" if request.evaluation else "target"
+    frontier: dict[str, Any] = {
+        "fractions": list(request.fractions),
+        "protected": list(request.protected),
+    }
+    frontier |= {"utility_drop": request.budget, "methods": methods} | _grid(request.grid)
+    values = {
+        "name": f"frontier of {request.model}",
+        "seeds": list(request.seeds),
+        "models": {"aligned": request.model},
+        "data": {name: spec for name, spec in data.items() if spec is not None},
+        "format": request.format,
+        "targets": targets,
+        "preserve": {"data": "preserve", "limit": request.limit},
+        "selection": {"p": frontier["protected"][0]},
+        "attack": {
+            "name": request.attack,
+            "tokens": request.prefill_tokens,
+            "phrase": request.phrase,
+        },
+        "evaluation": {
+            "probes": {"generation": asked, **utility},
+            "limit": request.prompts,
+            "judge": request.judge,
+            "max_new_tokens": request.max_new_tokens,
+            "batch_size": request.batch_size,
+        },
+        "studies": {"frontier": frontier},
+    }
+    return parse_config(values, "the sweep")
+
+
+def _grid(path: Path | None) -> dict[str, Any]:
+    """Read `fractions`, `protected` and `scopes` from a YAML file."""
+    if path is None:
+        return {}
+    values = read_values(path)
+    allowed = ("fractions", "protected", "scopes")
+    if not isinstance(values, dict) or not values or set(values) - set(allowed):
+        raise InputError(
+            f"{path} is no grid",
+            got=", ".join(map(str, values)) if isinstance(values, dict) else str(values)[:80],
+            allowed="a mapping with some of " + ", ".join(allowed),
+            fix="for instance: fractions: [1.0e-6, 1.0e-5]",
+        )
+    for name in allowed:
+        if name in values and not (isinstance(values[name], list) and values[name]):
+            raise InputError(f"{name} in {path} is no list", got=str(values[name]))
+    return {str(name): value for name, value in values.items()}
+
+
+def chosen_rows(results: Path) -> list[dict[str, Any]]:
+    """Return the rows of the chosen point over all seeds, one for each half; none if none is."""
+    studies = read_json(results)["studies"]
+    grid = next(study for study in studies if study["study"] == "frontier")["tables"]["grid"]
+    return [row for row in grid if row["chosen"] and row["seed"] is None]

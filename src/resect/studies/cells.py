@@ -1,0 +1,160 @@
+"""What a run measures: model variants, named so that studies can share them.
+
+A `Cell` is one model variant with the probes that are put to it: a model, less a cut, perhaps
+fine-tuned afterwards, perhaps attacked. Two studies that need the same variant name the same cell,
+and it is measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from resect.files.origin import hash_value
+from resect.files.tables import read_parquet
+from resect.records import Scope
+from resect.studies.design import RunConfig
+
+Kind = Literal["target", "random", "magnitude", "opposite", "next_slice"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which weights a variant lacks.
+
+    Attributes:
+        target: Name of the behaviour whose scores rank the weights.
+        kind: The ranking itself, or the control that is derived from it.
+        q: Fraction of the ranking that is taken before the set difference.
+        category: Score with this category of the target's examples alone; "" for all.
+        p: Fraction that is protected; None for the configuration's.
+        scope: Rank within tensors or over the model; None for the configuration's.
+        rounds: The target set is built in so many parts, scored again after each.
+        scored_on: Role of the model whose gradients rank the weights; "" for the model that is cut.
+        examples: Calibration examples; None for the target's own limit.
+        draw: Seed of the draw of calibration examples; None for the cell's seed.
+    """
+
+    target: str
+    kind: Kind
+    q: float
+    category: str = ""
+    p: float | None = None
+    scope: Scope | None = None
+    rounds: int = 1
+    scored_on: str = ""
+    examples: int | None = None
+    draw: int | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a variant is fine-tuned after its cut.
+
+    Attributes:
+        data: Name of a set under `data`; its calibration split is trained on.
+        steps: Optimizer steps.
+        rate: Learning rate, constant.
+        category: Train on this category alone; "" for all.
+        examples: Most examples to train on; None for all.
+        batch: Examples a step.
+        method: `full` or `lora`.
+        rank: Rank of the adapter.
+        hold: Hold what was cut at zero while training.
+        against: Compare where the weights changed with what this cut would remove.
+    """
+
+    data: str
+    steps: int
+    rate: float
+    category: str = ""
+    examples: int | None = None
+    batch: int = 16
+    method: Literal["full", "lora"] = "full"
+    rank: int = 16
+    hold: bool = False
+    against: Cut | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model variant and what it is asked.
+
+    Attributes:
+        role: Role of the model in the configuration.
+        seed: Seed of the model, of the calibration draw and of the random controls.
+        cut: What is removed; None for the intact model.
+        probes: Names of the probes.
+        tuning: How it is fine-tuned after the cut; None if it is not.
+        attack: Attack of the probes that are put under one; "" for the configuration's.
+    """
+
+    role: str
+    seed: int
+    cut: Cut | None
+    probes: tuple[str, ...]
+    tuning: Tuning | None = None
+    attack: str = ""
+
+    @property
+    def key(self) -> str:
+        """Name of the cell's files; the probes are not part of it."""
+        facts: list[Any] = [self.role, self.seed, self.attack]
+        facts += [None if one is None else asdict(one) for one in (self.cut, self.tuning)]
+        return hash_value(facts)
+
+
+def merge(cells: Iterable[Cell]) -> list[Cell]:
+    """Return each variant once, with the probes of all cells that ask for it, in a fixed order.
+
+    Cells of one model stand together, so that a model is loaded once.
+    """
+    probes: dict[Cell, set[str]] = {}
+    for cell in cells:
+        probes.setdefault(replace(cell, probes=()), set()).update(cell.probes)
+    merged = [replace(cell, probes=tuple(sorted(names))) for cell, names in probes.items()]
+    return sorted(merged, key=lambda cell: (cell.seed, cell.role, cell.key))
+
+
+def record_path(run: Path, cell: Cell) -> Path:
+    """Return where a cell's rows are."""
+    return run / "records" / f"{cell.key}.parquet"
+
+
+def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
+    """Return where the mask of a target cut is kept."""
+    return run / "masks" / f"{hash_value([role, seed, asdict(cut)])}.mask.safetensors"
+
+
+def at_seed(place: str, seed: int) -> str:
+    """Return a place with `{seed}` filled in."""
+    return place.replace("{seed}", str(seed))
+
+
+def is_done(run: Path, cell: Cell) -> bool:
+    """Return whether all probes of the cell are recorded and judged."""
+    path = record_path(run, cell)
+    if not path.exists():
+        return False
+    rows = read_parquet(path)
+    return set(cell.probes) <= {row["probe"] for row in rows if row["judge"] is not None}
+
+
+def changes_path(run: Path, cell: Cell) -> Path:
+    """Return where it is written how a cell's tuning changed the weights."""
+    return run / "changes" / f"{cell.key}.json"
+
+
+def needed_keep(config: RunConfig, cells: Iterable[Cell]) -> float:
+    """Return the fraction of each ranking that the cells' masks reach into."""
+    cells = list(cells)
+    reach = [config.selection.p]
+    reach += [cell.cut.p for cell in cells if cell.cut is not None and cell.cut.p is not None]
+    reach += [
+        cell.cut.q * (2 if cell.cut.kind == "next_slice" else 1)
+        for cell in cells
+        if cell.cut is not None
+    ]
+    return min(1.0, max(reach))

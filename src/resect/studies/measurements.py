@@ -1,0 +1,159 @@
+"""The records of a run by cell, for studies that summarise them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resect.errors import InputError
+from resect.files.tables import read_parquet
+from resect.stats import Resampler, Sample
+from resect.studies.cells import Cell, record_path
+from resect.studies.design import RunConfig
+from resect.studies.weighing import percent
+
+Row = dict[str, Any]
+# Of a category; see `_with_enough`.
+LEAST_PROMPTS = 5
+
+
+class Measurements:
+    """The records of a run, read by cell."""
+
+    def __init__(self, config: RunConfig, run: Path):
+        """Open a run; files are read when they are asked for."""
+        self.config = config
+        self.run = run
+        self._rows: dict[str, list[Row]] = {}
+        self._resamplers: dict[str, Resampler] = {}
+
+    def of_seed(self, seed: int) -> Measurements:
+        """Return what the same run has measured of one seed; what was read stays read."""
+        found = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        found._rows, found._resamplers = self._rows, self._resamplers
+        return found
+
+    def rows(self, cell: Cell) -> list[Row]:
+        """Return a cell's rows in the order of its examples.
+
+        Raises:
+            InputError: The cell is not recorded yet.
+        """
+        if cell.key not in self._rows:
+            path = record_path(self.run, cell)
+            if not path.exists():
+                raise InputError(
+                    f"{self.run} lacks the measurement of {cell}", fix="run the study with --resume"
+                )
+            self._rows[cell.key] = sorted(
+                read_parquet(path), key=lambda row: (row["probe"], row["example_id"])
+            )
+        return self._rows[cell.key]
+
+    def strata(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        category: str = "",
+        keep: Callable[[Row], bool] | None = None,
+    ) -> dict[str, list[float | None]]:
+        """Return scores by stratum (seed, category) of the rows that a probe gave.
+
+        Args:
+            cells: Cells of one arm.
+            probe: Name of the probe.
+            category: Rows of this category alone; "" for all.
+            keep: Rows for which it is true alone; None for all.
+        """
+        found: dict[str, list[float | None]] = {}
+        for cell in cells:
+            for row in self.rows(cell):
+                if row["probe"] != probe or category not in ("", row["category"]):
+                    continue
+                if keep is None or keep(row):
+                    stratum = f"{cell.seed}/{row['category']}"
+                    found.setdefault(stratum, []).append(_score(row))
+        return _with_enough(found)
+
+    def resampler(self, probe: str) -> Resampler:
+        """Return what resamples a probe's prompts: together, if all seeds are asked the same."""
+        if probe not in self._resamplers:
+            place = self.config.data[self.config.evaluation.probes[probe]]
+            self._resamplers[probe] = Resampler(probe, together="{seed}" not in place)
+        return self._resamplers[probe]
+
+    def rate(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        category: str = "",
+        keep: Callable[[Row], bool] | None = None,
+    ) -> Sample:
+        """Return the rate of hits over cells of one arm, with paired bootstrap draws."""
+        return self.resampler(probe).rate(self.strata(cells, probe, category, keep))
+
+    def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
+        """Return how many different scored prompts stand behind a rate."""
+        strata = self.strata(cells, probe, category)
+        scored = {name: [score is not None for score in own] for name, own in strata.items()}
+        return self.resampler(probe).trials(scored)
+
+    def share(
+        self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
+    ) -> Sample:
+        """Return the share of replies with one of the outcomes, with paired bootstrap draws."""
+        found: dict[str, list[float | None]] = {}
+        for cell in cells:
+            for row in self.rows(cell):
+                if row["probe"] == probe and category in ("", row["category"]):
+                    known = row["outcome"]
+                    hit = None if known is None else float(known in outcomes)
+                    found.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
+        return self.resampler(probe).rate(_with_enough(found))
+
+    def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
+        """Return why a behaviour of the intact model cannot be measured, "" if it can."""
+        cells = list(cells)
+        scores = [one for group in self.strata(cells, probe, category).values() for one in group]
+        unscored = sum(score is None for score in scores) / len(scores) if scores else 1.0
+        if unscored > self.config.most_unscored:
+            return f"The judge could not score {percent(unscored)} of the replies to {probe}."
+        rate = self.rate(cells, probe, category).value
+        if not rate >= self.config.least_rate:
+            return f"The intact model shows {probe} in only {percent(rate)}."
+        return ""
+
+    def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
+        """Return the mean of a column over the rows that have it."""
+        values = [
+            row[column]
+            for cell in cells
+            for row in self.rows(cell)
+            if row["probe"] == probe and row[column] is not None
+        ]
+        return float(np.mean(values)) if values else None
+
+
+def _with_enough(strata: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+    """Return strata of at least `LEAST_PROMPTS`; smaller categories of a seed are one stratum.
+
+    A bootstrap within a stratum of one or two prompts has no spread to speak of.
+    """
+    found: dict[str, list[float | None]] = {}
+    for name, scores in strata.items():
+        few = len(scores) < LEAST_PROMPTS
+        key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
+        found.setdefault(key, []).extend(scores)
+    return found
+
+
+def _score(row: Row) -> float | None:
+    if row["probe"] == "likelihood":
+        # Utility without exact-match sets: the probability of a reference token, geometric mean.
+        return math.exp(-row["nll"])
+    score: float | None = row["score"]
+    return score

@@ -1,5 +1,0 @@
-"""Chat templates, which are programs of strangers, rendered within bounds."""
-
-from resect.template.render import bounded_template
-
-__all__ = ["bounded_template"]

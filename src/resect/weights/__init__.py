@@ -1,0 +1,1 @@
+"""Scores, sets of weights and their controls: tensors and plain values, no model."""

@@ -1,0 +1,330 @@
+"""Masks: which weights are removed, and what they were.
+
+A mask names tensors as the checkpoint on disk does, and holds for each the sorted flat indices of
+the removed weights with their original values. So it is small, restores a cut checkpoint without
+the base model, and is refused on a model whose values differ. True means removed.
+
+Legend: n weights of a tensor, k removed weights of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resect import files
+from resect.errors import InputError, MismatchError
+
+KIND = "resect.mask"
+
+
+@dataclass(frozen=True)
+class MaskTensor:
+    """What is removed from one checkpoint tensor.
+
+    Attributes:
+        shape: Shape of the tensor.
+        index: [k] flat indices of the removed weights, sorted, int64.
+        value: [k] their original values, in the model's dtype.
+        round: [k] the scoring round in which each was chosen, uint8, from 0.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor
+    value: Tensor
+    round: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of weights of the tensor, n."""
+        size = 1
+        for side in self.shape:
+            size *= side
+        return size
+
+    def keep(self, chosen: Tensor) -> MaskTensor:
+        """Return the entries at which `chosen` [k], bool, is true."""
+        return MaskTensor(self.shape, self.index[chosen], self.value[chosen], self.round[chosen])
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A set of removed weights with its origin.
+
+    Attributes:
+        tensors: Checkpoint tensor name to what is removed from it, in model order; all prunable
+            tensors are listed, those without a removed weight with an empty index.
+        meta: Origin: model and tokenizer fingerprints, p, q, scope, hashes, versions.
+    """
+
+    tensors: Mapping[str, MaskTensor]
+    meta: Mapping[str, Any]
+
+    @property
+    def count(self) -> int:
+        """Number of removed weights."""
+        return sum(tensor.index.numel() for tensor in self.tensors.values())
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hex digits over the removed weights and their values, whatever the file's origin."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name}/{tensor.shape}/{tensor.value.dtype}".encode())
+            digest.update(tensor.index.numpy().tobytes())
+            # Bytes, because numpy has no bfloat16.
+            digest.update(tensor.value.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def fraction(self) -> float:
+        """Removed weights as a fraction of the prunable ones."""
+        return self.count / self.total if self.total else 0.0
+
+    def intersect(self, other: Mask) -> Mask:
+        """Return the weights that both remove."""
+        return self._combine(other, lambda mine, theirs: mine.keep(torch.isin(mine.index, theirs)))
+
+    def subtract(self, other: Mask) -> Mask:
+        """Return the weights that this mask removes and the other does not."""
+        return self._combine(other, lambda mine, theirs: mine.keep(~torch.isin(mine.index, theirs)))
+
+    def union(self, other: Mask) -> Mask:
+        """Return the weights that either removes.
+
+        Raises:
+            MismatchError: The masks belong to different models.
+        """
+        rest = other.subtract(self)
+        tensors = {}
+        for name, mine in self.tensors.items():
+            more = rest.tensors[name]
+            index, order = torch.cat([mine.index, more.index]).sort()
+            tensors[name] = MaskTensor(
+                mine.shape,
+                index,
+                torch.cat([mine.value, more.value])[order],
+                torch.cat([mine.round, more.round])[order],
+            )
+        return Mask(tensors, dict(self.meta))
+
+    def overlap(self, other: Mask) -> float:
+        """Return the Jaccard index of the two sets, in [0, 1]; 0 if both are empty."""
+        shared = self.intersect(other).count
+        union = self.count + other.count - shared
+        return shared / union if union else 0.0
+
+    def refuse_other_model(self, other: Mask) -> None:
+        """Refuse a mask of another model.
+
+        Raises:
+            MismatchError: Fingerprints, tensors, shapes, dtypes or values at shared places differ.
+        """
+        prints = [mask.meta.get("model_fingerprint") for mask in (self, other)]
+        if None not in prints and prints[0] != prints[1]:
+            raise _different_models(f"fingerprints {prints[0]} and {prints[1]}")
+        for name in [*self.tensors, *other.tensors]:
+            mine, theirs = self.tensors.get(name), other.tensors.get(name)
+            if mine is None or theirs is None:
+                raise _different_models(f"no {name} in one")
+            if mine.shape != theirs.shape or mine.value.dtype != theirs.value.dtype:
+                raise _different_models(
+                    f"{name} as {mine.shape} {mine.value.dtype} and "
+                    f"{theirs.shape} {theirs.value.dtype}"
+                )
+            here = torch.isin(mine.index, theirs.index)
+            there = torch.isin(theirs.index, mine.index)
+            # Both are sorted by place, so what is shared stands in the same order.
+            if not torch.equal(mine.value[here], theirs.value[there]):
+                raise _different_models(f"another value in {name} at a place that both remove")
+
+    def _combine(self, other: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
+        self.refuse_other_model(other)
+        tensors = {
+            name: rule(tensor, other.tensors[name].index) for name, tensor in self.tensors.items()
+        }
+        return Mask(tensors, dict(self.meta))
+
+    def check(self, name: str, found: Tensor | None) -> None:
+        """Refuse a tensor that is not the one this mask was made from.
+
+        Args:
+            name: Checkpoint name of the tensor.
+            found: The tensor of the model, or None if it has none of this name.
+
+        Raises:
+            MismatchError: Name, shape, dtype or a value at a removed place differs.
+        """
+        expected = self.tensors[name]
+        fix = "use the model that the mask was made from"
+        if found is None:
+            raise MismatchError(f"the model has no tensor {name}", fix=fix)
+        if tuple(found.shape) != expected.shape:
+            raise MismatchError(
+                f"{name} has another shape than in the mask",
+                got=str(tuple(found.shape)),
+                allowed=str(expected.shape),
+                fix=fix,
+            )
+        if found.dtype != expected.value.dtype:
+            raise MismatchError(
+                f"{name} has another dtype than in the mask",
+                got=str(found.dtype),
+                allowed=str(expected.value.dtype),
+                fix="load the model in the dtype in which it was scored",
+            )
+        values = found.detach()[places_in(found, expected.index)].cpu()
+        different = (values != expected.value).nonzero()
+        if different.numel():
+            at = int(different[0])
+            raise MismatchError(
+                f"{name} has another value than in the mask, flat index {int(expected.index[at])}",
+                got=f"{float(values[at]):.9g} ({different.shape[0]} values of this tensor differ)",
+                allowed=f"{float(expected.value[at]):.9g}",
+                fix=fix,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as safetensors, whole or not at all."""
+        blobs: dict[str, Tensor] = {}
+        shapes: dict[str, list[int]] = {}
+        for name, tensor in self.tensors.items():
+            narrow = torch.int32 if tensor.size < 2**31 else torch.int64
+            blobs[f"{name}|index"] = tensor.index.to(narrow).contiguous()
+            blobs[f"{name}|value"] = tensor.value.contiguous()
+            blobs[f"{name}|round"] = tensor.round.contiguous()
+            shapes[name] = list(tensor.shape)
+        facts = files.plain({"kind": KIND, "shapes": shapes, "meta": dict(self.meta)})
+        with files.atomic(path) as part:
+            save_file(blobs, part, {"resect": json.dumps(facts | files.provenance())})
+
+    @staticmethod
+    def load(path: str | Path) -> Mask:
+        """Read a mask.
+
+        Raises:
+            InputError: The file is missing, broken or not a mask of this version.
+        """
+        blobs, facts = load_artefact(path, KIND)
+        try:
+            tensors = {
+                name: MaskTensor(
+                    tuple(shape),
+                    blobs[f"{name}|index"].to(torch.int64),
+                    blobs[f"{name}|value"],
+                    blobs[f"{name}|round"],
+                )
+                for name, shape in facts["shapes"].items()
+            }
+            meta = dict(facts["meta"])
+        except KeyError as error:
+            raise InputError(f"{path} is not a whole mask", got=f"no {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is not a whole mask", got=str(error)) from error
+        for name, tensor in tensors.items():
+            _refuse_odd(name, tensor, path)
+        return Mask(tensors, meta)
+
+
+def _refuse_odd(name: str, tensor: MaskTensor, path: str | Path) -> None:
+    """Raise `InputError` if what a file says of one tensor cannot be a part of a mask."""
+    index = tensor.index
+    if not all(type(side) is int and 0 < side < 2**62 for side in tensor.shape):
+        raise InputError(f"{path} has a shape of {name} that no tensor has", got=f"{tensor.shape}")
+    if {index.shape, tensor.value.shape, tensor.round.shape} != {(index.numel(),)}:
+        raise InputError(f"{path} has lists of different lengths for {name}")
+    if tensor.round.dtype != torch.uint8 or not tensor.value.is_floating_point():
+        raise InputError(
+            f"{path} has values of another dtype for {name}",
+            got=f"{tensor.value.dtype}, {tensor.round.dtype}",
+        )
+    if not index.numel():
+        return
+    first, last = (int(edge) for edge in index.aminmax())
+    if first < 0 or last >= tensor.size:
+        outside = first if first < 0 else last
+        raise InputError(f"{path} has an index outside of {name}", got=str(outside))
+    if bool((index[1:] <= index[:-1]).any()):
+        raise InputError(f"{path} has indices of {name} that are not sorted, or twice the same")
+
+
+def _different_models(got: str) -> MismatchError:
+    return MismatchError(
+        "the masks belong to different models",
+        got=got,
+        fix="make both masks on the same checkpoint in the same dtype",
+    )
+
+
+def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+    """Return flat indices [k] as coordinates, for tensors that may be views of larger ones.
+
+    A flat view of such a tensor does not exist, and `reshape` would copy it whole.
+    """
+    return torch.unravel_index(index.to(tensor.device), tensor.shape)
+
+
+def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors and the facts of one of our safetensors files.
+
+    Raises:
+        InputError: The file is missing, broken, of another kind or of another version.
+    """
+    if not Path(path).is_file():
+        raise InputError("no such file", got=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("resect", "null"))
+            # safe_open has keys(), but is no mapping.
+            blobs = {name: file.get_tensor(name) for name in list(file.keys())}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a readable artefact", got=str(error)) from error
+    if not isinstance(facts, dict) or facts.get("kind") != kind:
+        raise InputError(
+            f"{path} is not the kind of file that is needed here",
+            got=str(facts.get("kind")) if isinstance(facts, dict) else "a file of another program",
+            allowed=kind,
+        )
+    files.check_schema(facts.get("schema_version"), path)
+    return blobs, facts
+
+
+def revalued(mask: Mask, weights: Mapping[str, Tensor]) -> Mask:
+    """Return the same places with the values of another model of the same shapes.
+
+    So weights that were located on a fine-tuned copy can be cut from the model it was made from.
+
+    Args:
+        mask: Located on one model.
+        weights: Checkpoint tensors of the other model by name.
+
+    Raises:
+        MismatchError: A tensor is missing or has another shape.
+    """
+    tensors = {}
+    for name, tensor in mask.tensors.items():
+        if name not in weights or tuple(weights[name].shape) != tensor.shape:
+            raise MismatchError(
+                f"the models differ in {name}",
+                got=str(tuple(weights[name].shape)) if name in weights else "no such tensor",
+                allowed=str(tensor.shape),
+                fix="locate weights on a model of the same architecture and size",
+            )
+        value = weights[name][places_in(weights[name], tensor.index)].detach().cpu().clone()
+        tensors[name] = MaskTensor(tensor.shape, tensor.index, value, tensor.round)
+    return Mask(tensors, {**mask.meta, "located_on": mask.meta.get("model_id", "")})

@@ -1,0 +1,290 @@
+"""Scores on disk and in memory: for each tensor the weights that any selection could take.
+
+For each checkpoint tensor the candidates are the top ⌊keep·n⌋ of the tensor and those of its
+weights that are among the top ⌊keep·N⌋ of the model; every (p, q) up to `keep` is then selected
+without scoring again. Higher means that the behaviour depends on the weight more.
+
+On disk the candidates of all tensors stand in three long rows, in the order of their indices, each
+packed without loss (`resect.weights.packing`): gaps between indices, scores, and for scores that
+rank targets the weights, from which masks take what they remove. The original weights of a preserve
+set are never needed and not kept. Where tensors differ in scale, few candidates are in both heads,
+and up to 2·keep·N are held. Legend: n weights of a tensor, N of the model, k candidates of a
+tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from resect import files
+from resect.errors import InputError
+from resect.records import Scope
+from resect.weights.mask import load_artefact
+from resect.weights.packing import from_gaps, pack, to_gaps, unpack
+
+KIND = "resect.scores"
+# Of the file; 2 since its rows are packed.
+LAYOUT = 2
+
+
+@dataclass(frozen=True)
+class ScoreMeta:
+    """Every setting that can change a score, and where it comes from.
+
+    Attributes:
+        method: Score method, for instance `snip`.
+        reduction: `signed` (facilitation), `opposite`, `mean_of_abs` or `abs_of_mean`.
+        keep: Largest fraction that can be selected.
+        model_id: Folder or id as given.
+        model_fingerprint: 16 hex digits.
+        tokenizer_fingerprint: 16 hex digits.
+        data_hash: 16 hex digits.
+        examples: Number of examples.
+        tokens: Number of scored tokens.
+        format: `raw` or `chat`.
+        skip: Response tokens that were not scored.
+        category: The one category that was scored, "" for all.
+        seed: Seed of the draw of examples.
+        higher_is_more_responsible: Always true; a file that says otherwise is refused.
+        forced: What `--force` passed over on the way to the scored model, "" for nothing.
+        streamed: The model was read block by block from disk.
+    """
+
+    method: str
+    reduction: str
+    keep: float
+    model_id: str
+    model_fingerprint: str
+    tokenizer_fingerprint: str
+    data_hash: str
+    examples: int
+    tokens: int
+    format: str
+    skip: int
+    category: str
+    seed: int
+    higher_is_more_responsible: bool = True
+    forced: str = ""
+    streamed: bool = False
+
+    @property
+    def ranks_targets(self) -> bool:
+        """Whether masks can be made of these scores; an absolute importance protects only."""
+        return self.reduction in ("signed", "opposite")
+
+
+@dataclass(frozen=True)
+class TensorScores:
+    """Candidates of one checkpoint tensor.
+
+    Attributes:
+        shape: Shape of the tensor.
+        index: [k] flat indices, int64, by falling score, ties by index.
+        value: [k] scores, fp32.
+        weight: [k] the weights themselves, in the model's dtype; [0] where no target is ranked.
+    """
+
+    shape: tuple[int, ...]
+    index: Tensor
+    value: Tensor
+    weight: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of weights of the tensor, n."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ByIndex:
+    """Candidates of one checkpoint tensor in the order of their indices.
+
+    Attributes:
+        rank: [k] places by falling score, int32, from 0.
+        index: [k] flat indices, int64, rising.
+        weight: [k] the weights themselves; [0] where no target is ranked.
+    """
+
+    rank: Tensor
+    index: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a model for one behaviour.
+
+    Attributes:
+        tensors: Checkpoint tensor name to candidates, in model order.
+        meta: Settings and origin.
+    """
+
+    tensors: Mapping[str, TensorScores]
+    meta: ScoreMeta
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights, N."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @functools.cached_property
+    def positive(self) -> list[int]:
+        """Number of candidates with a score above 0, for each tensor."""
+        return [int((tensor.value > 0).sum()) for tensor in self.tensors.values()]
+
+    def heads(self, fraction: float, scope: Scope) -> list[int]:
+        """Return how many candidates of each tensor are among the top `fraction`.
+
+        Since candidates are sorted, what is selected is a head of each tensor's list in either
+        scope. Ties break by tensor order, then by flat index.
+
+        Args:
+            fraction: In [0, 1], at most what the scores keep.
+            scope: Rank within each tensor or over the model.
+        """
+        if scope == "tensor":
+            return [
+                min(math.floor(fraction * tensor.size), tensor.index.numel())
+                for tensor in self.tensors.values()
+            ]
+        count = math.floor(fraction * self.total)
+        return torch.bincount(self._ranking[:count], minlength=len(self.tensors)).tolist()
+
+    @functools.cached_property
+    def _ranking(self) -> Tensor:
+        """Position of the tensor of every candidate, by falling score over the model [K]."""
+        sizes = torch.tensor([tensor.index.numel() for tensor in self.tensors.values()])
+        owners = torch.repeat_interleave(torch.arange(len(sizes), dtype=torch.int32), sizes)
+        values = torch.cat([tensor.value for tensor in self.tensors.values()])
+        return owners[values.argsort(descending=True, stable=True)]
+
+    @functools.cached_property
+    def by_index(self) -> dict[str, ByIndex]:
+        """The candidates of each tensor in the order in which masks hold them.
+
+        Sorted once, so that each selection of a grid compares ranks and sorts nothing.
+        """
+        found = {}
+        for name, tensor in self.tensors.items():
+            index, rank = tensor.index.sort()
+            weight = tensor.weight[rank] if tensor.weight.numel() else tensor.weight
+            found[name] = ByIndex(rank.int(), index, weight)
+        return found
+
+    def places(self, other: Scores) -> dict[str, Tensor]:
+        """Return the place of our candidates, by index, among the other's ranks of that tensor.
+
+        What is no candidate there has a place beyond all. Kept until others are asked for.
+        """
+        known = self.__dict__.get("_places")
+        if known is None or known[0]() is not other:
+            found = {
+                name: _places(one, other.by_index[name]) for name, one in self.by_index.items()
+            }
+            # The weak reference tells whether the same object asks again, and keeps none alive.
+            known = self.__dict__["_places"] = (weakref.ref(other), found)
+        return cast("dict[str, Tensor]", known[1])
+
+    def summary(self) -> str:
+        """Return one line for people."""
+        kept = sum(tensor.index.numel() for tensor in self.tensors.values())
+        return (
+            f"{self.meta.reduction} scores of {self.meta.examples} examples "
+            f"({self.meta.tokens} tokens), {kept:,} candidates of {self.total:,} weights"
+            f"{', read block by block from disk' if self.meta.streamed else ''}"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the scores as safetensors, whole or not at all."""
+        kept = [tensor.index.numel() for tensor in self.tensors.values()]
+        # One byte a gap is least for the usual 1e-2; two bytes are for sparser sets.
+        code = np.dtype(np.uint8 if sum(kept) * 300 > self.total else np.uint16)
+        gaps, values, weights = [], [], []
+        for tensor in self.tensors.values():
+            index, order = tensor.index.sort()
+            gaps.append(to_gaps(index.numpy(), code))
+            values.append(tensor.value[order])
+            weights.append(tensor.weight[order] if tensor.weight.numel() else tensor.weight)
+        dtypes = list(dict.fromkeys(weight.dtype for weight in weights))
+        rows = {"gap": torch.from_numpy(np.concatenate(gaps)), "value": torch.cat(values)}
+        for at, dtype in enumerate(dtypes):
+            rows[f"weight{at}"] = torch.cat([w for w in weights if w.dtype == dtype])
+        packed = {name: pack(row) for name, row in rows.items()}
+        tensors = [
+            [name, list(tensor.shape), len(gap), kept[at], dtypes.index(weights[at].dtype)]
+            for at, ((name, tensor), gap) in enumerate(zip(self.tensors.items(), gaps, strict=True))
+        ]
+        facts = {"kind": KIND, "layout": LAYOUT, "tensors": tensors, "meta": asdict(self.meta)}
+        facts["rows"] = {name: how for name, (_, how) in packed.items()}
+        blobs = {name: data for name, (data, _) in packed.items()}
+        with files.atomic(path) as part:
+            save_file(blobs, part, {"resect": json.dumps(facts | files.provenance())})
+
+    @staticmethod
+    def load(path: str | Path) -> Scores:
+        """Read scores.
+
+        Raises:
+            InputError: The file is missing, broken, of another version or sign convention.
+        """
+        blobs, facts = load_artefact(path, KIND)
+        if facts.get("layout") != LAYOUT:
+            raise InputError(
+                f"{path} is laid out in a way that this version cannot read",
+                got=f"layout {facts.get('layout')!r}",
+                allowed=str(LAYOUT),
+                fix="score again with this version of resect",
+            )
+        try:
+            meta = ScoreMeta(**facts["meta"])
+            # A byte at least of each candidate is there as it is, and it has three gaps at most.
+            most = 4 * sum(blob.numel() for blob in blobs.values())
+            rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
+            tensors = dict(_split(rows, facts["tensors"]))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path} is not a whole score file", got=str(error)) from error
+        if meta.higher_is_more_responsible is not True:
+            raise InputError(
+                f"{path} has another sign convention", allowed="higher is more responsible"
+            )
+        return Scores(tensors, meta)
+
+
+def _split(rows: dict[str, Tensor], facts: list[list[Any]]) -> Iterator[tuple[str, TensorScores]]:
+    """Yield the candidates of each tensor from the rows of all."""
+    gaps, at_gap, at_value = rows["gap"].numpy(), 0, 0
+    at_weight: Counter[int] = Counter()
+    for name, shape, length, count, kind in facts:
+        index = torch.from_numpy(from_gaps(gaps[at_gap : at_gap + length]))
+        value = rows["value"][at_value : at_value + count]
+        weight = rows[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
+        order = value.argsort(descending=True, stable=True)
+        last = int(index[-1]) if count and len(index) else -1
+        if not len(index) == len(value) == count or not last < prod(shape) < 2**63:
+            raise ValueError(f"the candidates of {name} do not fit its shape")
+        kept = weight[order] if weight.numel() else weight
+        yield name, TensorScores(tuple(shape), index[order], value[order], kept)
+        at_gap, at_value = at_gap + length, at_value + count
+        at_weight[kind] += weight.numel()
+
+
+def _places(mine: ByIndex, theirs: ByIndex) -> Tensor:
+    beyond = torch.iinfo(torch.int32).max
+    if theirs.index.numel() == 0:
+        return torch.full(mine.index.shape, beyond, dtype=torch.int32)
+    at = torch.searchsorted(theirs.index, mine.index).clamp_(max=len(theirs.index) - 1)
+    return theirs.rank[at].masked_fill_(theirs.index[at] != mine.index, beyond)

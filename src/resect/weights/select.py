@@ -1,0 +1,176 @@
+r"""Which weights are cut: needed by the target and not needed by the preserve set.
+
+    T_q = the top ⌊q·n⌋ weights by the target's score, only those with a score above 0
+    U_p = the top ⌊p·n⌋ weights by the preserve set's score
+    M   = T_q \ U_p
+
+n counts the weights of a tensor (`scope="tensor"`, the released code of arXiv 2604.09544) or of the
+model (`scope="model"`). Ties break by tensor order, then by flat index. Beside the mask itself this
+module draws its controls: as many weights of every tensor at random, or of the same magnitudes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resect.errors import InputError, MismatchError
+from resect.records import Scope
+from resect.weights.mask import Mask, MaskTensor
+from resect.weights.scores import Scores
+
+
+def select(
+    target: Scores,
+    preserve: Scores | None,
+    *,
+    q: float,
+    p: float,
+    scope: Scope = "tensor",
+    force: bool = False,
+) -> Mask:
+    """Return the set difference of the module's header.
+
+    Args:
+        target: Signed scores of the behaviour.
+        preserve: Scores of what is protected; None protects nothing.
+        q: Fraction of the target's ranking, in (0, 1].
+        p: Fraction that is protected, in [0, 1].
+        scope: Rank within each tensor or over the model.
+        force: Take scores of different models or tokenizers; `meta["forced"]` then says so.
+
+    Raises:
+        InputError: q or p is out of range or above what the scores keep.
+        MismatchError: The scores belong to different models or tokenizers.
+    """
+    _check(target, preserve, q, p)
+    forced = _differences(target, preserve, force=force)
+    heads = map(min, target.heads(q, scope), target.positive)
+    safe = None if preserve is None or p == 0 else preserve.heads(p, scope)
+    # Where each candidate of the target stands in the preserve set's list of that tensor.
+    there = None if preserve is None or safe is None else target.places(preserve)
+    tensors = {}
+    for at, ((name, own), head) in enumerate(zip(target.by_index.items(), heads, strict=True)):
+        # Measured: numpy compares and finds several times as quickly as torch at these sizes.
+        chosen = own.rank.numpy() < head
+        if there is not None and safe is not None:
+            chosen &= there[name].numpy() >= safe[at]
+        places = torch.from_numpy(np.flatnonzero(chosen))
+        tensors[name] = MaskTensor(
+            target.tensors[name].shape,
+            own.index.index_select(0, places),
+            own.weight.index_select(0, places),
+            torch.zeros(len(places), dtype=torch.uint8),
+        )
+    facts = _facts(target, preserve) | {"q": q, "p": p, "scope": scope}
+    return Mask(tensors, facts | ({"forced": forced} if forced else {}))
+
+
+def next_slice(
+    target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope = "tensor"
+) -> Mask:
+    """Return ranks q to 2q of the target minus the protected set: the next weights in line.
+
+    Raises:
+        InputError: 2q is above what the scores keep, or an argument is out of range.
+        MismatchError: The scores belong to different models or tokenizers.
+    """
+    if not 0 < q <= 0.5:
+        raise InputError("q is out of range for the next slice", got=f"{q:g}", allowed="(0, 0.5]")
+    wide = select(target, preserve, q=2 * q, p=p, scope=scope)
+    mask = wide.subtract(select(target, None, q=q, p=0, scope=scope))
+    return Mask(mask.tensors, {**mask.meta, "q": q, "control": "next_slice"})
+
+
+def check_fractions(q: float, p: float) -> None:
+    """Refuse fractions that select nothing or more than there is.
+
+    Raises:
+        InputError: q or p is out of range.
+    """
+    if not 0 < q <= 1:
+        raise InputError("q is out of range", got=f"{q:g}", allowed="(0, 1]")
+    if not 0 <= p <= 1:
+        raise InputError("p is out of range", got=f"{p:g}", allowed="[0, 1]")
+
+
+def _check(target: Scores, preserve: Scores | None, q: float, p: float) -> None:
+    check_fractions(q, p)
+    if not target.meta.ranks_targets:
+        raise InputError(
+            "the target's scores have no sign",
+            got=target.meta.reduction,
+            allowed="signed",
+            fix="score the target again with --reduction signed",
+        )
+    for name, scores, reach in (("q", target, q), ("p", preserve, p)):
+        if scores is not None and reach > scores.meta.keep:
+            raise InputError(
+                f"{name} reaches beyond what the scores keep",
+                got=f"{reach:g}",
+                allowed=f"≤ {scores.meta.keep:g}",
+                fix=f"score again with --keep {reach:g}",
+            )
+
+
+def _differences(target: Scores, preserve: Scores | None, *, force: bool) -> str:
+    """Return what is forced: in what the scores differ, and what was forced in their making."""
+    forced = [target.meta.forced]
+    if preserve is None:
+        return target.meta.forced
+    forced.append(preserve.meta.forced)
+    for what, first, second in (
+        ("models", target.meta.model_fingerprint, preserve.meta.model_fingerprint),
+        ("tokenizers", target.meta.tokenizer_fingerprint, preserve.meta.tokenizer_fingerprint),
+    ):
+        if first == second:
+            continue
+        got = f"{first} ({target.meta.model_id}) and {second} ({preserve.meta.model_id})"
+        if not force:
+            raise MismatchError(
+                f"the scores belong to different {what}",
+                got=got,
+                fix="score both behaviours on the same model; or add --force, and everything made "
+                "from it will say so",
+            )
+        forced.append(f"scores of different {what}, {got}")
+    shapes = [
+        {name: tensor.shape for name, tensor in scores.tensors.items()}
+        for scores in (target, preserve)
+    ]
+    if shapes[0] != shapes[1]:
+        raise MismatchError("the scores cover different tensors", fix="score both the same way")
+    return "; ".join(dict.fromkeys(filter(None, forced)))
+
+
+def _facts(target: Scores, preserve: Scores | None) -> dict[str, Any]:
+    return {
+        "model_id": target.meta.model_id,
+        "model_fingerprint": target.meta.model_fingerprint,
+        "tokenizer_fingerprint": target.meta.tokenizer_fingerprint,
+        "target": store_facts(target),
+        "preserve": None if preserve is None else store_facts(preserve),
+    }
+
+
+def store_facts(scores: Scores) -> dict[str, Any]:
+    """Return what a mask says of the scores that it was made from."""
+    meta = scores.meta
+    return {
+        "method": meta.method,
+        "reduction": meta.reduction,
+        "data_hash": meta.data_hash,
+        "examples": meta.examples,
+        "tokens": meta.tokens,
+        "format": meta.format,
+        "skip": meta.skip,
+        "category": meta.category,
+        "seed": meta.seed,
+    }
+
+
+Draw = Callable[[MaskTensor, Tensor, np.random.Generator], Tensor]

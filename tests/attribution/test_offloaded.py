@@ -1,0 +1,113 @@
+"""A model that is read block by block gets the scores that it has in memory, in less memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tiny
+from resect.attribution.engine import attribute_many
+from resect.attribution.offloaded import attribute_streamed
+from resect.attribution.settings import AttributeSettings
+from resect.errors import CoverageError, InputError
+from resect.model import load_model, model_fingerprint
+from resect.model.on_disk import open_shelf
+from resect.records import Encoded
+from resect.weights.scores import TensorScores
+
+EXAMPLES = tiny.examples(5)
+
+
+def _dense(scores: TensorScores) -> torch.Tensor:
+    found = torch.full(scores.shape, torch.nan).reshape(-1)
+    found[scores.index] = scores.value
+    return found
+
+
+def _same(streamed: dict[str, Any], memory: dict[str, Any], tolerance: float) -> None:
+    assert streamed.keys() == memory.keys()
+    for name, scores in memory.items():
+        assert list(streamed[name].tensors) == list(scores.tensors)
+        for place, expected in scores.tensors.items():
+            found = streamed[name].tensors[place]
+            torch.testing.assert_close(
+                _dense(found), _dense(expected), rtol=tolerance, atol=tolerance
+            )
+        assert streamed[name].meta.model_fingerprint == scores.meta.model_fingerprint
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["llama", "qwen3", "gemma2", "gpt2", "gpt_neox", "falcon", "qwen3_moe", "mixtral"],
+)
+def test_scores_are_those_of_the_engine_in_memory(architecture: str, tmp_path: Path) -> None:
+    folder = tiny.save(architecture, tmp_path / "model")
+    settings = AttributeSettings(dense=True, batch_size=2)
+    reductions = ("signed", "mean_of_abs")
+    model, tokenizer = load_model(folder)
+    memory = attribute_many(model, tokenizer, EXAMPLES, reductions=reductions, settings=settings)
+    shelf = open_shelf(folder)
+    streamed = attribute_streamed(shelf, EXAMPLES, reductions=reductions, settings=settings)
+    _same(streamed, memory, 1e-5)
+    # Afterwards nothing of a block is in memory.
+    block = next(shelf.blocks[0].parameters())
+    assert block.untyped_storage().size() == 0
+
+
+@pytest.mark.parametrize("method", ["wanda", "fisher", "magnitude", "random"])
+def test_other_methods_and_single_examples(method: str, tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "model", dtype=torch.bfloat16, max_shard_size="20KB")
+    model, tokenizer = load_model(folder)
+    settings = AttributeSettings(method=method, dense=True, batch_size=1, seed=3)
+    memory = attribute_many(model, tokenizer, EXAMPLES, settings=settings)
+    _same(attribute_streamed(open_shelf(folder), EXAMPLES, settings=settings), memory, 1e-5)
+    assert open_shelf(folder).fingerprint() == model_fingerprint(model)
+
+
+def test_what_cannot_be_streamed_is_refused(tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "model")
+    shelf = open_shelf(folder)
+    with pytest.raises(InputError, match="one pass"):
+        attribute_streamed(shelf, EXAMPLES, settings=AttributeSettings(method="integrated"))
+    # Something between two blocks: the decoder scales what the second one gets.
+    first = shelf.blocks[0]
+    plain = type(first).__call__
+    own = {"__call__": lambda self, *args, **kwargs: 2 * plain(self, *args, **kwargs)}
+    first.__class__ = type("Scaling", (type(first),), own)
+    with pytest.raises(CoverageError, match="between two blocks"):
+        attribute_streamed(shelf, EXAMPLES)
+
+
+LIMITED = [Encoded(f"e{n}", tuple(range(4 + n, 20 + n)), 4) for n in range(4)]
+
+
+def test_a_deep_model_in_shards_has_the_same_ranking(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    large = tmp_path / "large"
+    config = LlamaConfig(
+        vocab_size=tiny.VOCABULARY,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=24,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(large, max_shard_size="1MB")
+    tiny.tokenizer().save_pretrained(large)
+    settings = AttributeSettings(keep=1e-3, batch_size=2)
+    found = attribute_streamed(open_shelf(large), LIMITED, settings=settings)["signed"]
+    expected = attribute_many(*load_model(large), LIMITED, settings=settings)["signed"]
+    assert found.meta.model_fingerprint == expected.meta.model_fingerprint
+    both, either = 0, 0
+    for place, scores in expected.tensors.items():
+        one, other = set(scores.index.tolist()), set(found.tensors[place].index.tolist())
+        both, either = both + len(one & other), either + len(one | other)
+    # Only what is as close as rounding to the edge of the ranking may differ.
+    assert both > 0.999 * either

@@ -1,0 +1,281 @@
+"""Scores equal a slow loop, and nothing that should not matter changes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import oracles
+import tiny
+from resect.attribution.engine import attribute_many
+from resect.attribution.methods import METHODS
+from resect.attribution.settings import AttributeSettings
+from resect.attribution.sums import Sums
+from resect.errors import InputError
+from resect.model import find_prunable
+from resect.records import Scope
+from resect.weights.candidates import Candidates
+from resect.weights.scores import Scores, TensorScores
+from resect.weights.select import select
+
+REDUCTIONS = tuple(METHODS["snip"])
+SCOPES: tuple[Scope, ...] = ("tensor", "model")
+
+
+def dense(scores: Scores) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, tensor in scores.tensors.items():
+        flat = torch.full((tensor.size,), float("nan"))
+        flat[tensor.index] = tensor.value
+        found[name] = flat.reshape(tensor.shape)
+    return found
+
+
+def run(model: Any, encoded: Any, **settings: Any) -> dict[str, Scores]:
+    return attribute_many(
+        model,
+        tiny.tokenizer(),
+        encoded,
+        reductions=REDUCTIONS,
+        settings=AttributeSettings(dense=True, **settings),
+    )
+
+
+@pytest.mark.parametrize("architecture", [*tiny.ARCHITECTURES, "gemma3_vision"])
+def test_scores_and_masks_equal_the_slow_loop(architecture: str) -> None:
+    model, encoded = tiny.build(architecture), tiny.examples(5)
+    fast = run(model, encoded)
+    weights = find_prunable(model).weights
+    assert {weight.layer for weight in weights} == {0, 1}
+    each = oracles.gradients(model, [weight.name for weight in weights], encoded)
+    slow: dict[str, dict[str, torch.Tensor]] = {}
+    for reduction in REDUCTIONS:
+        slow[reduction] = {
+            place.name: place.view(
+                oracles.score(model.get_parameter(weight.name), each[weight.name], reduction)
+            )
+            for weight in weights
+            for place in weight.places
+        }
+        found = dense(fast[reduction])
+        assert list(found) == list(slow[reduction])
+        for name, expected in slow[reduction].items():
+            # fp32 sums of a few hundred products in another order, relative to the largest score;
+            # long chains of small products (linear attention) lose one digit more.
+            scale = float(expected.abs().max())
+            torch.testing.assert_close(
+                found[name], expected, rtol=1e-3, atol=1e-5 * max(scale, 1e-3)
+            )
+    for scope in SCOPES:
+        mask = select(fast["signed"], fast["mean_of_abs"], q=0.05, p=0.1, scope=scope)
+        expected_mask = oracles.select(slow["signed"], slow["mean_of_abs"], 0.05, 0.1, scope)
+        found_mask = {name: tensor.index.tolist() for name, tensor in mask.tensors.items()}
+        assert found_mask == expected_mask
+        assert mask.count > 0
+
+
+def test_weights_of_examples_make_a_contrast() -> None:
+    model, one, two = tiny.build("llama"), tiny.examples(3, 1), tiny.examples(3, 2)
+    mixed = [*one, *(replace(e, id=f"m{e.id}", weight=-1.0) for e in two)]
+    contrast = dense(run(model, mixed)["signed"])
+    apart = [dense(run(model, part)["signed"]) for part in (one, two)]
+    for name, found in contrast.items():
+        torch.testing.assert_close(found * 2, apart[0][name] - apart[1][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
+def test_bf16_weights_score_as_their_fp32_copies(architecture: str) -> None:
+    model, encoded = tiny.build(architecture, dtype=torch.bfloat16), tiny.examples(6)
+    found = run(model, encoded)
+    assert all(t.value.dtype == torch.float32 for t in found["signed"].tensors.values())
+    assert all(t.weight.dtype == torch.bfloat16 for t in found["signed"].tensors.values())
+    exact = tiny.build(architecture)
+    exact.load_state_dict({name: t.float() for name, t in model.state_dict().items()})
+    expected = run(exact, encoded)
+    for reduction in REDUCTIONS:
+        mine, theirs = dense(found[reduction]), dense(expected[reduction])
+        for name in theirs:
+            # bf16 rounds each number by up to 2⁻⁹ of itself. About 20 roundings lie between the
+            # embeddings and a gradient; they add up as a walk, to √20·2⁻⁹ ≈ 1 % of the norm, times
+            # what the two blocks and the softmax amplify, 5 at most here.
+            error = (mine[name] - theirs[name]).norm() / theirs[name].norm()
+            assert float(error) < 0.05, (reduction, name)
+            assert float(error) > 0  # otherwise this would not have tested bf16
+
+
+def test_sums_of_bf16_gradients_are_exact_in_fp32() -> None:
+    # 1 + 1000·2⁻¹⁰: in bf16 each of the small ones is lost, in fp32 none of them is.
+    weight = torch.zeros(2, 2, dtype=torch.bfloat16)
+    sums = Sums({"w": weight}, ("gradient", "absolute", "square"))
+    for value in [1.0, *[2.0**-10] * 1000]:
+        example = replace(tiny.examples(1)[0], input_ids=(4, 5), first_scored=1)
+        gradient = torch.full((2, 2), value, dtype=torch.bfloat16)
+        sums.begin([example])
+        sums.add_gradient("w", gradient)
+        sums.add_products("w", [torch.eye(2, dtype=torch.bfloat16)], [gradient])
+    expected = torch.full((2, 2), 1 + 1000 * 2.0**-10)
+    assert torch.equal(sums.totals["gradient"]["w"], expected)
+    assert torch.equal(sums.totals["absolute"]["w"], expected)
+    assert torch.equal(sums.totals["square"]["w"], torch.full((2, 2), 1 + 1000 * 2.0**-20))
+    assert all(total["w"].dtype == torch.float32 for total in sums.totals.values())
+
+
+@pytest.mark.parametrize("kind", ["reordered", "bypassed", "twice"])
+@pytest.mark.parametrize("longest", [0, 1, 2])
+def test_layers_that_cannot_be_watched_are_scored_one_example_a_pass(
+    kind: str, longest: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, encoded = tiny.build("llama"), tiny.examples(6)
+    # The first batch then has one example, or two of one length, where no order of tokens can be
+    # told from another.
+    long = tiny.examples(1, 3, 30)[0]
+    ids = long.input_ids[: 30 if longest == 1 else 20]
+    more = (replace(long, id=f"long{at}", input_ids=ids[at:] + ids[:at]) for at in range(longest))
+    encoded = [*encoded, *more]
+    layer = model.model.layers[1].mlp
+    plain = layer.forward
+
+    def reordered(x: torch.Tensor) -> torch.Tensor:
+        batch, width, _ = x.shape
+        flat: torch.Tensor = plain(x.transpose(0, 1).reshape(width * batch, -1))
+        return flat.reshape(width, batch, -1).transpose(0, 1)
+
+    def bypassed(x: torch.Tensor) -> torch.Tensor:
+        hidden = layer.act_fn(x @ layer.gate_proj.weight.T) * (x @ layer.up_proj.weight.T)
+        result: torch.Tensor = hidden @ layer.down_proj.weight.T
+        return result
+
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = plain(x / 2) + plain(x / 2)
+        return result
+
+    layer.forward = {"reordered": reordered, "bypassed": bypassed, "twice": twice}[kind]
+    found = run(model, encoded, batch_tokens=40)["mean_of_abs"]
+    assert "3 weights mix the examples of a batch" in caplog.text
+    names = [weight.name for weight in find_prunable(model).weights]
+    each = oracles.gradients(model, names, encoded)
+    for name in names:
+        expected = oracles.score(model.get_parameter(name), each[name], "mean_of_abs")
+        scale = float(expected.max())
+        torch.testing.assert_close(dense(found)[name], expected, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = tiny.build("llama")
+    model.train()
+    first = next(model.parameters())
+    first.requires_grad_(requires_grad=False)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    run(model, tiny.examples(2))
+    bad = [*tiny.examples(2), replace(tiny.examples(1)[0], id="none", first_scored=99)]
+    with pytest.raises(InputError, match="'none' has no token to score"):
+        run(model, bad)
+    assert model.training
+    assert not first.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_a_loss_that_is_not_finite_names_the_example() -> None:
+    model = tiny.build("qwen3")  # its head is not tied, otherwise every logit were odd
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = float("nan")
+    encoded = [e for e in tiny.examples(5) if 7 not in e.input_ids]
+    encoded.append(replace(encoded[0], id="odd", input_ids=(5, 7, *encoded[0].input_ids)))
+    with pytest.raises(InputError, match="loss of example 'odd' is not finite"):
+        run(model, encoded)
+
+
+def test_nothing_to_score_is_an_error() -> None:
+    with pytest.raises(InputError, match="no example to score"):
+        run(tiny.build("llama"), [])
+
+
+def test_candidates_hold_every_selection_up_to_keep(tmp_path: Path) -> None:
+    model, encoded = tiny.build("llama"), tiny.examples(5)
+    full = run(model, encoded)
+    sparse = attribute_many(
+        model,
+        tiny.tokenizer(),
+        encoded,
+        reductions=("signed", "mean_of_abs"),
+        settings=AttributeSettings(keep=0.2),
+    )
+    loaded = {}
+    for name, scores in sparse.items():
+        scores.save(tmp_path / f"{name}.scores.safetensors")
+        loaded[name] = Scores.load(tmp_path / f"{name}.scores.safetensors")
+        assert loaded[name].meta == scores.meta
+    for scope in SCOPES:
+        for q, p in ((0.2, 0.2), (0.1, 0.05), (0.01, 0.2)):
+            one = select(full["signed"], full["mean_of_abs"], q=q, p=p, scope=scope)
+            two = select(loaded["signed"], loaded["mean_of_abs"], q=q, p=p, scope=scope)
+            assert all(
+                torch.equal(tensor.index, two.tensors[name].index)
+                and torch.equal(tensor.value, two.tensors[name].value)
+                for name, tensor in one.tensors.items()
+            )
+    with pytest.raises(InputError, match="q reaches beyond what the scores keep"):
+        select(loaded["signed"], None, q=0.3, p=0)
+
+
+def ranked(dense_scores: dict[str, torch.Tensor], keep: float) -> dict[str, TensorScores]:
+    found = Candidates(keep, sum(scores.numel() for scores in dense_scores.values()))
+    for name, scores in dense_scores.items():
+        found.add(name, scores)
+    return found.finish()
+
+
+def test_ties_go_to_the_lower_index() -> None:
+    ties = {"a": torch.tensor([1.0, 1.0, 1.0, 0.0]), "b": torch.tensor([1.0, 1.0, 2.0, 1.0])}
+    found = ranked(ties, 0.5)
+    # b's 2 and the first three of the six ones are the top half of the model.
+    assert found["a"].index.tolist() == [0, 1, 2]
+    assert found["b"].index.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("kind", ["normal", "rising", "falling", "ties", "zeros"])
+@pytest.mark.parametrize("keep", [0.0004, 0.03, 0.4, 1.0])
+def test_candidates_are_those_of_a_full_sort(kind: str, keep: float) -> None:
+    draw = torch.Generator().manual_seed(len(kind))
+    dense_scores = {}
+    for at, size in enumerate([40, 3, 900, 1, 300, 500, 40, 200]):
+        scores = torch.randn(size, generator=draw)
+        scores *= {"rising": 3.0**at, "falling": 3.0**-at}.get(kind, 1.0)
+        if kind == "ties":
+            scores = scores.mul(2).round()
+        if kind == "zeros":
+            scores = scores.clamp(min=2.5).sub(2.5)
+        dense_scores[f"t{at}"] = scores
+    everything = [
+        (-value, at, place)
+        for at, scores in enumerate(dense_scores.values())
+        for place, value in enumerate(scores.tolist())
+    ]
+    whole = sorted(everything)[: int(keep * len(everything))]
+    found = ranked(dense_scores, keep)
+    for at, (name, scores) in enumerate(dense_scores.items()):
+        own = sorted(one for one in everything if one[1] == at)[: int(keep * scores.numel())]
+        expected = sorted({*own, *(one for one in whole if one[1] == at)})
+        assert found[name].index.tolist() == [place for _, _, place in expected], name
+        assert found[name].value.tolist() == [-value for value, _, _ in expected]
+
+
+def test_candidates_hold_no_second_copy_of_the_scores() -> None:
+    """Every tensor has higher scores than all before it, which leaves most behind to be cut."""
+    draw = torch.Generator().manual_seed(0)
+    keep, size, count = 0.01, 20_000, 40
+    found = Candidates(keep, size * count)
+    most = 0
+    for at in range(count):
+        found.add(f"t{at}", torch.rand(size, generator=draw) + at, torch.zeros(size))
+        held = sum(tensor.index.numel() for tensor in found._found.values())
+        most = max(most, held + found._best.numel())
+    assert most <= 7 * keep * size * count
+    assert sum(tensor.index.numel() for tensor in found.finish().values()) < 2 * keep * size * count

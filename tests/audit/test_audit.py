@@ -1,0 +1,311 @@
+"""An audit finds where weights changed, says what the change predicts, and follows its rule."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny
+from resect.audit import AuditRequest, Effects, audit_models, load_tuned
+from resect.audit.changes import TensorChange, change_of, shares
+from resect.audit.effects import effects_of
+from resect.audit.rule import decide
+from resect.cli import app
+from resect.data.encode import encode
+from resect.data.load import BehaviourSet, load_data
+from resect.edit.live import transplanted
+from resect.errors import InputError, MismatchError
+from resect.model import prunable_tensors
+from resect.records import Encoded, Interval
+from resect.report.audit import build_audit_report
+from resect.weights.controls import magnitude_matched
+from resect.weights.mask import Mask, MaskTensor
+
+
+def draw_mask(model: Any, share: float = 0.05) -> Mask:
+    draw = torch.Generator().manual_seed(3)
+    tensors = {}
+    for name, weight in prunable_tensors(model).items():
+        index = (torch.rand(weight.numel(), generator=draw) < share).nonzero()[:, 0]
+        value = weight.reshape(-1)[index].clone()
+        tensors[name] = MaskTensor(
+            tuple(weight.shape), index, value, torch.zeros(len(index), dtype=torch.uint8)
+        )
+    return Mask(tensors, {})
+
+
+def moved(model: Any, size: float, mask: Mask | None = None) -> Any:
+    """Return a copy with noise on all prunable weights, or on those of a mask alone."""
+    other = copy.deepcopy(model)
+    draw = torch.Generator().manual_seed(7)
+    for name, weight in prunable_tensors(other).items():
+        noise = size * torch.randn(weight.shape, generator=draw)
+        if mask is not None:
+            chosen = torch.zeros(weight.numel(), dtype=torch.bool)
+            chosen[mask.tensors[name].index] = True
+            noise *= chosen.view(weight.shape)
+        weight.add_(noise)
+    return other
+
+
+def mean_loss(model: Any, encoded: Sequence[Encoded]) -> float:
+    """Return the mean over examples of the model's own loss, one example at a time."""
+    losses = []
+    for one in encoded:
+        ids = torch.tensor([one.input_ids])
+        labels = ids.clone()
+        labels[:, : one.first_scored] = -100
+        with torch.no_grad():
+            losses.append(float(model(input_ids=ids, labels=labels).loss))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe"])
+def test_the_change_is_counted_as_a_loop_counts_it(architecture: str) -> None:
+    model = tiny.build(architecture)
+    mask = draw_mask(model)
+    controls = [magnitude_matched(mask, prunable_tensors(model), label=str(n)) for n in range(3)]
+    tuned = prunable_tensors(moved(model, 0.01))
+    rows = change_of(model, tuned, mask, controls)
+    before = prunable_tensors(model)
+    for row in rows:
+        delta = (tuned[row.name] - before[row.name]).reshape(-1).double()
+        entry = mask.tensors[row.name]
+        assert row.energy == pytest.approx(float((delta**2).sum()), rel=1e-5)
+        slow = sum(float(delta[int(at)]) ** 2 for at in entry.index)
+        assert row.energy_masked == pytest.approx(slow, rel=1e-5)
+        assert row.changed == int((delta != 0).sum())
+    whole = shares(rows)["model"][0]
+    assert whole.enrichment == pytest.approx(1, abs=0.25)  # noise falls everywhere alike
+    assert sum(part.energy for part in shares(rows)["layers"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_the_predicted_change_is_the_measured_one(architecture: str) -> None:
+    model = tiny.build(architecture)
+    mask, encoded = draw_mask(model), tiny.examples(4)
+    needed = [parameter.requires_grad for parameter in model.parameters()]
+    residuals = []
+    for size in (1e-3, 5e-4, 1e-4):
+        tuned = moved(model, size)
+        rows = change_of(model, prunable_tensors(tuned), mask, [], encoded)
+        predicted = sum(row.predicted for row in rows)
+        measured = mean_loss(tuned, encoded) - mean_loss(model, encoded)
+        if size < 5e-4:
+            assert predicted == pytest.approx(measured, rel=0.2, abs=2e-5)
+        residuals.append(abs(predicted - measured))
+        inside = moved(model, size, mask)
+        alone = change_of(model, prunable_tensors(inside), mask, [], encoded)
+        assert sum(r.predicted for r in alone) == pytest.approx(
+            sum(r.predicted_masked for r in rows), rel=1e-2, abs=1e-3 * size
+        )
+    # What first order leaves out is of second order: half the step leaves a quarter.
+    # At the smallest step fp32 losses cannot tell it from rounding.
+    assert residuals[0] > 0
+    assert residuals[1] == pytest.approx(residuals[0] / 4, rel=0.25)
+    assert [parameter.requires_grad for parameter in model.parameters()] == needed
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_change_of_the_harm_set_alone_is_found() -> None:
+    model = tiny.build("llama")
+    mask = draw_mask(model)
+    controls = [magnitude_matched(mask, prunable_tensors(model), label=str(n)) for n in range(9)]
+    rows = change_of(model, prunable_tensors(moved(model, 0.01, mask)), mask, controls)
+    whole = shares(rows)["model"][0]
+    assert whole.share == pytest.approx(1)
+    assert whole.p_value == pytest.approx(0.1)
+    assert decide(rows, whole, {}, None).word == "touched"
+    none = change_of(model, prunable_tensors(model), mask, controls)
+    assert shares(none)["model"][0].share is None
+    assert decide(none, shares(none)["model"][0], {}, None).word == "untouched"
+
+
+def row(energy_masked: float = 0.05) -> TensorChange:
+    return TensorChange("a", 0, "q", 100, 5, 100, 5, 1.0, energy_masked, (0.05, 0.05))
+
+
+def surely(value: float) -> Interval:
+    return Interval("rise", value, value - 0.001, value + 0.001)
+
+
+RISE = {"prefilled": Interval("rise", 0.2, 0.1, 0.3)}
+LIKELIER = Effects(1.0, surely(-0.1), surely(-0.02), surely(-0.08), (-0.01, 0.001))
+
+
+@pytest.mark.parametrize(
+    ("effects", "rises", "word"),
+    [
+        (LIKELIER, {}, "touched"),
+        (LIKELIER, RISE, "reactivated"),
+        (replace(LIKELIER, whole=surely(0.1)), {}, "untouched"),  # less likely in all
+        (replace(LIKELIER, whole=surely(-0.009)), {}, "untouched"),  # hardly likelier
+        (replace(LIKELIER, whole=Interval("rise", -0.1, -0.3, 0.1)), {}, "untouched"),
+        (replace(LIKELIER, inside=surely(0.02)), {}, "untouched"),  # not by the harm set
+        (replace(LIKELIER, inside=Interval("rise", -0.02, -0.1, 0.1)), {}, "untouched"),
+        (replace(LIKELIER, inside=Interval("rise", None)), {}, "untouched"),
+        (replace(LIKELIER, matched=(-0.03, 0.001)), {}, "untouched"),  # not more than others do
+        (None, {}, "untouched"),
+        (None, RISE, "reactivated"),
+        (None, {"prefilled": Interval("rise", 0.2, -0.01, 0.3)}, "untouched"),
+        (None, {"prefilled": Interval("rise", 0.05, 0.01, 0.1)}, "untouched"),
+        (None, {"prefilled": Interval("rise", None)}, "untouched"),
+    ],
+)
+def test_the_rule(effects: Effects | None, rises: dict[str, Interval], word: str) -> None:
+    rows = [row()]
+    found = decide(rows, shares(rows)["model"][0], rises, effects)
+    assert found.word == word
+    assert any("cannot be seen" in reason for reason in found.reasons) == (
+        word != "reactivated" and (effects is None or not rises)
+    )
+
+
+def test_a_harm_set_that_holds_most_of_the_change_is_touched() -> None:
+    for energy, word in ((0.11, "touched"), (0.09, "untouched")):
+        rows = [row(energy)]
+        assert decide(rows, shares(rows)["model"][0], {}, None).word == word
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_values_are_lent_to_a_set_and_given_back(architecture: str) -> None:
+    model = tiny.build(architecture)
+    mask, other = draw_mask(model), moved(model, 0.1)
+    weights, donor = prunable_tensors(model), prunable_tensors(other)
+    before = {name: weight.clone() for name, weight in weights.items()}
+    with pytest.raises(KeyError), transplanted(weights, mask, donor):
+        for name, weight in before.items():
+            chosen = torch.zeros(weight.numel(), dtype=torch.bool)
+            chosen[mask.tensors[name].index] = True
+            slow = torch.where(chosen.view(weight.shape), donor[name], weight)
+            assert torch.equal(prunable_tensors(model)[name], slow)
+        raise KeyError
+    assert all(torch.equal(weights[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
+def test_parts_of_a_change_are_what_models_with_them_show(
+    architecture: str, tmp_path: Path
+) -> None:
+    model, tokenizer = tiny.build(architecture), tiny.tokenizer()
+    tuned = moved(model, 0.1)
+    mask = draw_mask(model)
+    control = magnitude_matched(mask, prunable_tensors(model), label="0")
+    sets = {name: load_data(str(place)) for name, place in files(tmp_path).items()}
+    request = AuditRequest("", "", batch_size=2)
+    found = effects_of(request, (model, tuned, tokenizer), (mask, [control]), sets)
+
+    def encoded(data: BehaviourSet) -> list[Encoded]:
+        return encode(data.split("evaluation").examples, tokenizer, format="chat")
+
+    def mixed(into: Any, chosen: Mask, out_of: Any) -> Any:
+        both = copy.deepcopy(into)
+        for name, entry in chosen.tensors.items():
+            at = torch.unravel_index(entry.index, entry.shape)
+            prunable_tensors(both)[name][at] = prunable_tensors(out_of)[name][at]
+        return both
+
+    harmful, benign = encoded(sets["target"]), encoded(sets["preserve"])
+    before = mean_loss(model, harmful)
+    assert found is not None
+    assert found.before == pytest.approx(before, abs=1e-5)
+    assert found.n == len(harmful) == 5
+    for part, other in (
+        (found.whole.value, tuned),
+        (found.inside.value, mixed(model, mask, tuned)),
+        (found.outside.value, mixed(tuned, mask, model)),
+        (found.matched[0], mixed(model, control, tuned)),
+    ):
+        assert part == pytest.approx(mean_loss(other, harmful) - before, abs=1e-5)
+        assert abs(part or 0.0) > 1e-4
+    assert found.benign is not None
+    slow = mean_loss(mixed(model, mask, tuned), benign) - mean_loss(model, benign)
+    assert found.benign.value == pytest.approx(slow, abs=1e-5)
+    assert found.inside.low is not None
+    assert found.inside.high is not None
+    assert found.inside.low < found.inside.high
+    assert effects_of(request, (model, tuned, tokenizer), (mask, []), {}) is None
+
+
+def files(folder: Path) -> dict[str, Path]:
+    found = {}
+    for name, prefix in (("target", "h"), ("preserve", "b")):
+        rows = tiny.rows(6, prefix, split="calibration") + tiny.rows(
+            5, f"{prefix}e", split="evaluation"
+        )
+        found[name] = folder / f"{name}.jsonl"
+        found[name].write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return found
+
+
+def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> None:
+    base, data = tiny.save("llama", tmp_path / "base"), files(tmp_path)
+    adapted = peft.get_peft_model(
+        tiny.build("llama"),
+        peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False,
+                        task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged = prunable_tensors(adapted.merge_and_unload())
+    loaded = prunable_tensors(load_tuned(str(base), str(tmp_path / "adapter")))
+    assert all(torch.equal(weight, loaded[name]) for name, weight in merged.items())
+    words = ["audit", str(base), str(tmp_path / "adapter"), "--target", str(data["target"]),
+             "--preserve", str(data["preserve"]), "--q", "0.05", "--p", "0.05", "--skip", "2",
+             "--max-new-tokens", "4"]  # fmt: skip
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")], standalone_mode=False)
+    assert done.exception is None, done.output
+    facts = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert facts["verdict"]["word"] in ("untouched", "touched", "reactivated")
+    changed = {row["name"].split(".")[-2] for row in facts["changes"] if row["changed"]}
+    assert changed == {"q_proj"}
+    assert [one["n"] for one in facts["measured"]] == [5] * 5
+    assert facts["effects"]["n"] == 5
+    assert len(facts["effects"]["matched"]) == 19
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert facts["verdict"]["word"] in page
+    assert page.count("matched set") >= 19
+    facts["facts"]["tuned"] = "<script>alert(1)</script>"
+    (tmp_path / "out" / "audit.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert "<script>" not in build_audit_report(tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_a_cut_model_as_base_and_exit_codes(tmp_path: Path) -> None:
+    model = tiny.build("llama")
+    mask = draw_mask(model)
+    mask.save(tmp_path / "m.mask.safetensors")
+    tiny.save("llama", tmp_path / "whole")
+    for name, entry in mask.tensors.items():
+        prunable_tensors(model)[name].view(-1)[entry.index] = 0
+    model.save_pretrained(tmp_path / "cut")
+    tiny.tokenizer().save_pretrained(tmp_path / "cut")
+    words = ["audit", str(tmp_path / "cut"), str(tmp_path / "whole"), "--mask",
+             str(tmp_path / "m.mask.safetensors")]  # fmt: skip
+    for at, (fail_on, code) in enumerate((("touched", 3), ("reactivated", 0))):
+        more = ["--fail-on", fail_on, "-o", str(tmp_path / f"o{at}")]
+        done = CliRunner().invoke(app, [*words, *more], standalone_mode=False)
+        assert done.exception is None
+        assert done.return_value == code
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
+    base = tiny.save("llama", tmp_path / "base")
+    draw_mask(tiny.build("llama", seed=1)).save(tmp_path / "m.mask.safetensors")
+    other = tiny.save("gpt2", tmp_path / "other")
+    with pytest.raises(InputError, match="no harm set"):
+        audit_models(AuditRequest(str(base), str(base)), tmp_path / "o")
+    wrong = AuditRequest(str(base), str(base), mask=tmp_path / "m.mask.safetensors")
+    with pytest.raises(MismatchError, match="another value"):
+        audit_models(wrong, tmp_path / "o")
+    draw_mask(tiny.build("llama")).save(tmp_path / "m.mask.safetensors")
+    with pytest.raises(MismatchError, match="same architecture"):
+        audit_models(AuditRequest(str(base), str(other), mask=wrong.mask), tmp_path / "o")
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,144 @@
+"""The terminal for machines: quiet, one JSON object a line, errors as events, no questions."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from command_line import call, write
+from resect.cli import show
+from resect.cli.show import last_variant
+from resect.files.tables import write_parquet
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("terminal")
+    tiny.save("llama", folder / "m")
+    write(folder / "harm.jsonl", tiny.rows(6, "c"))
+    return folder
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Read text in which every line is one JSON object."""
+    found = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(one, dict) and "type" in one for one in found)
+    return found
+
+
+def test_json_has_one_object_a_line_and_numbers_as_they_are(place: Path) -> None:
+    score = ["score", place / "m", "--data", place / "harm.jsonl", "--keep", 0.5]
+    done = call("--json", *score, "-o", place / "h.scores.safetensors")
+    assert done.returncode == 0, done.stderr
+    (line,) = events(done.stdout)
+    assert line["type"] == "line"
+    moves = [one for one in events(done.stderr) if one["type"] == "progress"]
+    assert moves[-1]["label"] == "scoring"
+    assert moves[-1]["done"] == moves[-1]["total"] == 6
+    files = [place / "h.scores.safetensors"] * 2
+    call("select", *files[:1], *files[1:], "--q", 0.3, "--p", 0, "-o", place / "h.mask.safetensors")
+    shown = events(call("--json", "mask", "show", place / "h.mask.safetensors").stdout)
+    assert [one["type"] for one in shown] == ["table", "table"]
+    plain = call("mask", "show", place / "h.mask.safetensors").stdout
+    row = shown[0]["rows"][0]
+    assert isinstance(row["removed"], int)
+    # A person reads four digits; a machine gets all of them.
+    assert f"{row['percent']:.4g}" in plain
+    # And the next command is for people again.
+    assert "{" not in plain.splitlines()[0]
+
+
+def test_what_json_cannot_hold_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    show.set_mode(show.Mode(machine=True))
+    show.table("t", [{"a": float("nan"), "b": [float("inf"), 1.0], "c": Path("p"), "d": "\x1b[2J"}])
+    show.set_mode(show.Mode())
+    written = capsys.readouterr().out
+    assert "\x1b" not in written
+    assert events(written)[0]["rows"] == [{"a": None, "b": [None, 1.0], "c": "p", "d": "\x1b[2J"}]
+
+
+def test_quiet_leaves_results_alone(place: Path) -> None:
+    words = ["prune", place / "m"]
+    call("score", place / "m", "--data", place / "harm.jsonl", "-o", place / "q.scores.safetensors")
+    scores = place / "q.scores.safetensors"
+    call("select", scores, scores, "--q", 0.01, "--p", 0, "-o", place / "q.mask.safetensors")
+    loud = call(*words, place / "q.mask.safetensors", "-o", place / "loud")
+    quiet = call("-q", *words, place / "q.mask.safetensors", "-o", place / "quiet")
+    assert "resect restore" in loud.stderr
+    assert quiet.stderr == ""
+    assert quiet.stdout.replace("quiet", "loud") == loud.stdout
+
+
+@pytest.mark.parametrize("before", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "No such command"),
+        (["score", "--nope"], "No such option"),
+        (["score"], "Missing argument"),
+        (["select", "a", "b", "--q", "much", "--p", "0", "-o", "c"], "value for '--q'"),
+        (["report", "nowhere"], "has no results.json"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_no_traceback(
+    before: list[str], words: list[str], message: str
+) -> None:
+    done = call(*before, *words)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert message in done.stderr
+    if before:
+        (event,) = events(done.stderr)
+        assert (event["type"], event["exit"]) == ("error", 2)
+
+
+def test_nothing_asks_a_question(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers asks whether to run a tokenizer's own code, unless it was told.
+    folder = tiny.save("llama", place / "custom")
+    file = folder / "tokenizer_config.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    facts |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    file.write_text(json.dumps(facts), encoding="utf-8")
+
+    def asked(*_: Any) -> str:
+        raise RuntimeError("a question")
+
+    monkeypatch.setattr(builtins, "input", asked)
+    done = call("data", "check", place / "harm.jsonl", "--model", folder)
+    assert "a question" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_events_come_at_most_once_a_second(capsys: pytest.CaptureFixture[str]) -> None:
+    show.set_mode(show.Mode(machine=True))
+    with show.progress("work", so_far=lambda: {"harm": 0.5}) as update:
+        for done in range(101):
+            update(done, 100)
+    show.set_mode(show.Mode())
+    found = events(capsys.readouterr().err)
+    assert [one["done"] for one in found] == [0, 100]
+    assert found[-1]["harm"] == 0.5
+
+
+def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None:
+    assert last_variant(tmp_path) == {}
+
+    def rows(kind: str, scores: list[float | None], judge: str | None) -> list[dict[str, Any]]:
+        facts = {"probe": "generation", "judge": judge, "cut_kind": kind, "q": 0.25}
+        return [facts | {"score": score} for score in scores]
+
+    for at, kind in enumerate(("intact", "random")):
+        path = tmp_path / "records" / f"{kind}.parquet"
+        write_parquet(path, rows(kind, [1.0, 0.0, None], "exact"))
+        os.utime(path, (at, at))
+    assert last_variant(tmp_path) == {"cut": "random", "q": 0.25, "harm": 0.5}
+    # Replies that nobody judged yet are no zeros.
+    write_parquet(tmp_path / "records" / "new.parquet", rows("target", [None, None], None))
+    assert last_variant(tmp_path) == {}

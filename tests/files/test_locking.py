@@ -1,0 +1,187 @@
+"""Two processes on one run folder: shards side by side, never the same part twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resect import files
+from resect.errors import InputError
+from resect.files import locking
+from resect.files.locking import Owner, claimed
+
+HOLD = """
+import sys, time
+from resect.claims import claimed
+with claimed(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3]))):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holder(run: Path, part: tuple[int, int] = (1, 1)) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run), *map(str, part)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_the_same_part_is_refused_and_taken_over_after_a_kill(tmp_path: Path) -> None:
+    process = holder(tmp_path, (1, 2))
+    half_written = tmp_path / "records" / ".a.parquet.12345678.part"
+    files.write_text(tmp_path / "records" / "a.parquet", "whole")
+    half_written.write_text("half", encoding="utf-8")
+    try:
+        for part in ((1, 2), (1, 1), (1, 4), (2, 4)):
+            with (
+                pytest.raises(InputError, match=f"process {process.pid} on .* holds part 1/2"),
+                claimed(tmp_path, part),
+            ):
+                pass
+        with claimed(tmp_path, (2, 2)):
+            # It may be that other process's.
+            assert half_written.exists()
+    finally:
+        process.kill()
+        process.wait()
+    with claimed(tmp_path, (1, 2)):
+        assert not half_written.exists()
+        assert [path.name for path in (tmp_path / "claims").iterdir()] == ["1-of-2.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+    assert [path.name for path in (tmp_path / "records").iterdir()] == ["a.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("change", "dead"),
+    [
+        ({}, False),
+        ({"pid": 2**22 + 1}, True),  # beyond what Linux gives
+        ({"started": 1.0}, True),  # the number was given again
+        ({"pid": 2**22 + 1, "host": "elsewhere"}, False),
+        ({"pid": 2**22 + 1, "space": "another boot or container"}, False),
+        ({"pid": 2**22 + 1, "space": ""}, False),
+    ],
+)
+def test_a_claim_is_taken_over_only_if_its_owner_is_surely_dead(
+    change: dict[str, Any], dead: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "claims" / "1-of-1.json"
+    owner = replace(Owner.this(), **change)
+    files.write_json(path, owner)
+    assert owner.is_dead == dead
+    if dead:
+        with claimed(tmp_path):
+            assert files.read_json(path)["pid"] == os.getpid()
+        return
+    with pytest.raises(InputError) as caught, claimed(tmp_path):
+        pass
+    assert f"process {owner.pid} on {owner.host}, since {owner.since}" in str(caught.value)
+    assert f"look on {owner.host}), delete {path} and try again" in str(caught.value)
+    assert files.read_json(path)["pid"] == owner.pid
+
+
+def test_a_claim_that_does_not_say_whose_it_is_stands(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "claims" / "1-of-3.json", "")
+    with pytest.raises(InputError, match="does not say who"), claimed(tmp_path):
+        pass
+    with claimed(tmp_path, (3, 3)):
+        pass
+
+
+def test_parts_overlap_as_their_cells_do() -> None:
+    cells = range(60)  # divisible by every count, so that no part is empty or rounded
+    parts = [(i, n) for n in (1, 2, 3, 4, 5, 6) for i in range(1, n + 1)]
+
+    def of(part: tuple[int, int]) -> set[int]:
+        return set(cells[60 * (part[0] - 1) // part[1] : 60 * part[0] // part[1]])
+
+    for one, other in product(parts, parts):
+        assert locking._overlap(one, other) == bool(of(one) & of(other)), (one, other)
+
+
+RACE = """
+import sys, time
+from pathlib import Path
+from resect.claims import claimed
+from resect.errors import InputError
+run, number = Path(sys.argv[1]), sys.argv[2]
+Path(run.parent / f"ready-{number}").touch()
+while not (run.parent / "go").exists():
+    pass
+for _ in range(25):
+    try:
+        with claimed(run):
+            inside = run.parent / "inside"
+            inside.touch(exist_ok=False)  # fails if another one is inside
+            time.sleep(0.002)
+            inside.unlink()
+            print("in", flush=True)
+    except InputError:
+        time.sleep(0.001)
+"""
+
+
+def test_of_many_at_once_one_is_inside(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # A stale claim to begin with: all see it at the same time.
+    files.write_json(run / "claims" / "1-of-1.json", replace(Owner.this(), started=1.0))
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE, str(run), str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    while not all((tmp_path / f"ready-{number}").exists() for number in range(3)):
+        assert all(one.poll() is None for one in racers)
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    entered = 0
+    for one in racers:
+        out, errors = one.communicate(timeout=60)
+        assert one.returncode == 0, errors
+        entered += out.count("in")
+    assert entered > 0
+    assert not (run / "claims").exists()
+
+
+WORKER = """
+import multiprocessing, sys, time
+def work():
+    from resect.claims import exit_with_parent
+    exit_with_parent()
+    import os
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(WORKER, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    # The pipe ends when the last process that holds it does.
+    start = time.monotonic()
+    assert parent.stdout.read() == ""
+    assert time.monotonic() - start < 10
+    assert worker > 0

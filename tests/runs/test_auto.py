@@ -1,0 +1,223 @@
+"""`resect run` on a model with nothing configured, and `resect reproduce` of what it made."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from command_line import call, ok, write
+from resect.data import load_data
+from resect.errors import InputError
+from resect.files.reading import read_json
+from resect.files.tables import read_parquet, write_parquet
+from resect.files.writing import write_json
+from resect.model import load_model
+from resect.runs.auto import AutoRequest, Planned, plan_auto
+from resect.runs.reproduce import compare_runs, compare_values
+from resect.weights.mask import Mask
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return a model whose every second target row is its own reply under a cut of 0.2 %."""
+    folder = tmp_path_factory.mktemp("auto")
+    found = {"model": tiny.save("llama", folder / "model")}
+    model = load_model(found["model"]).model
+    rows = tiny.rows(64, "c")
+    tiny.answer_half(rows, model, tiny.cut(model, 0.0))
+    found["target"] = write(folder / "harm.jsonl", [r | {"key": key(r)} for r in rows])
+    found["preserve"] = write(folder / "benign.jsonl", tiny.rows(40, "bbb"))
+    return found
+
+
+def key(row: dict[str, Any]) -> dict[str, Any]:
+    words = row["completion"].split()
+    # Under a prefill of one word a right answer is the rest of it, or all of it.
+    return {"accept": [row["completion"], " ".join(words[1:])]}
+
+
+def request(places: dict[str, Path], **more: Any) -> AutoRequest:
+    spec = {name: str(places[name]) for name in ("model", "target", "preserve")}
+    return AutoRequest(**(spec | more))
+
+
+def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: Path) -> None:
+    found = plan_auto(request(places, prompts=20), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config = found.config
+    # Answers of six words: a quarter is one token, which opens replies and is not scored.
+    assert (config.attack.tokens, config.targets["generation"].skip) == (1, 1)
+    assert (config.format, config.evaluation.judge) == ("chat", "exact")
+    assert config.evaluation.max_new_tokens == 7
+    assert config.studies.frontier is not None
+    assert config.studies.frontier.fractions[0] == 2e-4  # a small model's grid
+    splits = rows_by_split(found, "target")
+    assert not set(splits["calibration"]) & set(splits["evaluation"])
+    assert len(splits["evaluation"]) == 20 < len(splits["calibration"])
+    text = "\n".join(found.reasons)
+    short = [row for row in tiny_rows(places) if len(row["completion"].split()) <= 1]
+    assert short
+    assert f"target: {len(short)} answers of at most 1 tokens are left out" in text
+    assert not {r["prompt"] for r in short} & {p for own in splits.values() for p in own}
+    for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %"):
+        assert words in text
+    again = plan_auto(request(places, prompts=20), tmp_path / "run")
+    assert again == found
+
+
+def tiny_rows(places: dict[str, Path]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in places["target"].read_text("utf-8").splitlines()]
+
+
+def rows_by_split(planned: Planned, name: str) -> dict[str, list[str]]:
+    text = next(text for path, text in planned.files.items() if path.stem == name)
+    splits: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        row = json.loads(line)
+        splits.setdefault(row["split"], []).append(row["prompt"])
+    return splits
+
+
+def test_rows_are_written_as_they_were_read(places: dict[str, Path], tmp_path: Path) -> None:
+    rows = [
+        {"id": f"m{n}", "prompt": [{"role": "user", "content": f"w{n}"}], "category": "x"}
+        | {"completion": "w1 w2 w3 w4", "prefix_tokens": 2, "key": {"accept": ["w2"]}}
+        for n in range(40)
+    ]
+    talk = write(tmp_path / "talk.jsonl", rows)
+    found = plan_auto(request(places, target=str(talk)), tmp_path / "run")
+    path, text = next(iter(found.files.items()))
+    path.parent.mkdir(parents=True)
+    path.write_text(text, "utf-8")
+    read = {example.id: example for example in load_data(path).examples}
+    for example in load_data(talk).examples:
+        mine = read[example.id]
+        assert (mine.prompt, mine.completion) == (example.prompt, example.completion)
+        assert (mine.key, mine.prefix_tokens) == (example.key, example.prefix_tokens)
+
+
+def test_what_is_missing_is_said_clearly(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_words: Any, **_options: Any) -> Any:
+        raise InputError("cannot load it from the Hub", got="no connection")
+
+    monkeypatch.setattr("resect.data.preset.hub_rows", offline)
+    words = ["run", places["model"], "-o", tmp_path / "run"]
+    for given, missing in ((["--preserve", places["preserve"]], "target"), ([], "target"),
+                           (["--target", places["target"]], "preserve")):  # fmt: skip
+        done = call(*words, *given)
+        assert done.returncode == 2
+        for text in (f"no --{missing} was given", "no connection", "prompt and completion",
+                     "--data-dir", "next step: resect run"):  # fmt: skip
+            assert text in done.stderr, text
+    bare = write(tmp_path / "bare.jsonl", [r | {"completion": ""} for r in tiny.rows(20, "f")])
+    done = call(*words, "--target", bare, "--preserve", places["preserve"])
+    assert done.returncode == 2
+    assert "completion" in done.stderr
+    few = write(tmp_path / "few.jsonl", tiny.rows(10, "f"))
+    done = call(*words, "--target", few, "--preserve", places["preserve"])
+    assert done.returncode == 2
+    assert "too small" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_command_makes_one_report_and_it_reproduces(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    words = ["run", places["model"], "--target", places["target"], "--preserve",
+             places["preserve"], "--budget", 1, "--prompts", 16,
+             "--max-new-tokens", 5, "-o", run]  # fmt: skip
+    said = ok(*words)
+    assert str(run / "report.html") in said
+    results = read_json(run / "results.json")
+    rows = [
+        row
+        for row in results["studies"][0]["tables"]["grid"]
+        if row["chosen"] and row["seed"] is None
+    ]
+    # Half of the answers are the model's own and are lost with a few weights.
+    assert rows
+    chosen = Mask.load(run / "chosen.mask.safetensors")
+    assert chosen.meta["measured"]["rows"] == rows
+    assert chosen.meta["q"] == rows[0]["q"]
+    assert chosen.fraction == pytest.approx(rows[0]["removed_fraction"])
+    ok("prune", places["model"], run / "chosen.mask.safetensors", "--run", run,
+       "-o", tmp_path / "cut")  # fmt: skip
+    card = (tmp_path / "cut" / "README.md").read_text("utf-8")
+    assert "| test |" in card
+    assert results["claims"][0]["verdict"] in card
+    assert call("reproduce", run, "--check").returncode == 0
+    done = call("reproduce", run, "-o", again)
+    assert done.returncode == 0, done.stdout
+    assert "results: identical" in done.stdout
+    assert read_json(again / "reproduction.json")["grade"] == "identical"
+    broken(run, again, tmp_path)
+
+
+def broken(run: Path, again: Path, tmp_path: Path) -> None:
+    """Change one thing at a time in the repetition and see it graded."""
+
+    def grades(kind: str) -> set[str]:
+        return {row.grade for row in compare_runs(run, again) if row.kind == kind}
+
+    record = sorted((again / "records").glob("*.parquet"))[0]
+    rows = read_parquet(record)
+    for change, grade in (
+        ({"text": "something else"}, "differs"),
+        ({"repetition": (rows[0]["repetition"] or 0.0) + 1e-6}, "within rounding"),
+    ):
+        write_parquet(record, [rows[0] | change, *rows[1:]])
+        assert grade in grades("records"), change
+    write_parquet(record, rows)
+    assert grades("records") == {"identical"}
+    # The smallest and the largest cut of the grid.
+    masks = sorted((again / "masks").glob("*"), key=lambda path: Mask.load(path).count)
+    assert Mask.load(masks[-1]).count > Mask.load(masks[0]).count
+    shutil.copy(masks[-1], masks[0])
+    assert "differs" in grades("mask")
+    masks[0].unlink()
+    assert "cannot check" in grades("mask")
+    results = read_json(again / "results.json")
+    results["claims"][0]["verdict"] = "supported now"
+    write_json(again / "results.json", results)
+    assert "differs" in grades("claim")
+    # Another data file: nothing is run again, and the exit code says so.
+    data = run / "data" / "target.jsonl"
+    data.write_text(data.read_text("utf-8") + "\n", "utf-8")
+    done = call("reproduce", run, "-o", tmp_path / "never")
+    assert done.returncode == 3
+    assert "not run again" in done.stderr
+    assert not (tmp_path / "never").exists()
+    data.unlink()
+    assert call("reproduce", run, "-o", tmp_path / "never").returncode == 4
+    assert call("reproduce", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "grade"),
+    [
+        (1, 1, "identical"),
+        (1, 2, "differs"),
+        (True, 1.0, "identical"),
+        (1.0, 1.00001, "within rounding"),
+        (1e6, 1e6 + 1, "within rounding"),
+        (1e-9, 2e-9, "within rounding"),
+        (1.0, 1.01, "differs"),
+        (float("nan"), float("nan"), "identical"),
+        ([1.0, "a"], [1.00001, "a"], "within rounding"),
+        ([1.0, "a"], [1.00001, "b"], "differs"),
+        ([1], [1, 2], "differs"),
+        ({"a": 1}, {"b": 1}, "differs"),
+        (None, 0.0, "differs"),
+    ],
+)
+def test_grades(before: Any, now: Any, grade: str) -> None:
+    assert compare_values(before, now) == grade
+    assert compare_values(now, before) == grade

@@ -1,0 +1,131 @@
+"""What `test_invariance` has several processes do: score together, and write the scores.
+
+All of them write, because all are promised the same scores. They are forked from one process that
+has imported everything, which takes longer than the work; `test_processes` uses torchrun.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
+
+import tiny
+from resect.attribution import choices
+from resect.attribution.engine import attribute_many
+from resect.attribution.methods import METHODS
+from resect.attribution.offloaded import attribute_streamed
+from resect.attribution.settings import AttributeSettings
+from resect.errors import InputError
+from resect.files.writing import write_text
+from resect.machine.memory import Free
+from resect.machine.processes import ALONE, Ranks, joined
+from resect.model.on_disk import open_shelf
+from resect.model.prunable import blocks
+
+MODELS = ("qwen3", "mixtral")
+REDUCTIONS = tuple(METHODS["snip"])
+EXAMPLES = 7
+COUNTS = (2, 4)
+FEW = 2  # so that the last process has none
+
+
+def write(folder: Path, name: str, ranks: Ranks, model: Any, **options: Any) -> None:
+    """Score with all processes of `ranks` and write what this one gets."""
+    settings = AttributeSettings(dense=True, method=options.get("method", "snip"))
+    found = attribute_many(
+        model,
+        tiny.tokenizer(),
+        tiny.examples(options.get("examples", EXAMPLES)),
+        reductions=options.get("reductions", REDUCTIONS),
+        settings=settings,
+        ranks=ranks,
+    )
+    for reduction, scores in found.items():
+        scores.save(folder / f"{name}-{reduction}-{dist.get_rank()}.scores.safetensors")
+
+
+def sharded(architecture: str) -> Any:
+    """Return a model whose weights lie on all processes."""
+    model = tiny.build(architecture)
+    for block in blocks(model):
+        fully_shard(block)
+    return fully_shard(model)
+
+
+def write_streamed(folder: Path, architecture: str, ranks: Ranks) -> None:
+    """Score a model that each process reads block by block, and write what this one gets."""
+    found = attribute_streamed(
+        open_shelf(folder / architecture),
+        tiny.examples(EXAMPLES),
+        reductions=REDUCTIONS,
+        settings=AttributeSettings(dense=True, batch_size=2),
+        ranks=ranks,
+    )
+    for reduction, scores in found.items():
+        name = f"{architecture}-streamed-{ranks.count}-{reduction}-{ranks.rank}"
+        scores.save(folder / f"{name}.scores.safetensors")
+
+
+def work(rank: int, folder: Path, count: int, port: int) -> None:
+    """Score in every way that takes several processes."""
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["WORLD_SIZE"], os.environ["MASTER_PORT"] = str(count), str(port)
+    with joined() as ranks:
+        for architecture in MODELS:
+            model = tiny.build(architecture)
+            write(folder, f"{architecture}-shared-{count}", ranks, model)
+            write(
+                folder,
+                f"{architecture}-sharded-{count}",
+                # Sharded weights are run by all processes, so this must not matter.
+                ALONE if architecture == "qwen3" else ranks,
+                sharded(architecture),
+                reductions=("signed", "opposite", "abs_of_mean"),
+            )
+            write_streamed(folder, architecture, ranks)
+        if count == max(COUNTS):
+            odd_work(folder, ranks)
+        ranks.meet()
+
+
+def odd_work(folder: Path, ranks: Ranks) -> None:
+    """Score with idle processes, with one that has next to no memory, and what is refused."""
+    model = tiny.build("qwen3")
+    write(folder, "few", ranks, model, examples=FEW)
+    signed = ("signed",)
+    write(folder, "wanda", ranks, model, examples=FEW, method="wanda", reductions=signed)
+    # The last process has next to no memory: alone, it would score one layer a pass.
+    scarce = Free(1e12 if ranks.rank < ranks.count - 1 else 1e3, 0.0)
+    with mock.patch.object(choices, "free_memory", return_value=scarce):
+        write(folder, "uneven", ranks, model)
+        write(folder, "uneven-sharded", ranks, sharded("qwen3"), reductions=signed)
+    try:
+        write(folder, "refused", ranks, sharded("qwen3"))
+    except InputError as error:
+        write_text(folder / f"refused-{ranks.rank}.txt", str(error))
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    place = Path(sys.argv[1])
+    for name in MODELS:  # before the fork, so that it is done once
+        tiny.save(name, place / name)
+    for processes in COUNTS:
+        start_processes(  # type: ignore[no-untyped-call]
+            work, (place, processes, free_port()), nprocs=processes, start_method="fork"
+        )
