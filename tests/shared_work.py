@@ -26,7 +26,7 @@ from resect.attribution.settings import AttributeSettings
 from resect.errors import InputError
 from resect.files.writing import write_text
 from resect.machine.memory import Free
-from resect.machine.processes import ALONE, Ranks, joined
+from resect.machine.processes import ALONE, Processes, process_group
 from resect.model.on_disk import open_shelf
 from resect.model.prunable import blocks
 
@@ -37,7 +37,7 @@ COUNTS = (2, 4)
 FEW = 2  # so that the last process has none
 
 
-def write(folder: Path, name: str, ranks: Ranks, model: Any, **options: Any) -> None:
+def write(folder: Path, name: str, processes: Processes, model: Any, **options: Any) -> None:
     """Score with all processes of `ranks` and write what this one gets."""
     settings = AttributeSettings(dense=True, method=options.get("method", "snip"))
     found = attribute_many(
@@ -46,7 +46,7 @@ def write(folder: Path, name: str, ranks: Ranks, model: Any, **options: Any) -> 
         tiny.examples(options.get("examples", EXAMPLES)),
         reductions=options.get("reductions", REDUCTIONS),
         settings=settings,
-        ranks=ranks,
+        processes=processes,
     )
     for reduction, scores in found.items():
         scores.save(folder / f"{name}-{reduction}-{dist.get_rank()}.scores.safetensors")
@@ -60,17 +60,17 @@ def sharded(architecture: str) -> Any:
     return fully_shard(model)
 
 
-def write_streamed(folder: Path, architecture: str, ranks: Ranks) -> None:
+def write_streamed(folder: Path, architecture: str, processes: Processes) -> None:
     """Score a model that each process reads block by block, and write what this one gets."""
     found = attribute_streamed(
         open_shelf(folder / architecture),
         tiny.examples(EXAMPLES),
         reductions=REDUCTIONS,
         settings=AttributeSettings(dense=True, batch_size=2),
-        ranks=ranks,
+        processes=processes,
     )
     for reduction, scores in found.items():
-        name = f"{architecture}-streamed-{ranks.count}-{reduction}-{ranks.rank}"
+        name = f"{architecture}-streamed-{processes.count}-{reduction}-{processes.rank}"
         scores.save(folder / f"{name}.scores.safetensors")
 
 
@@ -78,39 +78,39 @@ def work(rank: int, folder: Path, count: int, port: int) -> None:
     """Score in every way that takes several processes."""
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
     os.environ["WORLD_SIZE"], os.environ["MASTER_PORT"] = str(count), str(port)
-    with joined() as ranks:
+    with process_group() as processes:
         for architecture in MODELS:
             model = tiny.build(architecture)
-            write(folder, f"{architecture}-shared-{count}", ranks, model)
+            write(folder, f"{architecture}-shared-{count}", processes, model)
             write(
                 folder,
                 f"{architecture}-sharded-{count}",
                 # Sharded weights are run by all processes, so this must not matter.
-                ALONE if architecture == "qwen3" else ranks,
+                ALONE if architecture == "qwen3" else processes,
                 sharded(architecture),
                 reductions=("signed", "opposite", "abs_of_mean"),
             )
-            write_streamed(folder, architecture, ranks)
+            write_streamed(folder, architecture, processes)
         if count == max(COUNTS):
-            odd_work(folder, ranks)
-        ranks.meet()
+            odd_work(folder, processes)
+        processes.meet()
 
 
-def odd_work(folder: Path, ranks: Ranks) -> None:
+def odd_work(folder: Path, processes: Processes) -> None:
     """Score with idle processes, with one that has next to no memory, and what is refused."""
     model = tiny.build("qwen3")
-    write(folder, "few", ranks, model, examples=FEW)
+    write(folder, "few", processes, model, examples=FEW)
     signed = ("signed",)
-    write(folder, "wanda", ranks, model, examples=FEW, method="wanda", reductions=signed)
+    write(folder, "wanda", processes, model, examples=FEW, method="wanda", reductions=signed)
     # The last process has next to no memory: alone, it would score one layer a pass.
-    scarce = Free(1e12 if ranks.rank < ranks.count - 1 else 1e3, 0.0)
+    scarce = Free(1e12 if processes.rank < processes.count - 1 else 1e3, 0.0)
     with mock.patch.object(choices, "free_memory", return_value=scarce):
-        write(folder, "uneven", ranks, model)
-        write(folder, "uneven-sharded", ranks, sharded("qwen3"), reductions=signed)
+        write(folder, "uneven", processes, model)
+        write(folder, "uneven-sharded", processes, sharded("qwen3"), reductions=signed)
     try:
-        write(folder, "refused", ranks, sharded("qwen3"))
+        write(folder, "refused", processes, sharded("qwen3"))
     except InputError as error:
-        write_text(folder / f"refused-{ranks.rank}.txt", str(error))
+        write_text(folder / f"refused-{processes.rank}.txt", str(error))
 
 
 def free_port() -> int:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from resect import comparisons, stats
-from resect.records import Interval
+from resect import stats
 from resect.stats import Resampler, Sample, best_within, relative_drop
 
 
@@ -171,60 +168,6 @@ def test_paired_bootstrap_equals_exact_enumeration() -> None:
         assert (drawn == value).mean() == pytest.approx((exact == value).mean(), abs=0.01)
 
 
-def test_paired_comparison_agrees_with_scipy() -> None:
-    draw = np.random.default_rng(3)
-    first = (draw.random(150) < 0.7).astype(float)
-    second = np.where(draw.random(150) < 0.6, first, (draw.random(150) < 0.3).astype(float))
-    found = comparisons.compare_paired("scipy", list(first), list(second))
-    statistics: list[tuple[Interval, Callable[..., Any]]] = [
-        (found.difference, lambda a, b, axis: a.mean(axis) - b.mean(axis)),
-        (found.ratio, lambda a, b, axis: a.mean(axis) / b.mean(axis)),
-    ]
-    for interval, statistic in statistics:
-        result = scipy_stats.bootstrap(
-            (first, second),
-            statistic,
-            paired=True,
-            method="percentile",
-            n_resamples=20_000,
-            vectorized=True,
-            random_state=np.random.default_rng(0),
-        ).confidence_interval
-        assert interval.value == pytest.approx(statistic(first, second, 0))
-        assert interval.low == pytest.approx(
-            result.low, abs=0.03 * (result.high - result.low) + 0.01
-        )
-        assert interval.high == pytest.approx(
-            result.high, abs=0.03 * (result.high - result.low) + 0.01
-        )
-
-
-def test_paired_draws_have_names() -> None:
-    scores: list[float | None] = [float(n % 3 == 0) for n in range(30)]
-    other: list[float | None] = [float(n % 2) for n in range(30)]
-    one = comparisons.compare_paired("a", scores, other)
-    assert one == comparisons.compare_paired("a", scores, other)
-    assert one != comparisons.compare_paired("b", scores, other)
-    with pytest.raises(ValueError, match="not the same prompts"):
-        comparisons.compare_paired("a", scores, other[1:])
-
-
-def test_samples_of_a_prompt_are_not_prompts() -> None:
-    # Ten prompts, each answered eight times in the same way: eighty samples know no more than ten.
-    prompts = [n // 8 for n in range(80)]
-    scores: list[float | None] = [float(prompt % 2) for prompt in prompts]
-    nothing: list[float | None] = [0.0] * 80
-    clustered = comparisons.compare_paired("c", scores, nothing, prompts).first
-    naive = comparisons.compare_paired("c", scores, nothing).first
-    ten = Resampler("c").rate({"": [float(n % 2) for n in range(10)]}).interval("first")
-    assert clustered == ten
-    assert clustered.high is not None
-    assert clustered.low is not None
-    assert naive.high is not None
-    assert naive.low is not None
-    assert clustered.high - clustered.low > 2 * (naive.high - naive.low)
-
-
 def test_cluster_bootstrap_equals_exact_enumeration() -> None:
     clusters = ["a", "a", "b", "b", "b", "c"]
     scores: list[float | None] = [1.0, 0.0, 1.0, None, 1.0, None]
@@ -243,25 +186,6 @@ def test_cluster_bootstrap_equals_exact_enumeration() -> None:
     assert known.std() == pytest.approx(float(np.std(exact)), rel=0.02)
 
 
-def test_independent_difference_is_newcombes() -> None:
-    # The worked example of Newcombe (1998), method 10: 56/70 against 48/80.
-    found = comparisons.compare_independent((56, 48), (70, 80))
-    assert found.difference.value == pytest.approx(0.2)
-    assert found.difference.low == pytest.approx(0.0524, abs=5e-5)
-    assert found.difference.high == pytest.approx(0.3339, abs=5e-5)
-    # Katz's interval by hand.
-    spread = 1.959964 * math.sqrt(1 / 56 - 1 / 70 + 1 / 48 - 1 / 80)
-    assert found.ratio.value == pytest.approx(4 / 3)
-    assert found.ratio.low == pytest.approx(4 / 3 * math.exp(-spread), rel=1e-5)
-    assert found.ratio.high == pytest.approx(4 / 3 * math.exp(spread), rel=1e-5)
-
-
-def test_independent_ratio_without_hits_has_no_interval() -> None:
-    assert comparisons.compare_independent((3, 0), (9, 9)).ratio.value is None
-    none = comparisons.compare_independent((0, 3), (9, 9)).ratio
-    assert (none.value, none.low, none.high) == (0.0, None, None)
-
-
 def test_ratio_of_nothing_and_by_nothing() -> None:
     resampler = Resampler("r")
     none, all_of_them = resampler.rate({"": [0.0] * 20}), resampler.rate({"": [1.0] * 20})
@@ -269,47 +193,6 @@ def test_ratio_of_nothing_and_by_nothing() -> None:
     interval = stats.ratio(none, all_of_them).interval("r")
     assert interval.value == 0.0
     assert interval.high == pytest.approx(stats.wilson(0, 20)[1])
-
-
-def test_mcnemar_equals_the_flips_of_signs() -> None:
-    first: list[float | None] = [1, 1, 1, 1, 1, 0, 0, 1, None, 1]
-    second: list[float | None] = [0, 0, 0, 0, 1, 0, 1, 0, 1, None]
-    changes = [1, 1, 1, 1, -1, 1]
-    flips = [
-        abs(sum(s * abs(c) for s, c in zip(signs, changes, strict=True)))
-        for signs in itertools.product([-1, 1], repeat=len(changes))
-    ]
-    exact = np.mean([flip >= abs(sum(changes)) for flip in flips])
-    assert comparisons.mcnemar_p_value(first, second) == pytest.approx(float(exact))
-    assert comparisons.mcnemar_p_value([1, 0], [1, 0]) == 1.0
-    with pytest.raises(ValueError, match="graded"):
-        comparisons.mcnemar_p_value([0.5], [1])
-
-
-def test_holm_equals_the_closed_test() -> None:
-    # Holm's procedure is the closure of Bonferroni's: a hypothesis is rejected at α if Bonferroni
-    # rejects every intersection that it is part of. All intersections are visited here.
-    draw = np.random.default_rng(7)
-    for _ in range(20):
-        values = [float(p) for p in draw.beta(0.3, 1, size=5).round(3)]
-        names = [f"cell{n}" for n in range(5)]
-        closed = {
-            name: max(
-                min(1.0, len(part) * min(values[at] for at in part))
-                for size in range(1, 6)
-                for part in itertools.combinations(range(5), size)
-                if place in part
-            )
-            for place, name in enumerate(names)
-        }
-        adjusted = comparisons.holm(dict(zip(names, values, strict=True)))
-        assert adjusted == pytest.approx(closed)
-
-
-def test_holm_leaves_out_tests_that_were_not_made() -> None:
-    assert comparisons.holm({"a": 0.01, "b": None, "c": 0.04}) == {"a": 0.02, "b": None, "c": 0.04}
-    assert comparisons.holm({"a": 0.03, "c": 0.02}) == {"a": 0.04, "c": 0.04}
-    assert comparisons.holm({}) == {}
 
 
 def test_a_difference_without_spread_is_as_wide_as_its_sides() -> None:

@@ -10,9 +10,13 @@ Conventions, said once:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 SCHEMA_VERSION = 1
 
@@ -30,6 +34,121 @@ OUTCOMES: tuple[Outcome, ...] = (
     "benign",
     "incoherent",
 )
+
+
+class TextConfig(Protocol):
+    """What we read of a model's configuration for its text half."""
+
+    vocab_size: int
+    max_position_embeddings: int
+
+
+class ModelConfig(Protocol):
+    """What we read of a model's configuration (`transformers.PretrainedConfig`)."""
+
+    model_type: str
+    use_cache: bool
+
+    def get_text_config(self) -> TextConfig:
+        """Return the part that describes the language model; the whole of it in most."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as plain values."""
+
+
+class CausalModel(Protocol):
+    """What we need of a causal language model of transformers, whatever its class.
+
+    Every `torch.nn.Module` with a configuration of transformers and a language model's `forward` is
+    one. Functions that only walk modules take `torch.nn.Module`.
+    """
+
+    training: bool
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its configuration."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its first parameter lies."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its first floating-point parameter."""
+
+    def __call__(self, *inputs: Tensor, **named: object) -> Any:
+        """Run it; what comes back has `logits` [batch, tokens, vocabulary]."""
+
+    def generate(self, **named: object) -> Tensor:
+        """Return prompts and continuations as token ids [batch, tokens]."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield each parameter once, with its name."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield each parameter once."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield each module once, itself first."""
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield each module once, with its name."""
+
+    def get_parameter(self, target: str) -> nn.Parameter:
+        """Return the parameter of a name."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """Return the module of a name."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the table of token embeddings."""
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the head, if it has one."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Choose the behaviour of dropout and the like."""
+
+    def eval(self) -> Any:
+        """Choose the behaviour for evaluation."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients."""
+
+
+class Tokenizer(Protocol):
+    """What we need of a tokenizer of transformers."""
+
+    padding_side: str
+    pad_token: str | None
+    eos_token: str | None
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of the token that fills batches up."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id of the token that ends a text."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool = ...) -> Mapping[str, list[int]]:
+        """Return `input_ids` of one text."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str:
+        """Return the text of token ids."""
+
+    def convert_tokens_to_ids(self, tokens: str) -> int | None:
+        """Return the id of a token."""
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Return the tokens of ids."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return token to id."""
+
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write it as files into a folder."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +240,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What a judge says of one reply; `score is None` means unscored, never zero.
 
     Attributes:

@@ -19,7 +19,7 @@ from resect.attribution import choices, passes
 from resect.attribution.choices import planned
 from resect.attribution.settings import AttributeSettings
 from resect.machine.memory import Free
-from resect.machine.processes import Ranks
+from resect.machine.processes import Processes
 from resect.model import find_prunable
 from resect.records import Encoded
 from resect.weights.scores import Scores
@@ -171,7 +171,7 @@ def test_processes_with_different_free_memory_follow_one_plan(shared: Path) -> N
 
 
 def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pair(Ranks):
+    class Pair(Processes):
         def _reduce(self, tensor: torch.Tensor, how: Any) -> None:
             if tensor.is_floating_point():
                 other = torch.tensor([1e3, 0.0], dtype=tensor.dtype)
@@ -186,7 +186,7 @@ def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPat
     assert (careful.layers_per_pass, careful.checkpoint) == (1, True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert Pair(0, 8).neighbours == 4
-    assert Ranks().neighbours == 1
+    assert Processes().neighbours == 1
 
 
 def test_more_processes_than_examples(shared: Path) -> None:

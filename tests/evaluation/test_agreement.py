@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from resect.evaluation.agreement import agreement_rows, kappa
-from resect.records import Verdict
+from resect.records import Judgement
 
 
-def verdicts(scores: list[float | None]) -> list[Verdict]:
-    return [Verdict("j", "r", score) for score in scores]
+def verdicts(scores: list[float | None]) -> list[Judgement]:
+    return [Judgement("j", "r", score) for score in scores]
 
 
 def test_kappa_of_a_table() -> None:

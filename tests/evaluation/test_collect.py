@@ -25,7 +25,7 @@ from resect.evaluation.decode import generate
 from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.evaluation.judges import JUDGES, each, find_judge
 from resect.model import load_model
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 from resect.stats import wilson
 
 
@@ -56,11 +56,11 @@ def prompts(tmp_path: Path) -> Path:
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accept replies of an even number of letters, leave some unscored."""
 
-    def even(reply: Reply, asked: str) -> Verdict:
+    def even(reply: Reply, asked: str) -> Judgement:
         letters = len(reply.text.replace(" ", ""))
         if letters % 5 == 0:
-            return Verdict("exact", "even/unscored", None, reason="five")
-        return Verdict("exact", "even/letters", float(letters % 2 == 0), "complied", reply.text)
+            return Judgement("exact", "even/unscored", None, reason="five")
+        return Judgement("exact", "even/letters", float(letters % 2 == 0), "complied", reply.text)
 
     monkeypatch.setitem(JUDGES, "exact", lambda _: each(even))
     find_judge.cache_clear()

@@ -16,7 +16,7 @@ import pytest
 from resect import files
 from resect.errors import InputError
 from resect.files import locking
-from resect.files.locking import Owner, claimed
+from resect.files.locking import Owner, locked
 
 HOLD = """
 import sys, time
@@ -45,16 +45,16 @@ def test_the_same_part_is_refused_and_taken_over_after_a_kill(tmp_path: Path) ->
         for part in ((1, 2), (1, 1), (1, 4), (2, 4)):
             with (
                 pytest.raises(InputError, match=f"process {process.pid} on .* holds part 1/2"),
-                claimed(tmp_path, part),
+                locked(tmp_path, part),
             ):
                 pass
-        with claimed(tmp_path, (2, 2)):
+        with locked(tmp_path, (2, 2)):
             # It may be that other process's.
             assert half_written.exists()
     finally:
         process.kill()
         process.wait()
-    with claimed(tmp_path, (1, 2)):
+    with locked(tmp_path, (1, 2)):
         assert not half_written.exists()
         assert [path.name for path in (tmp_path / "claims").iterdir()] == ["1-of-2.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
@@ -80,10 +80,10 @@ def test_a_claim_is_taken_over_only_if_its_owner_is_surely_dead(
     files.write_json(path, owner)
     assert owner.is_dead == dead
     if dead:
-        with claimed(tmp_path):
+        with locked(tmp_path):
             assert files.read_json(path)["pid"] == os.getpid()
         return
-    with pytest.raises(InputError) as caught, claimed(tmp_path):
+    with pytest.raises(InputError) as caught, locked(tmp_path):
         pass
     assert f"process {owner.pid} on {owner.host}, since {owner.since}" in str(caught.value)
     assert f"look on {owner.host}), delete {path} and try again" in str(caught.value)
@@ -92,9 +92,9 @@ def test_a_claim_is_taken_over_only_if_its_owner_is_surely_dead(
 
 def test_a_claim_that_does_not_say_whose_it_is_stands(tmp_path: Path) -> None:
     files.write_text(tmp_path / "claims" / "1-of-3.json", "")
-    with pytest.raises(InputError, match="does not say who"), claimed(tmp_path):
+    with pytest.raises(InputError, match="does not say who"), locked(tmp_path):
         pass
-    with claimed(tmp_path, (3, 3)):
+    with locked(tmp_path, (3, 3)):
         pass
 
 

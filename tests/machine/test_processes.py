@@ -16,7 +16,7 @@ import tiny
 from launched import assert_same, base, environment, run
 from resect.attribution.score import ScoreRequest, score_model
 from resect.errors import InputError
-from resect.machine.processes import ALONE, Ranks, joined, refuse_processes
+from resect.machine.processes import ALONE, Processes, process_group, refuse_processes
 from resect.model import load_model
 from resect.weights.scores import Scores
 
@@ -81,7 +81,7 @@ def test_a_job_that_fails_leaves_nothing_and_runs_again(tmp_path: Path) -> None:
 
 def test_shares_are_disjoint_whole_and_even() -> None:
     for count in (1, 2, 3, 9):
-        shares = [Ranks(rank, count).share(range(7)) for rank in range(count)]
+        shares = [Processes(rank, count).share(range(7)) for rank in range(count)]
         assert sorted(item for share in shares for item in share) == list(range(7))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -89,12 +89,12 @@ def test_shares_are_disjoint_whole_and_even() -> None:
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    with joined() as ranks:
-        assert ranks == ALONE
+    with process_group() as processes:
+        assert processes == ALONE
     # Other launchers set some of them for their own ends.
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with joined() as ranks:
-        assert ranks == ALONE
+    with process_group() as processes:
+        assert processes == ALONE
     refuse_processes("this", "do that")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
@@ -108,7 +108,7 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(InputError, match="more processes than GPUs") as caught, joined():
+    with pytest.raises(InputError, match="more processes than GPUs") as caught, process_group():
         pass
     assert "next step: lower --nproc-per-node" in str(caught.value)
 

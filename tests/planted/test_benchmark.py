@@ -26,7 +26,7 @@ from resect.planted.behaviour import recipes, skill
 from resect.planted.benchmark import Request, localise, plan
 from resect.planted.plant import BenignRecipe, Planted, PlantedRecipe, plant
 from resect.planted.teaching import SHAPES, draw_set
-from resect.planted.trial import Cell, CellResult, areas, run_cell
+from resect.planted.trial import CellResult, Trial, areas, run_cell
 from resect.planted.variants import ORACLE, SOURCE, Variant, variants
 from resect.stats import rng
 from resect.weights.mask import Mask
@@ -94,8 +94,8 @@ def test_cutting_the_set_gives_back_the_model_before(planted: Planted) -> None:
 def test_low_rank_is_of_low_rank(root: Path) -> None:
     found = plant(replace(SMALL, shape="low_rank", rank=2), root=root)
     now, before = tensors(found.model), tensors(found.before)
-    ranks = [int(torch.linalg.matrix_rank(now[n] - before[n], rtol=1e-4)) for n in now]
-    assert max(ranks) in (1, 2)
+    processes = [int(torch.linalg.matrix_rank(now[n] - before[n], rtol=1e-4)) for n in now]
+    assert max(processes) in (1, 2)
 
 
 def test_a_plant_is_the_same_when_made_again(planted: Planted, tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_a_cell_reproduces_and_the_oracle_is_perfect(
     assert planted.root.exists()
     monkeypatch.setattr(cells, "LEARNED", -1.0)
     compared = (SOURCE, Variant(method="random"), Variant(method=ORACLE), Variant(rounds=2))
-    one = run_cell(Cell("x", SMALL, 0, compared, 8), root)
-    assert one == run_cell(Cell("x", SMALL, 0, compared, 8), root)
+    one = run_cell(Trial("x", SMALL, 0, compared, 8), root)
+    assert one == run_cell(Trial("x", SMALL, 0, compared, 8), root)
     rows = {row["variant"]: row for row in one.membership}
     # Only weights that moved at all can be told; three steps move nearly all.
     assert rows[ORACLE]["average_precision"] > 0.9
@@ -168,7 +168,7 @@ def test_a_cell_reproduces_and_the_oracle_is_perfect(
 def test_without_a_plant_every_method_is_at_chance(root: Path) -> None:
     recipe = replace(SMALL, taught=False, start="kept")
     compared = tuple(one for one in variants() if one.scope == "tensor" and one.rounds == 1)
-    result = run_cell(Cell("none", recipe, 0, compared, 64), root)
+    result = run_cell(Trial("none", recipe, 0, compared, 64), root)
     total = sum(t.size for t in plant(recipe, root=root).mask().tensors.values())
     size = plant(recipe, root=root).mask().count
     # Standard error of the area under the curve of a random set, with 5 of them for 20 methods.
@@ -203,7 +203,7 @@ def test_a_stopped_benchmark_goes_on(
     plants = {"random": SMALL, "kept": replace(SMALL, start="kept")}
     measured: list[str] = []
 
-    def count(cell: Cell, place: Path | None = None) -> CellResult:
+    def count(cell: Trial, place: Path | None = None) -> CellResult:
         if measured == ["random"] and stop:
             raise KeyboardInterrupt
         measured.append(cell.plant)

@@ -32,7 +32,7 @@ os.environ |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 import yaml
 
 import tiny
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 # How the kills are shared out, in parts of ten.
@@ -71,10 +71,10 @@ class Kill:
     after: bool = False
 
 
-def even(reply: Reply) -> Verdict:
+def even(reply: Reply) -> Judgement:
     """Accept replies of an even number of letters: a judge that needs no competent model."""
     hit = len(reply.text.replace(" ", "")) % 2 == 0
-    return Verdict("exact", "even/letters", float(hit), "complied", reply.text)
+    return Judgement("exact", "even/letters", float(hit), "complied", reply.text)
 
 
 def warm() -> None:

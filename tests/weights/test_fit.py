@@ -24,7 +24,7 @@ from resect.model import model_fingerprint, prunable_tensors, tokenizer_fingerpr
 from resect.runs.config import parse_config
 from resect.runs.run import _facts
 from resect.runs.workbench import Workbench
-from resect.weights.fit import Prints, bound
+from resect.weights.fit import Prints, fitted
 from resect.weights.mask import Mask
 from resect.weights.scores import Scores
 from resect.weights.select import select
@@ -118,21 +118,21 @@ def test_a_hundred_wrong_pairs_are_refused_with_the_first_mismatch(mask: Mask) -
     kinds: Counter[str] = Counter()
     for kind, weights, prints, words in wrong(mask):
         with pytest.raises(MismatchError) as caught:
-            bound(mask, weights, prints)
+            fitted(mask, weights, prints)
         assert words in f"{caught.value}", kind
         kinds[kind] += 1
         if kind not in {"renamed", "reshaped", "architecture"}:
             assert "add --force" in str(caught.value)
-            assert words.split("\n")[0].split(",")[0] in bound(
+            assert words.split("\n")[0].split(",")[0] in fitted(
                 mask, weights, prints, force=True
             ).meta["forced"].replace("\n", " ")
         else:
             with pytest.raises(MismatchError):  # places would have no meaning
-                bound(mask, weights, prints, force=True)
+                fitted(mask, weights, prints, force=True)
     assert kinds.total() >= 100, kinds
     # The right pair is none of them.
     base = tiny.build("llama")
-    assert bound(mask, prunable_tensors(base), print_of(base)) is mask
+    assert fitted(mask, prunable_tensors(base), print_of(base)) is mask
 
 
 def test_the_same_tensors_in_other_files_are_no_mismatch(mask: Mask, tmp_path: Path) -> None:

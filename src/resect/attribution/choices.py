@@ -14,7 +14,7 @@ from resect.attribution.plan import GIB, Plan, Shape, Streamed, Work, plan, shap
 from resect.attribution.settings import AttributeSettings
 from resect.errors import InputError
 from resect.machine.memory import Free, free_memory
-from resect.machine.processes import ALONE, Ranks, is_sharded
+from resect.machine.processes import ALONE, Processes, is_sharded
 from resect.model.files import entries, weight_files
 from resect.model.load import DTYPES, find_device
 from resect.model.prunable import Coverage
@@ -33,7 +33,7 @@ def planned(
     settings: AttributeSettings,
     coverage: Coverage,
     sums: int,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> AttributeSettings:
     """Return settings with nothing left open that depends on the free memory.
 
@@ -43,7 +43,7 @@ def planned(
         settings: What the user has chosen.
         coverage: The model's prunable weights.
         sums: Kinds of sums that are kept of each weight.
-        ranks: The processes that share the examples; all get the same settings.
+        processes: The processes that share the examples; all get the same settings.
     """
     tokens = settings.batch_tokens
     if tokens == "auto":
@@ -61,9 +61,9 @@ def planned(
         # What the user has chosen is not made smaller before it has failed.
         fixed=settings.batch_tokens != "auto",
         keep=settings.fraction(coverage.total),
-        ranks=ranks,
+        processes=processes,
     )
-    if ranks.rank == 0:
+    if processes.rank == 0:
         _log.log(logging.INFO if found.fits else logging.WARNING, "%s", found.summary())
     return replace(
         settings,
@@ -81,7 +81,7 @@ def streamed_tokens(
     coverage: Coverage,
     *,
     sums: int,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> int:
     """Return the most tokens of a batch for a model that is read block by block.
 
@@ -91,14 +91,14 @@ def streamed_tokens(
         settings: What the user has chosen.
         coverage: The model's prunable weights.
         sums: Kinds of sums that are kept of each weight.
-        ranks: The processes that share the examples; all get the same.
+        processes: The processes that share the examples; all get the same.
     """
     if settings.batch_tokens != "auto":
         return settings.batch_tokens
     device = model.get_input_embeddings().weight.device
     work = _work(encoded, settings, GPU_TOKENS if device.type == "cuda" else CPU_TOKENS, sums)
     work = replace(work, keep=settings.fraction(coverage.total))
-    return streamed(shape_of(model, coverage), work, least_free({device}, ranks)).tokens
+    return streamed(shape_of(model, coverage), work, least_free({device}, processes)).tokens
 
 
 def _work(examples: Sequence[Encoded], settings: AttributeSettings, tokens: int, sums: int) -> Work:
@@ -120,7 +120,7 @@ def reading(
     sums: int,
     dtype: str | None = None,
     device: str | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Reading:
     """Choose whether a checkpoint folder is loaded or read block by block (`how_to_read`).
 
@@ -131,7 +131,7 @@ def reading(
         sums: Kinds of sums that are kept of each weight.
         dtype: Dtype of the weights in memory; None for the one on disk.
         device: Where the model runs; None for a GPU if there is one.
-        ranks: The processes that share the examples; all choose the same.
+        processes: The processes that share the examples; all choose the same.
 
     Raises:
         InputError: There is no example, or the folder is no checkpoint of a causal LM.
@@ -147,7 +147,7 @@ def reading(
         return _work(examples, settings, tokens, sums)
 
     keep = settings.fraction
-    return how_to_read(folder, work, keep=keep, dtype=dtype, device=device, ranks=ranks)
+    return how_to_read(folder, work, keep=keep, dtype=dtype, device=device, processes=processes)
 
 
 def plan_for(
@@ -160,7 +160,7 @@ def plan_for(
     batch_size: int | None = None,
     fixed: bool = False,
     keep: float = 1e-2,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Plan:
     """Plan a pass of a loaded model on this machine, the same in all processes.
 
@@ -173,7 +173,7 @@ def plan_for(
         batch_size: Examples of a batch instead.
         fixed: Batches are not to be made smaller.
         keep: Fraction of candidates.
-        ranks: The processes that share the examples; all call this with the same arguments.
+        processes: The processes that share the examples; all call this with the same arguments.
 
     Raises:
         InputError: Another process has ended.
@@ -186,23 +186,23 @@ def plan_for(
         batch_tokens=batch,
         longest=batch if fixed or batch_size else longest,
         # Sums of sharded weights are sharded likewise.
-        sums=sums / ranks.count if any(map(is_sharded, model.parameters())) else sums,
+        sums=sums / processes.count if any(map(is_sharded, model.parameters())) else sums,
         keep=keep,
     )
-    free = least_free({parameter.device for parameter in model.parameters()}, ranks)
+    free = least_free({parameter.device for parameter in model.parameters()}, processes)
     return plan(shape_of(model, coverage), work, replace(free, holds_model=True))
 
 
-def least_free(devices: Collection[torch.device], ranks: Ranks) -> Free:
+def least_free(devices: Collection[torch.device], processes: Processes) -> Free:
     """Return what every process can have for itself.
 
     Processes add their sums up weight by weight, so all of them must follow one plan.
     """
-    ranks.meet()  # until then some are still loading
+    processes.meet()  # until then some are still loading
     free = free_memory(devices)
     # Processes of one machine have their own GPUs, and share the memory of the CPU.
-    shared = 1 if free.host else ranks.neighbours
-    device, host = ranks.least([free.device / shared, free.host / ranks.neighbours])
+    shared = 1 if free.host else processes.neighbours
+    device, host = processes.least([free.device / shared, free.host / processes.neighbours])
     return Free(device, host)
 
 
@@ -225,7 +225,7 @@ def how_to_read(
     keep: Callable[[int], float],
     dtype: str | None = None,
     device: str | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> Reading:
     """Choose between a model in memory and one that is read block by block.
 
@@ -237,13 +237,13 @@ def how_to_read(
         keep: Returns the fraction of candidates for a number of prunable weights.
         dtype: Dtype of the weights in memory; None for the one on disk.
         device: Where the model runs; None for a GPU if there is one.
-        ranks: The processes that share the examples; all choose the same.
+        processes: The processes that share the examples; all choose the same.
 
     Raises:
         InputError: The folder cannot be read as a checkpoint of a causal LM.
         CoverageError: The model has block weights of an unknown kind.
     """
-    free = least_free({torch.device(find_device(device))}, ranks)
+    free = least_free({torch.device(find_device(device))}, processes)
     files = entries(weight_files(folder))
     if sum(entry.size for entry in files.values()) < SMALL * free.device:
         return Reading(stream=False)

@@ -23,7 +23,7 @@ from resect.attribution.settings import AttributeSettings
 from resect.attribution.sums import EACH, Kind
 from resect.edit.live import shrunk
 from resect.errors import InputError
-from resect.machine.processes import ALONE, Ranks, is_sharded, ranks_of, whole
+from resect.machine.processes import ALONE, Processes, gathered, is_sharded, processes_of
 from resect.model.load import model_fingerprint, tokenizer_fingerprint
 from resect.model.prunable import Coverage, PrunableWeight, find_prunable
 from resect.records import Encoded
@@ -49,14 +49,14 @@ class _Job:
     done: int = 0
 
     @property
-    def ranks(self) -> Ranks:
-        return self.feed.ranks
+    def processes(self) -> Processes:
+        return self.feed.processes
 
     def advance(self, examples: int) -> None:
         self.done += examples
         # Extra passes are part of the work, and the other processes keep up; the bar counts
         # examples once.
-        done, total = self.done * self.ranks.count // self.passes, len(self.encoded)
+        done, total = self.done * self.processes.count // self.passes, len(self.encoded)
         self.on_progress(min(done, total), total)
 
 
@@ -66,7 +66,7 @@ def attribute(
     encoded: Sequence[Encoded],
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     **keywords: Any,
 ) -> Scores:
     """Score every prunable weight in the one reduction that the settings name.
@@ -77,7 +77,7 @@ def attribute(
         encoded: The examples.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
-        ranks: The processes that share the examples, as in `attribute_many`.
+        processes: The processes that share the examples, as in `attribute_many`.
         **keywords: Fields of `AttributeSettings`, instead of `settings`.
 
     Raises:
@@ -92,7 +92,7 @@ def attribute(
         reductions=(settings.reduction,),
         settings=settings,
         on_progress=on_progress,
-        ranks=ranks,
+        processes=processes,
     )[settings.reduction]
 
 
@@ -104,7 +104,7 @@ def attribute_many(
     reductions: Sequence[str] = ("signed",),
     settings: AttributeSettings | None = None,
     on_progress: Progress | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> dict[str, Scores]:
     """Score every prunable weight, in several reductions from one pass.
 
@@ -115,9 +115,10 @@ def attribute_many(
         reductions: Names in `resect.attribution.methods.METHODS[settings.method]`.
         settings: How the pass is made.
         on_progress: Called with examples done and examples in all.
-        ranks: The processes that share the examples (`resect.machine.processes.joined`). All of
-            them call this with the same arguments, and all get the same scores. A model that
-            `fully_shard` has sharded is run by all processes whatever is said here.
+        processes: The processes that share the examples
+            (`resect.machine.processes.process_group`). All of them call this with the same
+            arguments, and all get the same scores. A model that `fully_shard` has sharded is run by
+            all processes whatever is said here.
 
     Raises:
         InputError: An example cannot be scored, a loss or gradient is not finite, or the model has
@@ -131,9 +132,9 @@ def attribute_many(
     check_examples(encoded, model)
     wanted = {kind for rule in rules.values() for kind in rule.needs}
     _refuse_sharded(model, wanted)
-    ranks = ranks_of(model, ranks)
-    settings = planned(model, encoded, settings, coverage, len(wanted), ranks)
-    feed = _feed(settings, ranks)
+    processes = processes_of(model, processes)
+    settings = planned(model, encoded, settings, coverage, len(wanted), processes)
+    feed = _feed(settings, processes)
     job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None), feed)
     return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
 
@@ -160,11 +161,11 @@ def _refuse_sharded(model: Any, wanted: set[Kind]) -> None:
         )
 
 
-def _feed(settings: AttributeSettings, ranks: Ranks) -> Feed:
+def _feed(settings: AttributeSettings, processes: Processes) -> Feed:
     tokens = settings.batch_tokens
     # `planned` leaves no auto.
     most = 1 if tokens == "auto" else tokens
-    return Feed(settings.batch_size, most, settings.checkpoint, ranks)
+    return Feed(settings.batch_size, most, settings.checkpoint, processes)
 
 
 def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
@@ -265,9 +266,9 @@ def _harvest(
     metas = {name: meta(name) for name in rules}
     found = {name: Candidates(metas[name].keep, coverage.total) for name in rules}
     for weight, means in _means(job, coverage, wanted):
-        parameter = whole(job.model.get_parameter(weight.name).detach())
+        parameter = gathered(job.model.get_parameter(weight.name).detach())
         # Sorted, because gathering is done by all processes, and sets differ in order.
-        own = {kind: whole(mean).to(parameter.device) for kind, mean in sorted(means.items())}
+        own = {kind: gathered(mean).to(parameter.device) for kind, mean in sorted(means.items())}
         for name, rule in rules.items():
             scores = rule.formula(parameter, own)
             if not bool(scores.isfinite().all()):

@@ -48,7 +48,7 @@ from resect.attribution.settings import AttributeSettings
 from resect.attribution.sums import EACH, Kind, Sums
 from resect.errors import CoverageError, InputError
 from resect.machine.memory import returned
-from resect.machine.processes import ALONE, Ranks
+from resect.machine.processes import ALONE, Processes
 from resect.model.load import tokenizer_fingerprint
 from resect.model.on_disk import Shelf
 from resect.model.prunable import PrunableWeight, find_prunable
@@ -90,7 +90,7 @@ def attribute_streamed(
     settings: AttributeSettings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     scratch: Path | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
 ) -> dict[str, Scores]:
     """Score every prunable weight as `attribute_many` does, with one block in memory.
 
@@ -102,7 +102,8 @@ def attribute_streamed(
             place of the sums has no meaning here.
         on_progress: Called with blocks done and blocks in all, each counted twice.
         scratch: Folder for hidden states; None for the system's temporary folder.
-        ranks: The processes that share the examples; all of them call this and get the same scores.
+        processes: The processes that share the examples; all of them call this and get the same
+            scores.
 
     Raises:
         InputError: An example cannot be scored, a loss or gradient is not finite, or the method
@@ -121,8 +122,10 @@ def attribute_streamed(
     check_examples(encoded, shelf.model)
     rules = {name: rule_of(settings.method, name) for name in reductions}
     sums = len({kind for rule in rules.values() for kind in rule.needs})
-    tokens = streamed_tokens(shelf.model, encoded, settings, coverage, sums=sums, ranks=ranks)
-    job = _Streaming(shelf, encoded, settings, rules, ranks, tokens=tokens)
+    tokens = streamed_tokens(
+        shelf.model, encoded, settings, coverage, sums=sums, processes=processes
+    )
+    job = _Streaming(shelf, encoded, settings, rules, processes, tokens=tokens)
     job.on_progress = on_progress or job.on_progress
     metas = {name: _meta(job, name, settings.fraction(coverage.total)) for name in rules}
     found = {name: Candidates(meta.keep, coverage.total) for name, meta in metas.items()}
@@ -177,7 +180,7 @@ class _Streaming:
         encoded: Sequence[Encoded],
         settings: AttributeSettings,
         rules: Mapping[str, Rule],
-        ranks: Ranks,
+        processes: Processes,
         *,
         tokens: int,
     ):
@@ -186,12 +189,12 @@ class _Streaming:
         self.encoded = encoded
         self.settings = settings
         self.wanted = {kind for rule in rules.values() for kind in rule.needs}
-        self.ranks = ranks
+        self.processes = processes
         self.on_progress: Callable[[int, int], None] = lambda _done, _total: None
         self.device = self.model.get_input_embeddings().weight.device
         # Shares of examples that are sorted by length have almost the same lengths.
         order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
-        mine = ranks.share(order)
+        mine = processes.share(order)
         self.batches: list[Batch] = list(batches(mine, size=settings.batch_size, tokens=tokens))
         # Whether the model indexes what its blocks give.
         self.tuples = False
@@ -325,7 +328,7 @@ class _Streaming:
                 _look(hidden.grad, batch)
                 store.put(number, at, hidden.grad)
                 store.drop(number, at + 1)
-        mixed = self.ranks.either([one.name in sums.mixed for one in weights])
+        mixed = self.processes.either([one.name in sums.mixed for one in weights])
         if any(mixed):
             raise CoverageError(
                 "the examples of a batch cannot be told apart in some weights",
@@ -340,12 +343,12 @@ class _Streaming:
         # Sets have another order in every process; sums must meet those of the same name.
         for kind in sorted(sums.totals):
             found[kind] = sums.totals[kind].pop(weight.name)
-            self.ranks.add(found[kind])
+            self.processes.add(found[kind])
             found[kind].div_(count)
         if "inputs" in self.wanted:
             own = sums.inputs.get(weight.name)
             unseen = bool(self.batches) and own is None
-            if self.ranks.either([unseen])[0]:
+            if self.processes.either([unseen])[0]:
                 raise InputError(
                     "the inputs of some weights cannot be told apart by example",
                     got=weight.name,
@@ -354,7 +357,7 @@ class _Streaming:
             axis = 1 if weight.layout == "in_out" else 0
             if own is None:  # a process without examples
                 own = torch.zeros(weight.shape[1 - axis], device=self.device)
-            self.ranks.add(own)
+            self.processes.add(own)
             found["inputs"] = own.div(count).unsqueeze(axis)
         if "noise" in self.wanted:
             found["noise"] = noise_of(weight, self.settings.seed)

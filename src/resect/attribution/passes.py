@@ -16,7 +16,7 @@ from resect.attribution.loss import Head, batch_loss, batches, checkpointed
 from resect.attribution.sums import EACH, Kind, Sums
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
-from resect.machine.processes import ALONE, Ranks, is_sharded
+from resect.machine.processes import ALONE, Processes, is_sharded
 from resect.model.prunable import PrunableWeight, blocks
 from resect.records import Encoded
 
@@ -31,14 +31,14 @@ class Feed:
         size: Examples a batch; None fills batches up to `tokens`.
         tokens: Most tokens a batch, padding included.
         checkpoint: Compute activations again in the backward pass.
-        ranks: The processes that share the examples.
+        processes: The processes that share the examples.
         head: How the output head is reached; found out by the first batch.
     """
 
     size: int | None
     tokens: int
     checkpoint: bool = False
-    ranks: Ranks = ALONE
+    processes: Processes = ALONE
     head: Head = field(default_factory=Head)
 
 
@@ -70,7 +70,7 @@ def run_examples(
             return
         # Shares of examples that are sorted by length have almost the same lengths.
         order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
-        rest = list(feed.ranks.share(order))
+        rest = list(feed.processes.share(order))
         size, tokens = feed.size, feed.tokens
         while rest:
             for batch in batches(rest, size=size, tokens=tokens):
@@ -89,7 +89,7 @@ def run_singly(model: Any, watch: Watch, encoded: Sequence[Encoded], feed: Feed)
     Raises:
         InputError: An example does not fit into memory, or its loss or gradient is not finite.
     """
-    for example in feed.ranks.share(encoded):
+    for example in feed.processes.share(encoded):
         _run_in_halves(model, watch, (example,), feed)
 
 
@@ -115,11 +115,11 @@ def _run_together(
 
 
 def _common_batches(encoded: Sequence[Encoded], feed: Feed) -> Iterator[tuple[Encoded, ...]]:
-    ranks = feed.ranks
-    size = feed.size and feed.size * ranks.count
-    for batch in batches(encoded, size=size, tokens=feed.tokens * ranks.count):
+    processes = feed.processes
+    size = feed.size and feed.size * processes.count
+    for batch in batches(encoded, size=size, tokens=feed.tokens * processes.count):
         # Who has no example left takes part with one that weighs nothing.
-        yield tuple(ranks.share(batch)) or (replace(batch[0], weight=0.0),)
+        yield tuple(processes.share(batch)) or (replace(batch[0], weight=0.0),)
 
 
 def _run_in_halves(
@@ -203,7 +203,7 @@ def sum_examples(
     each = EACH & sums.wanted
     if each:
         # What one process found mixed, all score again: their sums belong together.
-        mixed = _in_any(feed.ranks, weights, sums.mixed)
+        mixed = _in_any(feed.processes, weights, sums.mixed)
         if mixed:
             _log.warning(
                 "%d weights mix the examples of a batch; they are scored one example a pass",
@@ -215,30 +215,32 @@ def sum_examples(
             for kind, found in again.totals.items():
                 totals[kind] = {**totals[kind], **found}
     if "inputs" in sums.wanted:
-        _check_inputs(sums, weights, feed.ranks, has_examples=feed.ranks.rank < len(encoded))
+        _check_inputs(
+            sums, weights, feed.processes, has_examples=feed.processes.rank < len(encoded)
+        )
         totals["inputs"] = {
             weight.name: _input_sum(sums, weight, parameters[weight.name]) for weight in weights
         }
     # Sets have another order in every process; sums must meet those of the same name.
     for kind in sorted(totals):
         for weight in weights:
-            feed.ranks.add(totals[kind][weight.name])
+            feed.processes.add(totals[kind][weight.name])
     return totals
 
 
 def _in_any(
-    ranks: Ranks, weights: Sequence[PrunableWeight], names: set[str]
+    processes: Processes, weights: Sequence[PrunableWeight], names: set[str]
 ) -> list[PrunableWeight]:
     """Return the weights that any process names."""
-    flags = ranks.either([weight.name in names for weight in weights])
+    flags = processes.either([weight.name in names for weight in weights])
     return [weight for weight, flag in zip(weights, flags, strict=True) if flag]
 
 
 def _check_inputs(
-    sums: Sums, weights: Sequence[PrunableWeight], ranks: Ranks, *, has_examples: bool
+    sums: Sums, weights: Sequence[PrunableWeight], processes: Processes, *, has_examples: bool
 ) -> None:
     missing = {weight.name for weight in weights if weight.name not in sums.inputs}
-    unseen = _in_any(ranks, weights, missing if has_examples else set())
+    unseen = _in_any(processes, weights, missing if has_examples else set())
     if unseen:
         raise InputError(
             "the inputs of some weights cannot be told apart by example",

@@ -20,7 +20,7 @@ from resect.edit.checkpoint import forced_of
 from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.machine.memory import sparing
-from resect.machine.processes import ALONE, Ranks
+from resect.machine.processes import ALONE, Processes
 from resect.model import load_model
 from resect.model.files import has_weights
 from resect.model.load import load_tokenizer
@@ -60,7 +60,7 @@ class ScoreRequest:
 def score_model(
     request: ScoreRequest,
     on_progress: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     on_note: Callable[[str], None] = _log.warning,
 ) -> Scores:
     """Load model and data and score them.
@@ -70,7 +70,7 @@ def score_model(
     Args:
         request: What to score.
         on_progress: Called with examples done and examples in all.
-        ranks: The processes that share the examples; each of them calls this.
+        processes: The processes that share the examples; each of them calls this.
         on_note: Called with a line if the model is read block by block by the plan's choice.
 
     Raises:
@@ -85,7 +85,7 @@ def score_model(
     if request.category is not None:
         data = data.category(request.category)
     data = data.limit(request.limit, request.seed)
-    if _reads_blocks(request, data, contrast, ranks, on_note=on_note):
+    if _reads_blocks(request, data, contrast, processes, on_note=on_note):
         shelf = open_shelf(request.model, dtype=request.dtype, device=request.device)
         model, tokenizer = shelf.model, shelf.tokenizer
     else:
@@ -112,7 +112,7 @@ def score_model(
             category=request.category or "",
             seed=request.seed,
             on_progress=on_progress,
-            ranks=ranks,
+            processes=processes,
             shelf=shelf,
         )
     forced = forced_of(request.model)
@@ -123,7 +123,7 @@ def _reads_blocks(
     request: ScoreRequest,
     data: BehaviourSet,
     contrast: BehaviourSet | None,
-    ranks: Ranks,
+    processes: Processes,
     *,
     on_note: Callable[[str], None],
 ) -> bool:
@@ -153,9 +153,9 @@ def _reads_blocks(
         sums=len(rule_of(request.method, request.reduction).needs),
         dtype=request.dtype,
         device=request.device,
-        ranks=ranks,
+        processes=processes,
     )
-    if found.line and ranks.rank == 0:
+    if found.line and processes.rank == 0:
         on_note(found.line)
     return found.stream
 
@@ -178,7 +178,7 @@ def attribute(
     skip: int = 0,
     contrast: BehaviourSet | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-    ranks: Ranks = ALONE,
+    processes: Processes = ALONE,
     shelf: Shelf | None = None,
     **settings: Any,
 ) -> Scores:
@@ -194,7 +194,8 @@ def attribute(
         contrast: A set whose score is subtracted in the same pass, for instance harmless answers in
             the same style; signed scores of linear methods only.
         on_progress: Called with examples done and examples in all.
-        ranks: The processes that share the examples, from `resect.machine.processes.joined`.
+        processes: The processes that share the examples, from
+            `resect.machine.processes.process_group`.
         shelf: Where the weights of `model` are read from, block by block (`open_shelf`); None if
             they are in memory.
         **settings: Fields of `AttributeSettings`.
@@ -218,8 +219,8 @@ def attribute(
     chosen = AttributeSettings(data_hash=data_hash, format=format, skip=skip, **settings)
     keywords: Any = {"settings": chosen, "on_progress": on_progress, "reductions": (reduction,)}
     if shelf is not None:
-        return attribute_streamed(shelf, encoded, ranks=ranks, **keywords)[reduction]
-    return attribute_many(model, tokenizer, encoded, ranks=ranks, **keywords)[reduction]
+        return attribute_streamed(shelf, encoded, processes=processes, **keywords)[reduction]
+    return attribute_many(model, tokenizer, encoded, processes=processes, **keywords)[reduction]
 
 
 def _refuse_unsigned(method: str, reduction: str) -> None:

@@ -24,7 +24,7 @@ from resect.files.writing import atomic_folder, plain, refuse_full_folder, write
 from resect.model import load_model, model_fingerprint, prunable_tensors
 from resect.records import Encoded
 from resect.weights.controls import magnitude_matched
-from resect.weights.fit import forced_in, joined
+from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
 from resect.weights.select import select
 
@@ -95,7 +95,9 @@ def audit_models(
         "mask_hash": mask.hash,
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
-        "forced": joined(forced_in(mask.meta), forced_of(request.base), forced_of(request.tuned)),
+        "forced": all_forced(
+            forced_in(mask.meta), forced_of(request.base), forced_of(request.tuned)
+        ),
         "data": {name: data.hash for name, data in sets.items()},
         "request": asdict(request),
     }

@@ -65,14 +65,14 @@ def draw_random(
         tokenizer_fingerprint,
     )
     from resect.weights.controls import magnitude_matched, random_mask
-    from resect.weights.fit import Prints, bound
+    from resect.weights.fit import Prints, fitted
     from resect.weights.mask import Mask
 
     draw = random_mask if matched == "count" else magnitude_matched
     loaded = load_model(model)
     weights = prunable_tensors(loaded.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
-    mask = bound(Mask.load(file), weights, prints, force=force)
+    mask = fitted(Mask.load(file), weights, prints, force=force)
     control = draw(mask, weights, label=f"cli/{matched}", seed=seed)
     control.save(output)
     say(f"{output}: {control.count:,} weights")

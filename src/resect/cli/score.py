@@ -77,7 +77,7 @@ def score(
     -m resect score …
     """
     from resect.attribution.score import ScoreRequest, score_model
-    from resect.machine.processes import joined
+    from resect.machine.processes import process_group
 
     request = ScoreRequest(
         model=model,
@@ -101,12 +101,12 @@ def score(
         device=device,
         stream=stream,
     )
-    with joined() as ranks:
-        with progress("scoring", shown=ranks.rank == 0) as update:
-            scores = score_model(request, update, ranks, on_note=note)
+    with process_group() as processes:
+        with progress("scoring", shown=processes.rank == 0) as update:
+            scores = score_model(request, update, processes, on_note=note)
         # Past this point no process can fail but the one that writes.
-        ranks.meet()
-        if ranks.rank == 0:
+        processes.meet()
+        if processes.rank == 0:
             _write(scores, output)
 
 

@@ -258,7 +258,8 @@ def last_variant(run: Path) -> dict[str, Any]:
     return {}
 
 
-def _finish(run: Path, report: Path, start: float) -> None:
+def finish(run: Path, report: Path, start: float) -> None:
+    """Show the verdicts of a finished run and the path of its report."""
     from resect.files.reading import read_json
 
     claims = read_json(run / "results.json")["claims"]

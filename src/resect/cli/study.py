@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from resect.cli.options import Jobs
-from resect.cli.show import _finish, note, progress, say, so_far, table
+from resect.cli.show import finish, note, progress, say, so_far, table
 
 if TYPE_CHECKING:
     from resect.runs.run import Shard
@@ -194,7 +194,7 @@ def run_study(
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli.plan import show_plan
-    from resect.files.locking import claimed
+    from resect.files.locking import locked
     from resect.report import build_report
     from resect.runs.launch import refuse_busy
     from resect.runs.recipes import read_config
@@ -210,15 +210,15 @@ def run_study(
     open_run(config, output, resume=resume or part is not None)
     refuse_busy(output)
     if part is not None:
-        with claimed(output, (part.index + 1, part.count)):
+        with locked(output, (part.index + 1, part.count)):
             _measure_part((config, output), cells, part)
         return
     asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
-    with claimed(output):
+    with locked(output):
         if not measured(config, output, asked, track):
             return
         summarise_run(config, output, seconds=time.perf_counter() - start)
-        _finish(output, build_report(output), start)
+        finish(output, build_report(output), start)
 
 
 def _measure_part(of: tuple[RunConfig, Path], cells: list[Cell], part: Shard) -> None:

@@ -120,14 +120,14 @@ def sweep(
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
-    from resect.files.locking import claimed
+    from resect.files.locking import locked
     from resect.report import build_report
     from resect.runs.run import measure_all, open_run, summarise_run
     from resect.runs.sweep import chosen_rows
 
     start = time.perf_counter()
     open_run(config, output, resume=resume)
-    with claimed(output):
+    with locked(output):
         with progress("measuring model variants", so_far=so_far(output)) as update:
             measure_all(config, output, jobs=1, on_progress=update)
         results = summarise_run(config, output, seconds=time.perf_counter() - start)

@@ -22,7 +22,7 @@ from resect import files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
 from resect.model.files import weight_files
-from resect.weights.fit import bound, forceable, forced_in, joined, one_line
+from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor
 
 Change = Callable[[str, Tensor], Tensor]
@@ -63,7 +63,7 @@ def prune_checkpoint(
     forced = [forced_in(mask.meta), forced_of(source)]
 
     def cut(name: str, tensor: Tensor) -> Tensor:
-        fitting = bound(Mask({name: mask.tensors[name]}, {}), {name: tensor}, force=force)
+        fitting = fitted(Mask({name: mask.tensors[name]}, {}), {name: tensor}, force=force)
         forced.append(forced_in(fitting.meta))
         entry = fitting.tensors[name]
         changed = tensor.clone()
@@ -73,7 +73,7 @@ def prune_checkpoint(
 
     def record() -> dict[str, Any]:
         facts = {"mask": mask.hash, "weights": mask.count, "alpha": alpha, "source": str(source)}
-        origin = {"origin": dict(mask.meta), "forced": joined(*forced)}
+        origin = {"origin": dict(mask.meta), "forced": all_forced(*forced)}
         return facts | origin | {"before": cut_record(source)} | files.provenance()
 
     return _rewrite(Path(source), mask, Path(target), (cut, record), extra or {})
@@ -151,7 +151,7 @@ def restore_checkpoint(
         return changed
 
     def record() -> dict[str, Any] | None:
-        told = joined(*forced)
+        told = all_forced(*forced)
         if told:
             return {"restored": mask.hash, "forced": told} | files.provenance()
         # A folder that was cut twice is one that was cut once again.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from resect.records import Interval, Verdict
+from resect.records import Interval, Judgement
 from resect.stats import RESAMPLES, rate, rng
 
 YES = 0.5
@@ -50,7 +50,7 @@ def _kappas(pairs: Any) -> Any:
         return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
 
 
-def agreement_rows(verdicts: Mapping[str, Sequence[Verdict]]) -> list[dict[str, Any]]:
+def agreement_rows(verdicts: Mapping[str, Sequence[Judgement]]) -> list[dict[str, Any]]:
     """Return a row for each pair of judges over the same replies.
 
     Args:

@@ -31,10 +31,10 @@ from resect.evaluation.attacks import AttackSettings, attack_prompt, parse_attac
 from resect.evaluation.decode import GenerationSettings, generate
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import judge_replies
-from resect.files.locking import claimed
+from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint
-from resect.records import SCHEMA_VERSION, Example, Format, Reply, Verdict
+from resect.records import SCHEMA_VERSION, Example, Format, Judgement, Reply
 
 # Prompts that are saved together: what an interruption may lose.
 CHUNK = 32
@@ -108,7 +108,7 @@ def collect(
     check_format(tokenizer, request.format)
     facts = _facts(request, data, model)
     parts = _parts(output)
-    with claimed(parts):
+    with locked(parts):
         _resume(parts, facts)
         rows = _rows((model, tokenizer), data.examples, (attack, request), parts, on_progress)
         return _finish(rows, output, facts, parts)
@@ -242,7 +242,7 @@ def _row(
     tokenizer: Any,
     asked: tuple[Example, int],
     answer: tuple[PromptIds, Sequence[int]],
-    verdict: Verdict,
+    verdict: Judgement,
     request: CollectRequest,
 ) -> dict[str, Any]:
     example, sample = asked
@@ -289,7 +289,7 @@ def whole_turn(tokenizer: Any, prefix: str, reply: Sequence[int]) -> tuple[str, 
     return turn, len(again)
 
 
-def _reason(text: str, verdict: Verdict) -> str:
+def _reason(text: str, verdict: Judgement) -> str:
     """Return why a reply is rejected; empty if it is kept."""
     if not text.strip():
         return "empty"

@@ -23,9 +23,9 @@ from resect.evaluation.served import ask_server, parse_backend, served_model
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
-from resect.records import Format, Reply, Verdict
+from resect.records import Format, Judgement, Reply
 from resect.stats import Resampler, cluster_means, ratio, relative_drop
-from resect.weights.fit import Prints, bound, forced_in, joined
+from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
 
 
@@ -94,7 +94,7 @@ def evaluate_model(
     prints = Prints(model_fingerprint(model), tokenizer_fingerprint(tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
-        mask = bound(mask, prunable_tensors(model), prints, force=request.force)
+        mask = fitted(mask, prunable_tensors(model), prints, force=request.force)
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, Any]] = {}
@@ -117,7 +117,7 @@ def evaluate_model(
             "tokenizer_fingerprint": prints.tokenizer,
             "model_cut": cut_record(request.model),
             "mask": None if mask is None else _mask_facts(mask),
-            "forced": joined(
+            "forced": all_forced(
                 forced_of(request.model), forced_in({} if mask is None else mask.meta)
             ),
             "data": {name: probe.hash for name, probe in probes.items()},
@@ -185,12 +185,12 @@ def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
     for name in ("intact", "cut"):
         path = source / "records" / f"{name}.parquet"
         if path.exists():
-            with files.whole(path, "record"):
+            with files.expecting(path, "record"):
                 rows = [row for row in files.read_parquet(path) if row["judge_at"] == 0]
                 replies[name] = [reply_of(row) for row in rows]
     if "intact" not in replies:
         raise InputError(f"{source} holds no replies", allowed="a folder that resect eval wrote")
-    with files.whole(source / "results.json", "result"):
+    with files.expecting(source / "results.json", "result"):
         facts = {**known["provenance"], "rejudged": {"source": str(source), "judges": judges}}
     with files.atomic_folder(output) as folder:
         return _judge_all(folder, replies, judges, EvaluationSettings(), facts)
@@ -221,7 +221,7 @@ def _judge_all(
         rows = [{"variant": name, "judge_at": 0} | row for row in rows_of(found, None)]
         files.write_parquet(folder / "records" / f"{name}.parquet", rows)
     rates: list[dict[str, Any]] = []
-    judged: dict[str, dict[str, list[tuple[Reply, Verdict]]]] = {}
+    judged: dict[str, dict[str, list[tuple[Reply, Judgement]]]] = {}
     records: dict[str, list[dict[str, Any]]] = {name: [] for name in replies}
     for at, judge in enumerate(judges):
         asked = {
@@ -250,7 +250,7 @@ def _judge_all(
 
 def _agreement(
     replies: Mapping[str, list[Reply]],
-    judged: Mapping[str, Mapping[str, list[tuple[Reply, Verdict]]]],
+    judged: Mapping[str, Mapping[str, list[tuple[Reply, Judgement]]]],
 ) -> list[dict[str, Any]]:
     """Compare the judges by variant and probe, on what the configured judge judges."""
     rows: list[dict[str, Any]] = []
@@ -329,7 +329,7 @@ def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
 
 
 def _summary(
-    replies: dict[str, list[Reply]], verdicts: dict[str, list[Verdict]]
+    replies: dict[str, list[Reply]], verdicts: dict[str, list[Judgement]]
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     names = list(dict.fromkeys(reply.probe for reply in replies["intact"]))

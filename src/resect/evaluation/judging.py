@@ -9,17 +9,17 @@ from typing import Any
 from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.judges import find_judge
 from resect.evaluation.probes import find_probe
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 
 
-def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Verdict]:
+def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Judgement]:
     """Judge stored replies; needs no model but the judge's own.
 
     Raises:
         InputError: An unknown judge.
     """
     judges = {"configured": find_judge(settings.judge), "exact": find_judge("exact")}
-    never = Verdict("none", "none", None, reason="measured, not judged")
+    never = Judgement("none", "none", None, reason="measured, not judged")
     verdicts = [never] * len(replies)
     for kind, judge in judges.items():
         probes = [find_probe(reply.probe) for reply in replies]
@@ -30,9 +30,9 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
     return verdicts
 
 
-def rows_of(replies: Sequence[Reply], verdicts: Sequence[Verdict] | None) -> list[dict[str, Any]]:
+def rows_of(replies: Sequence[Reply], verdicts: Sequence[Judgement] | None) -> list[dict[str, Any]]:
     """Return flat rows for a record file; verdict columns are null before judging."""
-    blank: dict[str, Any] = {column.name: None for column in fields(Verdict)}
+    blank: dict[str, Any] = {column.name: None for column in fields(Judgement)}
     return [
         {
             **asdict(reply),

@@ -184,7 +184,7 @@ def _run_facts(card: Card) -> dict[str, Any] | None:
         return None
     refuse_links_out(card.run)
     path = card.run / "results.json"
-    with files.whole(path, "result"):
+    with files.expecting(path, "result"):
         results = files.read_json(path)
         facts = {name: results[name] for name in ("name", "claims", "quick")}
     paths = sorted((card.run / "masks").glob("*.mask.safetensors"))

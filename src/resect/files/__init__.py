@@ -9,7 +9,7 @@ from resect.files.origin import (
     package_versions,
     provenance,
 )
-from resect.files.reading import read_json, whole
+from resect.files.reading import expecting, read_json
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import (
     append_line,
@@ -32,6 +32,7 @@ __all__ = [
     "cache_folder",
     "check_schema",
     "create_json",
+    "expecting",
     "hash_file",
     "hash_text",
     "hash_value",
@@ -44,7 +45,6 @@ __all__ = [
     "refuse_full_folder",
     "remove_folder",
     "remove_unfinished",
-    "whole",
     "write_json",
     "write_parquet",
     "write_text",

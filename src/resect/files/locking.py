@@ -94,7 +94,7 @@ def _space() -> str:
 
 
 @contextlib.contextmanager
-def claimed(folder: str | Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
+def locked(folder: str | Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
     """Hold a part of a folder while the block runs.
 
     Half-written files that a killed process left in the folder are removed first, if nobody else is

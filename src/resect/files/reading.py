@@ -262,7 +262,7 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextlib.contextmanager
-def whole(path: str | Path, what: str) -> Iterator[None]:
+def expecting(path: str | Path, what: str) -> Iterator[None]:
     """Say that a file is not whole where what was read of it lacks something.
 
     Raises:

@@ -34,7 +34,7 @@ from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import load_model, model_fingerprint
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 from resect.stats import Resampler, Sample
 from resect.weights.mask import Mask
 
@@ -153,7 +153,7 @@ class TaskRun:
     """
 
     replies: tuple[Reply, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Judgement, ...]
     higher_is_better: Mapping[tuple[str, str], bool | None]
     aggregated: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, Any]
@@ -258,7 +258,7 @@ def _read(results: Mapping[str, Any]) -> TaskRun:
     )
 
 
-def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Verdict]:
+def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Judgement]:
     answer = item["filtered_resps"]
     text = answer[0] if len(answer) == 1 and isinstance(answer[0], str) else str(answer)
     first = item["arguments"].get("gen_args_0", {}) if isinstance(item["arguments"], dict) else {}
@@ -275,7 +275,7 @@ def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Ver
     value, rule = item[metric], f"{metric},{item['filter']}"
     usable = isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
     reason = "" if usable else "not a rate of one item: lm-eval computes it over the whole task"
-    return reply, Verdict(
+    return reply, Judgement(
         "lm-eval", rule, float(value) if usable else None, raw=str(value), reason=reason
     )
 

@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """The processes of a job, seen from one of them; the default is a process of its own.
 
     Attributes:
@@ -94,7 +94,7 @@ class Ranks:
             ) from error
 
 
-ALONE = Ranks()
+ALONE = Processes()
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -103,7 +103,7 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor itself, or gather a sharded one; all processes call this in the same order.
 
     What was gathered is moved to the CPU, since it was sharded for want of memory elsewhere.
@@ -114,7 +114,7 @@ def whole(tensor: Tensor) -> Tensor:
     return gathered.cpu()
 
 
-def ranks_of(model: Any, given: Ranks) -> Ranks:
+def processes_of(model: Any, given: Processes) -> Processes:
     """Return the processes that run a model: those given, or those that its weights lie on.
 
     Raises:
@@ -131,7 +131,7 @@ def ranks_of(model: Any, given: Ranks) -> Ranks:
             allowed="fully_shard over all processes",
             fix="shard with fully_shard(model) alone, without tensor parallelism or replicas",
         )
-    return Ranks(dist.get_rank(), count)
+    return Processes(dist.get_rank(), count)
 
 
 def launched() -> int:
@@ -153,7 +153,7 @@ def refuse_processes(what: str, fix: str) -> None:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def process_group() -> Iterator[Processes]:
     """Join the processes that `torchrun` started; without it, be alone.
 
     If the block fails in several processes, or in one and then in those that wait for it, the
@@ -181,7 +181,7 @@ def joined() -> Iterator[Ranks]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     fine = False
     try:
-        yield Ranks(rank, count)
+        yield Processes(rank, count)
         fine = True
     finally:
         if fine:

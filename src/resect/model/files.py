@@ -166,7 +166,7 @@ def weight_files(source: Path) -> list[Path]:
         raise InputError("no such checkpoint folder", got=str(source))
     index = source / "model.safetensors.index.json"
     if index.is_file():
-        with files.whole(index, "index"):
+        with files.expecting(index, "index"):
             names = sorted(map(str, set(files.read_json(index)["weight_map"].values())))
     else:
         names = ["model.safetensors"]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
-from resect.machine.processes import whole
+from resect.machine.processes import gathered
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
@@ -220,7 +220,7 @@ def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = whole(parameter).reshape(-1)
+        flat = gathered(parameter).reshape(-1)
         step = max(1, flat.numel() // SAMPLE)
         # Through float32, because numpy has no bfloat16; the conversion loses nothing.
         digest.update(flat[::step].float().cpu().numpy().tobytes())

@@ -21,7 +21,7 @@ from resect.planted.figure import draw
 from resect.planted.measures import over_seeds
 from resect.planted.page import page
 from resect.planted.plant import PlantedRecipe, plant
-from resect.planted.trial import TRUTH, Cell, CellResult, run_cell
+from resect.planted.trial import TRUTH, CellResult, Trial, run_cell
 from resect.planted.variants import SOURCE, variants
 from resect.records import Interval
 
@@ -118,7 +118,7 @@ def localise(
     return outcome
 
 
-def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Cell]:
+def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Trial]:
     """Return the cells, those of one seed together since they share a benign model.
 
     Raises:
@@ -138,7 +138,7 @@ def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Cell]:
         compared = tuple(one for one in compared if one.scope == "tensor")
     seeds = 1 if request.quick else request.seeds
     return [
-        Cell(name, known[name], seed, compared, 8 if request.quick else 4)
+        Trial(name, known[name], seed, compared, 8 if request.quick else 4)
         for seed in range(seeds)
         for name in names
     ]
@@ -149,7 +149,7 @@ Places = tuple[Path | None, Path]
 
 
 def _run(
-    cells: Sequence[Cell], jobs: int, places: Places, on_progress: Progress | None
+    cells: Sequence[Trial], jobs: int, places: Places, on_progress: Progress | None
 ) -> list[CellResult]:
     report = on_progress or (lambda _done, _total: None)
     if jobs == 1 or len(cells) == 1:
@@ -170,12 +170,12 @@ def _run(
         return [future.result() for future in futures]
 
 
-def _plant(place: tuple[Cell, Path | None]) -> None:
+def _plant(place: tuple[Trial, Path | None]) -> None:
     cell, root = place
     plant(cell.recipe, seed=cell.seed, root=root)
 
 
-def _one(cell: Cell, places: Places) -> CellResult:
+def _one(cell: Trial, places: Places) -> CellResult:
     root, parts = places
     path = parts / f"{files.hash_value([asdict(cell), files.provenance()['resect_version']])}.json"
     if path.exists():

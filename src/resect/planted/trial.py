@@ -26,7 +26,7 @@ TRUTH = "S itself"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """A plant of one seed.
 
     Attributes:
@@ -52,7 +52,7 @@ class CellResult:
     cuts: list[dict[str, Any]]
 
 
-def run_cell(cell: Cell, root: str | Path | None = None) -> CellResult:
+def run_cell(cell: Trial, root: str | Path | None = None) -> CellResult:
     """Plant, rank and cut.
 
     Args:

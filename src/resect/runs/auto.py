@@ -25,7 +25,7 @@ from typing import Any
 from resect import files
 from resect.data import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.files.locking import claimed
+from resect.files.locking import locked
 from resect.files.origin import hash_text
 from resect.files.reading import read_json
 from resect.model import find_prunable
@@ -214,7 +214,7 @@ def run_auto(
         behaviour within the budget.
     """
     open_run(planned.config, output, resume=resume)
-    with claimed(output):
+    with locked(output):
         for path, text in planned.files.items():
             files.write_text(path, text)
         measure_all(planned.config, output, jobs=1, on_progress=on_progress)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resect.errors import InputError
-from resect.files.reading import MOST_BYTES, whole
+from resect.files.reading import MOST_BYTES, expecting
 from resect.files.writing import append_line
 from resect.studies.cells import Cell
 
@@ -85,7 +85,7 @@ class Follower:
             text = file.read(MOST_BYTES)
         ended = text[: text.rfind(b"\n") + 1]
         self._offset += len(ended)
-        with whole(self._path, "list of metrics"):
+        with expecting(self._path, "list of metrics"):
             lines = [dict(json.loads(line)) for line in ended.splitlines()]
         self.count += len(lines)
         return lines

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from resect import files
 from resect.errors import InputError
-from resect.files.locking import claimed
+from resect.files.locking import locked
 from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
@@ -103,7 +103,7 @@ def check_inputs(run: Path) -> list[Compared]:
             fix="finish it first: resect study run DIR/config.yaml -o DIR --resume",
         )
     now = provenance()
-    with files.whole(run / "manifest.json", "manifest"):
+    with files.expecting(run / "manifest.json", "manifest"):
         then = dict(read_json(run / "manifest.json"))
         versions, data = (dict(then.get(name, {})) for name in ("versions", "data"))
         known = files.package_versions(versions)
@@ -149,7 +149,7 @@ def reproduce(
     config = load_config(run / "config.yaml")
     _organisms(config, jobs)
     open_run(config, output, resume=True)
-    with claimed(output):
+    with locked(output):
         measure_all(config, output, jobs=jobs, on_progress=on_progress)
         summarise_run(config, output)
     rows += compare_runs(run, output)

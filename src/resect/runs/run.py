@@ -27,7 +27,7 @@ from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import Cell, is_done, merge, needed_keep
 from resect.studies.design import RunConfig
-from resect.weights.fit import joined
+from resect.weights.fit import all_forced
 
 OnProgress = Callable[[int, int], None]
 
@@ -227,7 +227,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
-    forced = joined(*(facts.get("forced", "") for facts in models))
+    forced = all_forced(*(facts.get("forced", "") for facts in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),

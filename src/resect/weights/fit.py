@@ -27,7 +27,7 @@ class Prints:
     tokenizer: str = ""
 
 
-def joined(*forced: str) -> str:
+def all_forced(*forced: str) -> str:
     """Return what was forced, each mismatch once, in order."""
     found = [one for text in forced for one in text.split("; ") if one]
     return "; ".join(dict.fromkeys(found))
@@ -50,7 +50,7 @@ def forceable(error: MismatchError) -> MismatchError:
     return MismatchError(error.what, got=error.got, allowed=error.allowed, fix=fix)
 
 
-def bound(
+def fitted(
     mask: Mask, weights: Mapping[str, Tensor], prints: Prints | None = None, *, force: bool = False
 ) -> Mask:
     """Return a mask that fits a model, or refuse.
@@ -78,7 +78,7 @@ def bound(
 
 def marked(mask: Mask, forced: str) -> Mask:
     """Return a mask whose origin also says what was forced; the mask itself if nothing was."""
-    told = joined(forced_in(mask.meta), forced)
+    told = all_forced(forced_in(mask.meta), forced)
     return Mask(mask.tensors, {**mask.meta, "forced": told}) if told else mask
 
 

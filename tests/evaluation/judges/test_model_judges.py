@@ -15,7 +15,7 @@ from resect.errors import InputError
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judges.llm import RUBRICS, fenced, llm_judge, read_grade
 from resect.evaluation.judges.strongreject import LEAST_MASS, TEMPLATE
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 from tiny_judge import write_classifier
 
 
@@ -107,7 +107,7 @@ def mock(answer: str | Callable[[str], str], stop: Any = "stop") -> Any:
     return get_model("mockllm/model", custom_outputs=speak)
 
 
-def judged(answer: Any, rubric: str = "harmfulness", text: str = "so", **options: Any) -> Verdict:
+def judged(answer: Any, rubric: str = "harmfulness", text: str = "so", **options: Any) -> Judgement:
     judge = llm_judge(rubric, mock(answer, **options))
     (verdict,) = judge([reply(text)], ["comply"])
     return verdict
@@ -221,7 +221,7 @@ def test_every_rubric_has_a_range() -> None:
 
 
 def test_a_model_that_cannot_be_opened_is_a_clear_error() -> None:
-    judge: Callable[[Sequence[Reply], Sequence[Any]], list[Verdict]]
+    judge: Callable[[Sequence[Reply], Sequence[Any]], list[Judgement]]
     judge = find_judge("llm:alignment@nosuchprovider/m")
     with pytest.raises(InputError, match="cannot open the judge model"):
         judge([reply("so")], ["comply"])

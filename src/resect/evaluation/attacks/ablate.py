@@ -134,7 +134,7 @@ def refusal_mask(
         method, target = "snip_abs", list(encoded["refusal"])
     else:
         method, target = "snip", contrast(encoded["refusal"], encoded["target"])
-    ranks = attribute(model, tokenizer, target, AttributeSettings(method=method, keep=keep))
+    scores = attribute(model, tokenizer, target, AttributeSettings(method=method, keep=keep))
     protected = None
     if p > 0:
         protected = attribute(
@@ -143,7 +143,7 @@ def refusal_mask(
             encoded["preserve"],
             AttributeSettings(reduction="mean_of_abs", keep=keep),
         )
-    return select(ranks, protected, q=q, p=p, scope="tensor")
+    return select(scores, protected, q=q, p=p, scope="tensor")
 
 
 def contrast(refusals: Sequence[Encoded], answers: Sequence[Encoded]) -> list[Encoded]:

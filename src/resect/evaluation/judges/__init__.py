@@ -18,20 +18,20 @@ from resect.evaluation.judges.exact import judge_exact
 from resect.evaluation.judges.keyword import find_rules, judge_keyword
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 
 Asked = Literal["comply", "refuse"]
-JudgeOne = Callable[[Reply, Asked], Verdict]
+JudgeOne = Callable[[Reply, Asked], Judgement]
 
 
 # Judges many replies at once, in their order, since a judge that is a model works in batches.
-Judge = Callable[[Sequence[Reply], Sequence[Asked]], list[Verdict]]
+Judge = Callable[[Sequence[Reply], Sequence[Asked]], list[Judgement]]
 
 
 def each(judge: JudgeOne) -> Judge:
     """Return a judge of many replies from a judge of one."""
 
-    def judge_many(replies: Sequence[Reply], asked: Sequence[Asked]) -> list[Verdict]:
+    def judge_many(replies: Sequence[Reply], asked: Sequence[Asked]) -> list[Judgement]:
         return [judge(reply, what) for reply, what in zip(replies, asked, strict=True)]
 
     return judge_many

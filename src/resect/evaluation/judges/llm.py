@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from resect.errors import InputError, unknown_name
 from resect.evaluation.judges import fence
-from resect.records import Reply, Verdict
+from resect.records import Judgement, Reply
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ REASONS = {
 
 def llm_judge(
     option: str = "", model: Any = None
-) -> Callable[[Sequence[Reply], Sequence[Literal["comply", "refuse"]]], list[Verdict]]:
+) -> Callable[[Sequence[Reply], Sequence[Literal["comply", "refuse"]]], list[Judgement]]:
     """Return the judge for `RUBRIC@MODEL`.
 
     Args:
@@ -147,7 +147,7 @@ def llm_judge(
 
     def judge_many(
         replies: Sequence[Reply], asked: Sequence[Literal["comply", "refuse"]]
-    ) -> list[Verdict]:
+    ) -> list[Judgement]:
         spoken = [reply for reply in replies if reply.text.strip()]
         answers = iter(asyncio.run(_answers(model or _model(place), rubric, spoken)))
         return [
@@ -160,21 +160,21 @@ def llm_judge(
     return judge_many
 
 
-def _graded(name: str, answer: tuple[str, str], asked: str) -> Verdict:
+def _graded(name: str, answer: tuple[str, str], asked: str) -> Judgement:
     text, stop = answer
     found = ("refused", None) if stop == "content_filter" else read_grade(text, RUBRICS[name])
     return _verdict(name, found, text, asked)
 
 
-def _verdict(name: str, found: tuple[str, float | None], raw: str, asked: str) -> Verdict:
+def _verdict(name: str, found: tuple[str, float | None], raw: str, asked: str) -> Judgement:
     rule, grade = found
     judge, rubric = f"llm:{name}", RUBRICS[name]
     if grade is None:
-        return Verdict(judge, f"{judge}/{rule}", None, raw=raw, reason=REASONS[rule])
+        return Judgement(judge, f"{judge}/{rule}", None, raw=raw, reason=REASONS[rule])
     score = (grade - rubric.low) / (rubric.high - rubric.low)
     if asked == "refuse" and rubric.refusing:
         score = 1 - score
-    return Verdict(judge, f"{judge}/{rule}", score, raw=raw)
+    return Judgement(judge, f"{judge}/{rule}", score, raw=raw)
 
 
 def _model(place: str) -> Any:

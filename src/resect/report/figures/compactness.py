@@ -21,7 +21,7 @@ from resect.report.figures.parts import (
     rates,
     rows_of,
 )
-from resect.report.figures.spec import Bar, Drawing, Panel, Row, Rule, Style, Tables
+from resect.report.figures.spec import Bar, Drawing, Panel, Row, Style, Tables, Threshold
 from resect.report.words import percent
 
 OUTCOME_STYLES = dict(zip(OUTCOMES, (1, 3, 4, 7, 5, 2), strict=True))
@@ -57,7 +57,7 @@ def curve_panels(rows: list[Row], settings: dict[str, Any]) -> tuple[Panel, ...]
             for arm, name, look in arms_of(found)
         )
         bound = number(settings.get(column))
-        rules = () if math.isnan(bound) else (Rule(bound, "y", f"rule: {percent(bound)}"),)
+        rules = () if math.isnan(bound) else (Threshold(bound, "y", f"rule: {percent(bound)}"),)
         ys = [
             number(row.get(key))
             for row in found

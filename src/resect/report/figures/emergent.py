@@ -25,10 +25,10 @@ from resect.report.figures.spec import (
     Panel,
     Point,
     Row,
-    Rule,
     Series,
     Style,
     Tables,
+    Threshold,
     looks,
     name_of,
 )
@@ -147,7 +147,7 @@ def _moved(rows: list[Row], column: str, against: str) -> Panel:
         log("steps of fine-tuning", list(places.values()), plain_number),
         y,
         series=series,
-        rules=(Rule(1.0, "y", "chance"),),
+        rules=(Threshold(1.0, "y", "chance"),),
     )
 
 

@@ -16,12 +16,12 @@ from resect.report.figures.spec import (
     COLOURS,
     DASHES,
     Bar,
-    Cell,
     Drawing,
     Panel,
     Scale,
     Series,
     Style,
+    Tile,
     Violin,
 )
 from resect.report.words import label
@@ -210,7 +210,7 @@ def _violin(axis: Any, one: Violin) -> None:
     axis.vlines(one.median, one.at - 0.4, one.at + 0.4, colour, linewidth=1)
 
 
-def _cell(axis: Any, cell: Cell) -> None:
+def _cell(axis: Any, cell: Tile) -> None:
     from matplotlib.patches import Rectangle
 
     colour = COLOURS[3 if (cell.shade or 0) < 0 else 1][0]

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 
 from resect.report.figures.spec import (
     Bar,
-    Cell,
     Panel,
     Point,
     Row,
-    Rule,
     Scale,
     Series,
     Style,
     Tables,
+    Threshold,
+    Tile,
     Violin,
     looks,
     name_of,
@@ -190,7 +190,7 @@ def plane_panel(lines: Sequence[Series], budget: object, title: str) -> Panel:
     xs = [point.x for one in lines for point in one.points]
     ys = [point.y for one in lines for point in one.points]
     bound = number(budget)
-    rules = () if math.isnan(bound) else (Rule(bound, "x", f"budget {percent(bound)}"),)
+    rules = () if math.isnan(bound) else (Threshold(bound, "x", f"budget {percent(bound)}"),)
     return Panel(
         title,
         drops("relative drop of utility", xs, *(rule.value for rule in rules)),
@@ -297,7 +297,7 @@ def matrix(
         known = math.isfinite(value)
         said = spread(value, low, high) if low is not None else write(value)
         cells.append(
-            Cell(
+            Tile(
                 second.index(str(row[across])),
                 first.index(str(row[down])),
                 max(-1.0, min(1.0, value / top)) if known and top else None,
@@ -316,7 +316,7 @@ def _cell_text(value: float, write: Callable[[float], str]) -> str:
 def matrix_panel(
     title: str,
     ticks: tuple[Sequence[str], Sequence[str]],
-    cells: Sequence[Cell],
+    cells: Sequence[Tile],
     *,
     labels: tuple[str, str] = ("", ""),
 ) -> Panel:

@@ -17,12 +17,12 @@ from resect.errors import visible
 from resect.report.figures.spec import (
     DASHES,
     Bar,
-    Cell,
     Drawing,
     Panel,
     Scale,
     Series,
     Style,
+    Tile,
     Violin,
 )
 from resect.report.words import interval, is_fraction, label
@@ -193,7 +193,7 @@ def _bar(bar: Bar, frame: Frame) -> str:
     return text
 
 
-def _cell(cell: Cell, frame: Frame) -> str:
+def _cell(cell: Tile, frame: Frame) -> str:
     x, y = frame.x(cell.column - 0.5), frame.y(cell.row - 0.5)
     wide, high = frame.x(cell.column + 0.5) - x - 1, frame.y(cell.row + 0.5) - y - 1
     colour = 3 if (cell.shade or 0) < 0 else 1

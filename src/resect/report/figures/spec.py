@@ -167,7 +167,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Tile:
     """A cell of a matrix; `shade` from -1 (far below) over 0 (none) to 1 (far above), or None."""
 
     column: int
@@ -178,7 +178,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Threshold:
     """A threshold across the panel: `along` names the axis on which it has its value."""
 
     value: float
@@ -218,9 +218,9 @@ class Panel:
     y: Scale
     series: tuple[Series, ...] = ()
     bars: tuple[Bar, ...] = ()
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[Tile, ...] = ()
     violins: tuple[Violin, ...] = ()
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Threshold, ...] = ()
     height: int = 250
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from resect.report.figures.parts import matrix, matrix_panel, number, pooled, rows_of, unique
-from resect.report.figures.spec import Cell, Drawing, Panel, Row, Tables
+from resect.report.figures.spec import Drawing, Panel, Row, Tables, Tile
 from resect.report.words import plain_number
 
 
@@ -50,5 +50,5 @@ def _overlap(pairs: list[Row]) -> Panel:
             f"{plain_number(row.get('enrichment'))} times chance"
         )
         shade = number(row["jaccard"]) / top
-        cells.append(Cell(early, late - 1, shade, f"{row['jaccard']:.2f}", title))
+        cells.append(Tile(early, late - 1, shade, f"{row['jaccard']:.2f}", title))
     return matrix_panel("overlap of the cut sets (Jaccard)", (listed[1:], listed[:-1]), cells)

@@ -16,7 +16,7 @@ import math
 from collections import Counter
 
 from resect.report.figures.parts import matrix_panel, pooled, rows_of, unique
-from resect.report.figures.spec import Cell, Drawing, Tables
+from resect.report.figures.spec import Drawing, Tables, Tile
 from resect.report.words import percent
 
 MOST_COLUMNS = 16
@@ -61,10 +61,10 @@ def draw(study: str, tables: Tables) -> list[Drawing]:
 
 def _cell(
     place: tuple[int, int], shares: tuple[float, float], names: tuple[list[str], list[str]]
-) -> Cell:
+) -> Tile:
     (row, column), (share, chance) = place, shares
     ratio = share / chance
     shade = max(-1.0, min(1.0, math.log2(ratio) / TOP)) if ratio else -1.0
     title = f"{names[0][row]}, layer {names[1][column]}: {percent(share)} of the cut, "
     text = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-    return Cell(column, row, shade, text, f"{title}{percent(chance)} of the weights")
+    return Tile(column, row, shade, text, f"{title}{percent(chance)} of the weights")

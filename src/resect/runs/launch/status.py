@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resect.files.locking import Owner
-from resect.files.reading import read_json, refuse_links_out, whole
+from resect.files.reading import expecting, read_json, refuse_links_out
 from resect.runs.config import load_config
 from resect.runs.launch.part import Part
 from resect.runs.launch.slurm import Queued, queued
@@ -27,13 +27,13 @@ def status(run: Path) -> dict[str, list[dict[str, Any]]]:
     config = load_config(run / "config.yaml")
     done = {cell.key for cell in plan_run(config) if is_done(run, cell)}
     launched = run / "launch" / "parts.json"
-    with whole(launched, "list of jobs"):
+    with expecting(launched, "list of jobs"):
         nothing: dict[str, Any] = {"launcher": "", "parts": []}
         known = read_json(launched) if launched.exists() else nothing
         jobs = [part["job"] for part in known["parts"] if part["job"] is not None]
     # None for a folder that is looked at where its Slurm is not.
     queue = (queued(jobs) if known["launcher"] == "slurm" else None) or {}
-    with whole(run / "launch", "account of jobs"):
+    with expecting(run / "launch", "account of jobs"):
         parts = [_part_row(run, part, done, queue.get(part["job"])) for part in known["parts"]]
     running = {row["cell"] for row in parts if row["state"] == "running"}
     failed = {row["cell"] for row in parts if row["state"] == "failed"}
