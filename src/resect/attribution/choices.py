@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from resect.attribution.plan import GIB, Plan, Shape, Streamed, Work, plan, shape_of, streamed
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.machine.memory import Free, free_memory
 from resect.machine.processes import ALONE, Processes, is_sharded
@@ -19,7 +19,7 @@ from resect.model.files import entries, weight_files
 from resect.model.load import DTYPES, find_device
 from resect.model.prunable import Coverage
 from resect.model.shapes import empty_model
-from resect.records import Encoded
+from resect.records import CausalModel, Encoded
 
 # Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
 CPU_TOKENS = 1024
@@ -27,14 +27,19 @@ GPU_TOKENS = 8192
 _log = logging.getLogger(__name__)
 
 
+def device_of(model: CausalModel) -> torch.device:
+    """Return where a model takes its tokens in: the device of its embeddings."""
+    return next(model.get_input_embeddings().parameters()).device
+
+
 def planned(
-    model: Any,
+    model: CausalModel,
     encoded: Sequence[Encoded],
-    settings: AttributeSettings,
+    settings: Pass,
     coverage: Coverage,
     sums: int,
     processes: Processes = ALONE,
-) -> AttributeSettings:
+) -> Pass:
     """Return settings with nothing left open that depends on the free memory.
 
     Args:
@@ -47,7 +52,7 @@ def planned(
     """
     tokens = settings.batch_tokens
     if tokens == "auto":
-        on_gpu = model.get_input_embeddings().weight.is_cuda
+        on_gpu = device_of(model).type == "cuda"
         tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     if settings.accumulator != "auto":
         return replace(settings, batch_tokens=tokens)
@@ -75,9 +80,9 @@ def planned(
 
 
 def streamed_tokens(
-    model: Any,
+    model: CausalModel,
     encoded: Sequence[Encoded],
-    settings: AttributeSettings,
+    settings: Pass,
     coverage: Coverage,
     *,
     sums: int,
@@ -95,13 +100,13 @@ def streamed_tokens(
     """
     if settings.batch_tokens != "auto":
         return settings.batch_tokens
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model)
     work = _work(encoded, settings, GPU_TOKENS if device.type == "cuda" else CPU_TOKENS, sums)
     work = replace(work, keep=settings.fraction(coverage.total))
     return streamed(shape_of(model, coverage), work, least_free({device}, processes)).tokens
 
 
-def _work(examples: Sequence[Encoded], settings: AttributeSettings, tokens: int, sums: int) -> Work:
+def _work(examples: Sequence[Encoded], settings: Pass, tokens: int, sums: int) -> Work:
     longest = max(len(example.input_ids) for example in examples)
     return Work(
         tokens=sum(len(example.input_ids) for example in examples),
@@ -115,7 +120,7 @@ def _work(examples: Sequence[Encoded], settings: AttributeSettings, tokens: int,
 def reading(
     folder: Path,
     encoded: Callable[[], Sequence[Encoded]],
-    settings: AttributeSettings,
+    settings: Pass,
     *,
     sums: int,
     dtype: str | None = None,
@@ -151,7 +156,7 @@ def reading(
 
 
 def plan_for(
-    model: Any,
+    model: CausalModel,
     coverage: Coverage,
     encoded: Sequence[Encoded],
     *,

@@ -1,70 +1,44 @@
 """One pass over the data scores every layer at once.
 
-The examples go through the model in padded batches; hooks add what each batch says of every weight
-to sums in fp32 (`resect.attribution.sums`), and a rule turns weights and means into scores
-(`resect.attribution.methods`). Scores are kept by checkpoint tensor, sparse.
+A feeder puts the examples through a model and yields weight by weight what scores are made of
+(`resect.attribution.feeder`). A rule turns values and means into scores
+(`resect.attribution.methods`), which are kept by checkpoint tensor, sparse. In memory, hooks add
+what each batch says of every weight to sums in fp32 (`resect.attribution.sums`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from resect.attribution.choices import planned
+from resect.attribution.feeder import Feeder, Scored
 from resect.attribution.loss import check_examples
 from resect.attribution.methods import Rule, rule_of
-from resect.attribution.passes import Feed, sum_examples
-from resect.attribution.settings import AttributeSettings
-from resect.attribution.sums import EACH, Kind
-from resect.edit.live import shrunk
+from resect.attribution.passes import Passes, Progress
+from resect.attribution.settings import AttributeSettings, Origin, Pass
+from resect.attribution.sums import EACH, Statistic
 from resect.errors import InputError
-from resect.machine.processes import ALONE, Processes, gathered, is_sharded, processes_of
-from resect.model.load import model_fingerprint, tokenizer_fingerprint
-from resect.model.prunable import Coverage, PrunableWeight, find_prunable
-from resect.records import Encoded
+from resect.machine.processes import ALONE, Processes, is_sharded, processes_of
+from resect.model.load import LoadedModel
+from resect.model.prunable import PrunableWeight, find_prunable
+from resect.records import CausalModel, Encoded, Tokenizer
 from resect.stats import seed_of
 from resect.weights.candidates import Candidates
 from resect.weights.scores import ScoreMeta, Scores
 
-__all__ = ["AttributeSettings", "attribute", "attribute_many"]
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class _Job:
-    """What one call works on."""
-
-    model: Any
-    encoded: Sequence[Encoded]
-    settings: AttributeSettings
-    on_progress: Progress
-    feed: Feed
-    passes: int = 1
-    done: int = 0
-
-    @property
-    def processes(self) -> Processes:
-        return self.feed.processes
-
-    def advance(self, examples: int) -> None:
-        self.done += examples
-        # Extra passes are part of the work, and the other processes keep up; the bar counts
-        # examples once.
-        done, total = self.done * self.processes.count // self.passes, len(self.encoded)
-        self.on_progress(min(done, total), total)
+__all__ = ["AttributeSettings", "attribute", "attribute_many", "harvest", "needs_of"]
 
 
 def attribute(
-    model: Any,
-    tokenizer: Any,
+    model: CausalModel,
+    tokenizer: Tokenizer,
     encoded: Sequence[Encoded],
-    settings: AttributeSettings | None = None,
+    settings: Pass | None = None,
     on_progress: Progress | None = None,
     processes: Processes = ALONE,
     **keywords: Any,
@@ -75,7 +49,7 @@ def attribute(
         model: A Hugging Face causal LM.
         tokenizer: Its tokenizer.
         encoded: The examples.
-        settings: How the pass is made.
+        settings: How the pass is made; `AttributeSettings` also say where the data are from.
         on_progress: Called with examples done and examples in all.
         processes: The processes that share the examples, as in `attribute_many`.
         **keywords: Fields of `AttributeSettings`, instead of `settings`.
@@ -97,12 +71,13 @@ def attribute(
 
 
 def attribute_many(
-    model: Any,
-    tokenizer: Any,
+    model: CausalModel,
+    tokenizer: Tokenizer,
     encoded: Sequence[Encoded],
     *,
     reductions: Sequence[str] = ("signed",),
-    settings: AttributeSettings | None = None,
+    settings: Pass | None = None,
+    origin: Origin | None = None,
     on_progress: Progress | None = None,
     processes: Processes = ALONE,
 ) -> dict[str, Scores]:
@@ -114,6 +89,8 @@ def attribute_many(
         encoded: The examples; their weights make a contrast, +1/|D| and -1/|D'| up to a factor.
         reductions: Names in `resect.attribution.methods.METHODS[settings.method]`.
         settings: How the pass is made.
+        origin: What the artefact says of the data; None for what the settings say of it, if they
+            are `AttributeSettings`.
         on_progress: Called with examples done and examples in all.
         processes: The processes that share the examples
             (`resect.machine.processes.process_group`). All of them call this with the same
@@ -125,21 +102,26 @@ def attribute_many(
             no gradients.
         CoverageError: The model has block weights of an unknown kind.
     """
-    settings = settings or AttributeSettings()
+    settings = settings or Pass()
     rules = {name: rule_of(settings.method, name) for name in reductions}
     coverage = find_prunable(model, allow_partial=settings.allow_partial)
     _refuse_absent(model)
     check_examples(encoded, model)
-    wanted = {kind for rule in rules.values() for kind in rule.needs}
-    _refuse_sharded(model, wanted)
+    needs = needs_of(rules.values())
+    _refuse_sharded(model, needs)
     processes = processes_of(model, processes)
-    settings = planned(model, encoded, settings, coverage, len(wanted), processes)
-    feed = _feed(settings, processes)
-    job = _Job(model, encoded, settings, on_progress or (lambda _done, _total: None), feed)
-    return _harvest(job, coverage, rules, wanted, _meta(job, coverage, tokenizer))
+    chosen = planned(model, encoded, settings, coverage, len(needs), processes)
+    loaded = LoadedModel(model, tokenizer)
+    feeder = Passes(loaded, encoded, chosen, coverage, processes, on_progress)
+    return harvest(feeder, rules, settings, origin)
 
 
-def _refuse_absent(model: Any) -> None:
+def needs_of(rules: Collection[Rule]) -> frozenset[Statistic]:
+    """Return what all of the rules together need to know of each weight."""
+    return frozenset(statistic for rule in rules for statistic in rule.needs)
+
+
+def _refuse_absent(model: CausalModel) -> None:
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise InputError(
@@ -149,140 +131,97 @@ def _refuse_absent(model: Any) -> None:
             )
 
 
-def _refuse_sharded(model: Any, wanted: set[Kind]) -> None:
-    if EACH & wanted and any(is_sharded(parameter) for parameter in model.parameters()):
+def _refuse_sharded(model: CausalModel, needs: Collection[Statistic]) -> None:
+    each = EACH.intersection(needs)
+    if each and any(is_sharded(parameter) for parameter in model.parameters()):
         raise InputError(
             "gradients of single examples cannot be had from sharded weights, because FSDP adds "
             "those of all processes up before anyone sees them",
-            got=f"a reduction that needs the {' and '.join(sorted(EACH & wanted))} sums",
+            got=f"a reduction that needs the {' and '.join(sorted(each))} sums",
             allowed="signed, opposite or abs_of_mean",
             fix="choose one of these, or load the model whole in every process or with "
             "--device auto",
         )
 
 
-def _feed(settings: AttributeSettings, processes: Processes) -> Feed:
-    tokens = settings.batch_tokens
-    # `planned` leaves no auto.
-    most = 1 if tokens == "auto" else tokens
-    return Feed(settings.batch_size, most, settings.checkpoint, processes)
+def harvest(
+    feeder: Feeder, rules: Mapping[str, Rule], settings: Pass, origin: Origin | None = None
+) -> dict[str, Scores]:
+    """Score weight by weight, so that the scores of all weights never exist at once.
+
+    Args:
+        feeder: Yields the weights with their means over the examples.
+        rules: How scores are made, by reduction.
+        settings: How the pass is made.
+        origin: What the artefact says of the data; None for what the settings say of it, if they
+            are `AttributeSettings`.
+
+    Raises:
+        InputError: Scores are not finite, or the feeder cannot go on.
+        CoverageError: The model cannot be read in the way of this feeder.
+    """
+    origin = origin or (settings if isinstance(settings, AttributeSettings) else Origin())
+    coverage = feeder.coverage
+    metas = _metas(feeder, rules, settings, origin)
+    candidates = {name: Candidates(meta.keep, coverage.total) for name, meta in metas.items()}
+    needs = needs_of(rules.values())
+    # Closed, so that what a feeder has open is closed before an error is told.
+    with contextlib.closing(feeder.means(needs - {"noise"})) as weights:
+        for scored in weights:
+            if "noise" in needs:
+                scored.means["noise"] = noise_of(scored.weight, origin.seed).to(
+                    scored.values.device
+                )
+            for name, rule in rules.items():
+                _rank(scored, rule, candidates[name], keeps_weights=metas[name].ranks_targets)
+            del scored  # or it would stay while the next batches run
+    order = [tensor.name for weight in coverage.weights for tensor in weight.places]
+    ranked = {reduction: ranking.finish() for reduction, ranking in candidates.items()}
+    return {
+        reduction: Scores({name: tensors[name] for name in order}, metas[reduction])
+        for reduction, tensors in ranked.items()
+    }
 
 
-def _meta(job: _Job, coverage: Coverage, tokenizer: Any) -> Callable[[str], ScoreMeta]:
-    settings = job.settings
-    model_name = model_fingerprint(job.model)
-    tokenizer_name = tokenizer_fingerprint(tokenizer)
-
-    def of(reduction: str) -> ScoreMeta:
-        return ScoreMeta(
+def _metas(
+    feeder: Feeder, rules: Mapping[str, Rule], settings: Pass, origin: Origin
+) -> dict[str, ScoreMeta]:
+    identity = feeder.identity()
+    return {
+        reduction: ScoreMeta(
             method=settings.method,
             reduction=reduction,
-            keep=settings.fraction(coverage.total),
-            model_id=str(getattr(job.model, "name_or_path", "")),
-            model_fingerprint=model_name,
-            tokenizer_fingerprint=tokenizer_name,
-            data_hash=settings.data_hash,
-            examples=len(job.encoded),
-            tokens=sum(example.scored_tokens for example in job.encoded),
-            format=settings.format,
-            skip=settings.skip,
-            category=settings.category,
-            seed=settings.seed,
+            keep=settings.fraction(feeder.coverage.total),
+            model_id=identity.model_id,
+            model_fingerprint=identity.model_fingerprint,
+            tokenizer_fingerprint=identity.tokenizer_fingerprint,
+            data_hash=origin.data_hash,
+            examples=len(feeder.encoded),
+            tokens=sum(example.scored_tokens for example in feeder.encoded),
+            format=origin.format,
+            skip=origin.skip,
+            category=origin.category,
+            seed=origin.seed,
+            streamed=identity.streamed,
         )
+        for reduction in rules
+    }
 
-    return of
 
-
-def _means(
-    job: _Job, coverage: Coverage, wanted: set[Kind]
-) -> Iterator[tuple[PrunableWeight, dict[Kind, Tensor]]]:
-    """Yield each weight with its means over examples, which are freed as they are used up."""
-    settings = job.settings
-    groups = _groups(coverage.weights, settings.layers_per_pass)
-    factors = [1.0]
-    if settings.method == "integrated":
-        points = [(at + 0.5) / settings.steps for at in range(settings.steps)]
-        factors = [1 - point * (1 - settings.shrink_to) for point in points]
-    job.passes = len(groups) * len(factors)
-    count = len(job.encoded) * len(factors)
-    for group in groups:
-        means: dict[str, dict[Kind, Tensor]] = {weight.name: {} for weight in group}
-        for factor in factors if wanted - {"noise"} else []:
-            with _at(job, coverage, factor):
-                sums = sum_examples(
-                    job.model,
-                    group,
-                    wanted,
-                    job.encoded,
-                    job.feed,
-                    place="cpu" if settings.accumulator == "cpu" else "",
-                    on_done=job.advance,
-                )
-            for kind, totals in sums.items():
-                for weight in group:
-                    mean = totals.pop(weight.name).div_(count)
-                    known = means[weight.name].get(kind)
-                    means[weight.name][kind] = mean if known is None else known.add_(mean)
-        for weight in group:
-            if "noise" in wanted:
-                means[weight.name]["noise"] = noise_of(weight, settings.seed)
-            yield weight, means.pop(weight.name)
+def _rank(scored: Scored, rule: Rule, candidates: Candidates, *, keeps_weights: bool) -> None:
+    """Score one weight and keep what some selection could take of it."""
+    scores = rule.formula(scored.values, scored.means)
+    if not bool(scores.isfinite().all()):
+        raise InputError(
+            f"the scores of {scored.weight.name} are not finite",
+            fix="load the model in float32 or bfloat16, and check the data for odd examples",
+        )
+    for tensor in scored.weight.places:
+        values = tensor.view(scored.values) if keeps_weights else None
+        candidates.add(tensor.name, tensor.view(scores), values)
 
 
 def noise_of(weight: PrunableWeight, seed: int) -> Tensor:
     """Return the draw [*] behind the scores of the method `random`."""
     draw = torch.Generator().manual_seed(seed_of(f"scores/random/{weight.name}", seed))
     return torch.rand(weight.shape, generator=draw)
-
-
-def _groups(weights: Sequence[PrunableWeight], layers: int | None) -> list[list[PrunableWeight]]:
-    if layers is None:
-        return [list(weights)]
-    found: dict[int, list[PrunableWeight]] = {}
-    for weight in weights:
-        found.setdefault(weight.layer // layers, []).append(weight)
-    return list(found.values())
-
-
-@contextlib.contextmanager
-def _at(job: _Job, coverage: Coverage, factor: float) -> Iterator[None]:
-    """Shrink all prunable weights to a point of the path of `integrated`."""
-    if factor == 1.0:
-        yield
-        return
-    weights = {weight.name: job.model.get_parameter(weight.name) for weight in coverage.weights}
-    with shrunk(weights, factor):
-        yield
-
-
-def _harvest(
-    job: _Job,
-    coverage: Coverage,
-    rules: Mapping[str, Rule],
-    wanted: set[Kind],
-    meta: Callable[[str], ScoreMeta],
-) -> dict[str, Scores]:
-    """Score weight by weight, so that the scores of all weights never exist at once."""
-    metas = {name: meta(name) for name in rules}
-    found = {name: Candidates(metas[name].keep, coverage.total) for name in rules}
-    for weight, means in _means(job, coverage, wanted):
-        parameter = gathered(job.model.get_parameter(weight.name).detach())
-        # Sorted, because gathering is done by all processes, and sets differ in order.
-        own = {kind: gathered(mean).to(parameter.device) for kind, mean in sorted(means.items())}
-        for name, rule in rules.items():
-            scores = rule.formula(parameter, own)
-            if not bool(scores.isfinite().all()):
-                raise InputError(
-                    f"the scores of {weight.name} are not finite",
-                    fix="load the model in float32 or bfloat16, and check the data for odd "
-                    "examples",
-                )
-            for place in weight.places:
-                original = place.view(parameter) if metas[name].ranks_targets else None
-                found[name].add(place.name, place.view(scores), original)
-    order = [place.name for weight in coverage.weights for place in weight.places]
-    scored = {name: candidates.finish() for name, candidates in found.items()}
-    return {
-        name: Scores({place: tensors[place] for place in order}, metas[name])
-        for name, tensors in scored.items()
-    }

@@ -45,7 +45,7 @@ class Watch:
         """
         self.sums = sums
         self.singly = singly
-        self.each = bool(EACH & sums.wanted) and not singly
+        self.each = bool(EACH & sums.needs) and not singly
         self.parameters = {weight.name: model.get_parameter(weight.name) for weight in weights}
         self.experts = {w.name for w in weights if len(w.shape) == 3} if self.each else set()
         # How much the batches that were compared with autograd could show (`_shows`).
@@ -61,7 +61,7 @@ class Watch:
         self.sums.check = {} if checking else None
         self._calls.clear()
         self._running_back = self._inside = False
-        always = "gradient" in self.sums.wanted or self.singly
+        always = "gradient" in self.sums.needs or self.singly
         for name, parameter in self.parameters.items():
             parameter.grad = None
             checks = checking and name not in self.experts
@@ -92,7 +92,7 @@ class Watch:
             limit = TOLERANCE[gradient.dtype] * float(gradient.float().norm())
             if mine is None or float((mine - gradient).norm()) > limit:
                 self.sums.mix(name)
-        if "gradient" in self.sums.wanted:
+        if "gradient" in self.sums.needs:
             self.sums.add_gradient(name, gradient)
         parameter.grad = None
 
@@ -117,7 +117,7 @@ class Watch:
             if rows is None or self._calls[weight.name] > 1:
                 self.sums.mix(weight.name)
                 return
-            if "inputs" in self.sums.wanted:
+            if "inputs" in self.sums.needs:
                 self.sums.add_inputs(weight.name, rows)
             if self.each and output.requires_grad:
                 output.register_hook(lambda gradient: on_output(gradient, rows))  # type: ignore[no-untyped-call]
@@ -186,7 +186,7 @@ class Watch:
             def on_gradient(leaf: Tensor, name: str = name) -> None:
                 if leaf.grad is None:
                     return
-                if "gradient" in self.sums.wanted:
+                if "gradient" in self.sums.needs:
                     self.sums.add_gradient(name, leaf.grad, row=row)
                 self.sums.add_example(name, row, leaf.grad)
                 leaf.grad = None
@@ -258,7 +258,7 @@ def observing(
         for weight in weights:
             if weight.name in watch.experts:
                 owners.setdefault(weight.module, []).append(weight.name)
-            elif watch.each or "inputs" in sums.wanted:
+            elif watch.each or "inputs" in sums.needs:
                 module = model.get_submodule(weight.module)
                 hooks.append(module.register_forward_hook(watch.on_linear(weight)))
         for owner, names in owners.items():

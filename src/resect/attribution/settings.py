@@ -9,8 +9,8 @@ LARGE = 1_000_000_000
 
 
 @dataclass(frozen=True)
-class AttributeSettings:
-    """How a pass is made, and what its artefact says of the data.
+class Pass:
+    """How a pass over the data is made.
 
     Attributes:
         method: Name in `resect.attribution.methods.METHODS`.
@@ -21,19 +21,14 @@ class AttributeSettings:
             more than a billion prunable weights.
         dense: Keep the score of every weight.
         accumulator: Where sums are kept; "auto" for a plan that fits into the free memory
-            (`resect.model.plan`), which may also make batches smaller, use checkpointing and score
-            fewer layers a pass, unless those are given.
+            (`resect.attribution.plan`), which may also make batches smaller, use checkpointing and
+            score fewer layers a pass, unless those are given.
         layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
             all of them, or as planned.
         checkpoint: Compute activations again in the backward pass, to save memory.
         allow_partial: Leave block weights of an unknown kind alone instead of refusing them.
         steps: Points of the path of `integrated`.
         shrink_to: Factor of the weights at the end of that path.
-        data_hash: 16 hex digits of the data.
-        format: `raw` or `chat`.
-        skip: Response tokens that are not scored.
-        category: The one category that is scored, "" for all.
-        seed: Seed of the draw of examples, and of `random`.
     """
 
     method: str = "snip"
@@ -48,14 +43,41 @@ class AttributeSettings:
     allow_partial: bool = False
     steps: int = 4
     shrink_to: float = 0.6
-    data_hash: str = ""
-    format: str = "chat"
-    skip: int = 0
-    category: str = ""
-    seed: int = 0
 
     def fraction(self, total: int) -> float:
         """Return the fraction of candidates to keep for a model of `total` prunable weights."""
         if self.dense:
             return 1.0
         return self.keep or (1e-3 if total > LARGE else 1e-2)
+
+    @property
+    def factors(self) -> list[float]:
+        """Factors of the weights at which the data are passed: 1, or the path of `integrated`."""
+        if self.method != "integrated":
+            return [1.0]
+        midpoints = [(step + 0.5) / self.steps for step in range(self.steps)]
+        return [1 - midpoint * (1 - self.shrink_to) for midpoint in midpoints]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an artefact says of the data that it was made from.
+
+    Attributes:
+        data_hash: 16 hex digits of the data.
+        format: `raw` or `chat`.
+        skip: Response tokens that are not scored.
+        category: The one category that is scored, "" for all.
+        seed: Seed of the draws: of examples, and of the scores of `random`.
+    """
+
+    data_hash: str = ""
+    format: str = "chat"
+    skip: int = 0
+    category: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AttributeSettings(Origin, Pass):
+    """A `Pass` and an `Origin` in one, for the Python API; its fields are those of both."""

@@ -19,7 +19,7 @@ Legend: B examples of a batch, T their padded tokens, I inputs and O outputs of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,49 +28,71 @@ from resect.attribution import kernel
 from resect.records import Encoded
 
 Item = TypeVar("Item")
-Kind = Literal["gradient", "absolute", "square", "inputs", "noise"]
+# What is summed over examples; `noise` is no sum but the draw of the method `random`.
+Statistic = Literal["gradient", "absolute", "square", "inputs", "noise"]
 
-EACH: frozenset[Kind] = frozenset({"absolute", "square"})
+EACH: frozenset[Statistic] = frozenset({"absolute", "square"})
 
 # A tile of 2¹⁸ fp32 numbers is 1 MB, half of a core's cache; a GPU wants fewer, larger products.
 CPU_TILE = 2**18
 GPU_TILE = 2**24
 
 
+class _Factors(NamedTuple):
+    """The two factors of one example's gradient leftᵀ·right, [T, R] and [T, C]."""
+
+    left: Tensor
+    right: Tensor
+
+
+class _Tile(NamedTuple):
+    """A part of one example's gradient.
+
+    Attributes:
+        example: Identity of the example.
+        start: First row of the weight.
+    """
+
+    example: int
+    start: int
+
+
 class Sums:
     """The sums of one pass; filled by hooks during forward and backward passes."""
 
-    def __init__(self, weights: Mapping[str, Tensor], wanted: Iterable[Kind], place: str = ""):
+    def __init__(self, weights: Mapping[str, Tensor], needs: Iterable[Statistic], device: str = ""):
         """Reserve zeros.
 
         Args:
             weights: Weights by name, of any shape.
-            wanted: Which sums to keep.
-            place: Device of the sums; "" for that of each weight.
+            needs: Which sums to keep.
+            device: Device of the sums; "" for that of each weight.
         """
-        # What a layer's inputs sum up to has a shape that is known when they are there.
+        # The shape of a layer's summed inputs is known when its first inputs come.
         self.inputs: dict[str, Tensor] = {}
-        self.wanted = frozenset(wanted)
-        self.totals: dict[Kind, dict[str, Tensor]] = {
-            kind: {
+        self.needs = frozenset(needs)
+        self.totals: dict[Statistic, dict[str, Tensor]] = {
+            statistic: {
                 # Sums of sharded weights are sharded likewise.
                 name: torch.zeros_like(
                     weight.detach(),
                     dtype=torch.float32,
-                    device=place or weight.device,
+                    device=device or weight.device,
                     memory_format=torch.contiguous_format,
                 )
                 for name, weight in weights.items()
             }
-            for kind in self.wanted - {"inputs", "noise"}
+            for statistic in self.needs - {"inputs"}
         }
         # Weights whose examples cannot be told apart within a batch.
         self.mixed: set[str] = set()
         self.batch: Sequence[Encoded] = ()
         # Signed sums of a batch, to be compared with what autograd says; None when not checking.
         self.check: dict[str, Tensor] | None = None
-        self._done: dict[tuple[str, str], set[Any]] = {}
-        self._tiles: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        # Examples, by their identity, that a step has added to the sums of a weight.
+        self._done: dict[tuple[str, str], set[int]] = {}
+        self._tiles_done: dict[str, set[_Tile]] = {}
+        self._buffers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     @property
     def width(self) -> int:
@@ -82,6 +104,7 @@ class Sums:
         self.batch = batch
         if not again:
             self._done.clear()
+            self._tiles_done.clear()
 
     def add_gradient(self, name: str, gradient: Tensor, row: int | None = None) -> None:
         """Add the gradient [*] of the whole batch, or of the example in one of its rows."""
@@ -96,25 +119,27 @@ class Sums:
         """Add squared inputs, [T, I] an example, where they predict scored tokens."""
         for example, x in self._new("inputs", name, rows):
             seen = x[example.first_scored - 1 : len(example.input_ids) - 1].float()
-            here = seen.square().mean(dim=0) * abs(example.weight)
-            self.inputs[name] = self.inputs[name] + here if name in self.inputs else here
+            squares = seen.square().mean(dim=0) * abs(example.weight)
+            self.inputs[name] = self.inputs[name] + squares if name in self.inputs else squares
 
-    def add_products(self, name: str, left: Sequence[Tensor], right: Sequence[Tensor]) -> None:
+    def add_products(
+        self, name: str, left_rows: Sequence[Tensor], right_rows: Sequence[Tensor]
+    ) -> None:
         """Add the gradients leftᵀ·right of single examples.
 
         Args:
             name: The weight, of shape [R, C].
-            left: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
-            right: [T, C] an example: the other of the two.
+            left_rows: [T, R] an example: output gradients for nn.Linear, inputs for Conv1D.
+            right_rows: [T, C] an example: the other of the two.
         """
         done = self._done.setdefault(("each", name), set())
-        pairs = list(zip(left, right, strict=True))
+        pairs = [_Factors(*pair) for pair in zip(left_rows, right_rows, strict=True)]
         checking = self.check is not None and name in self.check
-        if pairs and kernel.usable(pairs[0][0]) and not checking:
+        if pairs and kernel.usable(pairs[0].left) and not checking:
             self._add_at_once(name, pairs)
-        # What is left: without the kernel all, otherwise what a failed batch had begun by tiles.
-        for example, (one, other) in zip(self.batch, pairs, strict=True):
-            self._add_product(name, id(example), one, other)
+        # Without the kernel these are all; otherwise those that a failed batch had begun by tiles.
+        for example, pair in zip(self.batch, pairs, strict=True):
+            self._add_product(name, id(example), pair)
             done.add(id(example))
 
     def add_example(self, name: str, row: int, gradient: Tensor) -> None:
@@ -128,8 +153,8 @@ class Sums:
         """Give up on single examples of a weight within batches."""
         self.mixed.add(name)
         self.inputs.pop(name, None)
-        for kind in EACH & self.wanted:
-            self.totals[kind][name].zero_()
+        for statistic in EACH & self.needs:
+            self.totals[statistic][name].zero_()
 
     def rows_of(self, tensor: Tensor) -> list[Tensor] | None:
         """Return a layer's tensor as [t, *] for each example, without its padding where it can go.
@@ -145,11 +170,11 @@ class Sums:
         elif batch == 1:
             return [tensor.reshape(-1, last)]
         elif tensor.dim() > 3 and tensor.shape[0] == batch and width in tensor.shape[1:-1]:
-            return [one.reshape(-1, last) for one in tensor]
+            return [rows.reshape(-1, last) for rows in tensor]
         else:
             return None
         return [
-            one[: len(example.input_ids)] for example, one in zip(self.batch, apart, strict=True)
+            rows[: len(example.input_ids)] for example, rows in zip(self.batch, apart, strict=True)
         ]
 
     def _new(self, step: str, name: str, rows: Sequence[Item]) -> Iterator[tuple[Encoded, Item]]:
@@ -160,73 +185,73 @@ class Sums:
                 yield example, row
                 done.add(id(example))
 
-    def _add_at_once(self, name: str, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def _add_at_once(self, name: str, pairs: Sequence[_Factors]) -> None:
         """Add the products of all examples of which nothing has been added yet, by the kernel."""
         done = self._done.setdefault(("each", name), set())
-        begun = {example for example, _ in self._done.get(("tiles", name), set())}
-        fresh = [at for at, example in enumerate(self.batch) if id(example) not in done | begun]
+        begun = {tile.example for tile in self._tiles_done.get(name, set())}
+        fresh = [row for row, example in enumerate(self.batch) if id(example) not in done | begun]
         if not fresh:
             return
-        here = pairs[0][0].device
-        totals = {kind: self.totals[kind][name] for kind in EACH & self.wanted}
-        # Where sums are kept elsewhere, what a batch adds crosses over once.
+        device = pairs[0].left.device
+        totals = {statistic: self.totals[statistic][name] for statistic in EACH & self.needs}
+        # Where sums are on another device, what a batch adds crosses over once.
         buffers = {
-            kind: total if total.device == here else torch.zeros_like(total, device=here)
-            for kind, total in totals.items()
+            statistic: total if total.device == device else torch.zeros_like(total, device=device)
+            for statistic, total in totals.items()
         }
         # It asks for all its memory before it changes anything.
         kernel.add_sums(
-            [pairs[at][0] for at in fresh],
-            [pairs[at][1] for at in fresh],
+            [pairs[row].left for row in fresh],
+            [pairs[row].right for row in fresh],
             absolute=buffers.get("absolute"),
             square=buffers.get("square"),
         )
         # Likewise: either all sums change or none.
-        crossed = [
-            (total, buffers[kind].to(total.device))
-            for kind, total in totals.items()
-            if buffers[kind] is not total
-        ]
-        for total, more in crossed:
-            total.add_(more)
-        done.update(id(self.batch[at]) for at in fresh)
+        crossed = {
+            statistic: buffers[statistic].to(total.device)
+            for statistic, total in totals.items()
+            if buffers[statistic] is not total
+        }
+        for statistic, addend in crossed.items():
+            totals[statistic].add_(addend)
+        done.update(id(self.batch[row]) for row in fresh)
 
-    def _add_product(self, name: str, example: int, left: Tensor, right: Tensor) -> None:
+    def _add_product(self, name: str, example: int, pair: _Factors) -> None:
         """Add leftᵀ·right of an example by tiles; what a failed batch has added is checked only."""
         done = example in self._done["each", name]
-        tiles = self._done.setdefault(("tiles", name), set())
+        tiles = self._tiles_done.setdefault(name, set())
         check = None if self.check is None else self.check.get(name)
         if done and check is None:
             return
-        rows, columns = left.shape[1], right.shape[1]
-        tile = self._tile(right, columns)
-        step = max(1, tile.numel() // columns)
+        rows, columns = pair.left.shape[1], pair.right.shape[1]
+        buffer = self._buffer(pair.right, columns)
+        step = max(1, buffer.numel() // columns)
         for start in range(0, rows, step):
-            part = slice(start, min(start + step, rows))
-            piece = tile[: (part.stop - start) * columns].view(-1, columns)
-            torch.mm(left[:, part].T, right, out=piece)  # [r, C] = [r, T]·[T, C]
-            gradient = piece.float()
+            span = slice(start, min(start + step, rows))
+            product = buffer[: (span.stop - start) * columns].view(-1, columns)
+            torch.mm(pair.left[:, span].T, pair.right, out=product)  # [r, C] = [r, T]·[T, C]
+            gradient = product.float()
             if check is not None:
-                check[part].add_(gradient)
-            if not done and (example, start) not in tiles:
-                self._add(name, part, gradient)
-                tiles.add((example, start))
+                check[span].add_(gradient)
+            if not done and _Tile(example, start) not in tiles:
+                self._add(name, span, gradient)
+                tiles.add(_Tile(example, start))
 
-    def _add(self, name: str, part: slice, gradient: Tensor) -> None:
+    def _add(self, name: str, rows: slice, gradient: Tensor) -> None:
         """Add |g| and g² of one example; overwrites `gradient`."""
-        kinds = sorted(EACH & self.wanted)
+        statistics = sorted(EACH & self.needs)
         # All memory is asked for before the first sum changes, so that running out of it leaves
         # either all of them changed or none.
-        here = gradient.to(self.totals[kinds[0]][name].device)
-        if "square" in kinds:
-            self.totals["square"][name][part].addcmul_(here, here)
-        if "absolute" in kinds:
-            self.totals["absolute"][name][part].add_(here.abs_())
+        moved = gradient.to(self.totals[statistics[0]][name].device)
+        if "square" in statistics:
+            self.totals["square"][name][rows].addcmul_(moved, moved)
+        if "absolute" in statistics:
+            self.totals["absolute"][name][rows].add_(moved.abs_())
 
-    def _tile(self, like: Tensor, columns: int) -> Tensor:
+    def _buffer(self, like: Tensor, columns: int) -> Tensor:
         """Return a reused buffer: reserving one for each product would cost page faults."""
         key = (like.dtype, like.device)
         size = max(columns, GPU_TILE if like.is_cuda else CPU_TILE)
-        if key not in self._tiles or self._tiles[key].numel() < size:
-            self._tiles[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-        return self._tiles[key]
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+        return self._buffers[key]

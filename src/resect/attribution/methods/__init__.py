@@ -20,7 +20,7 @@ from resect.attribution.methods.snip import (
     mean_of_abs,
 )
 from resect.attribution.methods.wanda import magnitude, wanda
-from resect.attribution.sums import Kind
+from resect.attribution.sums import Statistic
 from resect.errors import unknown_name
 
 
@@ -33,8 +33,8 @@ class Rule(NamedTuple):
             in `needs`; returns scores [*] in fp32.
     """
 
-    needs: tuple[Kind, ...]
-    formula: Callable[[Tensor, Mapping[Kind, Tensor]], Tensor]
+    needs: tuple[Statistic, ...]
+    formula: Callable[[Tensor, Mapping[Statistic, Tensor]], Tensor]
 
 
 _SIGNED = Rule(("gradient",), lambda w, mean: facilitation(w, mean["gradient"]))
