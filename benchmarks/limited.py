@@ -99,9 +99,12 @@ def weights_of(folder: Path) -> int:
 
 def mask_of(folder: Path, data: Path, stream: bool | None, on_note: Callable[[str], None]) -> Any:
     from resect.attribution.score import ScoreRequest, score_model
+    from resect.attribution.settings import Origin, Pass
     from resect.weights.select import select
 
-    request = ScoreRequest(str(folder), str(data), format="raw", keep=KEEP, stream=stream)
+    request = ScoreRequest(
+        str(folder), str(data), Pass(keep=KEEP), Origin(format="raw"), stream=stream
+    )
     scores = score_model(request, on_note=on_note)
     return select(scores, None, q=Q, p=0, scope="model"), scores.meta.streamed
 

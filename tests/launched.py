@@ -11,7 +11,7 @@ import torch
 
 import tiny
 from resect.attribution.engine import attribute_many
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.records import Encoded, Scope
 from resect.weights.scores import Scores
 from resect.weights.select import select
@@ -32,7 +32,7 @@ def run(
         tiny.tokenizer(),
         encoded,
         reductions=reductions,
-        settings=AttributeSettings(dense=True, **settings),
+        settings=Pass(dense=True, **settings),
     )
 
 

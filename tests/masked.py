@@ -8,15 +8,13 @@ import torch
 
 import tiny
 from resect.attribution.engine import attribute_many
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.weights.mask import Mask
 from resect.weights.select import select
 
 
 def make(model: Any, q: float = 0.05) -> Mask:
-    scores = attribute_many(
-        model, tiny.tokenizer(), tiny.examples(3), settings=AttributeSettings(dense=True)
-    )
+    scores = attribute_many(model, tiny.tokenizer(), tiny.examples(3), settings=Pass(dense=True))
     return select(scores["signed"], None, q=q, p=0)
 
 

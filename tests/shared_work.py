@@ -22,7 +22,7 @@ from resect.attribution import choices
 from resect.attribution.engine import attribute_many
 from resect.attribution.methods import METHODS
 from resect.attribution.offloaded import attribute_streamed
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.files.writing import write_text
 from resect.machine.memory import Free
@@ -39,7 +39,7 @@ FEW = 2  # so that the last process has none
 
 def write(folder: Path, name: str, processes: Processes, model: Any, **options: Any) -> None:
     """Score with all processes of `ranks` and write what this one gets."""
-    settings = AttributeSettings(dense=True, method=options.get("method", "snip"))
+    settings = Pass(dense=True, method=options.get("method", "snip"))
     found = attribute_many(
         model,
         tiny.tokenizer(),
@@ -66,7 +66,7 @@ def write_streamed(folder: Path, architecture: str, processes: Processes) -> Non
         open_shelf(folder / architecture),
         tiny.examples(EXAMPLES),
         reductions=REDUCTIONS,
-        settings=AttributeSettings(dense=True, batch_size=2),
+        settings=Pass(dense=True, batch_size=2),
         processes=processes,
     )
     for reduction, scores in found.items():

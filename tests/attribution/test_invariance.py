@@ -17,7 +17,7 @@ import tiny
 from launched import Found, assert_same, base, environment, run
 from resect.attribution import choices, passes
 from resect.attribution.choices import planned
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.machine.memory import Free
 from resect.machine.processes import Processes
 from resect.model import find_prunable
@@ -180,9 +180,9 @@ def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPat
     model, encoded = tiny.build("qwen3"), tiny.examples(EXAMPLES)
     coverage = find_prunable(model)
     monkeypatch.setattr(choices, "free_memory", lambda _devices: Free(1e12, 0.0))
-    roomy = planned(model, encoded, AttributeSettings(), coverage, 1)
+    roomy = planned(model, encoded, Pass(), coverage, 1)
     assert (roomy.layers_per_pass, roomy.checkpoint) == (None, False)
-    careful = planned(model, encoded, AttributeSettings(), coverage, 1, Pair(0, 2))
+    careful = planned(model, encoded, Pass(), coverage, 1, Pair(0, 2))
     assert (careful.layers_per_pass, careful.checkpoint) == (1, True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert Pair(0, 8).neighbours == 4

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 import tiny
 from resect.attribution import choices
 from resect.attribution.score import ScoreRequest, score_model
+from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.files.writing import write_text
 from resect.machine import memory
@@ -141,7 +142,8 @@ def _prepared(folder: Path) -> ScoreRequest:
     tiny.tokenizer().save_pretrained(folder)
     rows = "".join(json.dumps(row) + "\n" for row in tiny.rows(4, "a"))
     write_text(folder / "d.jsonl", rows)
-    return ScoreRequest(str(folder), str(folder / "d.jsonl"), "mean_of_abs", keep=0.1)
+    settings = Pass(reduction="mean_of_abs", keep=0.1)
+    return ScoreRequest(str(folder), str(folder / "d.jsonl"), settings)
 
 
 def test_the_plan_chooses_to_read_block_by_block(
@@ -172,8 +174,9 @@ def test_the_plan_chooses_to_read_block_by_block(
     for name, tensor in expected.tensors.items():
         assert torch.equal(loaded.tensors[name].index, tensor.index)
     # Who chooses otherwise, or says how a model is to be held in memory, gets it in memory.
-    for chosen in ({"stream": False}, {"layers_per_pass": 3}):
-        assert not scored(**chosen).meta.streamed
+    one_by_one = replace(request.settings, layers_per_pass=3)
+    for changes in ({"stream": False}, {"settings": one_by_one}):
+        assert not scored(**changes).meta.streamed
     assert len(notes) == 1
 
 

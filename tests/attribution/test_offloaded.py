@@ -11,7 +11,7 @@ import torch
 import tiny
 from resect.attribution.engine import attribute_many
 from resect.attribution.offloaded import attribute_streamed
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Origin, Pass
 from resect.errors import CoverageError, InputError
 from resect.model import load_model, model_fingerprint
 from resect.model.on_disk import open_shelf
@@ -45,7 +45,7 @@ def _same(streamed: dict[str, Any], memory: dict[str, Any], tolerance: float) ->
 )
 def test_scores_are_those_of_the_engine_in_memory(architecture: str, tmp_path: Path) -> None:
     folder = tiny.save(architecture, tmp_path / "model")
-    settings = AttributeSettings(dense=True, batch_size=2)
+    settings = Pass(dense=True, batch_size=2)
     reductions = ("signed", "mean_of_abs")
     model, tokenizer = load_model(folder)
     memory = attribute_many(model, tokenizer, EXAMPLES, reductions=reductions, settings=settings)
@@ -61,9 +61,10 @@ def test_scores_are_those_of_the_engine_in_memory(architecture: str, tmp_path: P
 def test_other_methods_and_single_examples(method: str, tmp_path: Path) -> None:
     folder = tiny.save("llama", tmp_path / "model", dtype=torch.bfloat16, max_shard_size="20KB")
     model, tokenizer = load_model(folder)
-    settings = AttributeSettings(method=method, dense=True, batch_size=1, seed=3)
-    memory = attribute_many(model, tokenizer, EXAMPLES, settings=settings)
-    _same(attribute_streamed(open_shelf(folder), EXAMPLES, settings=settings), memory, 1e-5)
+    settings, origin = Pass(method=method, dense=True, batch_size=1), Origin(seed=3)
+    memory = attribute_many(model, tokenizer, EXAMPLES, settings=settings, origin=origin)
+    streamed = attribute_streamed(open_shelf(folder), EXAMPLES, settings=settings, origin=origin)
+    _same(streamed, memory, 1e-5)
     assert open_shelf(folder).fingerprint() == model_fingerprint(model)
 
 
@@ -71,7 +72,7 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path) -> None:
     folder = tiny.save("llama", tmp_path / "model")
     shelf = open_shelf(folder)
     with pytest.raises(InputError, match="one pass"):
-        attribute_streamed(shelf, EXAMPLES, settings=AttributeSettings(method="integrated"))
+        attribute_streamed(shelf, EXAMPLES, settings=Pass(method="integrated"))
     # Something between two blocks: the decoder scales what the second one gets.
     first = shelf.blocks[0]
     plain = type(first).__call__
@@ -101,7 +102,7 @@ def test_a_deep_model_in_shards_has_the_same_ranking(tmp_path: Path) -> None:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(large, max_shard_size="1MB")
     tiny.tokenizer().save_pretrained(large)
-    settings = AttributeSettings(keep=1e-3, batch_size=2)
+    settings = Pass(keep=1e-3, batch_size=2)
     found = attribute_streamed(open_shelf(large), LIMITED, settings=settings)["signed"]
     expected = attribute_many(*load_model(large), LIMITED, settings=settings)["signed"]
     assert found.meta.model_fingerprint == expected.meta.model_fingerprint

@@ -13,7 +13,7 @@ from resect.attribution.engine import attribute_many
 from resect.attribution.estimate import plan_report
 from resect.attribution.plan import GIB, Work, plan, shape_of, streamed
 from resect.attribution.score import attribute
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.data.load import load_data
 from resect.errors import InputError
 from resect.files.writing import write_text
@@ -117,7 +117,7 @@ def test_chunks_places_and_checkpointing_change_nothing(settings: dict[str, Any]
     found = [
         attribute_many(
             model, tiny.tokenizer(), encoded, reductions=("signed", "mean_of_abs"),
-            settings=AttributeSettings(keep=0.2, **chosen),
+            settings=Pass(keep=0.2, **chosen),
         )
         for chosen in ({}, settings)
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import tiny
 from resect.attribution.engine import attribute
 from resect.attribution.rounds import contrasted, locate
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.cli import app
 from resect.edit.live import removed
 from resect.errors import InputError
@@ -26,7 +26,7 @@ from resect.weights.select import select
 
 TARGET = tiny.examples(5, seed=1)
 OTHER = tiny.examples(4, seed=2)
-DENSE = AttributeSettings(dense=True)
+DENSE = Pass(dense=True)
 
 
 def protect(model: Any) -> Scores:
@@ -157,7 +157,7 @@ def test_a_stopped_run_goes_on_and_never_mixes_requests(tmp_path: Path) -> None:
     def again(q: float = 0.03, report: Any = None) -> Mask:
         return locate(
             model, tiny.tokenizer(), TARGET, None, q=q, p=0, rounds=3, on_progress=report,
-            work=tmp_path, settings=AttributeSettings(batch_size=1),
+            work=tmp_path, settings=Pass(batch_size=1),
         )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on_and_never_mixes_requests(tmp_path: Path) -> None:
         ({"q": 0.1, "p": 0.5}, "p reaches beyond"),
         ({"q": 0.1, "p": 0.0, "rounds": 0}, "number of rounds"),
         (
-            {"q": 0.1, "p": 0, "contrast": OTHER, "settings": AttributeSettings(method="fisher")},
+            {"q": 0.1, "p": 0, "contrast": OTHER, "settings": Pass(method="fisher")},
             "contrast needs signed scores",
         ),
     ],

@@ -13,7 +13,7 @@ import oracles
 import tiny
 from resect.attribution.engine import attribute_many
 from resect.attribution.methods import METHODS
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.attribution.sums import Sums
 from resect.errors import InputError
 from resect.model import find_prunable
@@ -41,7 +41,7 @@ def run(model: Any, encoded: Any, **settings: Any) -> dict[str, Scores]:
         tiny.tokenizer(),
         encoded,
         reductions=REDUCTIONS,
-        settings=AttributeSettings(dense=True, **settings),
+        settings=Pass(dense=True, **settings),
     )
 
 
@@ -205,7 +205,7 @@ def test_candidates_hold_every_selection_up_to_keep(tmp_path: Path) -> None:
         tiny.tokenizer(),
         encoded,
         reductions=("signed", "mean_of_abs"),
-        settings=AttributeSettings(keep=0.2),
+        settings=Pass(keep=0.2),
     )
     loaded = {}
     for name, scores in sparse.items():

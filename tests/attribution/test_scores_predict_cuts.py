@@ -13,7 +13,7 @@ import torch
 import tiny
 from oracles import example_loss
 from resect.attribution.engine import attribute_many
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.edit.live import removed
 from resect.weights.select import select
 
@@ -23,7 +23,7 @@ from resect.weights.select import select
 def test_predicted_change_is_the_measured_one(architecture: str, reduction: str) -> None:
     model = tiny.build(architecture, dtype=torch.float64)
     examples = tiny.examples(6)
-    settings = AttributeSettings(dense=True)
+    settings = Pass(dense=True)
     scores = attribute_many(
         model, tiny.tokenizer(), examples, reductions=(reduction,), settings=settings
     )[reduction]

@@ -15,6 +15,7 @@ import torch
 import tiny
 from launched import assert_same, base, environment, run
 from resect.attribution.score import ScoreRequest, score_model
+from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.machine.processes import ALONE, Processes, process_group, refuse_processes
 from resect.model import load_model
@@ -29,14 +30,15 @@ def prepared(folder: Path) -> ScoreRequest:
     rows = [row for row in tiny.rows(9, "a") if ODD not in row["prompt"] + row["completion"]][:4]
     rows.append({**rows[0], "id": "odd", "prompt": f"{ODD} {ODD} {rows[0]['prompt']}"})
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return ScoreRequest(str(folder / "m"), str(folder / "d.jsonl"), "mean_of_abs", dense=True)
+    settings = Pass(reduction="mean_of_abs", dense=True)
+    return ScoreRequest(str(folder / "m"), str(folder / "d.jsonl"), settings)
 
 
 def torchrun(request: ScoreRequest, output: Path) -> subprocess.CompletedProcess[str]:
     words = ["score", request.model, "--data", request.data, "--dense", "-o", str(output)]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     return subprocess.run(
-        [*command, "-m", "resect", *words, "--reduction", request.reduction],
+        [*command, "-m", "resect", *words, "--reduction", request.settings.reduction],
         capture_output=True,
         text=True,
         timeout=300,

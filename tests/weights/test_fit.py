@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from resect.attribution.score import ScoreRequest, score_model
+from resect.attribution.settings import Pass
 from resect.edit.checkpoint import cut_record, forced_of, prune_checkpoint, restore_checkpoint
 from resect.edit.live import removed
 from resect.errors import MismatchError
@@ -158,7 +159,7 @@ def test_the_same_tensors_in_other_files_are_no_mismatch(mask: Mask, tmp_path: P
 
 
 def request(model: Path, data: Path, **changes: Any) -> Scores:
-    return score_model(ScoreRequest(str(model), str(data), keep=0.3, **changes))
+    return score_model(ScoreRequest(str(model), str(data), Pass(keep=0.3, **changes)))
 
 
 def test_what_was_forced_is_in_everything_made_from_it(

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import tiny
 from resect.attribution.engine import attribute_many
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.weights.packing import DTYPES, from_gaps, pack, to_gaps, unpack
 from resect.weights.scores import Scores
@@ -79,7 +79,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny.tokenizer(),
         tiny.examples(3),
         reductions=("signed", "mean_of_abs"),
-        settings=AttributeSettings(keep=1e-2),
+        settings=Pass(keep=1e-2),
     )
     for reduction, scores in found.items():
         scores.save(place / reduction)

@@ -20,7 +20,7 @@ from resect.attribution.feeder import Feeder, Scored
 from resect.attribution.loss import check_examples
 from resect.attribution.methods import Rule, rule_of
 from resect.attribution.passes import Passes, Progress
-from resect.attribution.settings import AttributeSettings, Origin, Pass
+from resect.attribution.settings import AttributeSettings, Origin, Pass, origin_of
 from resect.attribution.sums import EACH, Statistic
 from resect.errors import InputError
 from resect.machine.processes import ALONE, Processes, is_sharded, processes_of
@@ -160,7 +160,7 @@ def harvest(
         InputError: Scores are not finite, or the feeder cannot go on.
         CoverageError: The model cannot be read in the way of this feeder.
     """
-    origin = origin or (settings if isinstance(settings, AttributeSettings) else Origin())
+    origin = origin or origin_of(settings)
     coverage = feeder.coverage
     metas = _metas(feeder, rules, settings, origin)
     candidates = {name: Candidates(meta.keep, coverage.total) for name, meta in metas.items()}

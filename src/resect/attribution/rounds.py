@@ -17,16 +17,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from resect.attribution.engine import attribute
-from resect.attribution.settings import AttributeSettings
+from resect.attribution.methods import contrasting, rule_of
+from resect.attribution.passes import Progress
+from resect.attribution.settings import AttributeSettings, Origin, Pass, both, origin_of
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.edit.checkpoint import forced_of
@@ -34,22 +36,31 @@ from resect.edit.live import removed
 from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.model import load_model, model_fingerprint
-from resect.records import Encoded, Format, Reduction, Scope
+from resect.model.load import LoadedModel
+from resect.records import CausalModel, Encoded, Reduction, Scope, Tokenizer
 from resect.weights.fit import marked
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
 from resect.weights.select import check_fractions, select
 
-# Methods whose score is linear in the weights of the examples, so that one pass makes a contrast.
-LINEAR = ("snip", "integrated")
 MOST_ROUNDS = 255  # a mask holds the round of a weight in one byte
 
-Progress = Callable[[int, int], None]
+
+class _Turn(NamedTuple):
+    """One round of several.
+
+    Attributes:
+        number: Its number, from 0.
+        count: Number of rounds.
+    """
+
+    number: int
+    count: int
 
 
 def locate(
-    model: Any,
-    tokenizer: Any,
+    model: CausalModel,
+    tokenizer: Tokenizer,
     target: Sequence[Encoded],
     preserve_scores: Scores | None,
     *,
@@ -58,7 +69,7 @@ def locate(
     p: float,
     scope: Scope = "tensor",
     rounds: int = 1,
-    settings: AttributeSettings | None = None,
+    settings: Pass | None = None,
     on_progress: Progress | None = None,
     work: Path | None = None,
 ) -> Mask:
@@ -74,9 +85,11 @@ def locate(
         p: Fraction that is protected, in [0, 1].
         scope: Rank within each tensor or over the model.
         rounds: Number of parts, r.
-        settings: How the passes are made; `keep` is set to what q needs.
+        settings: How the passes are made; `keep` is set to what q needs. `AttributeSettings` also
+            say where the data are from.
         on_progress: Called with examples done and examples in all, over all rounds.
-        work: Folder in which finished rounds are kept; what is there already is not done again.
+        work: Folder in which finished rounds are kept; rounds that are there already are not
+            done again.
 
     Raises:
         InputError: A number is out of range, an example cannot be scored, or the settings name a
@@ -84,29 +97,31 @@ def locate(
         MismatchError: The preserve scores belong to another model or tokenizer.
     """
     check_fractions(q, p)
-    settings = replace(settings or AttributeSettings(), keep=q)
-    _check(rounds, settings, contrast)
+    settings = replace(settings or Pass(), keep=q)
+    chosen = both(settings, origin_of(settings))
+    _check(rounds, chosen, contrast)
     encoded = contrasted(target, contrast)
     protected = _protected(preserve_scores, p, scope)
-    request = [q, p, scope, rounds, settings, len(contrast), encoded, _digest(protected)]
+    request = [q, p, scope, rounds, chosen, len(contrast), encoded, _digest(protected)]
     folder = None if work is None else work / hash_value([*request, model_fingerprint(model)])
-    aimed: Mask | None = None
-    for at in range(rounds):
-        kept = None if folder is None else folder / f"round-{at}.mask.safetensors"
-        if kept is not None and kept.is_file():
-            part = Mask.load(kept)
+    loaded = LoadedModel(model, tokenizer)
+    aimed = Mask({}, {})
+    for number in range(rounds):
+        path = None if folder is None else folder / f"round-{number}.mask.safetensors"
+        if path is not None and path.is_file():
+            addition = Mask.load(path)
         else:
-            cut = None if aimed is None else _without(aimed, protected)
-            report = _shifted(on_progress, at, rounds)
-            scores = _scores_of((model, tokenizer), encoded, settings, cut, report)
-            part = _part(scores, aimed, (q, scope), (at, rounds))
-            if at == 0:
+            turn = _Turn(number, rounds)
+            cut = _without(aimed, protected) if number else None
+            scores = _scores_of(loaded, encoded, chosen, cut, _shifted(on_progress, turn))
+            addition = _next(scores, aimed, q, scope, turn)
+            if number == 0:
                 origin = select(scores, preserve_scores, q=q, p=p, scope=scope).meta
-                part = Mask(part.tensors, {**origin, **_origin(rounds, contrast)})
-            if kept is not None:
-                part.save(kept)
-        aimed = part if aimed is None else aimed.union(part)
-    return _without(cast("Mask", aimed), protected)
+                addition = Mask(addition.tensors, {**origin, **_origin(rounds, contrast)})
+            if path is not None:
+                addition.save(path)
+        aimed = aimed.union(addition) if number else addition
+    return _without(aimed, protected)
 
 
 def contrasted(target: Sequence[Encoded], contrast: Sequence[Encoded]) -> list[Encoded]:
@@ -122,43 +137,54 @@ def contrasted(target: Sequence[Encoded], contrast: Sequence[Encoded]) -> list[E
     ]
 
 
-def _check(rounds: int, settings: AttributeSettings, contrast: Sequence[Encoded]) -> None:
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise InputError(
-            "the number of rounds is out of range", got=str(rounds), allowed=f"1 to {MOST_ROUNDS}"
-        )
-    if contrast and (settings.method not in LINEAR or settings.reduction != "signed"):
+def refuse_unsigned(settings: Pass) -> None:
+    """Refuse to contrast scores that are not linear in the weights of the examples.
+
+    Raises:
+        InputError: The method, or this reduction of it, cannot contrast, or there is none of this
+            name.
+    """
+    if not rule_of(settings.method, settings.reduction).contrasts:
         raise InputError(
             "a contrast needs signed scores",
             got=f"{settings.method}, {settings.reduction}",
-            allowed=f"{' or '.join(LINEAR)}, signed",
+            allowed=f"{' or '.join(contrasting())}, signed",
             fix="leave the contrast out or choose another method",
         )
 
 
-def _origin(rounds: int, contrast: Sequence[Encoded]) -> dict[str, Any]:
-    found: dict[str, Any] = {"rounds": rounds}
+def _check(rounds: int, settings: Pass, contrast: Sequence[Encoded]) -> None:
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise InputError(
+            "the number of rounds is out of range", got=str(rounds), allowed=f"1 to {MOST_ROUNDS}"
+        )
+    if contrast:
+        refuse_unsigned(settings)
+
+
+def _origin(rounds: int, contrast: Sequence[Encoded]) -> dict[str, object]:
+    origin: dict[str, object] = {"rounds": rounds}
     if contrast:
         rows = [[example.id, example.input_ids, example.first_scored] for example in contrast]
-        found["contrast"] = {"examples": len(contrast), "encoded_hash": hash_value(rows)}
-    return found
+        origin["contrast"] = {"examples": len(contrast), "encoded_hash": hash_value(rows)}
+    return origin
 
 
 def _scores_of(
-    loaded: tuple[Any, Any],
+    loaded: LoadedModel,
     encoded: Sequence[Encoded],
     settings: AttributeSettings,
     cut: Mask | None,
     report: Progress | None,
 ) -> Scores:
-    with contextlib.nullcontext() if cut is None else removed(loaded[0], cut):
+    with contextlib.nullcontext() if cut is None else removed(loaded.model, cut):
         return attribute(*loaded, encoded, settings, on_progress=report)
 
 
-def _shifted(report: Progress | None, at: int, rounds: int) -> Progress | None:
+def _shifted(report: Progress | None, turn: _Turn) -> Progress | None:
     if report is None:
         return None
-    return lambda done, total: report(at * total + done, rounds * total)
+    return lambda done, total: report(turn.number * total + done, turn.count * total)
 
 
 def _protected(preserve: Scores | None, p: float, scope: Scope) -> dict[str, Tensor]:
@@ -198,65 +224,77 @@ def _without(aimed: Mask, protected: Mapping[str, Tensor]) -> Mask:
     return Mask(tensors, aimed.meta)
 
 
-def _part(
-    scores: Scores, aimed: Mask | None, reach: tuple[float, Scope], turn: tuple[int, int]
-) -> Mask:
-    """Return the weights that this round adds to the target set.
+def _next(scores: Scores, aimed: Mask, q: float, scope: Scope, turn: _Turn) -> Mask:
+    """Return the weights that a round adds to the target set.
 
     Args:
         scores: Signed scores of the model without the earlier parts.
-        aimed: The target set so far.
-        reach: q and the scope.
-        turn: Number of the round from 0, and of rounds in all.
+        aimed: The target set so far; without any tensor in the first round.
+        q: Fraction of the target's ranking.
+        scope: Rank within each tensor or over the model.
+        turn: Which round it is.
     """
-    (q, scope), (at, rounds) = reach, turn
     free = {}
     for name, tensor in scores.tensors.items():
-        place = (tensor.value > 0).nonzero().squeeze(1)
-        if aimed is not None:
-            place = place[~torch.isin(tensor.index[place], aimed.tensors[name].index)]
-        free[name] = place  # by falling score, since candidates are
+        ranks = (tensor.value > 0).nonzero().squeeze(1)
+        if name in aimed.tensors:
+            ranks = ranks[~torch.isin(tensor.index[ranks], aimed.tensors[name].index)]
+        free[name] = ranks  # by falling score, since candidates are
 
     def room(size: int, taken: int) -> int:
-        return max(0, math.floor(q * size) * (at + 1) // rounds - taken)
+        return max(0, math.floor(q * size) * (turn.number + 1) // turn.count - taken)
 
     if scope == "tensor":
-        taken = {name: 0 if aimed is None else aimed.tensors[name].index.numel() for name in free}
-        heads = [room(tensor.size, taken[name]) for name, tensor in scores.tensors.items()]
+        taken = {name: tensor.index.numel() for name, tensor in aimed.tensors.items()}
+        heads = [room(tensor.size, taken.get(name, 0)) for name, tensor in scores.tensors.items()]
     else:
-        count = room(scores.total, 0 if aimed is None else aimed.count)
-        values = torch.cat([scores.tensors[name].value[place] for name, place in free.items()])
-        owners = torch.repeat_interleave(torch.tensor([len(place) for place in free.values()]))
+        count = room(scores.total, aimed.count)
+        values = torch.cat([scores.tensors[name].value[ranks] for name, ranks in free.items()])
+        owners = torch.repeat_interleave(torch.tensor([len(ranks) for ranks in free.values()]))
         best = owners[values.argsort(descending=True, stable=True)[:count]]
         heads = torch.bincount(best, minlength=len(free)).tolist()
     tensors = {}
     for (name, tensor), head in zip(scores.tensors.items(), heads, strict=True):
         index, order = tensor.index[free[name][:head]].sort()
         value = tensor.weight[free[name][:head]][order]
-        number = torch.full((index.numel(),), at, dtype=torch.uint8)
+        number = torch.full((index.numel(),), turn.number, dtype=torch.uint8)
         tensors[name] = MaskTensor(tensor.shape, index, value, number)
     return Mask(tensors, {})
 
 
 @dataclass(frozen=True)
 class LocateRequest:
-    """The options of `resect locate`; see its help."""
+    """What `resect locate` is asked for; see its help.
+
+    Attributes:
+        model: Checkpoint folder or Hub id.
+        target: SPEC of the behaviour to cut.
+        preserve: SPEC of what is protected; scored whole, in the first token too.
+        q: Fraction of the target's ranking, in (0, 1].
+        p: Fraction that is protected, in [0, 1].
+        settings: How the target is scored; `reduction` and `keep` are set to what that needs.
+        origin: Which of target and contrast are scored and how prompts are put; hashes are found
+            out.
+        contrast: SPEC that is subtracted from the target.
+        rounds: Number of parts.
+        scope: Rank within each tensor or over the model.
+        importance: Reduction of the preserve set's scores.
+        limit: Most examples to score, drawn with the seed of `origin`.
+        dtype: Dtype of the weights in memory; None for the one on disk.
+    """
 
     model: str
     target: str
     preserve: str
     q: float
     p: float
+    settings: Pass = field(default_factory=Pass)
+    origin: Origin = field(default_factory=Origin)
     contrast: str | None = None
     rounds: int = 1
     scope: Scope = "tensor"
-    method: str = "snip"
     importance: Reduction = "mean_of_abs"
-    format: Format = "chat"
-    skip: int = 0
-    category: str | None = None
     limit: int | None = None
-    seed: int = 0
     dtype: str | None = None
 
 
@@ -277,44 +315,24 @@ def locate_model(request: LocateRequest, work: Path, on_progress: Progress | Non
     target = _behaviour(request.target, request)
     contrast = None if request.contrast is None else _behaviour(request.contrast, request)
     preserve = load_data(request.preserve).split("calibration")
-    model, tokenizer = load_model(request.model, dtype=request.dtype)
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    loaded = load_model(request.model, dtype=request.dtype)
 
-    def encoded(data: BehaviourSet | None, skip: int) -> list[Encoded]:
-        rows = () if data is None else data.examples
-        return encode(rows, tokenizer, format=request.format, skip=skip, max_length=room)
-
-    facts = AttributeSettings(
-        reduction=request.importance,
-        keep=request.p,
-        data_hash=preserve.hash,
-        format=request.format,
-        seed=request.seed,
-    )
-    kept = work / f"{hash_value([facts, model_fingerprint(model)])}.scores.safetensors"
-    protect: Scores | None = None
-    if request.p > 0 and kept.is_file():
-        protect = Scores.load(kept)
-    elif request.p > 0:
-        protect = attribute(model, tokenizer, encoded(preserve, 0), facts, on_progress)
-        protect.save(kept)
+    origin = request.origin
+    preserve_scores = None
+    if request.p > 0:
+        preserve_scores = _preserve_scores(request, loaded, preserve, work, on_progress)
     mask = locate(
-        model,
-        tokenizer,
-        encoded(target, request.skip),
-        protect,
-        contrast=encoded(contrast, request.skip),
+        loaded.model,
+        loaded.tokenizer,
+        _encoded(loaded, target, origin),
+        preserve_scores,
+        contrast=() if contrast is None else _encoded(loaded, contrast, origin),
         q=request.q,
         p=request.p,
         scope=request.scope,
         rounds=request.rounds,
-        settings=replace(
-            facts,
-            method=request.method,
-            reduction="signed",
-            data_hash=target.hash,
-            skip=request.skip,
-            category=request.category or "",
+        settings=both(
+            replace(request.settings, reduction="signed"), replace(origin, data_hash=target.hash)
         ),
         on_progress=on_progress,
         work=work,
@@ -324,6 +342,32 @@ def locate_model(request: LocateRequest, work: Path, on_progress: Progress | Non
 
 def _behaviour(spec: str, request: LocateRequest) -> BehaviourSet:
     data = load_data(spec).split("calibration")
-    if request.category is not None:
-        data = data.category(request.category)
-    return data.limit(request.limit, request.seed)
+    if request.origin.category:
+        data = data.category(request.origin.category)
+    return data.limit(request.limit, request.origin.seed)
+
+
+def _encoded(loaded: LoadedModel, data: BehaviourSet, origin: Origin) -> list[Encoded]:
+    room = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    return encode(
+        data.examples, loaded.tokenizer, format=origin.format, skip=origin.skip, max_length=room
+    )
+
+
+def _preserve_scores(
+    request: LocateRequest,
+    loaded: LoadedModel,
+    preserve: BehaviourSet,
+    work: Path,
+    on_progress: Progress | None,
+) -> Scores:
+    """Return the scores of what is protected, from the work folder if they are there."""
+    origin = Origin(preserve.hash, request.origin.format, seed=request.origin.seed)
+    settings = both(Pass(reduction=request.importance, keep=request.p), origin)
+    name = hash_value([settings, model_fingerprint(loaded.model)])
+    path = work / f"{name}.scores.safetensors"
+    if path.is_file():
+        return Scores.load(path)
+    scores = attribute(*loaded, _encoded(loaded, preserve, origin), settings, on_progress)
+    scores.save(path)
+    return scores

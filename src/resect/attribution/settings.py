@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from resect.records import Format
 
 LARGE = 1_000_000_000
 
@@ -72,7 +74,7 @@ class Origin:
     """
 
     data_hash: str = ""
-    format: str = "chat"
+    format: Format = "chat"
     skip: int = 0
     category: str = ""
     seed: int = 0
@@ -81,3 +83,16 @@ class Origin:
 @dataclass(frozen=True)
 class AttributeSettings(Origin, Pass):
     """A `Pass` and an `Origin` in one, for the Python API; its fields are those of both."""
+
+
+def origin_of(settings: Pass) -> Origin:
+    """Return what settings say of the data, which `AttributeSettings` do and a `Pass` does not."""
+    return settings if isinstance(settings, AttributeSettings) else Origin()
+
+
+def both(settings: Pass, origin: Origin) -> AttributeSettings:
+    """Return a pass and an origin in one."""
+    pairs = ((settings, fields(Pass)), (origin, fields(Origin)))
+    return AttributeSettings(
+        **{field.name: getattr(half, field.name) for half, names in pairs for field in names}
+    )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resect.cli.options import category_of
 from resect.cli.show import note, progress, say_mask
 from resect.records import Format, Reduction, Scope
 
@@ -44,23 +45,21 @@ def locate(
     Finished rounds are kept in the folder OUTPUT.rounds, and a second run goes on from there.
     """
     from resect.attribution.rounds import LocateRequest, locate_model
+    from resect.attribution.settings import Origin, Pass
 
     request = LocateRequest(
-        model=model,
-        target=target,
-        preserve=preserve,
-        q=q,
-        p=p,
+        model,
+        target,
+        preserve,
+        q,
+        p,
+        Pass(method=method),
+        Origin(format=format, skip=skip, category=category_of(category), seed=seed),
         contrast=contrast,
         rounds=rounds,
         scope=scope,
-        method=method,
         importance=importance,
-        format=format,
-        skip=skip,
-        category=category,
         limit=limit,
-        seed=seed,
         dtype=dtype,
     )
     work = output.with_name(f"{output.name}.rounds")

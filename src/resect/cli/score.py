@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import Force, Model
+from resect.cli.options import Force, Model, category_of
 from resect.cli.show import note, progress, say, say_mask
+from resect.errors import InputError
 from resect.records import Format, Reduction, Scope
 
 if TYPE_CHECKING:
-    from resect.weights.scores import Scores
+    from resect.attribution.score import ScoreRequest
 
 
 Method = Annotated[
@@ -76,43 +77,54 @@ def score(
     To share the examples between processes, put torchrun in front: torchrun --nproc-per-node 8
     -m resect score …
     """
-    from resect.attribution.score import ScoreRequest, score_model
-    from resect.machine.processes import process_group
+    from resect.attribution.score import ScoreRequest
+    from resect.attribution.settings import Origin, Pass
 
-    request = ScoreRequest(
-        model=model,
-        data=data,
+    settings = Pass(
+        method=method,
         reduction=reduction,
-        format=format,
-        skip=skip,
-        category=category,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        dtype=dtype,
+        batch_size=_batch_size(batch_size),
         keep=keep,
         dense=dense,
-        method=method,
-        contrast=contrast,
-        allow_partial=allow_partial,
         accumulator=accumulator,
         layers_per_pass=layers_per_pass,
         checkpoint=checkpoint,
+        allow_partial=allow_partial,
+    )
+    request = ScoreRequest(
+        model,
+        data,
+        settings,
+        Origin(format=format, skip=skip, category=category_of(category), seed=seed),
+        contrast=contrast,
+        limit=limit,
+        dtype=dtype,
         device=device,
         stream=stream,
     )
+    _score(request, output)
+
+
+def _score(request: ScoreRequest, output: Path) -> None:
+    from resect.attribution.score import score_model
+    from resect.machine.processes import process_group
+
     with process_group() as processes:
         with progress("scoring", shown=processes.rank == 0) as update:
             scores = score_model(request, update, processes, on_note=note)
         # Past this point no process can fail but the one that writes.
         processes.meet()
         if processes.rank == 0:
-            _write(scores, output)
+            scores.save(output)
+            say(f"{output}: {scores.summary()}")
 
 
-def _write(scores: Scores, output: Path) -> None:
-    scores.save(output)
-    say(f"{output}: {scores.summary()}")
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    raise InputError("cannot read the batch size", got=repr(text), allowed="auto, or ≥ 1")
 
 
 def select(

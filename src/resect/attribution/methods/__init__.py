@@ -31,18 +31,21 @@ class Rule(NamedTuple):
         needs: Sums over examples.
         formula: Takes the weight [*] in the model's dtype and the means [*] in fp32 by the names
             in `needs`; returns scores [*] in fp32.
+        contrasts: The score is linear in the weights of the examples, so that one pass over two
+            sets makes the difference of their scores.
     """
 
     needs: tuple[Statistic, ...]
     formula: Callable[[Tensor, Mapping[Statistic, Tensor]], Tensor]
+    contrasts: bool = False
 
 
-_SIGNED = Rule(("gradient",), lambda w, mean: facilitation(w, mean["gradient"]))
+_SIGNED = Rule(("gradient",), lambda w, mean: facilitation(w, mean["gradient"]), contrasts=True)
 _OPPOSITE = Rule(("gradient",), lambda w, mean: hindrance(w, mean["gradient"]))
 _ABS_OF_MEAN = Rule(("gradient",), lambda w, mean: abs_of_mean(w, mean["gradient"]))
 _MEAN_OF_ABS = Rule(("absolute",), lambda w, mean: mean_of_abs(w, mean["absolute"]))
 
-# method -> reduction -> rule. What has one reduction alone calls it `signed`: it ranks targets.
+# method -> reduction -> rule. A method with a single reduction calls it `signed`: it ranks targets.
 METHODS: dict[str, dict[str, Rule]] = {
     "snip": {
         "signed": _SIGNED,
@@ -78,3 +81,8 @@ def rule_of(method: str, reduction: str) -> Rule:
     if reduction not in METHODS[method]:
         raise unknown_name(f"reduction of {method}", reduction, list(METHODS[method]))
     return METHODS[method][reduction]
+
+
+def contrasting() -> list[str]:
+    """Return the methods whose signed score can be contrasted in one pass."""
+    return [name for name, rules in METHODS.items() if rules["signed"].contrasts]
