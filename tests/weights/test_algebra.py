@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
 from resect.cli import app
 from resect.errors import InputError, MismatchError, ResectError
-from resect.weights.algebra import combine, overlaps
+from resect.weights.algebra import against_chance, chance_overlap, combine, overlaps
 from resect.weights.mask import Mask, MaskTensor
 
 SHAPES = {"a.weight": (3, 4), "b.weight": (2, 2), "c.weight": (5, 1)}
@@ -112,6 +114,43 @@ def test_expected_overlap_is_the_mean_over_random_sets() -> None:
     found = overlaps({"x": mask_of(fixed), "y": mask_of(random(counts))})[0]
     # Standard error of the mean: at most sqrt(21) / 2 / sqrt(2000) = 0.05.
     assert sum(shared) / len(shared) == pytest.approx(found.expected, abs=0.15)
+
+
+def exact_p_value(counts: list[tuple[int, int, int]], shared: int) -> float:
+    """Return P(X ≥ shared) by convolution, from (n, k₁, k₂) of every tensor."""
+    total = np.ones(1)
+    for size, mine, theirs in counts:
+        number = scipy_stats.hypergeom(size, mine, theirs)
+        total = np.convolve(total, number.pmf(np.arange(min(mine, theirs) + 1)))
+    return float(total[shared:].sum())
+
+
+@given(places, places)
+def test_the_p_value_bounds_the_exact_one(first: Places, second: Places) -> None:
+    """From Λ + 1 on, where the theorem holds."""
+    chance = against_chance(mask_of(first), mask_of(second))
+    counts = [
+        (len(weight), sum(t == name for t, _ in first), sum(t == name for t, _ in second))
+        for name, weight in WEIGHTS.items()
+    ]
+    if chance.shared >= chance.expected + 1:
+        assert chance.p_value >= exact_p_value(counts, chance.shared) - 1e-12
+
+
+def test_sparse_sets_have_nearly_the_exact_p_value() -> None:
+    size, count, shared = 10_000, 100, 6
+    empty = torch.zeros(count, dtype=torch.uint8)
+    masks = []
+    for start in (0, count - shared):
+        index = torch.arange(start, start + count)
+        masks.append(Mask({"t": MaskTensor((size,), index, torch.ones(count), empty)}, {}))
+    chance = against_chance(*masks)
+    assert (chance.shared, chance.expected, chance.enrichment) == (6, 1.0, 6.0)
+    assert chance.p_value == pytest.approx(exact_p_value([(size, count, count)], shared), rel=0.1)
+    # `mask overlap` and the studies say the same of the same masks.
+    (row,), study = overlaps(dict(zip("ab", masks, strict=True))), chance_overlap(*masks)
+    assert (row.p_value, row.enrichment) == (study["p_value"], study["enrichment"])
+    assert row.jaccard == study["jaccard"] == chance.jaccard
 
 
 def test_the_origin_of_all_parents_is_kept(tmp_path: Path) -> None:

@@ -4,9 +4,19 @@ Two masks can be combined if they are of the same model: the same fingerprint, t
 and the same value at every place that both remove. The result names its operation and holds of each
 parent its name, hash, count and whole origin, so that nothing about it has to be remembered.
 
-Overlap against chance: two random sets that take k₁ and k₂ of the n weights of each tensor share
-Σ k₁·k₂/n weights on average; enrichment is the number shared over that. The p-value is that of the
-hypergeometric distribution over the whole model.
+Overlap against chance, the one definition of it: a random set takes as many weights of every tensor
+as the mask does, because masks are mostly ranked within tensors; over the whole model two masks
+that fill the same tensors would look alike without sharing a reason. Of the n weights of a tensor
+two random sets of k₁ and k₂ share a hypergeometric number; let X be its sum over all tensors.
+
+    expected     Λ = E X = Σ k₁·k₂/n
+    enrichment   X/Λ
+    p-value      P(Poisson(Λ) ≥ X)
+
+A hypergeometric number is a sum of independent draws of 0 or 1 (Vatutin and Mikhailov 1982), so X
+is one too, and from Λ + 1 on its upper tail lies under that of the Poisson distribution (Hoeffding
+1956; Anderson and Samuels 1967): there the p-value is an upper bound of the exact one, and close to
+it where sets are sparse.
 """
 
 from __future__ import annotations
@@ -14,19 +24,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 from resect.errors import InputError, unknown_name
-from resect.stats import overlap_p_value
 from resect.weights.mask import Mask
 
 Operation = Literal["union", "intersect", "subtract"]
 _RULES = {"union": Mask.union, "intersect": Mask.intersect, "subtract": Mask.subtract}
 # What the parents have in common and the result keeps.
 _SHARED = ("model_id", "model_fingerprint", "tokenizer_fingerprint")
+
+
+class Chance(NamedTuple):
+    """How much two sets share, against two random ones with the same counts in every tensor.
+
+    Attributes:
+        shared: Weights that are in both.
+        jaccard: Shared over all that are in either, in [0, 1]; 0 if both are empty.
+        expected: Mean shared weights of random sets.
+        expected_jaccard: Jaccard index of sets that share as many as expected.
+        enrichment: `shared` over `expected`; None if nothing is expected.
+        p_value: Upper bound of the probability that random sets share as many, see the header.
+    """
+
+    shared: int
+    jaccard: float
+    expected: float
+    expected_jaccard: float
+    enrichment: float | None
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +69,7 @@ class Overlap:
         jaccard: Shared over all that either removes, in [0, 1]; 0 if both are empty.
         expected: Mean shared weights of two random sets with the same counts in every tensor.
         enrichment: `shared` over `expected`; None if nothing is expected.
-        p_value: Probability that random sets of these sizes share as many.
+        p_value: Upper bound of the probability that random sets share as many, see the header.
     """
 
     first: str
@@ -49,6 +78,15 @@ class Overlap:
     jaccard: float
     expected: float
     enrichment: float | None
+    p_value: float
+
+
+class ChanceRow(TypedDict):
+    """What the tables of studies hold of an overlap; enrichment is 0 where nothing is expected."""
+
+    jaccard: float
+    expected_jaccard: float
+    enrichment: float
     p_value: float
 
 
@@ -70,21 +108,21 @@ def combine(operation: Operation, masks: Mapping[str, Mask]) -> Mask:
         raise unknown_name("operation", operation, list(_RULES))
     if len(masks) < 2:
         raise InputError("two masks or more are needed", got=", ".join(masks) or "none")
-    first, *others = masks.values()
-    result = first
-    for other in others:
+    start, *operands = masks.values()
+    result = start
+    for mask in operands:
         # Every pair, because a subset may share nothing with a mask of another model.
-        first.refuse_other_model(other)
-        result = _RULES[operation](result, other)
+        start.refuse_other_model(mask)
+        result = _RULES[operation](result, mask)
     return Mask(result.tensors, _origin(operation, masks))
 
 
-def _origin(operation: Operation, masks: Mapping[str, Mask]) -> dict[str, Any]:
-    first = next(iter(masks.values()))
+def _origin(operation: Operation, masks: Mapping[str, Mask]) -> dict[str, object]:
+    meta = next(iter(masks.values())).meta
     forced = "; ".join(
-        dict.fromkeys(str(m.meta["forced"]) for m in masks.values() if "forced" in m.meta)
+        dict.fromkeys(str(mask.meta["forced"]) for mask in masks.values() if "forced" in mask.meta)
     )
-    shared = {key: first.meta[key] for key in _SHARED if key in first.meta}
+    shared = {key: meta[key] for key in _SHARED if key in meta}
     return (
         shared
         | ({"forced": forced} if forced else {})
@@ -107,70 +145,72 @@ def overlaps(masks: Mapping[str, Mask]) -> list[Overlap]:
     """
     if len(masks) < 2:
         raise InputError("two masks or more are needed", got=", ".join(masks) or "none")
-    return [_overlap(one, other, masks) for one, other in combinations(masks, 2)]
+    rows = []
+    for name, partner in combinations(masks, 2):
+        masks[name].refuse_other_model(masks[partner])
+        chance = against_chance(masks[name], masks[partner])
+        rows.append(
+            Overlap(
+                first=name,
+                second=partner,
+                shared=chance.shared,
+                jaccard=chance.jaccard,
+                expected=chance.expected,
+                enrichment=chance.enrichment,
+                p_value=chance.p_value,
+            )
+        )
+    return rows
 
 
-def _overlap(one: str, other: str, masks: Mapping[str, Mask]) -> Overlap:
-    first, second = masks[one], masks[other]
-    shared = first.intersect(second).count
-    expected = sum(
-        tensor.index.numel() * second.tensors[name].index.numel() / tensor.size
-        for name, tensor in first.tensors.items()
-        if tensor.size
-    )
-    return Overlap(
-        first=one,
-        second=other,
-        shared=shared,
-        jaccard=first.overlap(second),
-        expected=expected,
-        enrichment=shared / expected if expected else None,
-        p_value=overlap_p_value(first.total, first.count, second.count, shared),
-    )
+def against_chance(mask: Mask, partner: Mask) -> Chance:
+    """Set the overlap of two masks beside chance, as the header of this module defines it.
 
-
-def chance_overlap(first: Mask, second: Mask) -> dict[str, float]:
-    """Return overlap of two masks against chance within each tensor.
-
-    Two random sets of k and m of a tensor's n weights share k·m/n in the mean (hypergeometric).
-    The sum over tensors is close to Poisson for sparse sets, which gives the p-value. The masks may
-    be of two models of one origin, so places are compared and not values, which `Mask.intersect`
-    would refuse.
+    The masks may be of two models of one origin, so places are compared and not values, which
+    `Mask.intersect` would refuse; a tensor that the partner lacks shares nothing.
     """
-    shared = sum(
-        np.intersect1d(tensor.index.numpy(), second.tensors[name].index.numpy()).size
-        for name, tensor in first.tensors.items()
-        if name in second.tensors
+    shared, expected = 0, 0.0
+    for name, tensor in mask.tensors.items():
+        if name in partner.tensors and tensor.size:
+            index, partner_index = tensor.index.numpy(), partner.tensors[name].index.numpy()
+            shared += np.intersect1d(index, partner_index, assume_unique=True).size
+            expected += index.size * partner_index.size / tensor.size
+    total = mask.count + partner.count
+    return Chance(
+        shared=shared,
+        jaccard=shared / (total - shared) if total else 0.0,
+        expected=expected,
+        expected_jaccard=expected / (total - expected) if total else 0.0,
+        enrichment=shared / expected if expected else None,
+        p_value=float(scipy_stats.poisson.sf(shared - 1, expected)) if expected else 1.0,
     )
-    expected = sum(
-        first.tensors[name].index.numel() * second.tensors[name].index.numel() / tensor.size
-        for name, tensor in first.tensors.items()
-        if name in second.tensors
-    )
-    union = first.count + second.count - shared
+
+
+def chance_overlap(mask: Mask, partner: Mask) -> ChanceRow:
+    """Return the overlap of two masks against chance as the tables of studies hold it."""
+    chance = against_chance(mask, partner)
     return {
-        "jaccard": shared / union if union else 0.0,
-        "expected_jaccard": expected / (first.count + second.count - expected) if union else 0.0,
-        "enrichment": shared / expected if expected else 0.0,
-        "p_value": float(scipy_stats.poisson.sf(shared - 1, expected)) if expected else 1.0,
+        "jaccard": chance.jaccard,
+        "expected_jaccard": chance.expected_jaccard,
+        "enrichment": chance.enrichment or 0.0,
+        "p_value": chance.p_value,
     }
 
 
-def rank_agreement(first: Mask, second: Mask) -> float | None:
+def rank_agreement(mask: Mask, partner: Mask) -> float | None:
     """Return Spearman's correlation of how many weights each mask takes from every tensor.
 
     With a ranking over the model this says whether the masks agree on where the weights are. Within
     tensors every tensor gives its own share before the set difference, so it says whether the set
-    difference bites in the same places. None where one of the two is constant.
+    difference bites in the same tensors. None if one of the two takes as many from each.
     """
     counts = np.array(
         [
-            [first.tensors[name].index.numel(), second.tensors[name].index.numel()]
-            for name in first.tensors
+            [tensor.index.numel(), partner.tensors[name].index.numel()]
+            for name, tensor in mask.tensors.items()
         ],
         dtype=np.float64,
     )
     if (counts.std(axis=0) == 0).any():
         return None
-    found = scipy_stats.spearmanr(counts[:, 0], counts[:, 1])
-    return float(found.statistic)
+    return float(scipy_stats.spearmanr(counts[:, 0], counts[:, 1]).statistic)
