@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, NewFolder, PromptFormat
 from resect.cli.show import note, progress, say, table
-from resect.records import Format
 
 if TYPE_CHECKING:
     from resect.audit import Audit, Effects
@@ -19,7 +19,7 @@ def audit(
     tuned: Annotated[
         str, typer.Argument(metavar="TUNED", help="The model after, or a LoRA adapter of BASE.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    output: NewFolder,
     mask: Annotated[Path | None, typer.Option(help="The harm set, made on BASE.")] = None,
     target: Annotated[
         str | None, typer.Option(help="SPEC of harmful answers: located, predicted, measured.")
@@ -32,13 +32,11 @@ def audit(
     skip: Annotated[
         int, typer.Option(min=0, help="Answer tokens not scored; a prefill opens with as many.")
     ] = 3,
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    judge: Annotated[
-        str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
-    ] = "exact",
+    format: PromptFormat = "chat",
+    judge: JudgeName = "exact",
     limit: Annotated[int | None, typer.Option(min=1, help="Most examples a set.")] = 128,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    max_new_tokens: MaxNewTokens = 128,
+    batch_size: BatchSize = 16,
     fail_on: Annotated[
         Literal["touched", "reactivated"] | None,
         typer.Option(help="Exit with 3 if the verdict is this or worse; for CI."),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from resect.cli.options import NewFolder
 from resect.cli.show import note, progress, say, table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks of the method itself.")
@@ -17,7 +17,7 @@ bench = typer.Typer(no_args_is_help=True, help="Benchmarks of the method itself.
     epilog="Example: [bold]resect bench localise --quick -o bench[/bold]",
 )
 def localise(
-    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    output: NewFolder,
     methods: Annotated[
         str, typer.Option(help="Score methods with commas between; all by default.")
     ] = "",

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
+from resect.cli.options import AllowPartial, MaskFile, NewFolder
 from resect.cli.show import note, say, table
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
-MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
 Force = Annotated[
     bool,
     typer.Option("--force", help="Go on with a mask of another model; DIR/resect.json says so."),
@@ -22,9 +20,7 @@ def coverage(
     model: Annotated[
         str, typer.Argument(metavar="[MODEL]", help="Checkpoint folder or Hub id[@rev].")
     ] = "",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
-    ] = False,
+    allow_partial: AllowPartial = False,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what scoring needs; a config.json is enough.")
     ] = False,
@@ -77,7 +73,7 @@ def coverage(
 def prune(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint folder.")],
     mask: MaskFile,
-    output: Output,
+    output: NewFolder,
     alpha: Annotated[
         float, typer.Option(help="Factor of the masked weights; 0 removes them.")
     ] = 0.0,
@@ -101,7 +97,7 @@ def prune(
 def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that prune wrote.")],
     mask: MaskFile,
-    output: Output,
+    output: NewFolder,
     force: Force = False,
 ) -> None:
     """Undo a cut, bit for bit, with the values that the mask holds."""

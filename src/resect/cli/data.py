@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, Model, PromptFormat, Temperature
 from resect.cli.show import note, progress, say, table
-from resect.records import Format
 
 if TYPE_CHECKING:
     from resect.data.load import BehaviourSet
@@ -177,31 +177,27 @@ def _say_keys(data: BehaviourSet) -> None:
     "--judge keyword -n 4 --temperature 1 -o harm.jsonl[/bold]",
 )
 def collect(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
-    ],
+    model: Model,
     data: Annotated[str, typer.Option(metavar="SPEC", help="Prompts, with answers for prefill:K.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="New FILE.jsonl.")],
     attack: Annotated[
         str, typer.Option(help="none, prefill[:K] or prefill=PHRASE.")
     ] = "prefill:10",
-    judge: Annotated[
-        str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
-    ] = "exact",
+    judge: JudgeName = "exact",
     want: Annotated[
         Literal["complied", "refused"], typer.Option(help="Which replies are kept.")
     ] = "complied",
     samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="Replies a prompt.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    temperature: Temperature = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the samples and of --limit.")] = 0,
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    format: PromptFormat = "chat",
     category: Annotated[str | None, typer.Option(help="Ask this category alone.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most prompts.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    max_new_tokens: MaxNewTokens = 256,
     count_prefix: Annotated[
         bool, typer.Option("--count-prefix", help="Score the attack's words as a response too.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: BatchSize = 16,
     data_dir: DataDir = None,
 ) -> None:
     """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""

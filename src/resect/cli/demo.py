@@ -9,14 +9,12 @@ from typing import Annotated
 
 import typer
 
-from resect.cli.options import Jobs
+from resect.cli.options import Jobs, RunFolder
 from resect.cli.show import finish, note, progress, so_far
 
 
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
-        "resect-demo"
-    ),
+    output: RunFolder = Path("resect-demo"),
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="One seed instead of three.")] = False,
     jobs: Jobs = None,

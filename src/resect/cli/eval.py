@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resect.cli.options import (
+    BatchSize,
+    MaxNewTokens,
+    NewFolder,
+    PromptFormat,
+    PromptLimit,
+    Temperature,
+)
 from resect.cli.show import progress, say, table
 from resect.errors import InputError
-from resect.records import Format
 
 if TYPE_CHECKING:
     from resect.evaluation.evaluate import Evaluation
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
 ]
@@ -44,7 +50,6 @@ Judges = Annotated[
 Rejudge = Annotated[
     Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 Window = Annotated[int | None, typer.Option(min=2, help="perplexity: tokens a window.")]
 Stride = Annotated[int | None, typer.Option(min=1, help="perplexity: tokens between windows.")]
 Force = Annotated[
@@ -60,7 +65,7 @@ Remote = Annotated[
 
 
 def evaluate(
-    output: Output,
+    output: NewFolder,
     model: Model = None,
     probe: Probes = None,
     data: Data = None,
@@ -69,11 +74,11 @@ def evaluate(
     attack_data: AttackData = None,
     judge: Judges = None,
     rejudge: Rejudge = None,
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    limit: Limit = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+    format: PromptFormat = "chat",
+    limit: PromptLimit = None,
+    max_new_tokens: MaxNewTokens = 256,
+    batch_size: BatchSize = 16,
+    temperature: Temperature = 0.0,
     samples: Annotated[int, typer.Option(min=1, help="Sampled replies a prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the sampled replies.")] = 0,
     window: Window = None,

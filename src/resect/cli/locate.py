@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from resect.cli.options import category_of
+from resect.cli.options import (
+    Category,
+    DrawSeed,
+    Dtype,
+    ExampleLimit,
+    MaskOutput,
+    Model,
+    PromptFormat,
+    ProtectedFraction,
+    RankScope,
+    TargetFraction,
+    category_of,
+)
 from resect.cli.show import note, progress, say_mask
-from resect.records import Format, Reduction, Scope
+from resect.records import Reduction
 
 
 def locate(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
-    ],
+    model: Model,
     target: Annotated[str, typer.Option(help="SPEC of the behaviour to cut.")],
     preserve: Annotated[str, typer.Option(help="SPEC of what is protected.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
-    q: Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")],
-    p: Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")],
+    output: MaskOutput,
+    q: TargetFraction,
+    p: ProtectedFraction,
     contrast: Annotated[
         str | None,
         typer.Option(help="SPEC that is subtracted, e.g. harmless answers to the same prompts."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Score again after each part.")] = 1,
-    scope: Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")] = "tensor",
+    scope: RankScope = "tensor",
     method: Annotated[str, typer.Option(help="Score method of the target.")] = "snip",
     importance: Annotated[
         Reduction, typer.Option(help="Importance of what is protected.")
     ] = "mean_of_abs",
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
+    format: PromptFormat = "chat",
     skip: Annotated[
         int, typer.Option(min=0, help="Response tokens of target and contrast not scored.")
     ] = 0,
-    category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most examples to score.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    category: Category = None,
+    limit: ExampleLimit = None,
+    seed: DrawSeed = 0,
+    dtype: Dtype = None,
 ) -> None:
     """Score and select in one; with rounds, what was cut changes what is chosen next.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import Force
+from resect.cli.options import Force, MaskFile, MaskOutput
 from resect.cli.show import note, say, say_mask, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matche
 
 @mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")
 def show(
-    file: Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")],
+    file: MaskFile,
 ) -> None:
     """Say how many weights a mask removes, where, and where it comes from."""
     from resect.weights.mask import Mask
@@ -49,7 +49,7 @@ def show(
 def draw_random(
     file: Annotated[Path, typer.Argument(metavar="MASK", help="The mask to match.")],
     model: Annotated[str, typer.Option(help="The model that the mask belongs to.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
+    output: MaskOutput,
     matched: Annotated[
         Literal["count", "magnitude"],
         typer.Option(help="Same number in every tensor, or of the same magnitudes as well."),
@@ -79,20 +79,19 @@ def draw_random(
 
 
 Files = Annotated[list[Path], typer.Argument(metavar="MASK MASK...", help="Two or more masks.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")]
 
 
-def union(files: Files, output: Output) -> None:
+def union(files: Files, output: MaskOutput) -> None:
     """Write the weights that any of the masks removes."""
     _combine("union", files, output)
 
 
-def intersect(files: Files, output: Output) -> None:
+def intersect(files: Files, output: MaskOutput) -> None:
     """Write the weights that all of the masks remove."""
     _combine("intersect", files, output)
 
 
-def subtract(files: Files, output: Output) -> None:
+def subtract(files: Files, output: MaskOutput) -> None:
     """Write the weights that the first mask removes and none of the others does."""
     _combine("subtract", files, output)
 

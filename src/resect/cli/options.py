@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resect.errors import InputError
+from resect.records import Format, Scope
 
+# Models and masks.
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")]
+MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
+]
 Force = Annotated[
     bool, typer.Option("--force", help="Go on though the models differ; what is written says so.")
 ]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
 
+# What is written.
+MaskOutput = Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")]
+NewFolder = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
+RunFolder = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
 
+# What is scored, and what is cut.
+PromptFormat = Annotated[Format, typer.Option(help="How prompts are put.")]
+Skip = Annotated[int, typer.Option(min=0, help="Response tokens not scored.")]
+Category = Annotated[str | None, typer.Option(help="Score this category alone.")]
+ExampleLimit = Annotated[int | None, typer.Option(min=1, help="Most examples to score.")]
+DrawSeed = Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")]
+TargetFraction = Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")]
+ProtectedFraction = Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")]
+RankScope = Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
+Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
+
+# What is asked, and who judges.
+PromptLimit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+MaxNewTokens = Annotated[int, typer.Option(min=1)]
+Temperature = Annotated[float, typer.Option(min=0, help="0 decodes greedily.")]
+JudgeName = Annotated[
+    str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
+]
+
+# Runs.
 Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Worker processes.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
+]
 
 
 def category_of(text: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resect.cli.options import BatchSize, Budget, ModelId, Resume, Rounds, RunFolder
 from resect.cli.show import note, progress, say, so_far, table
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ SHOWN = (
 )  # fmt: skip
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
 Target = Annotated[
     str | None, typer.Option(metavar="SPEC", help="The behaviour; else a built-in set.")
 ]
@@ -34,23 +33,19 @@ Utility = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="Questions with a key; else the preserve set's loss."),
 ]
-Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
 Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
 Prompts = Annotated[int, typer.Option(min=1, help="Most prompts a probe.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 Judge = Annotated[str | None, typer.Option(help="exact or keyword; else by the data.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1)]
-BatchSize = Annotated[int, typer.Option(min=1)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of public sets.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
 
 
 def run(
-    model: Model,
+    model: ModelId,
     *,
-    output: Output = Path("resect-run"),
+    output: RunFolder = Path("resect-run"),
     target: Target = None,
     preserve: Preserve = None,
     contrast: Contrast = None,

@@ -7,10 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import Force, Model, category_of
+from resect.cli.options import (
+    AllowPartial,
+    Category,
+    DrawSeed,
+    Dtype,
+    ExampleLimit,
+    Force,
+    MaskOutput,
+    Model,
+    PromptFormat,
+    ProtectedFraction,
+    RankScope,
+    Skip,
+    TargetFraction,
+    category_of,
+)
 from resect.cli.show import note, progress, say, say_mask
 from resect.errors import InputError
-from resect.records import Format, Reduction, Scope
+from resect.records import Reduction
 
 if TYPE_CHECKING:
     from resect.attribution.score import ScoreRequest
@@ -22,9 +37,6 @@ Method = Annotated[
 ]
 Contrast = Annotated[
     str | None, typer.Option(help="SPEC whose score is subtracted in the same pass.")
-]
-AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Go on if a block weight is unknown.")
 ]
 Accumulator = Annotated[Literal["auto", "device", "cpu"], typer.Option(help="Where sums are kept.")]
 LayersPerPass = Annotated[
@@ -54,13 +66,13 @@ def score(
     data: Annotated[str, typer.Option(help="SPEC: a file, or hub:<id>[@revision][:split].")],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.scores.safetensors")],
     reduction: Purpose = "signed",
-    format: Annotated[Format, typer.Option(help="How prompts are put.")] = "chat",
-    skip: Annotated[int, typer.Option(min=0, help="Response tokens not scored.")] = 0,
-    category: Annotated[str | None, typer.Option(help="Score this category alone.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most examples to score.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw that --limit makes.")] = 0,
+    format: PromptFormat = "chat",
+    skip: Skip = 0,
+    category: Category = None,
+    limit: ExampleLimit = None,
+    seed: DrawSeed = 0,
     batch_size: Annotated[str, typer.Option(help="auto, or examples a batch.")] = "auto",
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    dtype: Dtype = None,
     keep: Keep = None,
     dense: Annotated[bool, typer.Option("--dense", help="Keep the score of every weight.")] = False,
     method: Method = "snip",
@@ -130,10 +142,10 @@ def _batch_size(text: str) -> int | None:
 def select(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Signed scores.")],
     preserve: Annotated[Path, typer.Argument(metavar="PRESERVE", help="Scores to protect.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")],
-    q: Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")],
-    p: Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")],
-    scope: Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")] = "tensor",
+    output: MaskOutput,
+    q: TargetFraction,
+    p: ProtectedFraction,
+    scope: RankScope = "tensor",
     force: Force = False,
 ) -> None:
     """Choose the weights that the target needs and the preserve set can spare."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from resect.cli.options import Jobs
+from resect.cli.options import DryRun, Jobs, Resume, RunFolder
 from resect.cli.show import finish, note, progress, say, so_far, table
 
 if TYPE_CHECKING:
@@ -166,12 +166,8 @@ def run_study(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A YAML configuration, or recipe:NAME.")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")] = Path(
-        "resect-run"
-    ),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
-    ] = False,
+    output: RunFolder = Path("resect-run"),
+    dry_run: DryRun = False,
     memory: Annotated[float, typer.Option(help="GiB of the device that --dry-run plans for.")] = 80,
     tflops: Annotated[
         float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
@@ -179,7 +175,7 @@ def run_study(
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run.")] = False,
+    resume: Resume = False,
     changes: Changes = None,
     jobs: Jobs = None,
     launcher: Launching = None,

@@ -8,19 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resect.cli.options import (
+    BatchSize,
+    Budget,
+    DryRun,
+    ExampleLimit,
+    MaxNewTokens,
+    Model,
+    PromptFormat,
+    PromptLimit,
+    Resume,
+    Rounds,
+    RunFolder,
+    Skip,
+)
 from resect.cli.show import note, progress, say, so_far, table
-from resect.records import Format
 
 if TYPE_CHECKING:
     from resect.studies.design import RunConfig
 
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
 Target = Annotated[
     str, typer.Option(metavar="SPEC", help="The behaviour: prompts with its answers.")
 ]
 Preserve = Annotated[str, typer.Option(metavar="SPEC", help="What is protected.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the run.")]
 Evaluation = Annotated[
     str | None,
     typer.Option("--eval", metavar="SPEC", help="Prompts asked; else the target's own split."),
@@ -36,27 +47,15 @@ Contrast = Annotated[
     str | None,
     typer.Option(metavar="SPEC", help="Answers of the same style whose score is subtracted."),
 ]
-Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
 Grid = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="YAML with fractions (q), protected (p), scopes."),
 ]
-Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
 Attack = Annotated[str, typer.Option(help="none or prefill.")]
 PrefillTokens = Annotated[int, typer.Option(min=1, help="Tokens of the answer that open a reply.")]
 Phrase = Annotated[str | None, typer.Option(help="Opens replies instead of the answer.")]
 Judge = Annotated[str, typer.Option(help="Judge of the replies.")]
-PromptFormat = Annotated[Format, typer.Option(help="How prompts are put.")]
-Skip = Annotated[int, typer.Option(min=0, help="Response tokens not scored.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Most examples to score.")]
-Prompts = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 Seeds = Annotated[list[int] | None, typer.Option(help="Seed of the draws; may be given again.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1)]
-BatchSize = Annotated[int, typer.Option(min=1)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print cells, memory and time; do nothing.")
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run.")]
 
 
 def sweep(
@@ -64,7 +63,7 @@ def sweep(
     *,
     target: Target,
     preserve: Preserve,
-    output: Output,
+    output: RunFolder,
     evaluation: Evaluation = None,
     utility: Utility = None,
     contrast: Contrast = None,
@@ -77,8 +76,8 @@ def sweep(
     judge: Judge = "keyword",
     format: PromptFormat = "chat",
     skip: Skip = 0,
-    limit: Limit = None,
-    prompts: Prompts = None,
+    limit: ExampleLimit = None,
+    prompts: PromptLimit = None,
     seed: Seeds = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 16,

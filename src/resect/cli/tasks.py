@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resect.cli.options import BatchSize, ModelId, NewFolder
 from resect.cli.show import note, say, table
 
 SHOWN = (
@@ -16,15 +17,15 @@ SHOWN = (
 
 
 def tasks(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")],
+    model: ModelId,
     task: Annotated[list[str], typer.Option(help="lm-eval task, group or tag; repeatable.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")],
+    output: NewFolder,
     mask: Annotated[Path | None, typer.Option(help="Weights to remove for the cut arm.")] = None,
     include_path: Annotated[Path | None, typer.Option(help="Folder with your own tasks.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most items a task.")] = None,
     few_shot: Annotated[int | None, typer.Option(min=0, help="Examples before an item.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Use the chat template.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: BatchSize = 16,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16.")] = None,
 ) -> None:
     """Run lm-eval tasks on a model, intact and cut, and compare item by item."""
