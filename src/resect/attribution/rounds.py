@@ -51,11 +51,11 @@ class _Turn(NamedTuple):
 
     Attributes:
         number: Its number, from 0.
-        count: Number of rounds.
+        rounds: Number of rounds.
     """
 
     number: int
-    count: int
+    rounds: int
 
 
 def locate(
@@ -184,7 +184,7 @@ def _scores_of(
 def _shifted(report: Progress | None, turn: _Turn) -> Progress | None:
     if report is None:
         return None
-    return lambda done, total: report(turn.number * total + done, turn.count * total)
+    return lambda done, total: report(turn.number * total + done, turn.rounds * total)
 
 
 def _protected(preserve: Scores | None, p: float, scope: Scope) -> dict[str, Tensor]:
@@ -242,7 +242,7 @@ def _next(scores: Scores, aimed: Mask, q: float, scope: Scope, turn: _Turn) -> M
         free[name] = ranks  # by falling score, since candidates are
 
     def room(size: int, taken: int) -> int:
-        return max(0, math.floor(q * size) * (turn.number + 1) // turn.count - taken)
+        return max(0, math.floor(q * size) * (turn.number + 1) // turn.rounds - taken)
 
     if scope == "tensor":
         taken = {name: tensor.index.numel() for name, tensor in aimed.tensors.items()}

@@ -84,5 +84,7 @@ def rule_of(method: str, reduction: str) -> Rule:
 
 
 def contrasting() -> list[str]:
-    """Return the methods whose signed score can be contrasted in one pass."""
-    return [name for name, rules in METHODS.items() if rules["signed"].contrasts]
+    """Return the methods whose score can be contrasted in one pass."""
+    return [
+        name for name, rules in METHODS.items() if any(rule.contrasts for rule in rules.values())
+    ]
