@@ -248,6 +248,16 @@ def test_offloaded_weights_are_refused_with_the_way_out(what: str) -> None:
     assert "next step: load it without offloading" in str(caught.value)
 
 
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_inputs_of_experts_are_refused_with_the_way_out(architecture: str) -> None:
+    """Which token an expert saw is not known; before, this was a traceback about sizes."""
+    with pytest.raises(InputError) as caught:
+        run(tiny.build(architecture), tiny.examples(3), ("signed",), method="wanda")
+    assert "the inputs of some weights cannot be told apart by example" in str(caught.value)
+    assert "mlp.experts." in str(caught.value)
+    assert "next step: choose another method" in str(caught.value)
+
+
 STOPPED = """
 import signal, sys, time, torch
 from resect.cli import main

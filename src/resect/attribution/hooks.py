@@ -258,7 +258,8 @@ def observing(
         for weight in weights:
             if weight.name in watch.experts:
                 owners.setdefault(weight.module, []).append(weight.name)
-            elif watch.each or "inputs" in sums.needs:
+            # A module of experts sees the inputs of all its experts mixed, and of its first layer only.
+            elif watch.each or ("inputs" in sums.needs and len(weight.shape) == 2):
                 module = model.get_submodule(weight.module)
                 hooks.append(module.register_forward_hook(watch.on_linear(weight)))
         for owner, names in owners.items():
