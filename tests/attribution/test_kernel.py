@@ -20,7 +20,7 @@ TESTS = Path(__file__).parent.parent
 # The interpreter is chosen when Triton is imported, so it needs a process of its own.
 FORMULA = """
 import torch
-from resect.scores import kernel
+from resect.attribution import kernel
 
 draw = torch.Generator().manual_seed(0)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -47,8 +47,7 @@ ENGINE = """
 import torch
 import tiny
 from resect.attribution import AttributeSettings, attribute_many
-from resect.scores import kernel
-from resect.scores.sums import Sums
+from resect.attribution import kernel
 
 calls = []
 plain = kernel.add_sums
@@ -74,7 +73,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from resect.scores import kernel
+from resect.attribution import kernel
 
 flags = {"ABSOLUTE": True, "SQUARE": True, "WIDEN": False, "BLOCK": kernel.BLOCK,
          "STEP": kernel.STEP}

@@ -56,7 +56,7 @@ def planned(
         tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
     if settings.accumulator != "auto":
         return replace(settings, batch_tokens=tokens)
-    found = plan_for(
+    chosen = plan_for(
         model,
         coverage,
         encoded,
@@ -69,13 +69,13 @@ def planned(
         processes=processes,
     )
     if processes.rank == 0:
-        _log.log(logging.INFO if found.fits else logging.WARNING, "%s", found.summary())
+        _log.log(logging.INFO if chosen.fits else logging.WARNING, "%s", chosen.summary())
     return replace(
         settings,
-        accumulator="cpu" if found.accumulator == "cpu" else "device",
-        layers_per_pass=settings.layers_per_pass or found.layers,
-        checkpoint=settings.checkpoint or found.checkpoint,
-        batch_tokens=found.batch_tokens,
+        accumulator="cpu" if chosen.accumulator == "cpu" else "device",
+        layers_per_pass=settings.layers_per_pass or chosen.layers,
+        checkpoint=settings.checkpoint or chosen.checkpoint,
+        batch_tokens=chosen.batch_tokens,
     )
 
 
@@ -252,28 +252,29 @@ def how_to_read(
     files = entries(weight_files(folder))
     if sum(entry.size for entry in files.values()) < SMALL * free.device:
         return Reading(stream=False)
-    kind = DTYPES.get(dtype or "") or next(iter(files.values())).dtype
-    shape = shape_of(empty_model(str(folder), kind))
-    asked = replace(work(), keep=keep(shape.total))
-    found = plan(shape, asked, free)
-    if not _is_streamed(shape, asked, found, free):
+    stored = DTYPES.get(dtype or "") or next(iter(files.values())).dtype
+    shape = shape_of(empty_model(str(folder), stored))
+    request = replace(work(), keep=keep(shape.total))
+    in_memory = plan(shape, request, free)
+    if not is_streamed(shape, request, in_memory, free):
         return Reading(stream=False)
-    need = streamed(shape, asked, free)
+    need = streamed(shape, request, free)
     return Reading(
         stream=True,
         line="the model is read block by block from disk: in memory it needs "
-        f"{_size(found.device)} and {_size(free.device)} are free; this way it needs "
-        f"{_size(_on_device(need, free))}, and {_size(need.disk)} of scratch "
+        f"{_size(in_memory.device)} and {_size(free.device)} are free; this way it needs "
+        f"{_size(on_device(need, free))}, and {_size(need.disk)} of scratch "
         "(--no-stream loads it all the same)",
     )
 
 
-def _is_streamed(shape: Shape, work: Work, found: Plan, free: Free) -> bool:
+def is_streamed(shape: Shape, work: Work, in_memory: Plan, free: Free) -> bool:
     """Tell whether scoring reads block by block: nothing else fits, and less is needed so."""
-    return not found.fits and _on_device(streamed(shape, work, free), free) < found.device
+    return not in_memory.fits and on_device(streamed(shape, work, free), free) < in_memory.device
 
 
-def _on_device(need: Streamed, free: Free) -> float:
+def on_device(need: Streamed, free: Free) -> float:
+    """Return the bytes that a model read block by block needs where `free.device` is."""
     return need.device + (0.0 if free.host else need.host)
 
 

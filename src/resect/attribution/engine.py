@@ -132,12 +132,12 @@ def _refuse_absent(model: CausalModel) -> None:
 
 
 def _refuse_sharded(model: CausalModel, needs: Collection[Statistic]) -> None:
-    each = EACH.intersection(needs)
-    if each and any(is_sharded(parameter) for parameter in model.parameters()):
+    by_example = EACH.intersection(needs)
+    if by_example and any(is_sharded(parameter) for parameter in model.parameters()):
         raise InputError(
             "gradients of single examples cannot be had from sharded weights, because FSDP adds "
             "those of all processes up before anyone sees them",
-            got=f"a reduction that needs the {' and '.join(sorted(each))} sums",
+            got=f"a reduction that needs the {' and '.join(sorted(by_example))} sums",
             allowed="signed, opposite or abs_of_mean",
             fix="choose one of these, or load the model whole in every process or with "
             "--device auto",

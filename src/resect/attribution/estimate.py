@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from resect.attribution.choices import _is_streamed, _on_device
+from resect.attribution.choices import is_streamed, on_device
 from resect.attribution.plan import GIB, SAFE, Plan, Shape, Work, plan, shape_of, streamed
 from resect.machine.memory import Free, free_memory
 from resect.model.shapes import empty_model
@@ -18,29 +18,36 @@ def matrix_rate(dtype: torch.dtype) -> float:
     """Return floating-point operations a second of a matrix product here, measured in a moment."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     side = 8192 if device == "cuda" else 512
-    one = torch.ones(side, side, dtype=dtype, device=device)
+    square = torch.ones(side, side, dtype=dtype, device=device)
     begin, seconds = time.perf_counter(), math.inf
-    # Short ones, of which the best is the one that nobody else was beside.
+    # The best of several short ones, since others may use the machine meanwhile.
     for _ in range(20):
         start = time.perf_counter()
-        # A CPU that has no bf16 products of its own takes seconds for one.
+        # A CPU without bf16 instructions takes seconds for a single product.
         if start - begin > 1:
             break
-        torch.mm(one, one)[0, 0].item()  # waits for a GPU
+        torch.mm(square, square)[0, 0].item()  # waits for a GPU
         seconds = min(seconds, time.perf_counter() - start)
     return 2.0 * side**3 / seconds
 
 
-def scoring_rate(dtype: torch.dtype) -> tuple[float, str]:
-    """Return the operations a second that scoring will do here, and where that is from."""
+class Rate(NamedTuple):
+    """Operations a second, and how they are known."""
+
+    operations: float
+    source: str
+
+
+def scoring_rate(dtype: torch.dtype) -> Rate:
+    """Return the operations a second that scoring will do here."""
     share = EFFICIENCY["cuda" if torch.cuda.is_available() else "cpu"]
-    return share * matrix_rate(dtype), f"{share:g} of a matrix product's, measured here"
+    return Rate(share * matrix_rate(dtype), f"{share:g} of a matrix product's, measured here")
 
 
 class Report(NamedTuple):
     """A plan for people: rows of a table, and lines below it."""
 
-    rows: list[dict[str, Any]]
+    rows: list[dict[str, object]]
     lines: list[str]
 
 
@@ -53,12 +60,12 @@ EFFICIENCY = {"cpu": 0.65, "cuda": 0.5}
 
 
 def plan_report(
-    place: str, *, examples: int, length: int, memory: float = 0, tflops: float = 0
+    model: str, *, examples: int, length: int, memory: float = 0, tflops: float = 0
 ) -> Report:
     """Plan for a model of which the configuration is enough.
 
     Args:
-        place: As in `empty_model`.
+        model: As in `empty_model`.
         examples: Number of examples.
         length: Tokens of each, half of them scored.
         memory: GiB of the device; 0 for what is free on this machine.
@@ -67,7 +74,7 @@ def plan_report(
     Raises:
         InputError: The configuration cannot be read or used.
     """
-    shape = shape_of(empty_model(place))
+    shape = shape_of(empty_model(model))
     free = free_memory()
     if memory:
         free = Free(device=memory * GIB, host=free.host or free.device)
@@ -79,29 +86,31 @@ def plan_report(
         longest=length,
         keep=1e-3 if shape.total > 1e9 else 1e-2,
     )
-    found = plan(shape, work, free)
+    choice = plan(shape, work, free)
     dtype = torch.float32 if shape.itemsize == 4 else torch.bfloat16
     rate, source = tflops * 1e12, "given"
     if not rate and memory:
         rate, source = ASSUMED_RATE, "assumed for a large accelerator"
     if not rate:
         rate, source = scoring_rate(dtype)
-    seconds = found.operations / rate + found.moved / ASSUMED_BUS
-    rows = [{"what": what, "GiB": size / GIB} for what, size in found.memory.items()]
+    seconds = choice.operations / rate + choice.moved / ASSUMED_BUS
+    rows: list[dict[str, object]] = [
+        {"what": purpose, "GiB": size / GIB} for purpose, size in choice.memory.items()
+    ]
     rows += [
-        {"what": "all on the device", "GiB": found.device / GIB},
-        {"what": "sums and candidates in CPU memory", "GiB": found.host / GIB},
+        {"what": "all on the device", "GiB": choice.device / GIB},
+        {"what": "sums and candidates in CPU memory", "GiB": choice.host / GIB},
         {"what": "free on the device", "GiB": free.device / GIB},
         {"what": "free in CPU memory", "GiB": free.host / GIB},
     ]
     lines = [
-        ("fits: " if found.fits else "DOES NOT FIT; the least is: ") + found.summary(),
-        _chosen(shape, work, found, free),
+        ("fits: " if choice.fits else "DOES NOT FIT; the least is: ") + choice.summary(),
+        _chosen(shape, work, choice, free),
         f"time: {seconds / 60:.3g} min at {rate / 1e12:.3g} TFLOP/s ({source}); "
-        f"{found.operations:.3g} operations, {found.moved / GIB:.3g} GiB moved to CPU memory "
+        f"{choice.operations:.3g} operations, {choice.moved / GIB:.3g} GiB moved to CPU memory "
         f"at {ASSUMED_BUS / 1e9:.3g} GB/s",
-        f"files: at most {found.sparse / 1e6:.4g} MB of scores at keep {work.keep:g}, "
-        f"{found.dense / 1e6:.4g} MB if dense; {shape.total:,} prunable weights",
+        f"files: at most {choice.sparse / 1e6:.4g} MB of scores at keep {work.keep:g}, "
+        f"{choice.dense / 1e6:.4g} MB if dense; {shape.total:,} prunable weights",
         f"assumed: {examples} examples of {length} tokens, half scored; one kind of sum in fp32; "
         "attention that does not keep its weights; nine tenths of free memory",
     ]
@@ -109,20 +118,20 @@ def plan_report(
     return Report(rows, lines)
 
 
-def _chosen(shape: Shape, work: Work, found: Plan, free: Free) -> str:
-    if not _is_streamed(shape, work, found, free):
+def _chosen(shape: Shape, work: Work, choice: Plan, free: Free) -> str:
+    if not is_streamed(shape, work, choice, free):
         return "resect score will hold the model in memory"
-    enough = _on_device(streamed(shape, work, free), free) <= SAFE * free.device
+    enough = on_device(streamed(shape, work, free), free) <= SAFE * free.device
     return "resect score will read it block by block from disk" + (
         "" if enough else ", for which memory does not suffice either"
     )
 
 
 def _from_disk(shape: Shape, work: Work, rate: float) -> str:
-    least = streamed(shape, work)
+    need = streamed(shape, work)
     return (
-        f"block by block from disk (resect score --stream): {least.device / GIB:.3g} GiB on the "
-        f"device, {least.host / GIB:.3g} GiB of candidates in CPU memory, "
-        f"{least.disk / GIB:.3g} GiB of scratch, {least.moved / GIB:.4g} GiB of traffic, "
-        f"{least.operations / rate / 60:.3g} min of products"
+        f"block by block from disk (resect score --stream): {need.device / GIB:.3g} GiB on the "
+        f"device, {need.host / GIB:.3g} GiB of candidates in CPU memory, "
+        f"{need.disk / GIB:.3g} GiB of scratch, {need.moved / GIB:.4g} GiB of traffic, "
+        f"{need.operations / rate / 60:.3g} min of products"
     )

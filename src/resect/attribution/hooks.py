@@ -15,26 +15,37 @@ it (because its module is bypassed, or called on reordered tokens) is marked as 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from resect.attribution.loss import forward_of, not_finite
 from resect.attribution.sums import EACH, Sums
 from resect.model.prunable import PrunableWeight
-from resect.records import Encoded
+from resect.records import CausalModel, Encoded
 
 # Sums of the same products in another order; wrong attribution is off by the size of the gradient.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 
 
+class _Call(NamedTuple):
+    """The arguments of a call."""
+
+    positional: tuple[object, ...]
+    named: dict[str, object]
+
+
 class Watch:
     """The state of the hooks during one pass over the data."""
 
-    def __init__(self, sums: Sums, weights: Sequence[PrunableWeight], model: Any, *, singly: bool):
+    def __init__(
+        self, sums: Sums, weights: Sequence[PrunableWeight], model: CausalModel, *, singly: bool
+    ):
         """Prepare, but install nothing yet.
 
         Args:
@@ -65,7 +76,7 @@ class Watch:
         for name, parameter in self.parameters.items():
             parameter.grad = None
             checks = checking and name not in self.experts
-            parameter.requires_grad_(requires_grad=always or checks)
+            parameter.requires_grad = always or checks
 
     def backward(self, loss: Tensor) -> None:
         """Run the backward pass, during which the sums are filled."""
@@ -109,7 +120,7 @@ class Watch:
             pair = (rows, deltas) if weight.layout == "in_out" else (deltas, rows)
             self.sums.add_products(weight.name, *pair)
 
-        def on_forward(_module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+        def on_forward(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if self._running_back or weight.name in self.sums.mixed:
                 return
             rows = self.sums.rows_of(args[0].detach())
@@ -124,55 +135,57 @@ class Watch:
 
         return on_forward
 
-    def split(self, module: torch.nn.Module, names: list[str]) -> Callable[..., Any]:
+    def split(self, module: nn.Module, names: list[str]) -> Callable[..., object]:
         """Return a forward method for a module of experts that tells examples apart."""
         whole = module.forward
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def forward(*args: object, **kwargs: object) -> object:
             if self._inside or self.sums.mixed.intersection(names):
                 return whole(*args, **kwargs)
             if not self._running_back:
                 self._calls[names[0]] += 1
-            parts = self._apart(args, kwargs)
-            if parts is None or self._calls[names[0]] > 1:
+            calls = self._apart(args, kwargs)
+            if calls is None or self._calls[names[0]] > 1:
                 for name in names:
                     self.sums.mix(name)
                 return whole(*args, **kwargs)
             self._inside = True
             try:
-                found = [
-                    torch.func.functional_call(module, self._aliases(row, names), *part)
-                    for row, part in enumerate(parts)
+                outputs = [
+                    torch.func.functional_call(
+                        module, self._aliases(row, names), call.positional, call.named
+                    )
+                    for row, call in enumerate(calls)
                 ]
             finally:
                 self._inside = False
-            return found[0] if len(found) == 1 else torch.cat(found)
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
         return forward
 
-    def _apart(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]] | None:
+    def _apart(self, args: tuple[object, ...], kwargs: dict[str, object]) -> list[_Call] | None:
         """Return the arguments of a call for each example, or None if they cannot be told apart."""
         batch, width = len(self.sums.batch), self.sums.width
         if batch == 1:
-            return [(args, kwargs)]
-        if not all(isinstance(value, Tensor) for value in (*args, *kwargs.values())):
+            return [_Call(args, kwargs)]
+        positional = [value for value in args if isinstance(value, Tensor)]
+        named = {key: value for key, value in kwargs.items() if isinstance(value, Tensor)}
+        if len(positional) < len(args) or len(named) < len(kwargs):
             return None
 
-        def one(value: Tensor, row: int) -> Tensor:
+        def rows_of(value: Tensor, row: int) -> Tensor:
             if value.dim() >= 3 and value.shape[:2] == (batch, width):
                 return value[row : row + 1]
             return value[row * width : (row + 1) * width]
 
-        for value in (*args, *kwargs.values()):
+        for value in (*positional, *named.values()):
             whole = value.dim() >= 3 and value.shape[:2] == (batch, width)
             if not whole and value.shape[0] != batch * width:
                 return None
         return [
-            (
-                tuple(one(value, row) for value in args),
-                {key: one(value, row) for key, value in kwargs.items()},
+            _Call(
+                tuple(rows_of(value, row) for value in positional),
+                {key: rows_of(value, row) for key, value in named.items()},
             )
             for row in range(batch)
         ]
@@ -191,11 +204,11 @@ class Watch:
                 self.sums.add_example(name, row, leaf.grad)
                 leaf.grad = None
 
-            alias.register_post_accumulate_grad_hook(on_gradient)
+            _when_ready(alias, on_gradient)
             aliases[name.rpartition(".")[2]] = alias
         return aliases
 
-    def on_embeddings(self, _module: Any, _args: Any, output: Tensor) -> Tensor:
+    def on_embeddings(self, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
         """Make activations carry gradients even where no weight does, and look for NaN in them."""
 
         def look(gradient: Tensor) -> None:
@@ -208,6 +221,12 @@ class Watch:
         output = output if output.requires_grad else output.requires_grad_()
         output.register_hook(look)  # type: ignore[no-untyped-call]
         return output
+
+
+def _when_ready(leaf: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call a hook when the gradient of a leaf is whole; torch gives this method no types."""
+    handle: RemovableHandle = leaf.register_post_accumulate_grad_hook(hook)
+    return handle
 
 
 def _shows(batch: Sequence[Encoded] | None) -> int:
@@ -224,7 +243,7 @@ def _shows(batch: Sequence[Encoded] | None) -> int:
 
 @contextlib.contextmanager
 def observing(
-    model: Any, weights: Sequence[PrunableWeight], sums: Sums, *, singly: bool = False
+    model: CausalModel, weights: Sequence[PrunableWeight], sums: Sums, *, singly: bool = False
 ) -> Iterator[Watch]:
     """Install the hooks, and leave the model as it was found, also after an exception.
 
@@ -238,27 +257,23 @@ def observing(
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     training = [module for module in model.modules() if module.training]
     watch = Watch(sums, weights, model, singly=singly)
-    hooks: list[Any] = []
+    hooks: list[RemovableHandle] = []
     patches = contextlib.ExitStack()
     model.eval()
     try:
         for parameter in model.parameters():
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
             parameter.grad = None
         hooks.append(model.get_input_embeddings().register_forward_hook(watch.on_embeddings))
         for name, parameter in watch.parameters.items():
             # A hook is refused where no gradient is asked for; `begin` sets what is needed.
             parameter.requires_grad_()
-            hooks.append(
-                parameter.register_post_accumulate_grad_hook(
-                    lambda p, name=name: watch.on_parameter(name, p)
-                )
-            )
+            hooks.append(_when_ready(parameter, functools.partial(watch.on_parameter, name)))
         owners: dict[str, list[str]] = {}
         for weight in weights:
             if weight.name in watch.experts:
                 owners.setdefault(weight.module, []).append(weight.name)
-            # A module of experts sees the inputs of all its experts mixed, and of its first layer only.
+            # What a module of experts is given are not the inputs of each of its weights.
             elif watch.each or ("inputs" in sums.needs and len(weight.shape) == 2):
                 module = model.get_submodule(weight.module)
                 hooks.append(module.register_forward_hook(watch.on_linear(weight)))
@@ -271,7 +286,7 @@ def observing(
             hook.remove()
         patches.close()
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(requires_grad=flags[name])
+            parameter.requires_grad = flags[name]
             parameter.grad = gradients[name]
         for module in training:
             module.training = True

@@ -37,8 +37,8 @@ def usable(tensor: Tensor) -> bool:
     True on CUDA with Triton installed, and on the CPU in Triton's interpreter
     (`TRITON_INTERPRET=1`), which is slow and made for tests.
     """
-    place = tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return place and tensor.dtype in DTYPES and _installed()
+    on_device = tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return on_device and tensor.dtype in DTYPES and _installed()
 
 
 @functools.cache
@@ -65,15 +65,15 @@ def add_sums(
     if total is None or not left:
         return
     rows, columns = total.shape
-    lengths = torch.tensor([0, *(len(one) for one in left)])
+    lengths = torch.tensor([0, *(len(rows) for rows in left)])
     ends = lengths.cumsum(0).to(device=total.device, dtype=torch.int32)
-    one, other = torch.cat(list(left)), torch.cat(list(right))
+    left_rows, right_rows = torch.cat(list(left)), torch.cat(list(right))
     grid = (-(-rows // BLOCK), -(-columns // BLOCK))
     # Triton launches on the current device, which need not be the one of the weight.
     with torch.cuda.device_of(total):  # type: ignore[no-untyped-call]
         _kernel()[grid](
-            one,
-            other,
+            left_rows,
+            right_rows,
             ends,
             # A pointer is passed for what is not wanted too; the flags keep it from being used.
             absolute if absolute is not None else total,
@@ -132,9 +132,9 @@ def _sums(  # type: ignore[no-untyped-def]
     for example in range(examples):
         end = tl.load(ends + example + 1)
         gradient = tl.zeros((BLOCK, BLOCK), dtype=tl.float32)
-        for at in range(start, end, STEP):
+        for first_token in range(start, end, STEP):
             # 64 bits, since tokens times features of a batch can pass 2³¹.
-            t = (at + step).to(tl.int64)
+            t = (first_token + step).to(tl.int64)
             x = tl.load(
                 left + t[None, :] * rows + r[:, None],
                 mask=(t[None, :] < end) & (r[:, None] < rows),
@@ -155,11 +155,11 @@ def _sums(  # type: ignore[no-untyped-def]
         if SQUARE:
             sum_of_squares += gradient * gradient
         start = end
-    place = r[:, None].to(tl.int64) * columns + c[None, :]
+    offsets = r[:, None].to(tl.int64) * columns + c[None, :]
     inside = (r[:, None] < rows) & (c[None, :] < columns)
     if ABSOLUTE:
-        known = tl.load(absolute + place, mask=inside)
-        tl.store(absolute + place, known + sum_of_sizes, mask=inside)
+        total = tl.load(absolute + offsets, mask=inside)
+        tl.store(absolute + offsets, total + sum_of_sizes, mask=inside)
     if SQUARE:
-        known = tl.load(square + place, mask=inside)
-        tl.store(square + place, known + sum_of_squares, mask=inside)
+        total = tl.load(square + offsets, mask=inside)
+        tl.store(square + offsets, total + sum_of_squares, mask=inside)

@@ -10,19 +10,20 @@ Legend: B examples of a batch, T their padded tokens, S scored tokens of a batch
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resect.errors import InputError
-from resect.records import Encoded
+from resect.records import CausalModel, Encoded
 
 
-def check_examples(encoded: Sequence[Encoded], model: Any) -> None:
+def check_examples(encoded: Sequence[Encoded], model: CausalModel) -> None:
     """Refuse examples that cannot be scored.
 
     Raises:
@@ -80,13 +81,13 @@ class Head:
     gathers: bool = True
 
 
-def batch_loss(model: Any, batch: Sequence[Encoded], head: Head) -> Tensor:
+def batch_loss(model: CausalModel, batch: Sequence[Encoded], head: Head) -> Tensor:
     """Return Σ_e weight_e · L_e over a batch, a scalar with gradient.
 
     Raises:
         InputError: The loss of an example is not finite; its id is named.
     """
-    device = model.get_input_embeddings().weight.device
+    device = next(model.get_input_embeddings().parameters()).device
     width = max(len(example.input_ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
     attention = torch.zeros_like(ids)
@@ -94,14 +95,10 @@ def batch_loss(model: Any, batch: Sequence[Encoded], head: Head) -> Tensor:
         ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
         attention[row, : len(example.input_ids)] = 1
     rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(e.scored_tokens)])
-    places = torch.tensor([at for e in batch for at in range(e.first_scored, len(e.input_ids))])
-    inputs = {
-        "input_ids": ids.to(device),
-        "attention_mask": attention.to(device),
-        "use_cache": False,
-    }
-    logits = _scored_logits(model, inputs, (rows, places - 1), head)
-    targets = ids[rows, places].to(logits.device)
+    positions = torch.tensor([t for e in batch for t in range(e.first_scored, len(e.input_ids))])
+    inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
+    logits = _scored_logits(model, inputs, _Scored(rows, positions - 1), head)
+    targets = ids[rows, positions].to(logits.device)
     nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # [S]
     share = [e.weight / e.scored_tokens for e in batch for _ in range(e.scored_tokens)]
     loss = (nll * torch.tensor(share, device=nll.device)).sum()
@@ -111,56 +108,64 @@ def batch_loss(model: Any, batch: Sequence[Encoded], head: Head) -> Tensor:
     return loss
 
 
-def not_finite(what: str, example: Encoded) -> InputError:
+def not_finite(quantity: str, example: Encoded) -> InputError:
     """Return the error that names the example whose loss or gradient is not a number."""
     return InputError(
-        f"the {what} of example {example.id!r} is not finite",
+        f"the {quantity} of example {example.id!r} is not finite",
         fix="load the model in float32 or bfloat16, or remove the example",
     )
 
 
+class _Scored(NamedTuple):
+    """Where logits are wanted: rows [S] of the batch and positions [S] in them."""
+
+    rows: Tensor
+    positions: Tensor
+
+
 def _scored_logits(
-    model: Any, inputs: dict[str, Any], wanted: tuple[Tensor, Tensor], head: Head
+    model: CausalModel, inputs: Mapping[str, Tensor], scored: _Scored, head: Head
 ) -> Tensor:
-    """Return logits [S, V] of the wanted (rows, places).
+    """Return logits [S, V] where they are wanted.
 
     The hidden states are gathered before the output head, because the vocabulary projection is
     often the largest tensor of a pass. What a model does to its logits afterwards (soft-capping,
     scaling) still works, since it works on any shape.
     """
-    rows, places = wanted
+    rows, positions = scored
     module = model.get_output_embeddings()
     if head.gathers and module is not None:
         seen: list[bool] = []
 
-        def gather(_module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             fits = args[0].shape[:2] == inputs["input_ids"].shape
             seen.append(fits)
             hidden = args[0]
             if fits:
-                hidden = hidden[rows.to(hidden.device), places.to(hidden.device)].unsqueeze(0)
+                hidden = hidden[rows.to(hidden.device), positions.to(hidden.device)].unsqueeze(0)
             return (hidden, *args[1:])
 
         hook = module.register_forward_pre_hook(gather)
         try:
-            logits: Tensor = model(**inputs).logits
+            logits: Tensor = model(**inputs, use_cache=False).logits
         finally:
             hook.remove()
         if seen == [True] and logits.shape[:2] == (1, len(rows)):
             return logits[0]
         head.gathers = False
-    logits = model(**inputs).logits
-    return logits[rows.to(logits.device), places.to(logits.device)]
+    logits = model(**inputs, use_cache=False).logits
+    return logits[rows.to(logits.device), positions.to(logits.device)]
 
 
 @contextlib.contextmanager
-def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Keep the inputs of blocks alone and compute the rest again in the backward pass."""
+def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Keep only the inputs of blocks, and compute what is inside again in the backward pass."""
     from torch.utils.checkpoint import checkpoint
 
-    def wrap(forward: Any) -> Any:
-        def again(*args: Any, **kwargs: Any) -> Any:
-            return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    def wrap(forward: Callable[..., object]) -> Callable[..., object]:
+        def again(*args: object, **kwargs: object) -> object:
+            call = functools.partial(forward, **kwargs)
+            return checkpoint(call, *args, use_reentrant=False)
 
         return again
 
@@ -171,17 +176,17 @@ def checkpointed(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forward_of(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_of(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
     """Give one module another forward method while the block runs.
 
     A module may have a method of its own already: accelerate's hooks, which move tensors between
     devices, are set that way and must survive.
     """
-    own = module.__dict__.get("forward")
+    method = module.__dict__.get("forward")
     module.forward = forward
     try:
         yield
     finally:
         del module.__dict__["forward"]
-        if own is not None:
-            module.forward = own
+        if method is not None:
+            module.forward = method

@@ -407,10 +407,10 @@ def _look(gradient: Tensor, batch: Batch) -> None:
         raise not_finite("gradient", batch[int(bad)])
 
 
-def _not_plain(why: str) -> CoverageError:
+def _not_plain(reason: str) -> CoverageError:
     return CoverageError(
         "the model cannot be scored block by block",
-        got=why,
+        got=reason,
         allowed="blocks in one plain row, each given the hidden states of the one before",
         fix="score it in memory: leave --stream out",
     )

@@ -320,8 +320,8 @@ def sum_examples(
     sums = Sums(parameters, needs, device)
     with observing(model, weights, sums) as watch:
         run_examples(model, watch, encoded, feed, on_done)
-    each = EACH & sums.needs
-    if each:
+    by_example = EACH & sums.needs
+    if by_example:
         # What one process cannot tell apart, all score again: their sums belong together.
         mixed = named_in_any(feed.processes, weights, sums.mixed)
         if mixed:
@@ -329,7 +329,9 @@ def sum_examples(
                 "%d weights mix the examples of a batch; they are scored one example a pass",
                 len(mixed),
             )
-            again = Sums({weight.name: parameters[weight.name] for weight in mixed}, each, device)
+            again = Sums(
+                {weight.name: parameters[weight.name] for weight in mixed}, by_example, device
+            )
             with observing(model, mixed, again, singly=True) as watch:
                 run_singly(model, watch, encoded, feed)
             for statistic, totals in again.totals.items():

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from resect.machine.memory import Free
 from resect.model.prunable import Coverage, find_prunable
+from resect.records import CausalModel
 
 GIB = 2**30
 # Of what is free, so much may be planned away; the rest is for what no formula knows of.
@@ -41,7 +42,7 @@ NORM_BYTES = 20
 LOGIT_BYTES = 12
 RANK_BYTES = 14
 # Operations of a large accelerator in the time that a byte takes to CPU memory: 300 TFLOP/s over
-# 20 GB/s, as assumed elsewhere (`resect.model.room`).
+# 20 GB/s, as assumed elsewhere (`resect.attribution.estimate`).
 BALANCE = 15_000
 CANDIDATE_BYTES = 40
 # Tokens of a batch that goes through one block alone: larger ones need memory and read no less.
@@ -141,15 +142,15 @@ class Plan:
 
     def summary(self) -> str:
         """Return the choice in one line."""
-        place = "on the device" if self.accumulator == "device" else "in CPU memory"
+        where = "on the device" if self.accumulator == "device" else "in CPU memory"
         layers = "all layers" if self.layers is None else f"{self.layers} layers"
         passes = f"{self.passes} {'pass' if self.passes == 1 else 'passes'}"
         again = ", activations computed again" if self.checkpoint else ""
         batch = f"batches of {self.batch_tokens:,} tokens"
-        return f"sums {place}, {layers} a pass, {passes} over the data, {batch}{again}"
+        return f"sums {where}, {layers} a pass, {passes} over the data, {batch}{again}"
 
 
-def shape_of(model: Any, coverage: Coverage | None = None) -> Shape:
+def shape_of(model: CausalModel, coverage: Coverage | None = None) -> Shape:
     """Return the shape of a model; one on the meta device will do.
 
     Args:
@@ -161,7 +162,7 @@ def shape_of(model: Any, coverage: Coverage | None = None) -> Shape:
         InputError: There is nothing to prune.
     """
     coverage = coverage or find_prunable(model)
-    config = model.config.get_text_config()
+    config: Any = model.config.get_text_config()  # families have numbers of their own
     prunable: dict[int, int] = {}
     features: dict[int, int] = {}
     active = 0
@@ -169,10 +170,10 @@ def shape_of(model: Any, coverage: Coverage | None = None) -> Shape:
         used = 1
         if len(weight.shape) == 3:
             used = getattr(config, "num_experts_per_tok", None) or weight.shape[0]
-        one = weight.shape[-2:]
-        active += used * one[0] * one[1]
+        sides = weight.shape[-2:]
+        active += used * sides[0] * sides[1]
         prunable[weight.layer] = prunable.get(weight.layer, 0) + weight.size
-        features[weight.layer] = features.get(weight.layer, 0) + used * sum(one)
+        features[weight.layer] = features.get(weight.layer, 0) + used * sum(sides)
     return Shape(
         parameters=sum(p.numel() * p.element_size() for p in model.parameters()),
         itemsize=model.get_parameter(coverage.weights[0].name).element_size(),
@@ -195,39 +196,39 @@ def plan(shape: Shape, work: Work, free: Free) -> Plan:
     memory, whichever takes less time. If nothing fits, the plan with least memory is returned, and
     `fits` is false.
     """
-    places = ["device", "cpu"] if free.host else ["device"]
+    accumulators = ["device", "cpu"] if free.host else ["device"]
     depth = len(shape.prunable)
     orders = {
         "device": [(again, tokens) for again in (False, True) for tokens in _halves(work)],
         "cpu": [(again, tokens) for tokens in _halves(work) for again in (False, True)],
     }
-    for place in places:
-        for checkpoint, tokens in orders[place]:
-            found = _made(shape, work, free, _Choice(place, depth, checkpoint, tokens))
-            if found.fits:
-                return found
-    least = _halves(work)[-1]
-    best = _made(shape, work, free, _Choice("device", 1, True, least))
-    for place in places:
+    for accumulator in accumulators:
+        for checkpoint, tokens in orders[accumulator]:
+            choice = _made(shape, work, free, _Choice(accumulator, depth, checkpoint, tokens))
+            if choice.fits:
+                return choice
+    smallest = _halves(work)[-1]
+    best = _made(shape, work, free, _Choice("device", 1, True, smallest))
+    for accumulator in accumulators:
         # More layers never need less memory, so halving finds the most that fit.
         low, high = 0, depth
         while high - low > 1:
             middle = (low + high) // 2
-            fits = _made(shape, work, free, _Choice(place, middle, True, least)).fits
+            fits = _made(shape, work, free, _Choice(accumulator, middle, True, smallest)).fits
             low, high = (middle, high) if fits else (low, middle)
-        found = _made(shape, work, free, _Choice(place, max(low, 1), True, least))
-        if found.fits and (not best.fits or _cost(found) < _cost(best)):
-            best = found
+        choice = _made(shape, work, free, _Choice(accumulator, max(low, 1), True, smallest))
+        if choice.fits and (not best.fits or _cost(choice) < _cost(best)):
+            best = choice
     return best
 
 
-def _cost(made: Plan) -> float:
+def _cost(choice: Plan) -> float:
     """Return operations, with what is moved counted as those that take as long."""
-    return made.operations + BALANCE * made.moved
+    return choice.operations + BALANCE * choice.moved
 
 
 class _Choice(NamedTuple):
-    place: str
+    accumulator: str
     layers: int
     checkpoint: bool
     tokens: int
@@ -242,7 +243,7 @@ def _halves(work: Work) -> list[int]:
 
 
 def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
-    place, layers, checkpoint, tokens = choice
+    accumulator, layers, checkpoint, tokens = choice
     order = sorted(shape.prunable)
     groups: dict[int, int] = {}
     for layer in order:
@@ -251,11 +252,11 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     sums = 4.0 * work.sums * (shape.total if whole else max(groups.values()))
     passes = work.points * (1 if whole else len(groups))
     blocks = [shape.itemsize * shape.features[layer] + NORM_BYTES * shape.hidden for layer in order]
-    kept = shape.itemsize * shape.hidden * len(order) if checkpoint else sum(blocks)
+    stored = shape.itemsize * shape.hidden * len(order) if checkpoint else sum(blocks)
     share = work.scored / work.tokens
     once = {
         "gradient": float(shape.largest * shape.itemsize),
-        "activations": float(tokens * (kept + max(blocks) * (2 if checkpoint else 1))),
+        "activations": float(tokens * (stored + max(blocks) * (2 if checkpoint else 1))),
         "logits": tokens * share * shape.vocabulary * LOGIT_BYTES,
     }
     candidates = _candidates(shape, work)
@@ -263,21 +264,21 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     beside = max(0.0, candidates - sums) if whole else candidates
     memory = {
         "model": 0.0 if free.holds_model else float(shape.parameters),
-        "sums": sums if place == "device" else 0.0,
+        "sums": sums if accumulator == "device" else 0.0,
         **once,
         "ranking": max(0.0, _ranking(shape, work) - sum(once.values())),
         "candidates": 0.0 if free.host else beside,
     }
-    host = 0.0 if place == "device" else sums
+    host = 0.0 if accumulator == "device" else sums
     host += beside if free.host else 0.0
     body = 2.0 * shape.active * work.tokens
     head = 4.0 * shape.hidden * shape.vocabulary * work.scored
     operations = passes * (body * (3 if checkpoint else 2) + head) + work.points * body
     # Both heads of a ranking, a gap of one byte (two if they are sparse), a score and a weight, of
     # which packing takes about a sixth away.
-    most = min(1.0, 2 * work.keep) * shape.total
+    candidates_kept = min(1.0, 2 * work.keep) * shape.total
     return Plan(
-        accumulator=place,
+        accumulator=accumulator,
         layers=None if whole else layers,
         checkpoint=checkpoint,
         batch_tokens=tokens,
@@ -285,17 +286,19 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
         memory=memory,
         host=host,
         operations=operations,
-        moved=0.0 if place == "device" else work.tokens / tokens * shape.total * shape.itemsize,
+        moved=0.0
+        if accumulator == "device"
+        else work.tokens / tokens * shape.total * shape.itemsize,
         fits=sum(memory.values()) <= SAFE * free.device and host <= SAFE * free.host,
-        sparse=most * ((1 if work.keep > 1 / 300 else 2) + 4 + shape.itemsize),
+        sparse=candidates_kept * ((1 if work.keep > 1 / 300 else 2) + 4 + shape.itemsize),
         dense=4.0 * shape.total,
     )
 
 
 def _candidates(shape: Shape, work: Work) -> float:
     """Return the most bytes of candidates (`resect.weights.candidates.Candidates`)."""
-    held = min(1.0, 4 * work.keep) * (8 + 4 + shape.itemsize)
-    return shape.total * (held + 4 * min(1.0, 2 * work.keep))
+    entries = min(1.0, 4 * work.keep) * (8 + 4 + shape.itemsize)
+    return shape.total * (entries + 4 * min(1.0, 2 * work.keep))
 
 
 def _ranking(shape: Shape, work: Work) -> float:
