@@ -48,12 +48,12 @@ def _studies(config: RunConfig, run: Path) -> dict[str, Any]:
 CHILD = """
 import sys
 from pathlib import Path
-import resect.pipeline as pipeline
-from resect.config import load_config
-from resect.run import measure_all
+import resect.runs.measure as running
+from resect.runs.config import load_config
+from resect.runs.run import measure_all
 
 run = Path(sys.argv[1])
-plain = pipeline.measure
+plain = running.measure
 
 def noted(bench, cell):
     with open(sys.argv[2], "a") as log:
@@ -62,7 +62,7 @@ def noted(bench, cell):
     with open(sys.argv[2], "a") as log:
         log.write("done " + cell.key + chr(10))
 
-pipeline.measure = noted
+running.measure = noted
 measure_all(load_config(run / "config.yaml"), run, jobs=1)
 """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli.show import note, progress, say, so_far, table
+from resect.cli.show import measuring, note, say, table
 
 if TYPE_CHECKING:
     from resect.weights.mask import Mask
@@ -92,26 +92,17 @@ def run(
         note(reason)
     if dry_run:
         return
-    with progress("measuring model variants", so_far=so_far(output)) as update:
-        mask = run_auto(
-            planned,
-            output,
-            resume=resume,
-            on_progress=update,
-            seconds=lambda: time.perf_counter() - start,
-        )
+    mask = run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
     _finish(model, output, mask)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(output / "report.html"))
 
 
 def _finish(model: str, output: Path, mask: Mask | None) -> None:
-    """Build the report and say what was chosen."""
-    from resect.report import build_report
+    """Say what was chosen."""
     from resect.runs.auto import MASK
     from resect.runs.sweep import chosen_rows
 
-    build_report(output)
     rows = chosen_rows(output / "results.json")
     table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
     supported = _say_verdict(output)

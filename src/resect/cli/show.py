@@ -30,6 +30,7 @@ err = Console(stderr=True, highlight=False)
 # A log of a long run holds an event a second at most, and the last one.
 SECONDS_BETWEEN_EVENTS = 1.0
 SoFar = Callable[[], Mapping[str, Any]]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def choose_machine(value: bool) -> bool:
 @contextlib.contextmanager
 def progress(
     label: str, *, shown: bool = True, so_far: SoFar | None = None
-) -> Iterator[Callable[[int, int], None]]:
+) -> Iterator[OnProgress]:
     """Show a bar, or events, on stderr while the block runs.
 
     Args:
@@ -99,7 +100,7 @@ def _nothing(_done: int, _total: int) -> None:
     """Show nothing."""
 
 
-def _events(label: str, so_far: SoFar | None) -> Callable[[int, int], None]:
+def _events(label: str, so_far: SoFar | None) -> OnProgress:
     start = time.perf_counter()
     first: list[int] = []
     last = [-math.inf]
@@ -120,7 +121,7 @@ def _events(label: str, so_far: SoFar | None) -> Callable[[int, int], None]:
 
 
 @contextlib.contextmanager
-def _bar(label: str, so_far: SoFar | None) -> Iterator[Callable[[int, int], None]]:
+def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
     last = [-math.inf]
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -258,7 +259,12 @@ def last_variant(run: Path) -> dict[str, Any]:
     return {}
 
 
-def finish(run: Path, report: Path, start: float) -> None:
+def measuring(run: Path) -> Callable[[], contextlib.AbstractContextManager[OnProgress]]:
+    """Return what shows the progress of a run while its cells are measured."""
+    return lambda: progress("measuring model variants", so_far=so_far(run))
+
+
+def show_verdicts(run: Path, start: float) -> None:
     """Show the verdicts of a finished run and the path of its report."""
     from resect.files.reading import read_json
 
@@ -272,7 +278,7 @@ def finish(run: Path, report: Path, start: float) -> None:
         ],
     )
     note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(report))
+    say(str(run / "report.html"))
 
 
 def _interval(effect: dict[str, Any]) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,13 @@ from typing import Any
 from resect import files
 from resect.data import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.files.locking import locked
 from resect.files.origin import hash_text
 from resect.files.reading import read_json
 from resect.model import find_prunable
 from resect.model.load import load_tokenizer
 from resect.model.shapes import empty_model
 from resect.records import Example, Format
-from resect.runs.run import measure_all, open_run, summarise_run
+from resect.runs.run import Steps, Watch, carry_out, unwatched
 from resect.runs.sweep import FRACTIONS, PROTECTED, SweepRequest, chosen_rows, sweep_config
 from resect.studies.cells import Cut, mask_path
 from resect.studies.design import RunConfig
@@ -197,32 +195,43 @@ def run_auto(
     output: Path,
     *,
     resume: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-    seconds: Callable[[], float] | None = None,
+    watch: Watch = unwatched,
+    started: float | None = None,
 ) -> Mask | None:
-    """Measure, choose and write the results and the chosen mask.
+    """Measure, choose and write the results, the chosen mask and the report.
 
     Args:
         planned: From `plan_auto`.
         output: Folder of the run.
         resume: Go on with a run that was begun with the same request.
-        on_progress: Called with cells done and cells in all.
-        seconds: Returns how long the run has taken, for the report.
+        watch: Opened around the measuring, which tells it of progress.
+        started: When the command began, by `time.perf_counter`.
 
     Returns:
         The chosen mask, also in `chosen.mask.safetensors`; None if no cut of the grid lowers the
         behaviour within the budget.
     """
-    open_run(planned.config, output, resume=resume)
-    with locked(output):
+    masks: list[Mask] = []
+
+    def write_data() -> None:
         for path, text in planned.files.items():
             files.write_text(path, text)
-        measure_all(planned.config, output, jobs=1, on_progress=on_progress)
-        results = summarise_run(planned.config, output, seconds=seconds() if seconds else None)
+
+    def choose(results: Path) -> None:
         mask = chosen_mask(planned.config, output, results)
         if mask is not None:
             mask.save(output / MASK)
-    return mask
+            masks.append(mask)
+
+    carry_out(
+        planned.config,
+        output,
+        resume=resume,
+        started=started,
+        watch=watch,
+        steps=Steps(prepare=write_data, conclude=choose),
+    )
+    return masks[0] if masks else None
 
 
 def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:

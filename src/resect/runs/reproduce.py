@@ -15,21 +15,21 @@ the whole is about inputs and results.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from resect import files
 from resect.errors import InputError
-from resect.files.locking import locked
 from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
 from resect.runs.config import load_config
-from resect.runs.run import chosen_studies, measure_all, open_run, summarise_run
+from resect.runs.run import OnProgress, Watch, carry_out, chosen_studies, unwatched
 from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
@@ -125,7 +125,7 @@ def reproduce(
     output: Path,
     *,
     jobs: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Reproduction:
     """Check a run's inputs, make it again and compare everything.
 
@@ -148,10 +148,8 @@ def reproduce(
         return Reproduction(tuple(rows), reran=False)
     config = load_config(run / "config.yaml")
     _organisms(config, jobs)
-    open_run(config, output, resume=True)
-    with locked(output):
-        measure_all(config, output, jobs=jobs, on_progress=on_progress)
-        summarise_run(config, output)
+    watch: Watch = unwatched if on_progress is None else lambda: contextlib.nullcontext(on_progress)
+    carry_out(config, output, resume=True, jobs=jobs, watch=watch, report=False)
     rows += compare_runs(run, output)
     found = Reproduction(tuple(rows), reran=True)
     files.write_json(

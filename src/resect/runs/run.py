@@ -1,4 +1,4 @@
-"""A run from its configuration to its report, in one process or several.
+"""A run from its configuration to its report, in one process or several: `carry_out`.
 
 Workers are separate processes that each take a shard of the cells. They share nothing but the run
 folder, so the same shards can be given to any scheduler with `--shard i/n`.
@@ -6,18 +6,20 @@ folder, so the same shards can be given to any scheduler with `--shard i/n`.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resect.errors import InputError
 from resect.evaluation.judges import find_judge
+from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.writing import is_unfinished, plain, write_json, write_text
@@ -30,6 +32,8 @@ from resect.studies.design import RunConfig
 from resect.weights.fit import all_forced
 
 OnProgress = Callable[[int, int], None]
+# Shows progress while its block runs, as `resect.cli.show.progress` does.
+Watch = Callable[[], contextlib.AbstractContextManager[OnProgress]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,81 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
 
 def _silent(_done: int, _total: int) -> None:
     """Report progress to nobody."""
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[OnProgress]:
+    """Show no progress."""
+    yield _silent
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a command adds to a run. The steps are called in this order.
+
+    Attributes:
+        check: Called once the folder is opened and not yet locked.
+        prepare: Called before anything is measured; the folder is locked from here on.
+        measure: Takes the place of `measure_all`; returns whether all cells are done.
+        conclude: Called with the path of `results.json`, before the report is built.
+    """
+
+    check: Callable[[], None] = lambda: None
+    prepare: Callable[[], None] = lambda: None
+    measure: Callable[[OnProgress], bool] | None = None
+    conclude: Callable[[Path], None] = lambda _results: None
+
+
+def carry_out(
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool,
+    jobs: int = 1,
+    started: float | None = None,
+    watch: Watch = unwatched,
+    steps: Steps | None = None,
+    report: bool = True,
+) -> Path | None:
+    """Open a run folder, lock it, measure every cell, weigh the claims and write the report.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+        resume: Go on with a run of the same configuration that the folder holds.
+        jobs: Worker processes.
+        started: When the command began, by `time.perf_counter`; the report then says how many
+            seconds it took.
+        watch: Opened around the measuring, which tells it of progress.
+        steps: What the command adds.
+        report: Whether to build the report, `report.html` in the folder.
+
+    Returns:
+        The path of `results.json`; None if `steps.measure` has left cells for later.
+
+    Raises:
+        InputError: The folder is in use or holds something else, or a step met a problem that the
+            user can fix.
+    """
+    steps = steps or Steps()
+    open_run(config, run, resume=resume)
+    steps.check()
+    with locked(run):
+        steps.prepare()
+        with watch() as update:
+            if steps.measure is None:
+                measure_all(config, run, jobs=jobs, on_progress=update)
+            elif not steps.measure(update):
+                return None
+        seconds = None if started is None else time.perf_counter() - started
+        results = summarise_run(config, run, seconds=seconds)
+        steps.conclude(results)
+        if report:
+            # Workers import this module too, and draw nothing.
+            from resect.report import build_report
+
+            build_report(run)
+    return results
 
 
 def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
