@@ -240,9 +240,10 @@ def last_variant(run: Path) -> dict[str, Any]:
     replaced while it is read counts as not there.
     """
     from resect.files.tables import read_parquet
+    from resect.studies.cells import judged_records
 
     with contextlib.suppress(InputError, OSError):
-        records = (run / "records").glob("*.parquet")
+        records = judged_records(run)
         newest = max(records, key=lambda path: path.stat().st_mtime_ns, default=None)
         rows = [] if newest is None else read_parquet(newest)
         found: dict[str, Any] = {}

@@ -30,6 +30,7 @@ from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
 from resect.runs.config import load_config
 from resect.runs.run import OnProgress, Watch, carry_out, chosen_studies, unwatched
+from resect.studies.cells import judged_records
 from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
@@ -166,14 +167,14 @@ def compare_runs(run: Path, again: Path) -> list[Compared]:
         for key in ("fingerprint", "tokenizer"):
             values = [None if one is None else one.get(key) for one in facts]
             rows.append(_same("model", f"{Path(name).stem} {key}", *values))
-    for folder, pattern, compare in (
-        ("masks", "*.mask.safetensors", _masks),
-        ("records", "*.parquet", _records),
-    ):
-        rows += [
-            compare(name, run / folder / name, again / folder / name)
-            for name in _names(run, again, f"{folder}/{pattern}")
-        ]
+    rows += [
+        _masks(name, run / "masks" / name, again / "masks" / name)
+        for name in _names(run, again, "masks/*.mask.safetensors")
+    ]
+    records = {path.name for folder in (run, again) for path in judged_records(folder)}
+    rows += [
+        _records(name, run / "records" / name, again / "records" / name) for name in sorted(records)
+    ]
     for name in chosen_studies(load_config(run / "config.yaml")):
         rows += _claims(name, _json(run / "results.json"), _json(again / "results.json"))
     return rows

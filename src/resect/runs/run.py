@@ -22,12 +22,21 @@ from resect.evaluation.judges import find_judge
 from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
 from resect.files.reading import read_json, refuse_links_out
+from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import Claim, StudyResult
 from resect.runs.config import dump_config, load_config
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
-from resect.studies.cells import Cell, is_done, merge, needed_keep
+from resect.studies.cells import (
+    Cell,
+    asked_path,
+    is_done,
+    lacks_verdicts,
+    merge,
+    needed_keep,
+    record_path,
+)
 from resect.studies.design import RunConfig
 from resect.weights.fit import all_forced
 
@@ -99,6 +108,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             raise InputError(
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
+        _set_unjudged_apart(config, run)
         return
     # What a killed process was writing does not make a folder full.
     if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
@@ -108,6 +118,19 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             fix="choose a new folder with -o",
         )
     write_text(path, dump_config(config))
+
+
+def _set_unjudged_apart(config: RunConfig, run: Path) -> None:
+    """Give records without verdicts the name that says so.
+
+    Version 0.1.0 wrote them under their final name and wrote them again when they were judged.
+    """
+    for cell in plan_run(config):
+        path = record_path(run, cell)
+        if path.exists() and lacks_verdicts(read_parquet(path), cell):
+            # Another shard may open the run at the same time.
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(asked_path(run, cell))
 
 
 def _silent(_done: int, _total: int) -> None:
