@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from resect.edit.hold import HoldMask
@@ -46,6 +47,7 @@ from resect.runs.sets import Sets
 from resect.runs.subject import Subject, Subjects
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.studies.design import RunConfig
+from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
 from resect.weights.mask import Mask
 
@@ -213,15 +215,19 @@ def _shares(
     before: Weights, after: Weights, located: Mask, matched: Mask
 ) -> dict[str, float | None]:
     """Return which share of the squared change falls into a located set, beside its controls."""
-    moved = {
-        name: (after[name] - before[name]).float().reshape(-1).square()
+    energies = {
+        name: change(before[name], after[name]).square()
         for name in located.tensors
         if name in after
     }
-    total = sum(float(change.sum()) for change in moved.values())
+    # In fp32, as version 0.1.0 did, so that its runs are reproduced to the bit.
+    total = sum(sum_over(energy, dtype=torch.float32) for energy in energies.values())
 
     def share(mask: Mask) -> float:
-        inside = sum(float(change[mask.tensors[n].index].sum()) for n, change in moved.items())
+        inside = sum(
+            sum_over(energy, mask.tensors[name].index, dtype=torch.float32)
+            for name, energy in energies.items()
+        )
         return inside / total if total else 0.0
 
     return {
