@@ -109,11 +109,13 @@ def _finish(model: str, output: Path, mask: Mask | None) -> None:
     if mask is None:
         say("no cut of the grid lowers the behaviour within the utility budget")
     else:
-        place = output / MASK
-        say(f"{place}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+        mask_path = output / MASK
+        say(
+            f"{mask_path}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones"
+        )
         note("the numbers to quote are those of the test half")
         if supported:
-            note(f"next: resect prune {model} {place} --run {output} -o CUT")
+            note(f"next: resect prune {model} {mask_path} --run {output} -o CUT")
         else:
             note(
                 "the mask is kept for a look and is no finding; try --contrast, more prompts, or "

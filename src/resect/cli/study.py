@@ -80,8 +80,8 @@ def _tracked(config: RunConfig, output: Path, tracker: str | None) -> Iterator[O
     """Show progress, and send each cell's numbers to a tracker if one is named."""
     from resect.runs.metrics import tracking
 
-    facts = {"name": config.name, "subject": config.subject, "target": config.target}
-    with measuring(output)() as update, tracking(tracker, output, facts) as send:
+    description = {"name": config.name, "subject": config.subject, "target": config.target}
+    with measuring(output)() as update, tracking(tracker, output, description) as send:
 
         def both(done: int, total: int) -> None:
             update(done, total)
@@ -96,10 +96,10 @@ def study_status(
     """Say which cells of a run are done, running or failed, and where the jobs' logs are."""
     from resect.runs.launch import status
 
-    found = status(folder)
-    table("studies", found["studies"])
-    table("parts", found["parts"])
-    if found["parts"]:
+    tables = status(folder)
+    table("studies", tables["studies"])
+    table("parts", tables["parts"])
+    if tables["parts"]:
         note(f"logs are under {folder}; a cell that two studies share is counted in both")
 
 

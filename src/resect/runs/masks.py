@@ -181,7 +181,9 @@ class Masks:
         """Return where the scores of a target are kept, by reduction."""
         key = hash_value([name, source, self.keep])
         folder = self.run / "scores"
-        return {each: folder / f"{key}-{each}.scores.safetensors" for each in reductions}
+        return {
+            reduction: folder / f"{key}-{reduction}.scores.safetensors" for reduction in reductions
+        }
 
     def _kept(
         self,

@@ -12,10 +12,9 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from resect.errors import InputError
 from resect.evaluation.judges import find_judge
@@ -64,9 +63,9 @@ def parse_shard(text: str) -> Shard:
     Raises:
         InputError: The text is something else.
     """
-    first, _, second = text.partition("/")
-    if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
-        return Shard(int(first) - 1, int(second))
+    index, _, count = text.partition("/")
+    if index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+        return Shard(int(index) - 1, int(count))
     raise InputError("cannot read the shard", got=repr(text), allowed="i/n with 1 ≤ i ≤ n")
 
 
@@ -111,7 +110,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
         _set_unjudged_apart(config, run)
         return
     # What a killed process was writing does not make a folder full.
-    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
+    if run.exists() and (run.is_file() or any(not is_unfinished(inner) for inner in run.iterdir())):
         raise InputError(
             "the output folder is not empty and holds no run",
             got=str(run),
@@ -272,10 +271,10 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     """
     measured = Measurements(config, run)
     results = [_studied(name, measured) for name in chosen_studies(config)]
-    facts = _facts(config, run, seconds)
-    write_json(run / "manifest.json", facts)
+    origin = _facts(config, run, seconds)
+    write_json(run / "manifest.json", origin)
     path = run / "results.json"
-    write_json(path, _results(config, results, facts))
+    write_json(path, _results(config, results, origin))
     return path
 
 
@@ -290,12 +289,13 @@ def _studied(name: str, measured: Measurements) -> StudyResult:
     if len(seeds) == 1:
         return result
     alone = {str(seed): STUDIES[name].summarise(measured.of_seed(seed)).claims for seed in seeds}
+    by_seed = [
+        {seed: claims[index].verdict for seed, claims in alone.items()}
+        for index in range(len(result.claims))
+    ]
     claims = (
-        agreed(
-            replace(claim, by_seed={seed: own[at].verdict for seed, own in alone.items()}),
-            measured.config.most_dissent,
-        )
-        for at, claim in enumerate(result.claims)
+        agreed(replace(claim, by_seed=verdicts), measured.config.most_dissent)
+        for claim, verdicts in zip(result.claims, by_seed, strict=True)
     )
     return replace(result, claims=tuple(claims))
 
@@ -310,31 +310,33 @@ def agreed(claim: Claim, most_dissent: float) -> Claim:
     return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
-def _results(config: RunConfig, results: list[StudyResult], facts: Any) -> dict[str, Any]:
+def _results(
+    config: RunConfig, results: list[StudyResult], origin: Mapping[str, object]
+) -> dict[str, object]:
     return {
         "name": config.name,
         "quick": config.quick,
         "claims": [plain(claim) for result in results for claim in result.claims],
         "studies": plain(results),
-        "provenance": facts,
+        "provenance": origin,
     }
 
 
-def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any]:
-    places = sorted({place for place in config.data.values() if "{seed}" not in place})
-    places += sorted(
-        place.replace("{seed}", str(seed))
-        for place in config.data.values()
-        if "{seed}" in place
+def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, object]:
+    specs = sorted({spec for spec in config.data.values() if "{seed}" not in spec})
+    specs += sorted(
+        spec.replace("{seed}", str(seed))
+        for spec in config.data.values()
+        if "{seed}" in spec
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
-    forced = all_forced(*(facts.get("forced", "") for facts in models))
+    forced = all_forced(*(model.get("forced", "") for model in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
-        "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
-        "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        "models": {f"{model['role']}-{model['seed']}": model["fingerprint"] for model in models},
+        "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),

@@ -48,11 +48,11 @@ class Sets:
         Raises:
             MismatchError: It was another one when the run began.
         """
-        place = at_seed(self._config.data[name], seed)
-        if place not in self._read:
-            self._read[place] = load_data(place)
-            self._remember(name, seed, self._read[place])
-        return self._read[place]
+        spec = at_seed(self._config.data[name], seed)
+        if spec not in self._read:
+            self._read[spec] = load_data(spec)
+            self._remember(name, seed, self._read[spec])
+        return self._read[spec]
 
     def _remember(self, name: str, seed: int, data: BehaviourSet) -> None:
         """Write down what a data set holds; refuse another one in the same run."""

@@ -98,10 +98,10 @@ class Subjects:
             write_json(path, names | prints | {"forced": forced_of(subject.place)})
             return
         before = read_json(path)
-        for what, name in (("model", "fingerprint"), ("tokenizer of the model", "tokenizer")):
+        for noun, name in (("model", "fingerprint"), ("tokenizer of the model", "tokenizer")):
             if before[name] != prints[name]:
                 raise MismatchError(
-                    f"the {what} {subject.role!r} is not the one that this run began with",
+                    f"the {noun} {subject.role!r} is not the one that this run began with",
                     got=f"{prints[name]} in {subject.place}",
                     allowed=before[name],
                     fix="choose a new folder with -o",

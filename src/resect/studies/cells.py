@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from resect.files.origin import hash_value
 from resect.records import Scope
@@ -102,9 +102,9 @@ class Cell:
     @property
     def key(self) -> str:
         """Name of the cell's files; the probes are not part of it."""
-        facts: list[Any] = [self.role, self.seed, self.attack]
-        facts += [None if one is None else asdict(one) for one in (self.cut, self.tuning)]
-        return hash_value(facts)
+        values: list[object] = [self.role, self.seed, self.attack]
+        values += [None if step is None else asdict(step) for step in (self.cut, self.tuning)]
+        return hash_value(values)
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:
@@ -140,9 +140,9 @@ def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
     return run / "masks" / f"{hash_value([role, seed, asdict(cut)])}.mask.safetensors"
 
 
-def at_seed(place: str, seed: int) -> str:
+def at_seed(template: str, seed: int) -> str:
     """Return a place with `{seed}` filled in."""
-    return place.replace("{seed}", str(seed))
+    return template.replace("{seed}", str(seed))
 
 
 def is_done(run: Path, cell: Cell) -> bool:
