@@ -15,7 +15,7 @@ from resect.cli.options import Jobs
 from resect.cli.show import OnProgress, measuring, note, progress, say, show_verdicts, table
 
 if TYPE_CHECKING:
-    from resect.runs.run import Shard
+    from resect.runs.run import Shard, Steps
     from resect.studies.cells import Cell
     from resect.studies.design import RunConfig
 
@@ -192,9 +192,8 @@ def run_study(
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli.plan import show_plan
-    from resect.runs.launch import refuse_busy
     from resect.runs.recipes import read_config
-    from resect.runs.run import Steps, carry_out, parse_shard, plan_run
+    from resect.runs.run import carry_out, parse_shard, plan_run
 
     start = time.perf_counter()
     config = read_config(file, changes or ())
@@ -205,10 +204,9 @@ def run_study(
     if shard is not None:
         _measure_part(config, output, cells, parse_shard(shard))
         return
-    measure = None
+    launch = None
     if launcher is not None:
         launch = Launch(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
-        measure = partial(_launched, config, output, launch)
     results = carry_out(
         config,
         output,
@@ -216,13 +214,26 @@ def run_study(
         jobs=jobs or 1,
         started=start,
         watch=lambda: _tracked(config, output, track),
-        steps=Steps(check=lambda: refuse_busy(output), measure=measure),
+        steps=_steps(config, output, launch),
     )
     if results is None:
-        say(f"submitted; look with: resect study status {output}")
-        note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")
+        _say_submitted(output)
     else:
         show_verdicts(output, start)
+
+
+def _say_submitted(output: Path) -> None:
+    say(f"submitted; look with: resect study status {output}")
+    note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")
+
+
+def _steps(config: RunConfig, output: Path, launch: Launch | None) -> Steps:
+    """Return what `study run` adds to a run: jobs are not worked beside, and may be launched."""
+    from resect.runs.launch import refuse_busy
+    from resect.runs.run import Steps
+
+    measure = None if launch is None else partial(_launched, config, output, launch)
+    return Steps(check=lambda: refuse_busy(output), measure=measure)
 
 
 def _measure_part(config: RunConfig, output: Path, cells: list[Cell], shard: Shard) -> None:
