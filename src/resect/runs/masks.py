@@ -77,7 +77,7 @@ class Masks:
         self.keep = keep
         self.sets = Sets(config, run)
         self._scores: dict[Path, Scores] = {}
-        self._turn: tuple[str, int] | None = None
+        self._scored: Source | None = None
 
     def is_located(self, seed: int, ranking: Ranking) -> bool:
         """Return whether `locate` has nothing left to make."""
@@ -92,27 +92,21 @@ class Masks:
 
     def locate(self, subject: Subject, cut: Cut) -> None:
         """Make what a cut of this model's ranking needs: its mask, or the scores of its slice."""
-        self._turn_to(subject)
         if cut.kind in SLICES:
             self._scores_of(subject, cut)
             self._protected(subject, cut)
         else:
             self._target_mask(subject, cut)
 
-    def let_go(self) -> None:
-        """Hold no scores in memory."""
-        self._scores.clear()
-        self._turn = None
-
-    def _turn_to(self, subject: Subject) -> None:
-        """Hold scores of one model at a time."""
-        if self._turn != (subject.role, subject.seed):
-            self.let_go()
-            self._turn = (subject.role, subject.seed)
+    def turn_to(self, role: str, seed: int) -> None:
+        """Let go of the scores of any other model; called before this one is loaded."""
+        scored = Source(role, seed)
+        if scored != self._scored:
+            self._scores.clear()
+            self._scored = scored
 
     def mask(self, subject: Subject, cut: Cut) -> Mask:
         """Return what a cut removes from a model; `locate` has been called for its ranking."""
-        self._turn_to(subject)
         if cut.kind in SLICES:
             return self._slice(subject, cut)
         mask = self._target_mask(subject, replace(cut, kind="target"))

@@ -43,7 +43,7 @@ from resect.model import prunable_tensors
 from resect.records import Example
 from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
-from resect.runs.sets import Sets
+from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject, Subjects
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.studies.design import RunConfig
@@ -88,23 +88,24 @@ def run_cells(
 
 def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:
     """Make the scores and masks that cells need, model by model."""
-    needed: dict[tuple[int, str], dict[Ranking, None]] = {}
+    needed: dict[Source, dict[Ranking, None]] = {}
     for cell in cells:
         against = None if cell.tuning is None else cell.tuning.against
         for cut in (cell.cut, against):
             if cut is not None:
                 ranking = ranking_of(cell.role, cut)
-                needed.setdefault((cell.seed, ranking.role), {})[ranking] = None
-    for (seed, role), rankings in sorted(needed.items()):
-        for ranking in rankings:
-            if not masks.is_located(seed, ranking):
-                masks.locate(subjects.load(role, seed), ranking.cut)
-    masks.let_go()
+                needed.setdefault(Source(ranking.role, cell.seed), {})[ranking] = None
+    for source in sorted(needed, key=lambda source: (source.seed, source.role)):
+        masks.turn_to(source.role, source.seed)
+        for ranking in needed[source]:
+            if not masks.is_located(source.seed, ranking):
+                masks.locate(subjects.load(source.role, source.seed), ranking.cut)
 
 
 def measure(cell: Cell, masks: Masks, subjects: Subjects) -> None:
     """Ask a variant, unless its replies are stored already, and judge what it replied."""
     if not _is_asked(masks.run, cell):
+        masks.turn_to(cell.role, cell.seed)
         _ask(cell, masks, subjects.load(cell.role, cell.seed))
     _judge(cell, masks.config, masks.run)
 
