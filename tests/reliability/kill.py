@@ -115,9 +115,9 @@ def watch(log: Path, kill: Kill | None) -> None:
 
     plain, rename, count = running.measure, Path.replace, [0]
 
-    def measure(bench: Any, cell: Any) -> None:
+    def measure(cell: Any, masks: Any, subjects: Any) -> None:
         note(log, "begun", cell.key)
-        plain(bench, cell)
+        plain(cell, masks, subjects)
         note(log, "done", cell.key)
 
     def replace(self: Path, target: Any) -> Path:
@@ -205,7 +205,13 @@ def rows(content: bytes) -> list[dict[str, Any]]:
 def check(name: str, content: bytes, wanted: dict[str, bytes], *, final: bool) -> None:
     """Refuse a file that is not whole or says something else than undisturbed."""
     last = Path(name).name
-    if name not in wanted:
+    if name.endswith(".asked.parquet"):
+        # Replies are stored before they are judged, and keep that name until they are.
+        assert not final, f"{name} should be judged"
+        found, whole = rows(content), rows(wanted[name.replace(".asked", "")])
+        assert [r["text"] for r in found] == [r["text"] for r in whole], f"{name} differs"
+        assert found == whole or all(r["judge"] is None for r in found), f"{name} is half judged"
+    elif name not in wanted:
         # What an unfinished run keeps for the next: claims, and the chunks of a collection.
         assert not final, f"{name} should be gone"
         assert "claims" in name or ".parts" in name, f"unexpected {name}"
@@ -217,11 +223,6 @@ def check(name: str, content: bytes, wanted: dict[str, bytes], *, final: bool) -
             json.loads(one)
     elif last in TIMED and content != wanted[name]:
         assert untimed(name, content) == untimed(name, wanted[name]), f"{name} differs"
-    elif name.endswith(".parquet") and not final and content != wanted[name]:
-        # Replies are stored before they are judged.
-        found, whole = rows(content), rows(wanted[name])
-        assert [r["text"] for r in found] == [r["text"] for r in whole], f"{name} differs"
-        assert all(r["judge"] is None for r in found), f"{name} is half judged"
     else:
         assert content == wanted[name], f"{name} differs"
 

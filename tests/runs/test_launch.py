@@ -97,7 +97,7 @@ def test_a_killed_job_is_submitted_again_and_computes_no_cell_twice(
         {"study": "frontier", "cells": len(cells), "done": len(cells), "running": 0, "failed": 0}
     ]
     assert sum(part["cells"] for part in found["parts"]) == len(cells)
-    assert all((run / part["log"]).exists() for part in found["parts"])
+    assert all((run / str(part["log"])).exists() for part in found["parts"])
     # Nothing is left to do: no job is submitted.
     before = sorted((run / "launch" / "logs").iterdir())
     assert launch_run(config, run, launcher="local", jobs=2)

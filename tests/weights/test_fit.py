@@ -24,7 +24,8 @@ from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.model import model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.runs.config import parse_config
 from resect.runs.run import _facts
-from resect.runs.workbench import Workbench
+from resect.runs.sets import Sets
+from resect.runs.subject import Subjects
 from resect.weights.fit import Prints, fitted
 from resect.weights.mask import Mask
 from resect.weights.scores import Scores
@@ -207,7 +208,7 @@ def test_what_was_forced_is_in_everything_made_from_it(
         "studies": {"compactness": {"fractions": [0.1]}},
     }
     config = parse_config(values, "test")
-    Workbench(config, tmp_path / "run", 0.1).load("aligned", 0)
+    Subjects(config, tmp_path / "run").load("aligned", 0)
     assert _facts(config, tmp_path / "run", None)["forced"] == told
 
 
@@ -269,12 +270,12 @@ def test_a_run_goes_on_with_the_model_and_data_that_it_began_with(
         "studies": {"compactness": {"fractions": [0.1]}},
     }
     config = parse_config(values, "test")
-    Workbench(config, tmp_path / "run", 0.1).load("aligned", 0)
-    Workbench(config, tmp_path / "run", 0.1).set("harm", 0)
-    Workbench(config, tmp_path / "run", 0.1).set("harm", 0)
+    Subjects(config, tmp_path / "run").load("aligned", 0)
+    Sets(config, tmp_path / "run").named("harm", 0)
+    Sets(config, tmp_path / "run").named("harm", 0)
     harm.write_text(harm.read_text(encoding="utf-8").replace("w1 ", "w2 "), encoding="utf-8")
     with pytest.raises(MismatchError, match="the data set 'harm' is not the one"):
-        Workbench(config, tmp_path / "run", 0.1).set("harm", 0)
+        Sets(config, tmp_path / "run").named("harm", 0)
     tiny.save("llama", model, seed=1)  # of the same size, in the same place
     with pytest.raises(MismatchError, match="the model 'aligned' is not the one"):
-        Workbench(config, tmp_path / "run", 0.1).load("aligned", 0)
+        Subjects(config, tmp_path / "run").load("aligned", 0)

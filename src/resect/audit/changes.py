@@ -23,6 +23,7 @@ from resect.attribution.loss import Head, batch_loss, batches, check_examples
 from resect.errors import MismatchError
 from resect.model import find_prunable
 from resect.records import Encoded
+from resect.weights.change import change, sum_over
 from resect.weights.mask import Mask
 
 # As attribution: batches of similar length, small enough for two CPU cores.
@@ -177,19 +178,15 @@ def _delta(name: str, before: Tensor, tuned: Mapping[str, Tensor]) -> Tensor:
             f"{'absent' if after is None else tuple(after.shape)} after",
             fix="give the model that was tuned and what became of it",
         )
-    return (after.to(before.device).float() - before.float()).reshape(-1)
+    return change(before, after)
 
 
 def _sums(values: Tensor, sets: _Sets) -> tuple[float, float, tuple[float, ...]]:
     """Return the sums of values [n] over all weights, the harm set and each control."""
-
-    def over(index: Tensor) -> float:
-        return float(values[index.to(values.device)].sum(dtype=torch.float64))
-
     return (
-        float(values.sum(dtype=torch.float64)),
-        over(sets.masked),
-        tuple(over(control) for control in sets.controls),
+        sum_over(values),
+        sum_over(values, sets.masked),
+        tuple(sum_over(values, control) for control in sets.controls),
     )
 
 

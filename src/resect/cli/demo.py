@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from resect.cli.options import Jobs, RunFolder
-from resect.cli.show import finish, note, progress, so_far
+from resect.cli.show import measuring, note, progress, show_verdicts
 
 
 def demo(
@@ -26,24 +26,29 @@ def demo(
     ] = None,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
-    from resect.files.locking import locked
-    from resect.report import build_report
     from resect.runs.demo import build_organisms, demo_config
-    from resect.runs.run import measure_all, open_run, summarise_run
+    from resect.runs.run import Steps, carry_out
 
     start = time.perf_counter()
     chosen = range(seed, seed + (seeds or (1 if quick else 3)))
     workers = jobs or os.cpu_count() or 1
     config = demo_config(tuple(chosen), quick=quick, studies=study)
-    open_run(config, output, resume=True)
-    with locked(output):
+
+    def train() -> None:
         with progress("training organisms") as update:
             build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
         note(f"organisms ready after {time.perf_counter() - start:.0f} s")
-        with progress("measuring model variants", so_far=so_far(output)) as update:
-            measure_all(config, output, jobs=workers, on_progress=update)
-        summarise_run(config, output, seconds=time.perf_counter() - start)
-        finish(output, build_report(output), start)
+
+    carry_out(
+        config,
+        output,
+        resume=True,
+        jobs=workers,
+        started=start,
+        watch=measuring(output),
+        steps=Steps(prepare=train),
+    )
+    show_verdicts(output, start)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from resect.cli.show import note, table
-from resect.studies.design import RunConfig
+
+if TYPE_CHECKING:
+    from resect.studies.cells import Cell
+    from resect.studies.design import RunConfig
 
 
 def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -> None:
@@ -61,31 +64,31 @@ def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -
     )
 
 
-def _cell_row(cell: object) -> dict[str, object]:
-    from resect.files.writing import plain
-
-    facts = plain(cell)
-    cut = facts["cut"] or {"target": "", "kind": "intact", "q": 0.0, "category": ""}
-    varied = [f"{name} {cut[name]}" for name in ("p", "scope", "examples", "draw") if cut.get(name)]
-    if cut.get("rounds", 1) > 1:
-        varied.append(f"{cut['rounds']} rounds")
+def _cell_row(cell: Cell) -> dict[str, object]:
+    cut = cell.cut
+    varied = []
+    if cut is not None:
+        values = {name: getattr(cut, name) for name in ("p", "scope", "examples", "draw")}
+        varied = [f"{name} {value}" for name, value in values.items() if value]
+        if cut.rounds > 1:
+            varied.append(f"{cut.rounds} rounds")
     return {
-        "model": facts["role"],
-        "seed": str(facts["seed"]),
-        "cut": cut["kind"],
-        "behaviour": " ".join(filter(None, (cut["target"], cut["category"]))),
-        "q": cut["q"],
+        "model": cell.role,
+        "seed": str(cell.seed),
+        "cut": "intact" if cut is None else cut.kind,
+        "behaviour": "" if cut is None else " ".join(filter(None, (cut.target, cut.category))),
+        "q": 0.0 if cut is None else cut.q,
         "with": ", ".join(varied),
-        "then": _after(facts),
-        "probes": " ".join(facts["probes"]),
+        "then": _after(cell),
+        "probes": " ".join(cell.probes),
     }
 
 
-def _after(facts: dict[str, Any]) -> str:
+def _after(cell: Cell) -> str:
     """Return what is done to a variant after its cut: tuning, an attack."""
-    tuning = facts["tuning"]
-    parts = [facts["attack"]] if facts["attack"] else []
+    tuning = cell.tuning
+    steps = [cell.attack] if cell.attack else []
     if tuning is not None:
-        held = ", held" if tuning["hold"] else ""
-        parts.append(f"{tuning['steps']} steps on {tuning['data']}{held}")
-    return "; ".join(parts)
+        suffix = ", held" if tuning.hold else ""
+        steps.append(f"{tuning.steps} steps on {tuning.data}{suffix}")
+    return "; ".join(steps)

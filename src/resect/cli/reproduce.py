@@ -30,26 +30,26 @@ def reproduce(
     from resect.runs.reproduce import reproduce as repeat
 
     if check:
-        found = Reproduction(tuple(check_inputs(run)), reran=False)
+        reproduction = Reproduction(tuple(check_inputs(run)), reran=False)
     else:
         again = output or run.with_name(f"{run.resolve().name}-again")
         with progress("measuring model variants again") as update:
-            found = repeat(run, again, jobs=jobs, on_progress=update)
-    _show(found.rows)
-    if not check and not found.reran:
+            reproduction = repeat(run, again, jobs=jobs, on_progress=update)
+    _show(reproduction.rows)
+    if not check and not reproduction.reran:
         note("not run again: a data file is missing or is not the one that the run used")
-    counts = {grade: sum(row.grade == grade for row in found.rows) for grade in CODES}
+    counts = {grade: sum(row.grade == grade for row in reproduction.rows) for grade in CODES}
     say(", ".join(f"{count} {grade}" for grade, count in counts.items() if count))
-    say(f"{'results' if found.reran else 'inputs'}: {found.grade}")
-    return CODES[found.grade]
+    say(f"{'results' if reproduction.reran else 'inputs'}: {reproduction.grade}")
+    return CODES[reproduction.grade]
 
 
 def _show(rows: tuple[Compared, ...]) -> None:
     kinds = dict.fromkeys(row.kind for row in rows)
     for kind in kinds:
-        own = [row for row in rows if row.kind == kind]
-        odd = [row for row in own if row.grade != "identical"]
-        say(f"{kind}: {len(own) - len(odd)} of {len(own)} identical")
+        rows_of_kind = [row for row in rows if row.kind == kind]
+        odd = [row for row in rows_of_kind if row.grade != "identical"]
+        say(f"{kind}: {len(rows_of_kind) - len(odd)} of {len(rows_of_kind)} identical")
         table("", [{"what": r.name, "grade": r.grade, "then": r.before, "now": r.now} for r in odd])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resect.cli.options import BatchSize, Budget, ModelId, Resume, Rounds, RunFolder
-from resect.cli.show import note, progress, say, so_far, table
+from resect.cli.show import measuring, note, say, table
 
 if TYPE_CHECKING:
     from resect.weights.mask import Mask
@@ -87,37 +87,30 @@ def run(
         note(reason)
     if dry_run:
         return
-    with progress("measuring model variants", so_far=so_far(output)) as update:
-        mask = run_auto(
-            planned,
-            output,
-            resume=resume,
-            on_progress=update,
-            seconds=lambda: time.perf_counter() - start,
-        )
+    mask = run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
     _finish(model, output, mask)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(output / "report.html"))
 
 
 def _finish(model: str, output: Path, mask: Mask | None) -> None:
-    """Build the report and say what was chosen."""
-    from resect.report import build_report
+    """Say what was chosen."""
     from resect.runs.auto import MASK
     from resect.runs.sweep import chosen_rows
 
-    build_report(output)
     rows = chosen_rows(output / "results.json")
     table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
     supported = _say_verdict(output)
     if mask is None:
         say("no cut of the grid lowers the behaviour within the utility budget")
     else:
-        place = output / MASK
-        say(f"{place}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones")
+        mask_path = output / MASK
+        say(
+            f"{mask_path}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones"
+        )
         note("the numbers to quote are those of the test half")
         if supported:
-            note(f"next: resect prune {model} {place} --run {output} -o CUT")
+            note(f"next: resect prune {model} {mask_path} --run {output} -o CUT")
         else:
             note(
                 "the mask is kept for a look and is no finding; try --contrast, more prompts, or "

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,13 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from resect.errors import InputError, visible
+from resect.records import Interval
 
 # Where nobody watches, wide tables must not be folded to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
 # A log of a long run holds an event a second at most, and the last one.
 SECONDS_BETWEEN_EVENTS = 1.0
-SoFar = Callable[[], Mapping[str, Any]]
+SoFar = Callable[[], Mapping[str, object]]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def choose_machine(value: bool) -> bool:
 @contextlib.contextmanager
 def progress(
     label: str, *, shown: bool = True, so_far: SoFar | None = None
-) -> Iterator[Callable[[int, int], None]]:
+) -> Iterator[OnProgress]:
     """Show a bar, or events, on stderr while the block runs.
 
     Args:
@@ -99,9 +100,9 @@ def _nothing(_done: int, _total: int) -> None:
     """Show nothing."""
 
 
-def _events(label: str, so_far: SoFar | None) -> Callable[[int, int], None]:
+def _events(label: str, so_far: SoFar | None) -> OnProgress:
     start = time.perf_counter()
-    first: list[int] = []
+    counts: list[int] = []
     last = [-math.inf]
 
     def update(done: int, total: int) -> None:
@@ -109,18 +110,18 @@ def _events(label: str, so_far: SoFar | None) -> Callable[[int, int], None]:
         if now - last[0] < SECONDS_BETWEEN_EVENTS and done < total:
             return
         last[0] = now
-        first.append(done)
+        counts.append(done)
         # What was done before the first event says nothing about the speed.
-        gained, seconds = done - first[0], now - start
-        left = round(seconds / gained * (total - done), 1) if gained else None
+        gained, seconds = done - counts[0], now - start
+        remaining = round(seconds / gained * (total - done), 1) if gained else None
         event = {"label": label, "done": done, "total": total, "seconds": round(seconds, 1)}
-        _emit(err, "progress", **event, left=left, **({} if so_far is None else so_far()))
+        _emit(err, "progress", **event, left=remaining, **({} if so_far is None else so_far()))
 
     return update
 
 
 @contextlib.contextmanager
-def _bar(label: str, so_far: SoFar | None) -> Iterator[Callable[[int, int], None]]:
+def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
     last = [-math.inf]
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -138,8 +139,8 @@ def _bar(label: str, so_far: SoFar | None) -> Iterator[Callable[[int, int], None
             now = time.perf_counter()
             if so_far is not None and now - last[0] >= SECONDS_BETWEEN_EVENTS:
                 last[0] = now
-                known = ", ".join(f"{name} {_cell(value)}" for name, value in so_far().items())
-                bar.update(task, description=f"{label} ({known})" if known else label)
+                scores = ", ".join(f"{name} {_cell(value)}" for name, value in so_far().items())
+                bar.update(task, description=f"{label} ({scores})" if scores else label)
 
         yield update
 
@@ -169,7 +170,7 @@ def say_mask(output: object, count: int, fraction: float, fix: str) -> None:
         note(f"the mask is empty: a cut with it changes nothing; {fix}")
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows as a table; numbers are rounded for reading, columns without values left out."""
     if mode().machine:
         _emit(out, "table", title=title, rows=[dict(row) for row in rows])
@@ -193,14 +194,14 @@ def failed(what: str, *, got: str = "", allowed: str = "", fix: str = "", code: 
     _emit(err, "error", what=what, got=got, allowed=allowed, fix=fix, exit=code)
 
 
-def _emit(console: Console, kind: str, **facts: Any) -> None:
+def _emit(console: Console, event: str, **fields: object) -> None:
     """Write one JSON object as one line; escapes keep whatever a file holds inside of it."""
-    line = json.dumps({"type": kind, **_finite(facts)}, allow_nan=False, default=str)
+    line = json.dumps(_finite({"type": event, **fields}), allow_nan=False, default=str)
     console.file.write(line + "\n")
     console.file.flush()
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     """Return a value in which what is not a finite number is None, as JSON wants it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -211,7 +212,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -227,24 +228,25 @@ def _cell(value: Any) -> str:
 SHOWN = {"harm": "generation", "utility": "utility"}
 
 
-def so_far(run: Path) -> Callable[[], dict[str, Any]]:
+def so_far(run: Path) -> SoFar:
     """Return a function that reads the newest record of a run; cheap, one small file a call."""
     return lambda: last_variant(run)
 
 
-def last_variant(run: Path) -> dict[str, Any]:
+def last_variant(run: Path) -> dict[str, object]:
     """Return the cut of the variant that was judged last, and its mean scores by name.
 
     Unscored replies are left out; a probe without any score is not named. A record that is
     replaced while it is read counts as not there.
     """
     from resect.files.tables import read_parquet
+    from resect.studies.cells import judged_records
 
     with contextlib.suppress(InputError, OSError):
-        records = (run / "records").glob("*.parquet")
+        records = judged_records(run)
         newest = max(records, key=lambda path: path.stat().st_mtime_ns, default=None)
         rows = [] if newest is None else read_parquet(newest)
-        found: dict[str, Any] = {}
+        means: dict[str, object] = {}
         for name, probe in SHOWN.items():
             scores = [
                 row["score"]
@@ -252,13 +254,18 @@ def last_variant(run: Path) -> dict[str, Any]:
                 if row["probe"] == probe and row["judge"] is not None and row["score"] is not None
             ]
             if scores:
-                found[name] = sum(scores) / len(scores)
-        if found:
-            return {"cut": rows[0]["cut_kind"], "q": rows[0]["q"]} | found
+                means[name] = sum(scores) / len(scores)
+        if means:
+            return {"cut": rows[0]["cut_kind"], "q": rows[0]["q"]} | means
     return {}
 
 
-def finish(run: Path, report: Path, start: float) -> None:
+def measuring(run: Path) -> Callable[[], contextlib.AbstractContextManager[OnProgress]]:
+    """Return what shows the progress of a run while its cells are measured."""
+    return lambda: progress("measuring model variants", so_far=so_far(run))
+
+
+def show_verdicts(run: Path, start: float) -> None:
     """Show the verdicts of a finished run and the path of its report."""
     from resect.files.reading import read_json
 
@@ -267,19 +274,19 @@ def finish(run: Path, report: Path, start: float) -> None:
         "verdicts",
         [
             {"study": claim["study"], "claim": claim["claim"], "verdict": claim["verdict"]}
-            | {"effect": _interval(claim["effect"])}
+            | {"effect": _interval(Interval(**claim["effect"]))}
             for claim in claims
         ],
     )
     note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(report))
+    say(str(run / "report.html"))
 
 
-def _interval(effect: dict[str, Any]) -> str:
-    value, low, high = effect["value"], effect["low"], effect["high"]
+def _interval(effect: Interval) -> str:
+    value, low, high = effect.value, effect.low, effect.high
     if value is None:
         return "–"
-    if effect["name"].endswith("(×)"):
+    if effect.name.endswith("(×)"):
         bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
         return f"{value:.2f} ×{bounds}"
     bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"

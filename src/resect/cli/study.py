@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from resect.cli.options import DryRun, Jobs, Resume, RunFolder
-from resect.cli.show import finish, note, progress, say, so_far, table
+from resect.cli.show import (
+    OnProgress,
+    measuring,
+    note,
+    progress,
+    say,
+    show_verdicts,
+    table,
+)
 
 if TYPE_CHECKING:
-    from resect.runs.run import Shard
+    from resect.runs.run import Shard, Steps
     from resect.studies.cells import Cell
     from resect.studies.design import RunConfig
 
@@ -40,10 +51,10 @@ Track = Annotated[
 ]
 
 
-class Asked(NamedTuple):
-    """What the options say of processes and jobs, and what each job gets."""
+class Launch(NamedTuple):
+    """What the options say of a scheduler, and what each job gets."""
 
-    launcher: Literal["slurm", "local"] | None
+    launcher: Literal["slurm", "local"]
     jobs: int
     parts: int | None
     wait: bool
@@ -54,42 +65,37 @@ class Asked(NamedTuple):
     cpus: int
 
 
-def measured(config: RunConfig, output: Path, asked: Asked, track: str | None) -> bool:
-    """Measure a run's cells here or by a scheduler; return whether all are done."""
-    from resect.runs.metrics import tracking
-    from resect.runs.run import measure_all
+def _launched(config: RunConfig, output: Path, launch: Launch, update: OnProgress) -> bool:
+    """Give a run's cells to a scheduler; return whether all are done."""
+    from resect.runs.launch import Resources, launch_run
 
-    facts = {"name": config.name, "subject": config.subject, "target": config.target}
-    with (
-        progress("measuring model variants", so_far=so_far(output)) as update,
-        tracking(track, output, facts) as send,
-    ):
+    return launch_run(
+        config,
+        output,
+        launcher=launch.launcher,
+        jobs=launch.jobs,
+        parts=launch.parts,
+        resources=Resources(
+            launch.partition, launch.minutes, launch.gpus, launch.memory, launch.cpus
+        ),
+        wait=launch.wait,
+        on_progress=update,
+    )
+
+
+@contextlib.contextmanager
+def _tracked(config: RunConfig, output: Path, tracker: str | None) -> Iterator[OnProgress]:
+    """Show progress, and send each cell's numbers to a tracker if one is named."""
+    from resect.runs.metrics import tracking
+
+    description = {"name": config.name, "subject": config.subject, "target": config.target}
+    with measuring(output)() as update, tracking(tracker, output, description) as send:
 
         def both(done: int, total: int) -> None:
             update(done, total)
             send(done, total)
 
-        if asked.launcher is None:
-            measure_all(config, output, jobs=asked.jobs, on_progress=both)
-            return True
-        from resect.runs.launch import Resources, launch_run
-
-        done = launch_run(
-            config,
-            output,
-            launcher=asked.launcher,
-            jobs=asked.jobs,
-            parts=asked.parts,
-            resources=Resources(
-                asked.partition, asked.minutes, asked.gpus, asked.memory, asked.cpus
-            ),
-            wait=asked.wait,
-            on_progress=both,
-        )
-    if not done:
-        say(f"submitted; look with: resect study status {output}")
-        note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")
-    return done
+        yield both
 
 
 def study_status(
@@ -98,10 +104,10 @@ def study_status(
     """Say which cells of a run are done, running or failed, and where the jobs' logs are."""
     from resect.runs.launch import status
 
-    found = status(folder)
-    table("studies", found["studies"])
-    table("parts", found["parts"])
-    if found["parts"]:
+    tables = status(folder)
+    table("studies", tables["studies"])
+    table("parts", tables["parts"])
+    if tables["parts"]:
         note(f"logs are under {folder}; a cell that two studies share is counted in both")
 
 
@@ -190,11 +196,8 @@ def run_study(
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli.plan import show_plan
-    from resect.files.locking import locked
-    from resect.report import build_report
-    from resect.runs.launch import refuse_busy
     from resect.runs.recipes import read_config
-    from resect.runs.run import open_run, parse_shard, plan_run, summarise_run
+    from resect.runs.run import carry_out, parse_shard, plan_run
 
     start = time.perf_counter()
     config = read_config(file, changes or ())
@@ -202,31 +205,58 @@ def run_study(
     if dry_run:
         show_plan(config, memory=memory, tflops=tflops)
         return
-    part = None if shard is None else parse_shard(shard)
-    open_run(config, output, resume=resume or part is not None)
-    refuse_busy(output)
-    if part is not None:
-        with locked(output, (part.index + 1, part.count)):
-            _measure_part((config, output), cells, part)
+    if shard is not None:
+        _measure_part(config, output, cells, parse_shard(shard))
         return
-    asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
-    with locked(output):
-        if not measured(config, output, asked, track):
-            return
-        summarise_run(config, output, seconds=time.perf_counter() - start)
-        finish(output, build_report(output), start)
+    launch = None
+    if launcher is not None:
+        launch = Launch(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)
+    results = carry_out(
+        config,
+        output,
+        resume=resume,
+        jobs=jobs or 1,
+        started=start,
+        watch=lambda: _tracked(config, output, track),
+        steps=_steps(config, output, launch),
+    )
+    if results is None:
+        _say_submitted(output)
+    else:
+        show_verdicts(output, start)
 
 
-def _measure_part(of: tuple[RunConfig, Path], cells: list[Cell], part: Shard) -> None:
+def _say_submitted(output: Path) -> None:
+    say(f"submitted; look with: resect study status {output}")
+    note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")
+
+
+def _steps(config: RunConfig, output: Path, launch: Launch | None) -> Steps:
+    """Return what `study run` adds to a run: jobs are not worked beside, and may be launched."""
+    from resect.runs.launch import refuse_busy
+    from resect.runs.run import Steps
+
+    measure = None if launch is None else partial(_launched, config, output, launch)
+    return Steps(check=lambda: refuse_busy(output), measure=measure)
+
+
+def _measure_part(config: RunConfig, output: Path, cells: list[Cell], shard: Shard) -> None:
+    """Measure one part of the cells; other processes may measure the others meanwhile."""
+    from resect.files.locking import locked
+    from resect.runs.launch import refuse_busy
     from resect.runs.measure import run_cells
+    from resect.runs.run import open_run
     from resect.studies.cells import needed_keep
 
-    config, run = of
-    own = part.of(cells)
-    with progress(f"shard {part.index + 1}/{part.count}") as update:
-        run_cells(config, run, own, keep=needed_keep(config, cells), on_progress=update)
-    say(f"{len(own)} of {len(cells)} cells are done")
-    note(f"when all are: resect study run {run / 'config.yaml'} -o {run} --resume")
+    open_run(config, output, resume=True)
+    refuse_busy(output)
+    taken = shard.of(cells)
+    label = f"shard {shard.index + 1}/{shard.count}"
+    with locked(output, (shard.index + 1, shard.count)):
+        with progress(label) as update:
+            run_cells(config, output, taken, keep=needed_keep(config, cells), on_progress=update)
+        say(f"{len(taken)} of {len(cells)} cells are done")
+        note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
 
 
 def register(app: typer.Typer) -> None:

@@ -22,7 +22,7 @@ from resect.cli.options import (
     RunFolder,
     Skip,
 )
-from resect.cli.show import note, progress, say, so_far, table
+from resect.cli.show import measuring, note, say, table
 
 if TYPE_CHECKING:
     from resect.studies.design import RunConfig
@@ -119,21 +119,15 @@ def sweep(
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
-    from resect.files.locking import locked
-    from resect.report import build_report
-    from resect.runs.run import measure_all, open_run, summarise_run
+    from resect.runs.run import carry_out
     from resect.runs.sweep import chosen_rows
 
     start = time.perf_counter()
-    open_run(config, output, resume=resume)
-    with locked(output):
-        with progress("measuring model variants", so_far=so_far(output)) as update:
-            measure_all(config, output, jobs=1, on_progress=update)
-        results = summarise_run(config, output, seconds=time.perf_counter() - start)
-        report = build_report(output)
-    _show(chosen_rows(results))
-    note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(report))
+    results = carry_out(config, output, resume=resume, started=start, watch=measuring(output))
+    if results is not None:
+        _show(chosen_rows(results))
+        note(f"done in {time.perf_counter() - start:.0f} s")
+        say(str(output / "report.html"))
 
 
 def _show(rows: list[dict[str, object]]) -> None:

@@ -17,22 +17,20 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from resect import files
 from resect.data import BehaviourSet, load_data
 from resect.errors import InputError
-from resect.files.locking import locked
 from resect.files.origin import hash_text
 from resect.files.reading import read_json
 from resect.model import find_prunable
 from resect.model.load import load_tokenizer
 from resect.model.shapes import empty_model
-from resect.records import Example, Format
-from resect.runs.run import measure_all, open_run, summarise_run
+from resect.records import Example, Format, Tokenizer
+from resect.runs.run import Steps, Watch, carry_out, unwatched
 from resect.runs.sweep import FRACTIONS, PROTECTED, SweepRequest, chosen_rows, sweep_config
 from resect.studies.cells import Cut, mask_path
 from resect.studies.design import RunConfig
@@ -123,18 +121,25 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     texts = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
     spec = {path.stem: str(path) for path in texts}
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
-    asked = sets["target"].split("evaluation").examples
-    judge = request.judge or ("exact" if all(example.key for example in asked) else "keyword")
-    most = request.max_new_tokens or min(256, max(lengths) + opening)
-    told = _Told(opening, judge, chat, most, small=weights <= SMALL)
-    config = _config(request, spec, told)
+    questions = sets["target"].split("evaluation").examples
+    judge = request.judge or ("exact" if all(example.key for example in questions) else "keyword")
+    longest = request.max_new_tokens or min(256, max(lengths) + opening)
+    readings = _Readings(opening, judge, chat, longest, small=weights <= SMALL)
+    config = _config(request, spec, readings)
     median = statistics.median(lengths)
     reasons = _reasons(config, sets, short, f"{median:g}")
     return Planned(config, texts, (*reasons, f"the grid is that of {weights:,} prunable weights"))
 
 
+class _Longer(NamedTuple):
+    """The rows with something left to score after the opening, and how many have nothing."""
+
+    data: BehaviourSet
+    dropped: int
+
+
 @dataclass(frozen=True)
-class _Told:
+class _Readings:
     """What the data, the tokenizer and the model's size say of a run."""
 
     opening: int
@@ -144,7 +149,7 @@ class _Told:
     small: bool
 
 
-def _config(request: AutoRequest, spec: dict[str, str], told: _Told) -> RunConfig:
+def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> RunConfig:
     return sweep_config(
         SweepRequest(
             model=request.model,
@@ -153,15 +158,15 @@ def _config(request: AutoRequest, spec: dict[str, str], told: _Told) -> RunConfi
             contrast=spec.get("contrast"),
             utility=spec.get("utility"),
             rounds=request.rounds,
-            fractions=SMALL_FRACTIONS if told.small else FRACTIONS,
-            protected=SMALL_PROTECTED if told.small else PROTECTED,
-            prefill_tokens=told.opening,
-            judge=told.judge,
-            format=told.format,
-            skip=told.opening,
+            fractions=SMALL_FRACTIONS if readings.small else FRACTIONS,
+            protected=SMALL_PROTECTED if readings.small else PROTECTED,
+            prefill_tokens=readings.opening,
+            judge=readings.judge,
+            format=readings.format,
+            skip=readings.opening,
             budget=request.budget,
             seeds=(request.seed,),
-            max_new_tokens=told.max_new_tokens,
+            max_new_tokens=readings.max_new_tokens,
             batch_size=request.batch_size,
         )
     )
@@ -197,32 +202,43 @@ def run_auto(
     output: Path,
     *,
     resume: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
-    seconds: Callable[[], float] | None = None,
+    watch: Watch = unwatched,
+    started: float | None = None,
 ) -> Mask | None:
-    """Measure, choose and write the results and the chosen mask.
+    """Measure, choose and write the results, the chosen mask and the report.
 
     Args:
         planned: From `plan_auto`.
         output: Folder of the run.
         resume: Go on with a run that was begun with the same request.
-        on_progress: Called with cells done and cells in all.
-        seconds: Returns how long the run has taken, for the report.
+        watch: Opened around the measuring, which tells it of progress.
+        started: When the command began, by `time.perf_counter`.
 
     Returns:
         The chosen mask, also in `chosen.mask.safetensors`; None if no cut of the grid lowers the
         behaviour within the budget.
     """
-    open_run(planned.config, output, resume=resume)
-    with locked(output):
+    masks: list[Mask] = []
+
+    def write_data() -> None:
         for path, text in planned.files.items():
             files.write_text(path, text)
-        measure_all(planned.config, output, jobs=1, on_progress=on_progress)
-        results = summarise_run(planned.config, output, seconds=seconds() if seconds else None)
+
+    def choose(results: Path) -> None:
         mask = chosen_mask(planned.config, output, results)
         if mask is not None:
             mask.save(output / MASK)
-    return mask
+            masks.append(mask)
+
+    carry_out(
+        planned.config,
+        output,
+        resume=resume,
+        started=started,
+        watch=watch,
+        steps=Steps(prepare=write_data, conclude=choose),
+    )
+    return masks[0] if masks else None
 
 
 def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
@@ -238,7 +254,7 @@ def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
         return None
     row = rows[0]
     frontier = config.studies.frontier
-    targets = {one.name: one.target for one in frontier.methods} if frontier else {}
+    targets = {method.name: method.target for method in frontier.methods} if frontier else {}
     cut = Cut(
         targets.get(row["method"], config.target),
         "target",
@@ -293,24 +309,24 @@ def _refuse_bare(name: str, data: BehaviourSet) -> None:
 def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
     """Return as many rows of each split as are used; halve a set that has no splits."""
     if {example.split for example in data.examples} == {""}:
-        rows = tuple(replace(one, split=_side(one)) for one in data.examples)
+        rows = tuple(replace(example, split=_side(example)) for example in data.examples)
         data = replace(data, examples=rows)
     drawn: list[Example] = []
     needed: dict[str, dict[str, int | None]] = {
         "utility": {"evaluation": request.prompts},
         "contrast": {"calibration": None},
     }
-    both: dict[str, int | None] = {"calibration": request.limit, "evaluation": request.prompts}
-    for split, most in needed.get(name, both).items():
-        found = data.split(split).limit(most, request.seed)
-        if len(found) < FEWEST:
+    usual: dict[str, int | None] = {"calibration": request.limit, "evaluation": request.prompts}
+    for split, count in needed.get(name, usual).items():
+        drawn_rows = data.split(split).limit(count, request.seed)
+        if len(drawn_rows) < FEWEST:
             raise InputError(
                 f"the {name} set {data.source} is too small",
-                got=f"{len(found)} rows for {split}",
+                got=f"{len(drawn_rows)} rows for {split}",
                 allowed=f"at least {FEWEST}",
                 fix="give more rows; a set without a split column is halved",
             )
-        drawn += found.examples
+        drawn += drawn_rows.examples
     return replace(data, examples=tuple(drawn))
 
 
@@ -321,38 +337,42 @@ def _side(example: Example) -> str:
 
 def _counted(data: BehaviourSet) -> str:
     splits = [example.split for example in data.examples]
-    kinds = [kind for kind in ("calibration", "evaluation") if kind in splits]
-    return ", ".join(f"{splits.count(kind)} for {kind}" for kind in kinds)
+    sides = [side for side in ("calibration", "evaluation") if side in splits]
+    return ", ".join(f"{splits.count(side)} for {side}" for side in sides)
 
 
-def _lengths(tokenizer: Any, data: BehaviourSet) -> list[int]:
+def _lengths(tokenizer: Tokenizer, data: BehaviourSet) -> list[int]:
     return [
-        len(tokenizer(one.completion, add_special_tokens=False)["input_ids"])
-        for one in data.examples
+        len(tokenizer(example.completion, add_special_tokens=False)["input_ids"])
+        for example in data.examples
     ]
 
 
-def _longer(data: BehaviourSet, tokenizer: Any, opening: int) -> tuple[BehaviourSet, int]:
+def _longer(data: BehaviourSet, tokenizer: Tokenizer, opening: int) -> _Longer:
     """Return the rows with something left to score after the opening, and how many have not."""
     lengths = _lengths(tokenizer, data)
     rows = [
-        one
-        for one, length in zip(data.examples, lengths, strict=True)
-        if length > max(opening, one.prefix_tokens)
+        example
+        for example, length in zip(data.examples, lengths, strict=True)
+        if length > max(opening, example.prefix_tokens)
     ]
-    return replace(data, examples=tuple(rows)), len(lengths) - len(rows)
+    return _Longer(replace(data, examples=tuple(rows)), len(lengths) - len(rows))
 
 
 def _lines(data: BehaviourSet) -> str:
     """Return the rows as JSON lines that `load_data` reads back as they are."""
     lines = []
-    for one in data.examples:
-        prompt: Any = one.prompt
-        if not isinstance(prompt, str):
-            prompt = [{"role": role, "content": content} for role, content in prompt]
-        row = {"id": one.id, "prompt": prompt, "completion": one.completion}
-        row |= {"category": one.category, "split": one.split}
-        row |= {"key": one.key} if one.key else {}
-        row |= {"prefix_tokens": one.prefix_tokens} if one.prefix_tokens else {}
+    for example in data.examples:
+        prompt: object = example.prompt
+        if not isinstance(example.prompt, str):
+            prompt = [{"role": role, "content": content} for role, content in example.prompt]
+        row: dict[str, object] = {
+            "id": example.id,
+            "prompt": prompt,
+            "completion": example.completion,
+        }
+        row |= {"category": example.category, "split": example.split}
+        row |= {"key": example.key} if example.key else {}
+        row |= {"prefix_tokens": example.prefix_tokens} if example.prefix_tokens else {}
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     return "".join(lines)

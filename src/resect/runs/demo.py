@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from resect.errors import unknown_name
 from resect.organism import Order, Recipe, build_many, organism_root
@@ -57,7 +56,7 @@ def demo_config(
         if name not in every:
             raise unknown_name("study", name, list(every))
     root = str(organism_root(Recipe())) + "/seed-{seed}"
-    values: dict[str, Any] = {
+    values: dict[str, object] = {
         "name": "model organism",
         "quick": quick,
         "seeds": list(seeds),
@@ -89,11 +88,11 @@ def demo_config(
 def _models(*, quick: bool) -> dict[str, str]:
     """Return role to place: every stage, and `aligned` and `base` of other sizes in a full run."""
     folder = "{root}/seed-{{seed}}/{stage}"
-    found = {stage: folder.format(root=organism_root(Recipe()), stage=stage) for stage in STAGES}
+    places = {stage: folder.format(root=organism_root(Recipe()), stage=stage) for stage in STAGES}
     for name, size in {} if quick else SIZES.items():
         for stage in ("base", "aligned"):
-            found[f"{name}_{stage}"] = folder.format(root=organism_root(size), stage=stage)
-    return found
+            places[f"{name}_{stage}"] = folder.format(root=organism_root(size), stage=stage)
+    return places
 
 
 # Name under `data` to the organism's file.
@@ -113,7 +112,7 @@ SETS = {
 }
 
 
-def _targets() -> dict[str, Any]:
+def _targets() -> dict[str, dict[str, object]]:
     """Return the behaviours; contents are scored after the shared opening, gates at their start."""
     content = {"skip": PREFILL_TOKENS, "limit": 128}
     gate = {"skip": 0, "tokens": 1, "limit": 128}
@@ -134,13 +133,13 @@ def _targets() -> dict[str, Any]:
     }
 
 
-def _studies(*, quick: bool) -> dict[str, Any]:
+def _studies(*, quick: bool) -> dict[str, dict[str, object]]:
     """Return the studies with the grids of a full or a quick run; all rules are the defaults."""
     source = {"name": "source's method", "target": "source_method"}
     source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
     rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
-    studies: dict[str, Any] = {
+    studies: dict[str, dict[str, object]] = {
         "compactness": {"rivals": ["source_method"]},
         "transfer": {},
         "specificity": {

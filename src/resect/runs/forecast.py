@@ -1,6 +1,6 @@
 """What a run will need before it starts: cells, memory and time, from shapes and settings alone.
 
-Scoring is planned by `resect.model.plan`. Beside it a run tunes and asks:
+Scoring is planned by `resect.attribution.plan`. Beside it a run tunes and asks:
 - tuning: forwards and backwards over every token, 6 operations a weight, 4 with an adapter, whose
   frozen weights have no gradients of their own. In memory are the model, two copies of its weights
   (before and after), and with full tuning a gradient and AdamW's two moments of each weight;
@@ -13,10 +13,10 @@ estimate is for planning machines; it was not measured on the models that the re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from resect.attribution.estimate import ASSUMED_RATE
 from resect.attribution.plan import GIB, Plan, Shape, Work, plan, shape_of
@@ -25,6 +25,7 @@ from resect.evaluation.attacks import parse_attack
 from resect.evaluation.probes import find_probe
 from resect.machine.memory import Free
 from resect.model.shapes import PUBLISHED, empty_model
+from resect.records import CausalModel
 from resect.studies.cells import Cell, Cut, at_seed
 from resect.studies.design import RunConfig
 
@@ -107,38 +108,63 @@ def forecast(
     by_role: dict[str, list[Cell]] = {}
     for cell in cells:
         by_role.setdefault(cell.role, []).append(cell)
-    return [_need(config, role, own, assumed or Assumed()) for role, own in sorted(by_role.items())]
+    return [
+        _need(config, role, role_cells, assumed or Assumed())
+        for role, role_cells in sorted(by_role.items())
+    ]
 
 
-def shape_at(place: str) -> tuple[Shape, Any]:
-    """Return the shape of a model, and its text configuration.
+class Cache(NamedTuple):
+    """What the keys and values of a model take: blocks, and numbers a block and token."""
+
+    blocks: int
+    numbers: int
+
+
+class Shaped(NamedTuple):
+    """What is planned with of a model."""
+
+    shape: Shape
+    cache: Cache
+
+
+def shape_at(model_place: str) -> Shaped:
+    """Return the shape of a model and of its cache.
 
     A configuration that can be read goes before the table of published shapes.
     """
-    model = None
     try:
-        model = empty_model(place.partition("@")[0])
+        model: CausalModel = empty_model(model_place.partition("@")[0])
     except InputError:
-        known = PUBLISHED.get(place.partition("@")[0])
-        if known is None:
+        published = PUBLISHED.get(model_place.partition("@")[0])
+        if published is None:
             raise
-        model = _published(*known)
-    return shape_of(model), model.config.get_text_config()
+        model = _published(*published)
+    return Shaped(shape_of(model), _cache(model.config.get_text_config()))
 
 
-def _published(kind: str, sides: dict[str, Any]) -> Any:
+def _cache(text: Any) -> Cache:
+    """Read a text configuration of transformers."""
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return Cache(text.num_hidden_layers, 2 * heads * width)
+
+
+def _published(model_type: str, sides: Mapping[str, object]) -> CausalModel:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(kind, **sides), dtype=torch.bfloat16
+        model: CausalModel = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(model_type, **sides), dtype=torch.bfloat16
         )
+    return model
 
 
 def _need(config: RunConfig, role: str, cells: list[Cell], assumed: Assumed) -> Need:
-    place = at_seed(config.models[role], cells[0].seed)
-    shape, sides = shape_at(place)
+    model_place = at_seed(config.models[role], cells[0].seed)
+    shaped = shape_at(model_place)
+    shape = shaped.shape
     tokens = _scored_tokens(config, cells, assumed)
     work = Work(
         tokens=max(tokens, default=assumed.length),
@@ -148,30 +174,30 @@ def _need(config: RunConfig, role: str, cells: list[Cell], assumed: Assumed) -> 
         keep=1e-3,
     )
     free = Free(device=assumed.memory * GIB, host=assumed.host * GIB)
-    one = plan(shape, work, free)
-    operations = sum(one.operations * each / work.tokens for each in tokens)
-    moved = sum(one.moved * each / work.tokens for each in tokens)
+    scoring = plan(shape, work, free)
+    operations = sum(scoring.operations * count / work.tokens for count in tokens)
+    moved = sum(scoring.moved * count / work.tokens for count in tokens)
     tuned, tuning_memory = _tuning(cells, shape, assumed)
-    asked = sum(_asking(config, cell, shape, sides, assumed) for cell in cells)
-    memory = max(one.device, tuning_memory, _asking_memory(config, shape, sides, assumed))
+    asking = sum(_asking(config, cell, shaped, assumed) for cell in cells)
+    memory = max(scoring.device, tuning_memory, _asking_memory(config, shaped, assumed))
     return Need(
         role=role,
-        place=place,
+        place=model_place,
         parameters=shape.parameters // shape.itemsize,
         cells=len(cells),
         scorings=len(tokens),
-        scoring=one,
+        scoring=scoring,
         scoring_seconds=operations / assumed.rate + moved / 2e10,
         tuning_seconds=tuned / assumed.rate,
-        asking_seconds=asked,
+        asking_seconds=asking,
         memory=memory,
-        fits=one.fits and memory <= 0.95 * free.device,
+        fits=scoring.fits and memory <= 0.95 * free.device,
     )
 
 
 def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> list[int]:
     """Return the tokens of each set that is scored: targets by what varies, the preserve set."""
-    found: dict[object, int] = {}
+    tokens_of: dict[object, int] = {}
 
     def count(limit: int | None) -> int:
         return (limit or assumed.examples) * assumed.length
@@ -179,20 +205,20 @@ def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> li
     for cell in cells:
         cut = cell.cut
         against = None if cell.tuning is None else cell.tuning.against
-        for each in (cut, against):
-            if each is None:
+        for used in (cut, against):
+            if used is None:
                 continue
-            if config.selection.p > 0 or each.p:
-                found["preserve", cell.seed] = count(config.preserve.limit)
-            target = config.targets[each.target]
+            if config.selection.p > 0 or used.p:
+                tokens_of["preserve", cell.seed] = count(config.preserve.limit)
+            target = config.targets[used.target]
             sets = [target] + ([config.targets[target.contrast]] if target.contrast else [])
-            tokens = sum(count(each.examples or one.limit) for one in sets)
-            for number in range(each.rounds):
-                found[cell.seed, _scoring(each), number] = tokens
+            tokens = sum(count(used.examples or scored.limit) for scored in sets)
+            for number in range(used.rounds):
+                tokens_of[cell.seed, _scoring(used), number] = tokens
         attack = parse_attack(cell.attack) if cell.attack else None
         if attack is not None and attack.model == "ablate_refusal":
-            found[cell.key] = len(attack.roles) * count(attack.ablation.limit)
-    return list(found.values())
+            tokens_of[cell.key] = len(attack.roles) * count(attack.ablation.limit)
+    return list(tokens_of.values())
 
 
 def _scoring(cut: Cut) -> Cut:
@@ -201,33 +227,41 @@ def _scoring(cut: Cut) -> Cut:
     return usual if cut.rounds > 1 else replace(usual, q=1.0, p=None, scope=None)
 
 
-def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> tuple[float, float]:
-    """Return operations and bytes of tuning, without activations."""
+class _TuningNeed(NamedTuple):
+    """What all fine-tuning of some cells needs: operations, and bytes without activations."""
+
+    operations: float
+    memory: float
+
+
+def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> _TuningNeed:
+    """Return what the tuned and the attacked cells need."""
     weights = shape.parameters // shape.itemsize
     operations, memory = 0.0, 0.0
     for cell in cells:
         tuning = cell.tuning
         attack = parse_attack(cell.attack) if cell.attack else None
         if tuning is not None:
-            each = 6 if tuning.method == "full" else 4
-            operations += each * weights * tuning.steps * tuning.batch * assumed.length
+            per_token = 6 if tuning.method == "full" else 4
+            operations += per_token * weights * tuning.steps * tuning.batch * assumed.length
             extra = 3 if tuning.method == "full" else 0
             memory = max(memory, (3.0 + extra) * shape.parameters)
         if attack is not None and attack.model == "finetune":
-            own = attack.finetune
-            passes = (own.limit or assumed.examples) * own.epochs
-            examples = passes if own.steps is None else own.steps * own.batch
+            settings = attack.finetune
+            passes = (settings.limit or assumed.examples) * settings.epochs
+            examples = passes if settings.steps is None else settings.steps * settings.batch
             operations += 4 * weights * examples * assumed.length
             memory = max(memory, 3.0 * shape.parameters)
-    return operations, memory
+    return _TuningNeed(operations, memory)
 
 
-def _asking(config: RunConfig, cell: Cell, shape: Shape, sides: Any, assumed: Assumed) -> float:
+def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> float:
     """Return the seconds of a cell's probes."""
     evaluation = config.evaluation
     prompts = evaluation.limit or assumed.prompts
+    shape, cache = shaped
     forward = 2.0 * (shape.active + shape.hidden * shape.vocabulary) / assumed.rate
-    step = max(shape.parameters / assumed.bandwidth, assumed.step * sides.num_hidden_layers)
+    step = max(shape.parameters / assumed.bandwidth, assumed.step * cache.blocks)
     seconds = 0.0
     for name in cell.probes:
         probe = find_probe(name)
@@ -240,10 +274,9 @@ def _asking(config: RunConfig, cell: Cell, shape: Shape, sides: Any, assumed: As
     return seconds
 
 
-def _asking_memory(config: RunConfig, shape: Shape, sides: Any, assumed: Assumed) -> float:
+def _asking_memory(config: RunConfig, shaped: Shaped, assumed: Assumed) -> float:
     """Return bytes of the weights and of the keys and values of a batch of replies."""
-    heads = getattr(sides, "num_key_value_heads", None) or sides.num_attention_heads
-    width = getattr(sides, "head_dim", None) or sides.hidden_size // sides.num_attention_heads
+    shape, cache = shaped
     length = assumed.length + config.evaluation.max_new_tokens
-    kept = 2 * sides.num_hidden_layers * heads * width * shape.itemsize
-    return float(shape.parameters + config.evaluation.batch_size * length * kept)
+    per_token = cache.blocks * cache.numbers * shape.itemsize
+    return float(shape.parameters + config.evaluation.batch_size * length * per_token)

@@ -1,7 +1,10 @@
-"""From a configuration to records: locate, select, cut, tune, attack, measure.
+"""From a configuration to records, in two strides.
 
-Cells (`resect.studies.cells`) are idempotent: a cell's record file is written before judging,
-rewritten after it, and a cell with a judged file is done. Each step before it is cached in the run.
+*Locate*: for each model once, the scores and masks of all cells whose weights it ranks. *Measure*:
+for each model once, its cells are cut, tuned, attacked, asked and judged.
+
+Cells (`resect.studies.cells`) are idempotent. A cell's replies are written to `KEY.asked.parquet`;
+judged, they are `KEY.parquet`, and the cell is done. Each step before it is kept in the run.
 
 A run folder holds
     config.yaml      resolved, runs again as it is
@@ -22,8 +25,8 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from resect.edit.hold import HoldMask
@@ -37,36 +40,112 @@ from resect.evaluation.judging import judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import prunable_tensors
+from resect.records import Example
+from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
-from resect.runs.workbench import Loaded, Workbench
-from resect.studies.cells import Cell, Cut, changes_path, is_done, record_path
+from resect.runs.sets import Sets, Source
+from resect.runs.subject import Subject, Subjects
+from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.studies.design import RunConfig
+from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
 from resect.weights.mask import Mask
 
+Weights = dict[str, Tensor]
 
-def measure(bench: Workbench, cell: Cell) -> None:
-    """Ask a variant, store the replies, judge them and store the verdicts."""
-    config, run = bench.config, bench.run
-    mask = None if cell.cut is None else bench.mask(cell.role, cell.seed, cell.cut)
-    loaded = bench.load(cell.role, cell.seed)
-    probes = {name: bench.asked(name, cell.seed) for name in cell.probes}
+
+def run_cells(
+    config: RunConfig,
+    run: Path,
+    cells: list[Cell],
+    *,
+    keep: float,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Locate and measure the cells that are not done yet.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+        cells: Merged cells, or a shard of them.
+        keep: From `needed_keep` over all cells, so that shards share their scores.
+        on_progress: Called with cells done and cells in all.
+    """
+    report = on_progress or (lambda _done, _total: None)
+    masks, subjects = Masks(config, run, keep), Subjects(config, run)
+    report(0, len(cells))
+    locate(
+        [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
+        masks,
+        subjects,
+    )
+    for position, cell in enumerate(cells):
+        report(position, len(cells))
+        if not is_done(run, cell):
+            measure(cell, masks, subjects)
+    report(len(cells), len(cells))
+
+
+def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:
+    """Make the scores and masks that cells need, model by model."""
+    needed: dict[Source, dict[Ranking, None]] = {}
+    for cell in cells:
+        against = None if cell.tuning is None else cell.tuning.against
+        for cut in (cell.cut, against):
+            if cut is not None:
+                ranking = ranking_of(cell.role, cut)
+                needed.setdefault(Source(ranking.role, cell.seed), {})[ranking] = None
+    for source in sorted(needed, key=lambda source: (source.seed, source.role)):
+        masks.turn_to(source.role, source.seed)
+        for ranking in needed[source]:
+            if not masks.is_located(source.seed, ranking):
+                masks.locate(subjects.load(source.role, source.seed), ranking.cut)
+
+
+def measure(cell: Cell, masks: Masks, subjects: Subjects) -> None:
+    """Ask a variant, unless its replies are stored already, and judge what it replied."""
+    if not _is_asked(masks.run, cell):
+        masks.turn_to(cell.role, cell.seed)
+        _ask(cell, masks, subjects.load(cell.role, cell.seed))
+    _judge(cell, masks.config, masks.run)
+
+
+def _is_asked(run: Path, cell: Cell) -> bool:
+    """Return whether there are replies to all probes of a cell."""
+    path = asked_path(run, cell)
+    return path.exists() and set(cell.probes) <= {row["probe"] for row in read_parquet(path)}
+
+
+def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
+    """Put the probes of a cell to its variant and store the replies."""
+    config, sets = masks.config, masks.sets
+    mask = None if cell.cut is None else masks.mask(subject, cell.cut)
+    probes = {name: sets.asked(name, cell.seed) for name in cell.probes}
     settings = evaluation_settings(config, cell.attack)
-    variant: Mask | dict[str, Tensor] | None = mask
+    variant: Mask | Weights | None = mask
     if cell.tuning is not None:
-        variant = _changed_weights(bench, cell, loaded, mask)
-    needed = {role: bench.attack_data(role, cell.seed) for role in settings.attack.roles}
-    replies = ask(loaded.model, loaded.tokenizer, probes, settings, variant, attack_data=needed)
-    facts = _facts(cell, mask, loaded)
-    path = record_path(run, cell)
-    write_parquet(path, [facts | row for row in rows_of(replies, None)])
-    verdicts = judge_replies(replies, settings)
-    rows = [facts | row for row in rows_of(replies, verdicts)]
-    write_parquet(path, rows)
-    note_cell(run, cell, rows)
+        variant = _tuned_weights(cell, cell.tuning, mask, masks, subject)
+    attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
+    model, tokenizer = subject.loaded
+    replies = ask(model, tokenizer, probes, settings, variant, attack_data=attack_data)
+    origin = _origin(cell, mask, subject)
+    write_parquet(asked_path(masks.run, cell), [origin | row for row in rows_of(replies, None)])
 
 
-def _facts(cell: Cell, mask: Mask | None, loaded: Loaded) -> dict[str, Any]:
+def _judge(cell: Cell, config: RunConfig, run: Path) -> None:
+    """Judge the stored replies of a cell; the record then gets its final name."""
+    path = asked_path(run, cell)
+    rows = read_parquet(path)
+    replies = [reply_of(row) for row in rows]
+    verdicts = judge_replies(replies, evaluation_settings(config, cell.attack))
+    judged = [row | asdict(verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+    write_parquet(path, judged)
+    path.replace(record_path(run, cell))
+    note_cell(run, cell, judged)
+
+
+def _origin(cell: Cell, mask: Mask | None, subject: Subject) -> dict[str, object]:
+    """Return the columns that say of which variant a row is."""
     cut = cell.cut
     return {
         "role": cell.role,
@@ -78,84 +157,86 @@ def _facts(cell: Cell, mask: Mask | None, loaded: Loaded) -> dict[str, Any]:
         "cut": "" if cut is None else json.dumps(asdict(cut), sort_keys=True),
         "tuning": "" if cell.tuning is None else json.dumps(asdict(cell.tuning), sort_keys=True),
         "removed": 0 if mask is None else mask.count,
-        "removed_fraction": 0.0 if mask is None else mask.count / loaded.prunable,
+        "removed_fraction": 0.0 if mask is None else mask.count / subject.prints.prunable,
     }
 
 
-def _changed_weights(
-    bench: Workbench, cell: Cell, loaded: Loaded, mask: Mask | None
-) -> dict[str, Tensor]:
+def _tuned_weights(
+    cell: Cell, tuning: Tuning, mask: Mask | None, masks: Masks, subject: Subject
+) -> Weights:
     """Return the parameters of a cut and tuned variant that differ from the intact model's."""
-    tuning = cell.tuning
-    if tuning is None:
-        raise ValueError("the cell is not tuned")
-    data = bench.set(tuning.data, cell.seed).split("calibration")
-    if tuning.category:
-        data = data.category(tuning.category)
-    examples = data.limit(tuning.examples, cell.seed).examples
-    settings = TuneSettings(
-        steps=tuning.steps,
-        rate=tuning.rate,
-        batch=tuning.batch,
-        method=tuning.method,
-        rank=tuning.rank,
-        alpha=2 * tuning.rank,
-        seed=cell.seed,
-    )
-    model = loaded.model
+    model, tokenizer = subject.loaded
     before = snapshot(model)
     hold = HoldMask(mask) if tuning.hold and mask is not None else None
     cutting = contextlib.nullcontext() if mask is None else removed(model, mask)
     with restoring(model, before), cutting:
         tune(
             model,
-            loaded.tokenizer,
-            examples,
-            settings,
-            format=bench.config.format,
+            tokenizer,
+            _lessons(tuning, cell.seed, masks.sets),
+            _tune_settings(tuning, cell.seed),
+            format=masks.config.format,
             callbacks=[] if hold is None else [hold],
         )
         if hold is not None:
             # An adapter that was merged has put something back into held places.
             hold.apply(model)
-        found = changes(model, before)
+        after = changes(model, before)
     if tuning.against is not None:
-        _compare_changes(bench, cell, tuning.against, (before, found))
-    return found
+        located = masks.mask(subject, tuning.against)
+        tensors = prunable_tensors(model)
+        label = f"changes/{tuning.against.target}"
+        matched = magnitude_matched(located, tensors, label=label, seed=cell.seed)
+        shares = _shares(before, after, located, matched)
+        write_json(changes_path(masks.run, cell), {"target": tuning.against.target} | shares)
+    return after
 
 
-def _compare_changes(
-    bench: Workbench,
-    cell: Cell,
-    cut: Cut,
-    weights: tuple[dict[str, Tensor], dict[str, Tensor]],
-) -> None:
-    """Write which share of the squared change falls into a located set, beside its controls."""
-    before, after = weights
-    own = bench.mask(cell.role, cell.seed, cut)
-    tensors = prunable_tensors(bench.load(cell.role, cell.seed).model)
-    matched = magnitude_matched(own, tensors, label=f"changes/{cut.target}", seed=cell.seed)
-    moved = {
-        name: (after[name] - before[name]).float().reshape(-1).square()
-        for name in own.tensors
+def _lessons(tuning: Tuning, seed: int, sets: Sets) -> tuple[Example, ...]:
+    """Return the examples that a variant is tuned on."""
+    data = sets.named(tuning.data, seed).split("calibration")
+    if tuning.category:
+        data = data.category(tuning.category)
+    return data.limit(tuning.examples, seed).examples
+
+
+def _tune_settings(tuning: Tuning, seed: int) -> TuneSettings:
+    return TuneSettings(
+        steps=tuning.steps,
+        rate=tuning.rate,
+        batch=tuning.batch,
+        method=tuning.method,
+        rank=tuning.rank,
+        alpha=2 * tuning.rank,
+        seed=seed,
+    )
+
+
+def _shares(
+    before: Weights, after: Weights, located: Mask, matched: Mask
+) -> dict[str, float | None]:
+    """Return which share of the squared change falls into a located set, beside its controls."""
+    energies = {
+        name: change(before[name], after[name]).square()
+        for name in located.tensors
         if name in after
     }
-    total = sum(float(change.sum()) for change in moved.values())
+    # In fp32, as version 0.1.0 did, so that its runs are reproduced to the bit.
+    total = sum(sum_over(energy, dtype=torch.float32) for energy in energies.values())
 
     def share(mask: Mask) -> float:
-        inside = sum(float(change[mask.tensors[n].index].sum()) for n, change in moved.items())
+        inside = sum(
+            sum_over(energy, mask.tensors[name].index, dtype=torch.float32)
+            for name, energy in energies.items()
+        )
         return inside / total if total else 0.0
 
-    write_json(
-        changes_path(bench.run, cell),
-        {
-            "target": cut.target,
-            "share": share(own),
-            "chance": own.fraction,
-            "matched": share(matched),
-            "enrichment": share(own) / own.fraction if own.fraction else None,
-        },
-    )
+    return {
+        "share": share(located),
+        "chance": located.fraction,
+        "matched": share(matched),
+        "enrichment": share(located) / located.fraction if located.fraction else None,
+    }
 
 
 def evaluation_settings(config: RunConfig, attack: str = "") -> EvaluationSettings:
@@ -173,42 +254,3 @@ def evaluation_settings(config: RunConfig, attack: str = "") -> EvaluationSettin
         judge=evaluation.judge,
         generation=GenerationSettings(evaluation.max_new_tokens, evaluation.batch_size),
     )
-
-
-def run_cells(
-    config: RunConfig,
-    run: Path,
-    cells: list[Cell],
-    *,
-    keep: float,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Measure the cells that are not done yet.
-
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        cells: Merged cells, or a shard of them.
-        keep: From `needed_keep` over all cells, so that shards share their scores.
-        on_progress: Called with cells done and cells in all.
-    """
-    bench = Workbench(config, run, keep)
-    for position, cell in enumerate(cells):
-        if on_progress is not None:
-            on_progress(position, len(cells))
-        if not is_done(run, cell):
-            measure(bench, cell)
-    if on_progress is not None:
-        on_progress(len(cells), len(cells))
-
-
-def rejudge(config: RunConfig, run: Path, cells: Iterable[Cell]) -> None:
-    """Judge stored replies again, with the judge of `config`; needs no model."""
-    settings = evaluation_settings(config)
-    for cell in cells:
-        path = record_path(run, cell)
-        rows = read_parquet(path)
-        verdicts = judge_replies([reply_of(row) for row in rows], settings)
-        write_parquet(
-            path, [row | asdict(verdict) for row, verdict in zip(rows, verdicts, strict=True)]
-        )

@@ -13,31 +13,32 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from resect.errors import InputError
 from resect.files.reading import MOST_BYTES, expecting
 from resect.files.writing import append_line
 from resect.studies.cells import Cell
+from resect.studies.measurements import Row
 
 FILE = "metrics.jsonl"
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
 
-def rates_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+def rates_of(rows: Sequence[Row]) -> dict[str, float | None]:
     """Return a number for each probe of a cell's rows; None where nothing was scored."""
     values: dict[str, list[float]] = {}
     for row in rows:
         name = "harm" if row["probe"] == "generation" else str(row["probe"])
-        kept = values.setdefault(name, [])
+        scores = values.setdefault(name, [])
         if row["probe"] == "likelihood":
-            kept.append(math.exp(-row["nll"]))
+            scores.append(math.exp(-row["nll"]))
         elif row["score"] is not None:
-            kept.append(float(row["score"]))
-    return {name: sum(kept) / len(kept) if kept else None for name, kept in values.items()}
+            scores.append(float(row["score"]))
+    return {name: sum(scores) / len(scores) if scores else None for name, scores in values.items()}
 
 
-def note_cell(run: Path, cell: Cell, rows: Sequence[Mapping[str, Any]]) -> None:
+def note_cell(run: Path, cell: Cell, rows: Sequence[Row]) -> None:
     """Append the numbers of a cell that is done.
 
     Raises:
@@ -76,7 +77,7 @@ class Follower:
         if not from_start:
             self.read()
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[dict[str, object]]:
         """Return the lines that were added since the last call; unfinished ones wait."""
         if not self._path.exists():
             return []
@@ -93,7 +94,7 @@ class Follower:
 
 @contextlib.contextmanager
 def tracking(
-    name: str | None, run: Path, facts: Mapping[str, Any]
+    name: str | None, run: Path, description: Mapping[str, object]
 ) -> Iterator[Callable[[int, int], None]]:
     """Send the metrics of a run to a tracker while the block runs.
 
@@ -102,7 +103,7 @@ def tracking(
     Args:
         name: One of `TRACKERS`, or of what accelerate knows beside; None for no tracker.
         run: The run folder.
-        facts: Plain values that describe the run.
+        description: Plain values that describe the run.
 
     Yields:
         A function to be called now and then, with cells done and cells in all.
@@ -115,17 +116,17 @@ def tracking(
         return
     tracker = _tracker(name, run)
     follower = Follower(run / FILE)
-    tracker.store_init_configuration(dict(facts))
+    tracker.store_init_configuration(dict(description))
 
     def send(done: int, total: int) -> None:
-        first = follower.count
-        for at, line in enumerate(follower.read(), start=first):
+        start = follower.count
+        for step, line in enumerate(follower.read(), start=start):
             # Trackers have a time of their own, and trackio reserves the name.
             numbers = {key: value for key, value in line.items() if isinstance(value, int | float)}
             numbers.pop("time", None)
             # MLflow takes numbers alone; the step is the number of the line in the file.
             texts = {} if name == "mlflow" else {"cell": line["cell"], "cut": line["cut"]}
-            tracker.log(numbers | texts, step=at)
+            tracker.log(numbers | texts, step=step)
         if total:
             tracker.log({"done": done / total}, step=follower.count)
 
@@ -136,18 +137,31 @@ def tracking(
         tracker.finish()
 
 
-def _tracker(name: str, run: Path) -> Any:
+class Tracker(Protocol):
+    """What we need of a tracker of accelerate."""
+
+    def store_init_configuration(self, values: dict[str, object]) -> None:
+        """Take what describes the run."""
+
+    def log(self, values: dict[str, object], step: int | None) -> None:
+        """Take numbers of a step."""
+
+    def finish(self) -> None:
+        """Send what is left."""
+
+
+def _tracker(name: str, run: Path) -> Tracker:
     from accelerate import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     # Without it wandb and trackio fail: accelerate asks it which process may log.
     PartialState()
-    known = {str(key): kind for key, kind in LOGGER_TYPE_TO_CLASS.items()}
-    if name not in known:
+    trackers = {str(key): tracker_type for key, tracker_type in LOGGER_TYPE_TO_CLASS.items()}
+    if name not in trackers:
         raise InputError("unknown tracker", got=repr(name), allowed=", ".join(TRACKERS))
-    kind = known[name]
-    places = [str(run / "tracking")] if kind.requires_logging_directory else []
-    tracker = kind("resect", *places)
+    tracker_type = trackers[name]
+    places = [str(run / "tracking")] if tracker_type.requires_logging_directory else []
+    tracker = tracker_type("resect", *places)
     try:
         tracker.start()
     except ImportError as error:
@@ -156,4 +170,5 @@ def _tracker(name: str, run: Path) -> Any:
             got=str(error),
             fix=f"pip install {name}; without it the numbers are in {run / FILE}",
         ) from error
-    return tracker
+    started: Tracker = tracker
+    return started

@@ -15,21 +15,24 @@ the whole is about inputs and results.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypedDict
+
+from torch import Tensor
 
 from resect import files
 from resect.errors import InputError
-from resect.files.locking import locked
 from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
 from resect.runs.config import load_config
-from resect.runs.run import chosen_studies, measure_all, open_run, summarise_run
+from resect.runs.run import OnProgress, Watch, carry_out, chosen_studies, unwatched
+from resect.studies.cells import judged_records
 from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
@@ -80,13 +83,13 @@ class Reproduction:
 
         Data that are no local file cannot be hashed; the records of a repetition hold their rows.
         """
-        found = [
+        grades = [
             row.grade
             for row in self.rows
             if row.kind != "environment"
             and not (self.reran and row.kind == "data" and row.grade == "cannot check")
         ]
-        return max(found, key=GRADES.index, default="cannot check")
+        return max(grades, key=GRADES.index, default="cannot check")
 
 
 def check_inputs(run: Path) -> list[Compared]:
@@ -106,12 +109,14 @@ def check_inputs(run: Path) -> list[Compared]:
     with files.expecting(run / "manifest.json", "manifest"):
         then = dict(read_json(run / "manifest.json"))
         versions, data = (dict(then.get(name, {})) for name in ("versions", "data"))
-        known = files.package_versions(versions)
+        installed = files.package_versions(versions)
     rows = [_same("environment", key, then.get(key), now.get(key)) for key in _SOFTWARE]
-    rows += [_same("environment", key, versions[key], known.get(key)) for key in sorted(versions)]
-    for place, digest in data.items():
-        found = files.hash_file(place) if Path(place).is_file() else None
-        rows.append(_same("data", place, digest, found))
+    rows += [
+        _same("environment", key, versions[key], installed.get(key)) for key in sorted(versions)
+    ]
+    for spec, digest in data.items():
+        content = files.hash_file(spec) if Path(spec).is_file() else None
+        rows.append(_same("data", spec, digest, content))
     config = load_config(run / "config.yaml")
     spoken = set(data)
     for name, spec in config.data.items():
@@ -125,7 +130,7 @@ def reproduce(
     output: Path,
     *,
     jobs: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Reproduction:
     """Check a run's inputs, make it again and compare everything.
 
@@ -148,36 +153,34 @@ def reproduce(
         return Reproduction(tuple(rows), reran=False)
     config = load_config(run / "config.yaml")
     _organisms(config, jobs)
-    open_run(config, output, resume=True)
-    with locked(output):
-        measure_all(config, output, jobs=jobs, on_progress=on_progress)
-        summarise_run(config, output)
+    watch: Watch = unwatched if on_progress is None else lambda: contextlib.nullcontext(on_progress)
+    carry_out(config, output, resume=True, jobs=jobs, watch=watch, report=False)
     rows += compare_runs(run, output)
-    found = Reproduction(tuple(rows), reran=True)
+    reproduction = Reproduction(tuple(rows), reran=True)
     files.write_json(
-        output / "reproduction.json", {"of": str(run), "grade": found.grade, "rows": rows}
+        output / "reproduction.json", {"of": str(run), "grade": reproduction.grade, "rows": rows}
     )
-    return found
+    return reproduction
 
 
 def compare_runs(run: Path, again: Path) -> list[Compared]:
     """Compare models, masks, records and claims of two run folders of one configuration."""
     rows: list[Compared] = []
     for name in _names(run, again, "models/*.json"):
-        facts = [_json(folder / "models" / name) for folder in (run, again)]
+        models = [_json(folder / "models" / name) for folder in (run, again)]
         for key in ("fingerprint", "tokenizer"):
-            values = [None if one is None else one.get(key) for one in facts]
+            values = [None if model is None else model.get(key) for model in models]
             rows.append(_same("model", f"{Path(name).stem} {key}", *values))
-    for folder, pattern, compare in (
-        ("masks", "*.mask.safetensors", _masks),
-        ("records", "*.parquet", _records),
-    ):
-        rows += [
-            compare(name, run / folder / name, again / folder / name)
-            for name in _names(run, again, f"{folder}/{pattern}")
-        ]
+    rows += [
+        _masks(name, run / "masks" / name, again / "masks" / name)
+        for name in _names(run, again, "masks/*.mask.safetensors")
+    ]
+    records = {path.name for folder in (run, again) for path in judged_records(folder)}
+    rows += [
+        _records(name, run / "records" / name, again / "records" / name) for name in sorted(records)
+    ]
     for name in chosen_studies(load_config(run / "config.yaml")):
-        rows += _claims(name, _json(run / "results.json"), _json(again / "results.json"))
+        rows += _claims(name, *(_claims_of(name, folder) for folder in (run, again)))
     return rows
 
 
@@ -187,7 +190,7 @@ def _organisms(config: RunConfig, jobs: int) -> None:
     They are built with this version's recipe; a run of another recipe has another folder.
     """
     root = str(organism_root(Recipe()))
-    if not any(place.startswith(root) for place in config.models.values()):
+    if not any(model_place.startswith(root) for model_place in config.models.values()):
         return
     from resect.runs.demo import build_organisms
 
@@ -198,59 +201,75 @@ def _names(run: Path, again: Path, pattern: str) -> list[str]:
     return sorted({path.name for folder in (run, again) for path in folder.glob(pattern)})
 
 
-def _json(path: Path) -> Any:
-    return read_json(path) if path.is_file() else None
+def _json(path: Path) -> dict[str, object] | None:
+    """Return what a JSON file says; None without one."""
+    return dict(read_json(path)) if path.is_file() else None
 
 
-def _same(kind: Kind, name: str, before: Any, now: Any) -> Compared:
+def _same(kind: Kind, name: str, before: object, now: object) -> Compared:
     if before is None or now is None:
         return Compared(kind, name, "cannot check", _text(before), _text(now))
     grade: Grade = "identical" if before == now else "differs"
     return Compared(kind, name, grade, _text(before), _text(now))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return "–" if value is None else str(value)
 
 
 def _masks(name: str, before: Path, now: Path) -> Compared:
     if not (before.is_file() and now.is_file()):
         return Compared("mask", name, "cannot check", str(before.is_file()), str(now.is_file()))
-    first, second = Mask.load(before), Mask.load(now)
-    if first.hash == second.hash:
-        return Compared("mask", name, "identical", first.hash, second.hash)
+    old, new = Mask.load(before), Mask.load(now)
+    if old.hash == new.hash:
+        return Compared("mask", name, "identical", old.hash, new.hash)
     shared = sum(
-        int(_isin(tensor.index, second.tensors[key].index))
-        for key, tensor in first.tensors.items()
-        if key in second.tensors
+        _shared(tensor.index, new.tensors[key].index)
+        for key, tensor in old.tensors.items()
+        if key in new.tensors
     )
-    words = f"{second.count} weights, {shared} of them shared"
-    return Compared("mask", name, "differs", f"{first.count} weights", words)
+    words = f"{new.count} weights, {shared} of them shared"
+    return Compared("mask", name, "differs", f"{old.count} weights", words)
 
 
-def _isin(first: Any, second: Any) -> int:
-    return len(set(first.tolist()) & set(second.tolist()))
+def _shared(old: Tensor, new: Tensor) -> int:
+    """Return how many places two lists [*] share."""
+    return len(set(old.tolist()) & set(new.tolist()))
 
 
 def _records(name: str, before: Path, now: Path) -> Compared:
     """Compare the rows of a cell: their order, every text and every number."""
     if not (before.is_file() and now.is_file()):
         return Compared("records", name, "cannot check", str(before.is_file()), str(now.is_file()))
-    first, second = read_parquet(before), read_parquet(now)
-    if len(first) != len(second):
-        return Compared("records", name, "differs", f"{len(first)} rows", f"{len(second)} rows")
-    grades = [compare_values(one, other) for one, other in zip(first, second, strict=True)]
+    old, new = read_parquet(before), read_parquet(now)
+    if len(old) != len(new):
+        return Compared("records", name, "differs", f"{len(old)} rows", f"{len(new)} rows")
+    grades = [compare_values(old_row, new_row) for old_row, new_row in zip(old, new, strict=True)]
     worst = _worst(grades)
     count = sum(grade == worst for grade in grades)
-    what = f"{first[0]['role']}, {first[0]['cut_kind']} {first[0]['q']:g}" if first else ""
-    return Compared("records", name, worst, what, f"{count} of {len(grades)} rows {worst}")
+    variant = f"{old[0]['role']}, {old[0]['cut_kind']} {old[0]['q']:g}" if old else ""
+    return Compared("records", name, worst, variant, f"{count} of {len(grades)} rows {worst}")
 
 
-def _claims(study: str, before: Any, now: Any) -> Iterable[Compared]:
-    old, new = (
-        {c["claim"]: c for c in (results or {"claims": []})["claims"] if c["study"] == study}
-        for results in (before, now)
-    )
+class _ClaimRow(TypedDict):
+    """What is read of a claim of `results.json`; the rest is compared as it is."""
+
+    study: str
+    claim: str
+    verdict: str
+    effect: Mapping[str, float | None]
+
+
+def _claims_of(study: str, run: Path) -> dict[str, _ClaimRow]:
+    """Return the claims of a study by their words; none without results."""
+    path = run / "results.json"
+    rows: list[_ClaimRow] = read_json(path)["claims"] if path.is_file() else []
+    return {row["claim"]: row for row in rows if row["study"] == study}
+
+
+def _claims(
+    study: str, old: Mapping[str, _ClaimRow], new: Mapping[str, _ClaimRow]
+) -> Iterable[Compared]:
     for claim in dict.fromkeys([*old, *new]):
         name = f"{study}: {claim}"
         if claim not in old or claim not in new:
@@ -262,12 +281,12 @@ def _claims(study: str, before: Any, now: Any) -> Iterable[Compared]:
         )  # fmt: skip
 
 
-def _claim_text(claim: Mapping[str, Any]) -> str:
+def _claim_text(claim: _ClaimRow) -> str:
     value = claim["effect"]["value"]
-    return str(claim["verdict"]) + ("" if value is None else f", {value:.6g}")
+    return claim["verdict"] + ("" if value is None else f", {value:.6g}")
 
 
-def compare_values(before: Any, now: Any, rounding: float = ROUNDING) -> Grade:
+def compare_values(before: object, now: object, rounding: float = ROUNDING) -> Grade:
     """Compare two plain values, mappings and lists by their parts.
 
     Args:
@@ -300,5 +319,5 @@ def _worst(grades: Iterable[Grade]) -> Grade:
     return max(grades, key=GRADES.index, default="identical")
 
 
-def _is_nan(value: Any) -> bool:
+def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)

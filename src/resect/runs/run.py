@@ -1,4 +1,4 @@
-"""A run from its configuration to its report, in one process or several.
+"""A run from its configuration to its report, in one process or several: `carry_out`.
 
 Workers are separate processes that each take a shard of the cells. They share nothing but the run
 folder, so the same shards can be given to any scheduler with `--shard i/n`.
@@ -6,30 +6,42 @@ folder, so the same shards can be given to any scheduler with `--shard i/n`.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from resect.errors import InputError
 from resect.evaluation.judges import find_judge
+from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
 from resect.files.reading import read_json, refuse_links_out
+from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import Claim, StudyResult
 from resect.runs.config import dump_config, load_config
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
-from resect.studies.cells import Cell, is_done, merge, needed_keep
+from resect.studies.cells import (
+    Cell,
+    asked_path,
+    is_done,
+    lacks_verdicts,
+    merge,
+    needed_keep,
+    record_path,
+)
 from resect.studies.design import RunConfig
 from resect.weights.fit import all_forced
 
 OnProgress = Callable[[int, int], None]
+# Shows progress while its block runs, as `resect.cli.show.progress` does.
+Watch = Callable[[], contextlib.AbstractContextManager[OnProgress]]
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,9 @@ def parse_shard(text: str) -> Shard:
     Raises:
         InputError: The text is something else.
     """
-    first, _, second = text.partition("/")
-    if first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second):
-        return Shard(int(first) - 1, int(second))
+    index, _, count = text.partition("/")
+    if index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+        return Shard(int(index) - 1, int(count))
     raise InputError("cannot read the shard", got=repr(text), allowed="i/n with 1 ≤ i ≤ n")
 
 
@@ -95,9 +107,10 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             raise InputError(
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
+        _set_unjudged_apart(config, run)
         return
     # What a killed process was writing does not make a folder full.
-    if run.exists() and (run.is_file() or any(not is_unfinished(one) for one in run.iterdir())):
+    if run.exists() and (run.is_file() or any(not is_unfinished(inner) for inner in run.iterdir())):
         raise InputError(
             "the output folder is not empty and holds no run",
             got=str(run),
@@ -106,8 +119,96 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
     write_text(path, dump_config(config))
 
 
+def _set_unjudged_apart(config: RunConfig, run: Path) -> None:
+    """Give records without verdicts the name that says so.
+
+    Version 0.1.0 wrote them under their final name and wrote them again when they were judged.
+    """
+    for cell in plan_run(config):
+        path = record_path(run, cell)
+        if path.exists() and lacks_verdicts(read_parquet(path), cell):
+            # Another shard may open the run at the same time.
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(asked_path(run, cell))
+
+
 def _silent(_done: int, _total: int) -> None:
     """Report progress to nobody."""
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[OnProgress]:
+    """Show no progress."""
+    yield _silent
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a command adds to a run. The steps are called in this order.
+
+    Attributes:
+        check: Called once the folder is opened and not yet locked.
+        prepare: Called before anything is measured; the folder is locked from here on.
+        measure: Takes the place of `measure_all`; returns whether all cells are done.
+        conclude: Called with the path of `results.json`, before the report is built.
+    """
+
+    check: Callable[[], None] = lambda: None
+    prepare: Callable[[], None] = lambda: None
+    measure: Callable[[OnProgress], bool] | None = None
+    conclude: Callable[[Path], None] = lambda _results: None
+
+
+def carry_out(
+    config: RunConfig,
+    run: Path,
+    *,
+    resume: bool,
+    jobs: int = 1,
+    started: float | None = None,
+    watch: Watch = unwatched,
+    steps: Steps | None = None,
+    report: bool = True,
+) -> Path | None:
+    """Open a run folder, lock it, measure every cell, weigh the claims and write the report.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+        resume: Go on with a run of the same configuration that the folder holds.
+        jobs: Worker processes.
+        started: When the command began, by `time.perf_counter`; the report then says how many
+            seconds it took.
+        watch: Opened around the measuring, which tells it of progress.
+        steps: What the command adds.
+        report: Whether to build the report, `report.html` in the folder.
+
+    Returns:
+        The path of `results.json`; None if `steps.measure` has left cells for later.
+
+    Raises:
+        InputError: The folder is in use or holds something else, or a step met a problem that the
+            user can fix.
+    """
+    steps = steps or Steps()
+    open_run(config, run, resume=resume)
+    steps.check()
+    with locked(run):
+        steps.prepare()
+        with watch() as update:
+            if steps.measure is None:
+                measure_all(config, run, jobs=jobs, on_progress=update)
+            elif not steps.measure(update):
+                return None
+        seconds = None if started is None else time.perf_counter() - started
+        results = summarise_run(config, run, seconds=seconds)
+        steps.conclude(results)
+        if report:
+            # Workers import this module too, and draw nothing.
+            from resect.report import build_report
+
+            build_report(run)
+    return results
 
 
 def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
@@ -170,10 +271,10 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     """
     measured = Measurements(config, run)
     results = [_studied(name, measured) for name in chosen_studies(config)]
-    facts = _facts(config, run, seconds)
-    write_json(run / "manifest.json", facts)
+    origin = _facts(config, run, seconds)
+    write_json(run / "manifest.json", origin)
     path = run / "results.json"
-    write_json(path, _results(config, results, facts))
+    write_json(path, _results(config, results, origin))
     return path
 
 
@@ -188,12 +289,13 @@ def _studied(name: str, measured: Measurements) -> StudyResult:
     if len(seeds) == 1:
         return result
     alone = {str(seed): STUDIES[name].summarise(measured.of_seed(seed)).claims for seed in seeds}
+    by_seed = [
+        {seed: claims[index].verdict for seed, claims in alone.items()}
+        for index in range(len(result.claims))
+    ]
     claims = (
-        agreed(
-            replace(claim, by_seed={seed: own[at].verdict for seed, own in alone.items()}),
-            measured.config.most_dissent,
-        )
-        for at, claim in enumerate(result.claims)
+        agreed(replace(claim, by_seed=verdicts), measured.config.most_dissent)
+        for claim, verdicts in zip(result.claims, by_seed, strict=True)
     )
     return replace(result, claims=tuple(claims))
 
@@ -208,31 +310,33 @@ def agreed(claim: Claim, most_dissent: float) -> Claim:
     return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
-def _results(config: RunConfig, results: list[StudyResult], facts: Any) -> dict[str, Any]:
+def _results(
+    config: RunConfig, results: list[StudyResult], origin: Mapping[str, object]
+) -> dict[str, object]:
     return {
         "name": config.name,
         "quick": config.quick,
         "claims": [plain(claim) for result in results for claim in result.claims],
         "studies": plain(results),
-        "provenance": facts,
+        "provenance": origin,
     }
 
 
-def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, Any]:
-    places = sorted({place for place in config.data.values() if "{seed}" not in place})
-    places += sorted(
-        place.replace("{seed}", str(seed))
-        for place in config.data.values()
-        if "{seed}" in place
+def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, object]:
+    specs = sorted({spec for spec in config.data.values() if "{seed}" not in spec})
+    specs += sorted(
+        spec.replace("{seed}", str(seed))
+        for spec in config.data.values()
+        if "{seed}" in spec
         for seed in config.seeds
     )
     models = [read_json(path) for path in sorted((run / "models").glob("*.json"))]
-    forced = all_forced(*(facts.get("forced", "") for facts in models))
+    forced = all_forced(*(model.get("forced", "") for model in models))
     return {
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
-        "models": {f"{facts['role']}-{facts['seed']}": facts["fingerprint"] for facts in models},
-        "data": {place: hash_file(place) for place in places if Path(place).is_file()},
+        "models": {f"{model['role']}-{model['seed']}": model["fingerprint"] for model in models},
+        "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),

@@ -54,17 +54,17 @@ def sweep_config(request: SweepRequest) -> RunConfig:
     Raises:
         InputError: The grid file or an option cannot be used.
     """
-    scored: dict[str, Any] = {"skip": request.skip, "limit": request.limit}
-    targets: dict[str, Any] = {"generation": {"data": "target", **scored}}
-    methods: list[dict[str, Any]] = []
+    scored: dict[str, object] = {"skip": request.skip, "limit": request.limit}
+    targets: dict[str, dict[str, object]] = {"generation": {"data": "target", **scored}}
+    methods: list[dict[str, object]] = []
     if request.contrast is not None:
         targets["generation"]["contrast"] = "contrast"
         targets["plain"] = {"data": "target", **scored}
         targets["contrast"] = {"data": "contrast", **scored}
         methods.append({"name": "plain", "target": "plain"})
     if request.rounds > 1:
-        rounds = {"target": "generation", "rounds": request.rounds}
-        methods.append({"name": f"configured, {request.rounds} rounds", **rounds})
+        name = f"configured, {request.rounds} rounds"
+        methods.append({"name": name, "target": "generation", "rounds": request.rounds})
     data = {
         "target": request.target,
         "preserve": request.preserve,
@@ -73,12 +73,12 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "utility": request.utility,
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
-    asked = "evaluation" if request.evaluation else "target"
-    frontier: dict[str, Any] = {
-        "fractions": list(request.fractions),
-        "protected": list(request.protected),
+    questions = "evaluation" if request.evaluation else "target"
+    grid: dict[str, list[object]] = {
+        "fractions": [*request.fractions],
+        "protected": [*request.protected],
     }
-    frontier |= {"utility_drop": request.budget, "methods": methods} | _grid(request.grid)
+    grid |= _grid(request.grid)
     values = {
         "name": f"frontier of {request.model}",
         "seeds": list(request.seeds),
@@ -87,25 +87,27 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "format": request.format,
         "targets": targets,
         "preserve": {"data": "preserve", "limit": request.limit},
-        "selection": {"p": frontier["protected"][0]},
+        "selection": {"p": grid["protected"][0]},
         "attack": {
             "name": request.attack,
             "tokens": request.prefill_tokens,
             "phrase": request.phrase,
         },
         "evaluation": {
-            "probes": {"generation": asked, **utility},
+            "probes": {"generation": questions, **utility},
             "limit": request.prompts,
             "judge": request.judge,
             "max_new_tokens": request.max_new_tokens,
             "batch_size": request.batch_size,
         },
-        "studies": {"frontier": frontier},
+        "studies": {
+            "frontier": {"utility_drop": request.budget, "methods": methods, **grid},
+        },
     }
     return parse_config(values, "the sweep")
 
 
-def _grid(path: Path | None) -> dict[str, Any]:
+def _grid(path: Path | None) -> dict[str, list[object]]:
     """Read `fractions`, `protected` and `scopes` from a YAML file."""
     if path is None:
         return {}

@@ -7,16 +7,17 @@ and it is measured once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from resect.files.origin import hash_value
-from resect.files.tables import read_parquet
 from resect.records import Scope
 from resect.studies.design import RunConfig
 
+# Ends the names of records that no judge has seen.
+ASKED = ".asked.parquet"
 Kind = Literal["target", "random", "magnitude", "opposite", "next_slice"]
 
 
@@ -101,9 +102,9 @@ class Cell:
     @property
     def key(self) -> str:
         """Name of the cell's files; the probes are not part of it."""
-        facts: list[Any] = [self.role, self.seed, self.attack]
-        facts += [None if one is None else asdict(one) for one in (self.cut, self.tuning)]
-        return hash_value(facts)
+        values: list[object] = [self.role, self.seed, self.attack]
+        values += [None if step is None else asdict(step) for step in (self.cut, self.tuning)]
+        return hash_value(values)
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:
@@ -119,8 +120,19 @@ def merge(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def record_path(run: Path, cell: Cell) -> Path:
-    """Return where a cell's rows are."""
+    """Return where a cell's rows are once all of them are judged."""
     return run / "records" / f"{cell.key}.parquet"
+
+
+def asked_path(run: Path, cell: Cell) -> Path:
+    """Return where a cell's rows are until then."""
+    return run / "records" / f"{cell.key}{ASKED}"
+
+
+def judged_records(run: Path) -> list[Path]:
+    """Return the records of all cells that are done."""
+    paths = sorted((run / "records").glob("*.parquet"))
+    return [path for path in paths if not path.name.endswith(ASKED)]
 
 
 def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
@@ -128,18 +140,19 @@ def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
     return run / "masks" / f"{hash_value([role, seed, asdict(cut)])}.mask.safetensors"
 
 
-def at_seed(place: str, seed: int) -> str:
+def at_seed(template: str, seed: int) -> str:
     """Return a place with `{seed}` filled in."""
-    return place.replace("{seed}", str(seed))
+    return template.replace("{seed}", str(seed))
 
 
 def is_done(run: Path, cell: Cell) -> bool:
-    """Return whether all probes of the cell are recorded and judged."""
-    path = record_path(run, cell)
-    if not path.exists():
-        return False
-    rows = read_parquet(path)
-    return set(cell.probes) <= {row["probe"] for row in rows if row["judge"] is not None}
+    """Return whether the cell is recorded and judged."""
+    return record_path(run, cell).exists()
+
+
+def lacks_verdicts(rows: Iterable[Mapping[str, object]], cell: Cell) -> bool:
+    """Return whether a probe of the cell has no judged row among these."""
+    return not set(cell.probes) <= {row["probe"] for row in rows if row["judge"] is not None}
 
 
 def changes_path(run: Path, cell: Cell) -> Path:

@@ -33,9 +33,9 @@ class Measurements:
 
     def of_seed(self, seed: int) -> Measurements:
         """Return what the same run has measured of one seed; what was read stays read."""
-        found = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
-        found._rows, found._resamplers = self._rows, self._resamplers
-        return found
+        measured = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        measured._rows, measured._resamplers = self._rows, self._resamplers
+        return measured
 
     def rows(self, cell: Cell) -> list[Row]:
         """Return a cell's rows in the order of its examples.
@@ -69,21 +69,21 @@ class Measurements:
             category: Rows of this category alone; "" for all.
             keep: Rows for which it is true alone; None for all.
         """
-        found: dict[str, list[float | None]] = {}
+        groups: dict[str, list[float | None]] = {}
         for cell in cells:
             for row in self.rows(cell):
                 if row["probe"] != probe or category not in ("", row["category"]):
                     continue
                 if keep is None or keep(row):
                     stratum = f"{cell.seed}/{row['category']}"
-                    found.setdefault(stratum, []).append(_score(row))
-        return _with_enough(found)
+                    groups.setdefault(stratum, []).append(_score(row))
+        return _with_enough(groups)
 
     def resampler(self, probe: str) -> Resampler:
         """Return what resamples a probe's prompts: together, if all seeds are asked the same."""
         if probe not in self._resamplers:
-            place = self.config.data[self.config.evaluation.probes[probe]]
-            self._resamplers[probe] = Resampler(probe, together="{seed}" not in place)
+            spec = self.config.data[self.config.evaluation.probes[probe]]
+            self._resamplers[probe] = Resampler(probe, together="{seed}" not in spec)
         return self._resamplers[probe]
 
     def rate(
@@ -99,26 +99,28 @@ class Measurements:
     def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
         """Return how many different scored prompts stand behind a rate."""
         strata = self.strata(cells, probe, category)
-        scored = {name: [score is not None for score in own] for name, own in strata.items()}
+        scored = {name: [score is not None for score in scores] for name, scores in strata.items()}
         return self.resampler(probe).trials(scored)
 
     def share(
         self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
     ) -> Sample:
         """Return the share of replies with one of the outcomes, with paired bootstrap draws."""
-        found: dict[str, list[float | None]] = {}
+        groups: dict[str, list[float | None]] = {}
         for cell in cells:
             for row in self.rows(cell):
                 if row["probe"] == probe and category in ("", row["category"]):
-                    known = row["outcome"]
-                    hit = None if known is None else float(known in outcomes)
-                    found.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
-        return self.resampler(probe).rate(_with_enough(found))
+                    outcome = row["outcome"]
+                    hit = None if outcome is None else float(outcome in outcomes)
+                    groups.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
+        return self.resampler(probe).rate(_with_enough(groups))
 
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
         cells = list(cells)
-        scores = [one for group in self.strata(cells, probe, category).values() for one in group]
+        scores = [
+            score for group in self.strata(cells, probe, category).values() for score in group
+        ]
         unscored = sum(score is None for score in scores) / len(scores) if scores else 1.0
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
@@ -143,12 +145,12 @@ def _with_enough(strata: dict[str, list[float | None]]) -> dict[str, list[float 
 
     A bootstrap within a stratum of one or two prompts has no spread to speak of.
     """
-    found: dict[str, list[float | None]] = {}
+    enough: dict[str, list[float | None]] = {}
     for name, scores in strata.items():
         few = len(scores) < LEAST_PROMPTS
         key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
-        found.setdefault(key, []).extend(scores)
-    return found
+        enough.setdefault(key, []).extend(scores)
+    return enough
 
 
 def _score(row: Row) -> float | None:

@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 from resect.errors import InputError
-from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.runs.launch.part import Part
 from resect.runs.launch.resources import Resources, planned
 from resect.runs.launch.slurm import queued
-from resect.runs.launch.status import is_dead, said_by
+from resect.runs.launch.status import is_dead, launched_in, said_by
 from resect.runs.run import OnProgress, Shard, plan_run
 from resect.studies.cells import Cell, is_done
 from resect.studies.design import RunConfig
@@ -85,8 +85,8 @@ def launch_run(
         return True
     refuse_busy(run)
     count = min(len(todo), parts or jobs)
-    given = planned(config, todo, resources or Resources(), launcher, count)
-    work = _Work(run, launcher, given, jobs, _dealt(run, todo, count, given.cpus))
+    resources = planned(config, todo, resources or Resources(), launcher, count)
+    work = _Work(run, launcher, resources, jobs, _dealt(run, todo, count, resources.cpus))
     work.submit_waiting()
     if not wait and launcher == "slurm":
         return False
@@ -101,11 +101,11 @@ def launch_run(
 def _dealt(run: Path, todo: list[Cell], count: int, cpus: int) -> list[Part]:
     """Deal the cells to parts that have said nothing yet."""
     parts = [
-        Part(run.absolute(), at, tuple(cell.key for cell in Shard(at, count).of(todo)), cpus)
-        for at in range(count)
+        Part(run.absolute(), index, tuple(cell.key for cell in Shard(index, count).of(todo)), cpus)
+        for index in range(count)
     ]
-    for part in parts:
-        part.state_path.unlink(missing_ok=True)
+    for task in parts:
+        task.state_path.unlink(missing_ok=True)
     return parts
 
 
@@ -113,11 +113,11 @@ class _Work:
     """The jobs of one launch: which part is at which job."""
 
     def __init__(
-        self, run: Path, launcher: Launcher, given: Resources, jobs: int, parts: list[Part]
+        self, run: Path, launcher: Launcher, resources: Resources, jobs: int, parts: list[Part]
     ):
         self.run = run
         self.launcher = launcher
-        self.given = given
+        self.resources = resources
         self.most = jobs
         self.parts = parts
         self.waiting = list(parts)
@@ -134,21 +134,21 @@ class _Work:
         if room < 1:
             return
         now, self.waiting = self.waiting[:room], self.waiting[room:]
-        executor = _executor(self.run, self.launcher, self.given, self.most)
+        executor = _executor(self.run, self.launcher, self.resources, self.most)
         with _refusals(), _outside_of_a_job(), _interruptible(), executor.batch():
-            submitted = [executor.submit(part) for part in now]
+            submitted = [executor.submit(task) for task in now]
         self.begun = self.asked = time.monotonic()
-        for part, job in zip(now, submitted, strict=True):
-            self.jobs[part.index] = job
-            self.names[part.index] = job.job_id
-            self.starts[part.index] += 1
+        for task, job in zip(now, submitted, strict=True):
+            self.jobs[task.index] = job
+            self.names[task.index] = job.job_id
+            self.starts[task.index] += 1
         write_json(
             self.run / "launch" / "parts.json",
             {
                 "launcher": self.launcher,
                 "parts": [
-                    {"part": part.index, "job": self.names.get(part.index), "cells": part.keys}
-                    for part in self.parts
+                    {"part": task.index, "job": self.names.get(task.index), "cells": task.keys}
+                    for task in self.parts
                 ],
             },
         )
@@ -166,27 +166,27 @@ class _Work:
     def look(self) -> bool:
         """Take note of jobs that have ended; return whether all parts are done."""
         over = self.over()
-        for part in self.parts:
-            if part.index not in over:
+        for task in self.parts:
+            if task.index not in over:
                 continue
-            job = self.jobs.pop(part.index)
-            state = said_by(self.run, part.index)
+            job = self.jobs.pop(task.index)
+            state = said_by(self.run, task.index)
             if state["state"] == "done":
                 continue
             log = f"what it printed is in {job.paths.stderr}"
             if state["state"] == "failed":
                 raise InputError(
-                    f"part {part.index + 1} of {len(self.parts)} failed: {state['message']}",
+                    f"part {task.index + 1} of {len(self.parts)} failed: {state['message']}",
                     fix=f"{log}; go on with --resume",
                 )
-            if self.starts[part.index] > RETRIES:
+            if self.starts[task.index] > RETRIES:
                 raise InputError(
-                    f"part {part.index + 1} of {len(self.parts)} was ended from outside "
-                    f"{self.starts[part.index]} times",
+                    f"part {task.index + 1} of {len(self.parts)} was ended from outside "
+                    f"{self.starts[task.index]} times",
                     got=f"job {job.job_id}, last at cell {state.get('cell', 'none')}",
                     fix=f"{log}; ask for more --mem or --time, and go on with --resume",
                 )
-            self.waiting.append(part)
+            self.waiting.append(task)
         self.submit_waiting()
         return not self.jobs and not self.waiting
 
@@ -197,8 +197,10 @@ class _Work:
         for one that was killed.
         """
         if self.launcher == "local":
-            return {at for at, job in self.jobs.items() if job.done()}
-        ended = {at for at in self.jobs if said_by(self.run, at)["state"] in ("done", "failed")}
+            return {index for index, job in self.jobs.items() if job.done()}
+        ended = {
+            index for index in self.jobs if said_by(self.run, index)["state"] in ("done", "failed")
+        }
         now = time.monotonic()
         # The longer jobs take, the less a minute matters.
         if now - self.asked >= min(MOST_PATIENCE, max(1.0, (now - self.begun) / 20)):
@@ -210,7 +212,9 @@ class _Work:
         """Return the parts whose jobs Slurm has ended; none if it cannot be asked now."""
         queue = queued(job.job_id for job in self.jobs.values()) or {}
         return {
-            at for at, job in self.jobs.items() if job.job_id in queue and queue[job.job_id].is_over
+            index
+            for index, job in self.jobs.items()
+            if job.job_id in queue and queue[job.job_id].is_over
         }
 
     def cancel(self) -> None:
@@ -225,7 +229,7 @@ class _Work:
             time.sleep(0.05 if local else 1.0)
 
 
-def _submitit() -> Any:
+def _submitit() -> ModuleType:
     try:
         import submitit
     except ImportError as error:
@@ -286,18 +290,20 @@ def _outside_of_a_job() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any:
-    submitit = _submitit()
+def _executor(run: Path, launcher: Launcher, resources: Resources, jobs: int) -> submitit.Executor:
+    library = _submitit()
     folder = run.absolute() / "launch" / "logs"
     if launcher == "local":
         gpus = _visible_gpus()
-        executor = submitit.LocalExecutor(folder)
-        executor.update_parameters(
-            timeout_min=given.minutes, gpus_per_node=len(gpus), visible_gpus=gpus
+        local: submitit.Executor = library.LocalExecutor(folder)
+        local.update_parameters(
+            timeout_min=resources.minutes, gpus_per_node=len(gpus), visible_gpus=gpus
         )
-        return executor
+        return local
     try:
-        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
+        executor: submitit.Executor = library.AutoExecutor(
+            folder, cluster="slurm", slurm_max_num_timeout=TIMEOUTS
+        )
     except RuntimeError as error:
         raise InputError(
             "there is no Slurm on this machine",
@@ -305,16 +311,16 @@ def _executor(run: Path, launcher: Launcher, given: Resources, jobs: int) -> Any
             fix="submit from a login node, use --launcher local, or --shard i/n elsewhere",
         ) from error
     executor.update_parameters(
-        timeout_min=given.minutes,
+        timeout_min=resources.minutes,
         name="resect",
-        cpus_per_task=given.cpus,
+        cpus_per_task=resources.cpus,
         slurm_array_parallelism=jobs,
-        slurm_signal_delay_s=min(NOTICE, 15 * given.minutes),
-        slurm_additional_parameters={"requeue": True, **dict(given.extra)},
+        slurm_signal_delay_s=min(NOTICE, 15 * resources.minutes),
+        slurm_additional_parameters={"requeue": True, **dict(resources.extra)},
         # A cluster without GPUs refuses to hear of them, even of none.
-        **({"gpus_per_node": given.gpus} if given.gpus else {}),
-        **({"mem_gb": given.memory} if given.memory else {}),
-        **({"slurm_partition": given.partition} if given.partition else {}),
+        **({"gpus_per_node": resources.gpus} if resources.gpus else {}),
+        **({"mem_gb": resources.memory} if resources.memory else {}),
+        **({"slurm_partition": resources.partition} if resources.partition else {}),
     )
     return executor
 
@@ -324,8 +330,8 @@ def _visible_gpus() -> tuple[int, ...]:
     import torch
 
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if all(one.strip().isdigit() for one in chosen):
-        return tuple(int(one) for one in chosen)
+    if all(number.strip().isdigit() for number in chosen):
+        return tuple(int(number) for number in chosen)
     return tuple(range(torch.cuda.device_count()))
 
 
@@ -339,21 +345,27 @@ def refuse_busy(run: Path) -> None:
         InputError: There are such jobs, or Slurm cannot be asked about them.
     """
     path = run / "launch" / "parts.json"
-    if not path.exists():
+    launched = launched_in(run)
+    if launched is None:
         return
-    known: dict[str, Any] = read_json(path)
-    if known["launcher"] == "local":
-        said = [said_by(run, part["part"]) for part in known["parts"]]
-        here = [one for one in said if one["state"] == "running" and not is_dead(one)]
-        if here:
+    if launched["launcher"] == "local":
+        accounts = [said_by(run, row["part"]) for row in launched["parts"]]
+        running = [
+            account
+            for account in accounts
+            if account["state"] == "running" and not is_dead(account)
+        ]
+        if running:
             raise InputError(
                 "jobs of this run are still at work",
-                got=", ".join(f"process {one['pid']} on {one['host']}" for one in here[:5]),
+                got=", ".join(
+                    f"process {account['pid']} on {account['host']}" for account in running[:5]
+                ),
                 fix=f"wait for them (resect study status {run}) or end them; if they are surely "
                 f"gone, delete {path}",
             )
         return
-    names = [part["job"] for part in known["parts"] if part["job"] is not None]
+    names = [row["job"] for row in launched["parts"] if row["job"] is not None]
     queue = queued(names)
     if queue is None:
         raise InputError(
@@ -361,7 +373,7 @@ def refuse_busy(run: Path) -> None:
             got=", ".join(names[:5]),
             fix=f"go on where its commands are; if the jobs are surely gone, delete {path}",
         )
-    busy = [f"{name} {found}" for name, found in queue.items() if not found.is_over]
+    busy = [f"{name} {answer}" for name, answer in queue.items() if not answer.is_over]
     if busy:
         raise InputError(
             "jobs of this run are still at work",

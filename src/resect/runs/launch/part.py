@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from resect.errors import ResectError
 from resect.files.locking import Owner
@@ -16,6 +16,30 @@ from resect.runs.config import load_config
 from resect.runs.measure import run_cells
 from resect.runs.run import plan_run
 from resect.studies.cells import is_done, needed_keep
+
+if TYPE_CHECKING:
+    import submitit
+
+
+class Account(TypedDict, total=False):
+    """What a job writes of itself: who it is (as `Owner`), what it does, and since when.
+
+    Attributes:
+        state: `running`, `done`, `failed` or `waiting`.
+        message: Why it failed.
+        seen: When it wrote this, seconds since 1970.
+        cell: Key of the cell that it is at.
+    """
+
+    pid: int
+    host: str
+    space: str
+    started: float
+    since: str
+    state: str
+    message: str
+    seen: float
+    cell: str
 
 
 @dataclass(frozen=True)
@@ -41,11 +65,11 @@ class Part:
 
     def __call__(self) -> None:
         """Measure the cells of the part that are not done."""
-        facts = asdict(Owner.this())
-        self._say(facts, "running")
+        owner: dict[str, object] = asdict(Owner.this())
+        self._say(owner, "running")
         state, message = "failed", ""
         try:
-            self._measure(facts)
+            self._measure(owner)
             state = "done"
         except ResectError as error:
             message = str(error)
@@ -56,15 +80,15 @@ class Part:
         finally:
             if state == "failed" and not message:
                 message = f"{type(sys.exception()).__name__}: {sys.exception()}"
-            self._say(facts | self._cell(), state, message)
+            self._say(owner | self._cell(), state, message)
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Return what a preempted job does when it starts again: the same, less what is done."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
-    def _measure(self, facts: dict[str, Any]) -> None:
+    def _measure(self, owner: dict[str, object]) -> None:
         import torch
 
         torch.set_num_threads(self.threads)
@@ -73,19 +97,19 @@ class Part:
             torch.cuda.set_device(self.index % torch.cuda.device_count())
         config = load_config(self.run / "config.yaml")
         cells = plan_run(config)
-        wanted = set(self.keys)
-        own = [cell for cell in cells if cell.key in wanted and not is_done(self.run, cell)]
+        keys = set(self.keys)
+        todo = [cell for cell in cells if cell.key in keys and not is_done(self.run, cell)]
 
         def on_progress(done: int, _total: int) -> None:
-            if done < len(own):
-                self._say(facts | {"cell": own[done].key}, "running")
+            if done < len(todo):
+                self._say(owner | {"cell": todo[done].key}, "running")
 
-        run_cells(config, self.run, own, keep=needed_keep(config, cells), on_progress=on_progress)
+        run_cells(config, self.run, todo, keep=needed_keep(config, cells), on_progress=on_progress)
 
-    def _cell(self) -> dict[str, Any]:
-        known = read_json(self.state_path).get("cell")
-        return {} if known is None else {"cell": known}
+    def _cell(self) -> dict[str, object]:
+        key = read_json(self.state_path).get("cell")
+        return {} if key is None else {"cell": key}
 
-    def _say(self, facts: dict[str, Any], state: str, message: str = "") -> None:
-        more = {"state": state, "message": message, "seen": time.time()}
-        write_json(self.state_path, facts | more)
+    def _say(self, owner: dict[str, object], state: str, message: str = "") -> None:
+        status = {"state": state, "message": message, "seen": time.time()}
+        write_json(self.state_path, {**owner, **status})

@@ -40,19 +40,19 @@ class Resources:
 
 
 def planned(
-    config: RunConfig, cells: Iterable[Cell], given: Resources, launcher: str, parts: int
+    config: RunConfig, cells: Iterable[Cell], request: Resources, launcher: str, parts: int
 ) -> Resources:
     """Fill up what a job asks for from the plan of the cells.
 
     Args:
         config: The run's configuration.
         cells: The cells that are not done.
-        given: What the user asks for; it wins.
+        request: What the user asks for; it wins.
         launcher: The scheduler.
         parts: Number of jobs that share the work.
     """
     minutes, memory = float(UNPLANNED_MINUTES), 0.0
-    if not (given.minutes and given.memory) and launcher == "slurm":
+    if not (request.minutes and request.memory) and launcher == "slurm":
         try:
             needs = forecast(config, cells)
         except ResectError:
@@ -63,12 +63,12 @@ def planned(
             seconds = sum(need.seconds for need in needs) / parts
             minutes = START_MINUTES + SPARE_TIME * seconds / 60
             # Two bytes a weight pass through CPU memory on their way to the device.
-            most = max(2.0 * need.parameters + need.scoring.host for need in needs)
-            memory = PYTHON_GIB + 1.25 * most / GIB
-    gpus = given.gpus if given.gpus is not None else int(launcher == "slurm")
+            largest = max(2.0 * need.parameters + need.scoring.host for need in needs)
+            memory = PYTHON_GIB + 1.25 * largest / GIB
+    gpus = request.gpus if request.gpus is not None else int(launcher == "slurm")
     return replace(
-        given,
-        minutes=given.minutes or int(minutes) + 1,
-        memory=given.memory or float(int(memory + 0.999)),
+        request,
+        minutes=request.minutes or int(minutes) + 1,
+        memory=request.memory or float(int(memory + 0.999)),
         gpus=gpus,
     )

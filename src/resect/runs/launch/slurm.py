@@ -70,9 +70,9 @@ def queued(jobs: Iterable[str]) -> dict[str, Queued] | None:
     # What it says of a list of which it knows none.
     if answer.returncode and "Invalid job id" not in answer.stderr:
         return None
-    known: dict[str, Queued] = {}
+    answers: dict[str, Queued] = {}
     for line in answer.stdout.splitlines():
         name, state, reason = line.split("|", 2)
         waits = state == "PENDING" and reason not in ("", "None")
-        known[name] = Queued(state, reason if waits else "")
-    return {name: known.get(name, Queued("")) for name in names}
+        answers[name] = Queued(state, reason if waits else "")
+    return {name: answers.get(name, Queued("")) for name in names}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from resect.errors import InputError, unknown_name
 from resect.files.reading import read_yaml
@@ -62,26 +61,26 @@ def read_config(source: str, changes: Sequence[str] = ()) -> RunConfig:
     return parse_config(values, source)
 
 
-def _values(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _values(source: str, seen: tuple[str, ...]) -> dict[str, object]:
     """Return the values of a source, joined with those of what it extends."""
     if source in seen:
         raise InputError("a configuration extends itself", got=" → ".join((*seen, source)))
-    known = source.startswith(PREFIX)
-    path = _path(source.removeprefix(PREFIX)) if known else Path(source)
+    is_recipe = source.startswith(PREFIX)
+    path = _path(source.removeprefix(PREFIX)) if is_recipe else Path(source)
     values = read_values(path)
     if not isinstance(values, dict):
         raise InputError(f"{source} is no configuration", got=type(values).__name__)
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    place = str(parent)
-    if not place.startswith(PREFIX) and not known:
+    base = str(parent)
+    if not base.startswith(PREFIX) and not is_recipe:
         # A path is meant as seen from the file that names it.
-        place = str(path.parent / place)
-    return _joined(_values(place, (*seen, source)), values)
+        base = str(path.parent / base)
+    return _joined(_values(base, (*seen, source)), values)
 
 
-def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     joined = dict(below)
     for key, value in above.items():
         old = joined.get(key)
@@ -92,7 +91,7 @@ def _joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return joined
 
 
-def _change(text: str) -> dict[str, Any]:
+def _change(text: str) -> dict[str, object]:
     """Return the nested mapping that a `KEY=VALUE` stands for."""
     key, equals, written = text.partition("=")
     steps = key.split(".")
@@ -100,8 +99,8 @@ def _change(text: str) -> dict[str, Any]:
         raise InputError(
             "cannot read a change", got=repr(text), allowed="KEY=VALUE, for instance seeds=[0]"
         )
-    value: Any = read_yaml(written, f"the value of {key}")
-    for step in reversed(steps):
-        value = {step.strip(): value}
-    changed: dict[str, Any] = value
-    return changed
+    *outer, last = steps
+    change: dict[str, object] = {last.strip(): read_yaml(written, f"the value of {key}")}
+    for step in reversed(outer):
+        change = {step.strip(): change}
+    return change
