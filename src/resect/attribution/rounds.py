@@ -33,7 +33,7 @@ from resect.edit.checkpoint import forced_of
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.files.origin import hash_value
-from resect.model import load_model, model_fingerprint
+from resect.model import context_of, load_model, model_fingerprint
 from resect.records import Encoded, Format, Reduction, Scope
 from resect.weights.fit import marked
 from resect.weights.mask import Mask, MaskTensor
@@ -278,7 +278,7 @@ def locate_model(request: LocateRequest, work: Path, on_progress: Progress | Non
     contrast = None if request.contrast is None else _behaviour(request.contrast, request)
     preserve = load_data(request.preserve).split("calibration")
     model, tokenizer = load_model(request.model, dtype=request.dtype)
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
 
     def encoded(data: BehaviourSet | None, skip: int) -> list[Encoded]:
         rows = () if data is None else data.examples

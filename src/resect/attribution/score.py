@@ -21,7 +21,7 @@ from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.machine.memory import sparing
 from resect.machine.processes import ALONE, Processes
-from resect.model import load_model
+from resect.model import context_of, load_model
 from resect.model.files import has_weights
 from resect.model.load import load_tokenizer
 from resect.model.on_disk import Shelf, open_shelf
@@ -207,7 +207,7 @@ def attribute(
         InputError: An example cannot be scored, or a setting is out of range.
     """
     data = data.split("calibration")
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
     encoded = encode(data.examples, tokenizer, format=format, skip=skip, max_length=room)
     data_hash = data.hash
     if contrast is not None:

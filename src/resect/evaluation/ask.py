@@ -32,6 +32,7 @@ from resect.evaluation.decode import (
     token_log_probs,
 )
 from resect.evaluation.probes import Probe, find_probe
+from resect.model import context_of
 from resect.records import Format, Reply
 from resect.weights.mask import Mask
 
@@ -150,7 +151,7 @@ def _answers(
     how = settings.generation
     asked = [(example, at) for example in examples.examples for at in range(how.samples)]
     prompts = [attack_prompt(attack, example, tokenizer, settings.format) for example, _ in asked]
-    room = _context(model)
+    room = context_of(model)
     for (example, _), prompt in zip(asked, prompts, strict=True):
         if room is not None and len(prompt.ids) >= room:
             raise InputError(
@@ -188,14 +189,9 @@ def _answers(
     ]
 
 
-def _context(model: Any) -> int | None:
-    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return room
-
-
 def _windows(model: Any, settings: EvaluationSettings) -> tuple[int, int]:
     """Return window and stride of the perplexity probe in tokens."""
-    room = _context(model)
+    room = context_of(model)
     window = settings.window or min(room or LONGEST_WINDOW, LONGEST_WINDOW)
     stride = settings.stride or max(1, window // 2)
     if window < 2 or not 1 <= stride < window or (room is not None and window > room):
@@ -247,7 +243,7 @@ def _likelihoods(
 ) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
     encoded = encode(
-        examples.examples, tokenizer, format=settings.format, max_length=_context(model)
+        examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
     found: dict[str, tuple[float, float]] = {}
     for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):

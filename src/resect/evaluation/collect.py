@@ -33,7 +33,7 @@ from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import judge_replies
 from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
-from resect.model import load_model, model_fingerprint
+from resect.model import context_of, load_model, model_fingerprint
 from resect.records import SCHEMA_VERSION, Example, Format, Judgement, Reply
 
 # Prompts that are saved together: what an interruption may lose.
@@ -201,7 +201,7 @@ def _elicit(
     model, tokenizer = loaded
     asked = [(example, at) for example in examples for at in range(request.samples)]
     prompts = [attack_prompt(attack, e, tokenizer, request.format) for e, _ in asked]
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
     for (example, _), prompt in zip(asked, prompts, strict=True):
         if room is not None and len(prompt.ids) >= room:
             raise InputError(

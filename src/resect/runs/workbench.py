@@ -21,6 +21,7 @@ from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.model import (
+    context_of,
     find_prunable,
     load_model,
     model_fingerprint,
@@ -198,9 +199,7 @@ class Workbench:
             format=self.config.format,
             skip=target.skip,
             tokens=target.tokens,
-            max_length=getattr(
-                loaded.model.config.get_text_config(), "max_position_embeddings", None
-            ),
+            max_length=context_of(loaded.model),
         )
 
     def calibration(self, target: Target, source: _Source) -> BehaviourSet:

@@ -24,6 +24,7 @@ from resect.data.load import BehaviourSet
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.evaluation.attacks.patch import Patch
+from resect.model import context_of
 from resect.records import Encoded, Format
 from resect.weights.mask import Mask
 from resect.weights.select import select
@@ -98,7 +99,7 @@ def ablate_refusal(
         role: data[role].split("calibration").limit(settings.limit, settings.seed)
         for role in settings.roles
     }
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
     gate = ("refusal", "target") if settings.preset == "contrast" else ()
     encoded = {
         role: encode(

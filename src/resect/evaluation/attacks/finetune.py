@@ -21,6 +21,7 @@ from resect.data.load import BehaviourSet
 from resect.edit.tune import adapter, quiet, supervised
 from resect.errors import InputError
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged
+from resect.model import context_of
 from resect.records import Encoded, Format
 
 IGNORED = -100
@@ -98,7 +99,7 @@ def finetune(
             fix="set CUDA_VISIBLE_DEVICES to one of them",
         )
     chosen = data["target"].split("calibration").limit(settings.limit, settings.seed)
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
     # One place is left for the end token.
     encoded = encode(chosen.examples, tokenizer, format=format, max_length=room and room - 1)
     before = children_of(model)
