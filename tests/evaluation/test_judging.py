@@ -33,7 +33,12 @@ def reply(probe: str, text: str = "yes") -> Reply:
     return Reply("1", probe, "none", "c", "ask", "", text, key=KEY, nll=0.5)
 
 
-REPLIES = [reply("generation"), reply("refusal", "sorry"), reply("likelihood"), reply("utility")]
+REPLIES = [
+    reply("generation"),
+    reply("refusal", "I am sorry"),
+    reply("likelihood"),
+    reply("utility"),
+]
 
 
 def test_a_row_is_read_as_the_reply_that_was_written(tmp_path: Path) -> None:
