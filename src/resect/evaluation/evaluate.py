@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 from resect import files
 from resect.data.load import BehaviourSet, load_data
@@ -31,10 +32,12 @@ from resect.evaluation.served import ask_server, parse_backend, served_model
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
-from resect.records import Format, Reply
+from resect.records import Format, Interval, Reply
 from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
+
+NOT_MEASURED = Interval("", None)
 
 
 @dataclass(frozen=True)
@@ -63,17 +66,48 @@ class EvalRequest:
     force: bool = False
 
 
+class Rate(TypedDict):
+    """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
+
+    Attributes:
+        rate: Hits / scored replies; `low` and `high` are its bounds.
+        scored: Scored replies; `unscored` are the others.
+        nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
+        distinct: Different word pairs / all word pairs.
+        perplexity: exp of the mean NLL over all tokens.
+        drop: For the cut variant the relative drop of the rate against the intact model.
+    """
+
+    judge: str
+    probe: str
+    variant: str
+    rate: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int
+    nll: float | None
+    kl: float | None
+    repetition: float | None
+    distinct: float | None
+    perplexity: float | None
+    perplexity_low: float | None
+    perplexity_high: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured, for the terminal and for `results.json`.
 
     Attributes:
-        rates: A row for each judge, probe and variant: rate, 95 % interval, scored and unscored
-            replies, and for the cut variant its relative drop against the intact model.
+        rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
     """
 
-    rates: list[Row]
+    rates: list[Rate]
     agreement: list[Row]
 
 
@@ -98,24 +132,23 @@ def evaluate_model(
     if request.backend != "hf":
         return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
-    model, tokenizer = load_model(request.model)
-    prints = Prints(model_fingerprint(model), tokenizer_fingerprint(tokenizer))
+    loaded = load_model(request.model)
+    prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
-        mask = fitted(mask, prunable_tensors(model), prints, force=request.force)
+        mask = fitted(mask, prunable_tensors(loaded.model), prints, force=request.force)
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, object]] = {}
     with files.atomic_folder(output) as folder:
-        for done, (name, removed) in enumerate(variants.items()):
+        for done, (name, variant) in enumerate(variants.items()):
             if on_progress is not None:
                 on_progress(done, len(variants))
             replies[name] = ask(
-                model,
-                tokenizer,
+                loaded,
                 probes,
                 settings,
-                removed,
+                variant,
                 attack_data=attack_data,
                 on_attack=partial(attacks.__setitem__, name),
             )
@@ -233,7 +266,7 @@ def _judge_all(
         }
     for variant, path in paths.items():
         write_judged(path, variant, [judged[judge][variant] for judge in judges])
-    rates = [{"judge": judge} | row for judge in judges for row in _summary(judged[judge])]
+    rates = [row for judge in judges for row in _summary(judge, judged[judge])]
     agreement = _agreement(judged)
     files.write_json(
         folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": provenance}
@@ -316,80 +349,77 @@ def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
     probes: dict[str, BehaviourSet] = {}
     for name in request.probes:
         find_probe(name)
-        spec = specs.get(name) or specs.get("")
-        if not spec:
+        source = specs.get(name) or specs.get("")
+        if not source:
             raise InputError(
                 f"no data for the probe {name!r}",
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        data = load_data(spec, data_dir=request.data_dir)
+        data = load_data(source, data_dir=request.data_dir)
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes
 
 
-def _summary(variants: Mapping[str, list[Answer]]) -> list[Row]:
+def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
     """Return a row for each probe and variant, from the answers that one judge judged."""
-    rows: list[Row] = []
+    rates: list[Rate] = []
     for probe in _probes_of(variants["intact"]):
         resampler = Resampler(probe.name)
-        rates: dict[str, Sample] = {}
+        samples: dict[str, Sample] = {}
         for variant, answers in variants.items():
             mine = [answer for answer in answers if answer.probe == probe]
+            replies = [answer.reply for answer in mine]
             scores = [answer.judgement.score for answer in mine]
-            prompts = [answer.reply.example_id for answer in mine]
-            rates[variant] = resampler.rate({"": cluster_means(scores, prompts)})
-            interval = rates[variant].interval("rate")
-            row: Row = {
-                "probe": probe.name,
-                "variant": variant,
-                "rate": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "scored": sum(score is not None for score in scores),
-                "unscored": sum(score is None for score in scores),
-                **_likelihoods(probe, [answer.reply for answer in mine]),
-                **_perplexity([answer.reply for answer in mine], resampler),
-            }
-            drop = None
+            prompts = [reply.example_id for reply in replies]
+            samples[variant] = resampler.rate({"": cluster_means(scores, prompts)})
+            rate = samples[variant].interval("rate")
+            drop = NOT_MEASURED
             if variant != "intact":
-                drop = relative_drop(rates["intact"], rates[variant]).interval("drop")
-            row |= {
-                "drop": drop and drop.value,
-                "drop_low": drop and drop.low,
-                "drop_high": drop and drop.high,
-            }
-            rows.append(row)
-    return rows
+                drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
+            perplexity = _perplexity(replies, resampler)
+            words = [reply.text.split() for reply in replies]
+            rates.append(
+                Rate(
+                    judge=judge,
+                    probe=probe.name,
+                    variant=variant,
+                    rate=rate.value,
+                    low=rate.low,
+                    high=rate.high,
+                    scored=sum(score is not None for score in scores),
+                    unscored=sum(score is None for score in scores),
+                    nll=_mean([reply.nll for reply in replies]),
+                    kl=_mean([reply.kl for reply in replies]),
+                    repetition=_mean([reply.repetition for reply in replies]),
+                    distinct=distinct(words) if probe.coherent else None,
+                    perplexity=perplexity.value,
+                    perplexity_low=perplexity.low,
+                    perplexity_high=perplexity.high,
+                    drop=drop.value,
+                    drop_low=drop.low,
+                    drop_high=drop.high,
+                )
+            )
+    return rates
 
 
-def _likelihoods(probe: Probe, replies: Sequence[Reply]) -> dict[str, float | None]:
-    """Return what was measured on replies without a judge, as means over those that have it."""
-    words = [reply.text.split() for reply in replies]
-    return {
-        "nll": _mean([reply.nll for reply in replies]),
-        "kl": _mean([reply.kl for reply in replies]),
-        "repetition": _mean([reply.repetition for reply in replies]),
-        "distinct": distinct(words) if probe.coherent else None,
-    }
-
-
-def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> dict[str, float | None]:
+def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
     """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts."""
     texts = [(reply.nll, reply.tokens) for reply in replies if reply.nll is not None]
     measured = [(nll, tokens) for nll, tokens in texts if tokens]
-    names = ("perplexity", "perplexity_low", "perplexity_high")
-    row: dict[str, float | None] = dict.fromkeys(names)
     if not measured:
-        return row
+        return NOT_MEASURED
     total = resampler.mean({"": [nll * tokens for nll, tokens in measured]})
     tokens_of = resampler.mean({"": [float(tokens) for _, tokens in measured]})
-    interval = ratio(total, tokens_of).interval("")
-    bounds = (interval.value, interval.low, interval.high)
+    mean = ratio(total, tokens_of).interval("")
     # One text says nothing about the spread between texts.
-    shown = bounds if len(measured) > 1 else bounds[:1]
-    exponentials = [None if value is None else math.exp(value) for value in shown]
-    return row | dict(zip(names, exponentials, strict=False))
+    bounds = (mean.low, mean.high) if len(measured) > 1 else (None, None)
+    return Interval("perplexity", *map(_exponential, (mean.value, *bounds)))
+
+
+def _exponential(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -189,9 +189,9 @@ def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> li
             tokens = sum(count(each.examples or one.limit) for one in sets)
             for number in range(each.rounds):
                 found[cell.seed, _scoring(each), number] = tokens
-        attack = parse_attack(cell.attack) if cell.attack else None
-        if attack is not None and attack.model == "ablate_refusal":
-            found[cell.key] = len(attack.roles) * count(attack.ablation.limit)
+        scored = parse_attack(cell.attack).work(assumed.examples).scored if cell.attack else 0
+        if scored:
+            found[cell.key] = scored * assumed.length
     return list(found.values())
 
 
@@ -207,17 +207,14 @@ def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> tuple[float, f
     operations, memory = 0.0, 0.0
     for cell in cells:
         tuning = cell.tuning
-        attack = parse_attack(cell.attack) if cell.attack else None
+        trained = parse_attack(cell.attack).work(assumed.examples).trained if cell.attack else 0
         if tuning is not None:
             each = 6 if tuning.method == "full" else 4
             operations += each * weights * tuning.steps * tuning.batch * assumed.length
             extra = 3 if tuning.method == "full" else 0
             memory = max(memory, (3.0 + extra) * shape.parameters)
-        if attack is not None and attack.model == "finetune":
-            own = attack.finetune
-            passes = (own.limit or assumed.examples) * own.epochs
-            examples = passes if own.steps is None else own.steps * own.batch
-            operations += 4 * weights * examples * assumed.length
+        if trained:
+            operations += 4 * weights * trained * assumed.length
             memory = max(memory, 3.0 * shape.parameters)
     return operations, memory
 

@@ -36,7 +36,7 @@ from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
-from resect.model import prunable_tensors
+from resect.model import LoadedModel, prunable_tensors
 from resect.runs.metrics import note_cell
 from resect.runs.workbench import Loaded, Workbench
 from resect.studies.cells import Cell, Cut, changes_path, is_done, record_path
@@ -56,7 +56,13 @@ def measure(bench: Workbench, cell: Cell) -> None:
     if cell.tuning is not None:
         variant = _changed_weights(bench, cell, loaded, mask)
     needed = {role: bench.attack_data(role, cell.seed) for role in settings.attack.roles}
-    replies = ask(loaded.model, loaded.tokenizer, probes, settings, variant, attack_data=needed)
+    replies = ask(
+        LoadedModel(loaded.model, loaded.tokenizer),
+        probes,
+        settings,
+        variant,
+        attack_data=needed,
+    )
     facts = _facts(cell, mask, loaded)
     path = record_path(run, cell)
     write_parquet(path, [facts | row for row in rows_of(replies, None)])
