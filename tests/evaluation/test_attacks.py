@@ -33,7 +33,7 @@ from resect.evaluation.attacks.ablate import AblationSettings, contrast
 from resect.evaluation.attacks.finetune import IGNORED, FinetuneSettings, rows_of
 from resect.evaluation.decode import GenerationSettings
 from resect.files.writing import write_text
-from resect.model import prunable_tensors
+from resect.model import LoadedModel, prunable_tensors
 from resect.records import Example
 from resect.weights.mask import Mask, MaskTensor
 
@@ -54,10 +54,10 @@ DATA = {
     "preserve": behaviour("ppp"),
 }
 MODEL_ATTACKS = {
-    "finetune": AttackSettings("none", model="finetune", finetune=QUICK),
-    "contrast": AttackSettings("none", model="ablate_refusal", ablation=AblationSettings(q=0.02)),
+    "finetune": AttackSettings("none", model="finetune", settings=QUICK),
+    "contrast": AttackSettings("none", model="ablate_refusal", settings=AblationSettings(q=0.02)),
     "published": AttackSettings(
-        "none", model="ablate_refusal", ablation=AblationSettings("published")
+        "none", model="ablate_refusal", settings=AblationSettings("published")
     ),
 }
 
@@ -84,13 +84,13 @@ def logits(model: Any) -> Tensor:
         (
             "finetune:rank=4,rate=1e-3,steps=30,limit=none",
             AttackSettings(
-                "none", model="finetune", finetune=FinetuneSettings(rank=4, rate=1e-3, steps=30)
+                "none", model="finetune", settings=FinetuneSettings(rank=4, rate=1e-3, steps=30)
             ),
         ),
         (
             "ablate_refusal:published,q=0.02+prefill",
             AttackSettings(
-                "prefill", model="ablate_refusal", ablation=AblationSettings("published", q=0.02)
+                "prefill", model="ablate_refusal", settings=AblationSettings("published", q=0.02)
             ),
         ),
     ],
@@ -113,7 +113,8 @@ def test_an_attack_that_is_none_is_refused(text: str) -> None:
 
 
 def test_published_settings_are_the_defaults() -> None:
-    settings = AttackSettings(model="finetune").finetune
+    settings = AttackSettings(model="finetune").on_model
+    assert isinstance(settings, FinetuneSettings)
     assert (settings.rank, settings.alpha, settings.rate) == (128, 16, 2e-4)
     assert (settings.epochs, settings.batch, settings.dropout) == (5, 5, 0)
     assert AblationSettings("published").fractions == (0.01, 0.01)
@@ -173,7 +174,7 @@ def test_the_continuation_stands_alone_in_the_reply() -> None:
         generation=GenerationSettings(4),
     )
     probes = {"generation": DATA["target"], "detection": DATA["target"], "refusal": DATA["target"]}
-    replies = ask(model, tokenizer, probes, settings)
+    replies = ask(LoadedModel(model, tokenizer), probes, settings)
     for reply in replies:
         opened = reply.probe != "refusal"
         assert reply.attack == ("prefill" if opened else "none")
@@ -221,7 +222,7 @@ def test_an_attacked_model_comes_back(
     monkeypatch.chdir(tmp_path)
     model, tokenizer = tiny.build(architecture), tiny.tokenizer()
     before, intact, words = state(model), logits(model), str(tokenizer.init_kwargs)
-    with attacked(model, tokenizer, MODEL_ATTACKS[attack], DATA) as changed:
+    with attacked(LoadedModel(model, tokenizer), MODEL_ATTACKS[attack], DATA) as changed:
         assert changed is model
         assert not torch.equal(logits(model), intact)
         assert not any(weight.grad is not None for weight in model.parameters())
@@ -229,7 +230,7 @@ def test_an_attacked_model_comes_back(
     assert torch.equal(logits(model), intact)
     with (
         pytest.raises(KeyError),
-        attacked(model, tokenizer, MODEL_ATTACKS[attack], DATA),
+        attacked(LoadedModel(model, tokenizer), MODEL_ATTACKS[attack], DATA),
     ):
         raise KeyError
     same(before, state(model))
@@ -247,14 +248,14 @@ def test_a_model_comes_back_from_a_training_that_fails(monkeypatch: pytest.Monke
     before = state(model)
     monkeypatch.setattr(SFTTrainer, "compute_loss", fail)
     with pytest.raises(MemoryError):
-        prepare_attack(model, tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
+        prepare_attack(LoadedModel(model, tiny.tokenizer()), MODEL_ATTACKS["finetune"], DATA)
     same(before, state(model))
 
 
 def test_a_bfloat16_model_is_attacked_and_comes_back() -> None:
     model = tiny.build("llama", dtype=torch.bfloat16)
     before, intact = state(model), logits(model)
-    with attacked(model, tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA):
+    with attacked(LoadedModel(model, tiny.tokenizer()), MODEL_ATTACKS["finetune"], DATA):
         assert not torch.equal(logits(model), intact)
     same(before, state(model))
 
@@ -274,7 +275,7 @@ def test_an_attack_can_be_entered_again_and_is_made_on_the_cut_model() -> None:
     for attack in MODEL_ATTACKS.values():
         with removed(model, mask):
             cut = logits(model)
-            patch = prepare_attack(model, tokenizer, attack, DATA)
+            patch = prepare_attack(LoadedModel(model, tokenizer), attack, DATA)
             assert torch.equal(logits(model), cut)
             with patch.applied():
                 first = logits(model)
@@ -292,9 +293,9 @@ def test_finetuning_is_a_plain_loop() -> None:
     """Compare TRL's training with AdamW written out, on whole batches, where order is nothing."""
     tokenizer = tiny.tokenizer()
     settings = FinetuneSettings(rank=2, rate=1e-2, steps=6, batch=8, warmup=0.34, seed=3)
-    attack = AttackSettings("none", model="finetune", finetune=settings)
+    attack = AttackSettings("none", model="finetune", settings=settings)
     model = tiny.build("llama")
-    with attacked(model, tokenizer, attack, DATA):
+    with attacked(LoadedModel(model, tokenizer), attack, DATA):
         ours = logits(model)
     rows = rows_of(encode(DATA["target"].examples, tokenizer), tokenizer)
     with torch.random.fork_rng():
@@ -336,15 +337,17 @@ def test_training_is_repeatable_and_seeded() -> None:
     for seed in (3, 3, 4):
         model = tiny.build("llama")
         settings = FinetuneSettings(rank=2, rate=1e-2, steps=3, batch=3, seed=seed)
-        attack = AttackSettings("none", model="finetune", finetune=settings)
-        with attacked(model, tiny.tokenizer(), attack, DATA):
+        attack = AttackSettings("none", model="finetune", settings=settings)
+        with attacked(LoadedModel(model, tiny.tokenizer()), attack, DATA):
             found.append(logits(model))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
 
 
 def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    prepare_attack(tiny.build("llama"), tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
+    prepare_attack(
+        LoadedModel(tiny.build("llama"), tiny.tokenizer()), MODEL_ATTACKS["finetune"], DATA
+    )
     assert capfd.readouterr() == ("", "")
 
 
@@ -356,7 +359,9 @@ def test_training_does_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda *_, **__: switched_off.append(constants.HF_HUB_DISABLE_TELEMETRY),
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
-    prepare_attack(tiny.build("llama"), tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
+    prepare_attack(
+        LoadedModel(tiny.build("llama"), tiny.tokenizer()), MODEL_ATTACKS["finetune"], DATA
+    )
     tune(tiny.build("llama"), tiny.tokenizer(), [EXAMPLE], TuneSettings(steps=1))
     assert switched_off == [True, True]
     assert not constants.HF_HUB_DISABLE_TELEMETRY
@@ -382,8 +387,8 @@ def test_contrast_is_the_difference_of_two_first_token_scores() -> None:
     model.zero_grad(set_to_none=True)
     data = {"refusal": behaviour("rr", 8, opening="w2"), "target": DATA["target"]}
     data["refusal"] = data["refusal"]._with(data["refusal"].examples[:5])
-    attack = AttackSettings("none", model="ablate_refusal", ablation=AblationSettings(q=0.02))
-    with attacked(model, tokenizer, attack, data):
+    attack = AttackSettings("none", model="ablate_refusal", settings=AblationSettings(q=0.02))
+    with attacked(LoadedModel(model, tokenizer), attack, data):
         cut = {name: weight == 0 for name, weight in prunable_tensors(model).items()}
         for name, own in scores.items():
             count = int(0.02 * own.numel())
@@ -407,8 +412,8 @@ def test_published_preset_is_a_difference_of_unsigned_sets() -> None:
                 sums[name] = sums.get(name, torch.zeros_like(own)) + own
     model.zero_grad(set_to_none=True)
     settings = AblationSettings("published", q=0.05, p=0.05)
-    attack = AttackSettings("none", model="ablate_refusal", ablation=settings)
-    with attacked(model, tokenizer, attack, DATA):
+    attack = AttackSettings("none", model="ablate_refusal", settings=settings)
+    with attacked(LoadedModel(model, tokenizer), attack, DATA):
         for name, weight in prunable_tensors(model).items():
             tops = [
                 set(sums[name].reshape(-1).argsort(descending=True)[: int(0.05 * weight.numel())]
@@ -433,7 +438,7 @@ def test_an_attack_without_its_data_says_what_to_give() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
     settings = EvaluationSettings(attack=parse_attack("ablate_refusal"))
     with pytest.raises(InputError, match="--attack-data target=SPEC"):
-        ask(model, tokenizer, {"refusal": DATA["preserve"]}, settings, attack_data={
+        ask(LoadedModel(model, tokenizer), {"refusal": DATA["preserve"]}, settings, attack_data={
             "refusal": DATA["refusal"]
         })  # fmt: skip
 
@@ -442,7 +447,7 @@ def test_an_attack_may_not_train_on_what_is_asked() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
     settings = EvaluationSettings(attack=MODEL_ATTACKS["finetune"])
     with pytest.raises(InputError, match="calibration and in the evaluation"):
-        ask(model, tokenizer, {"refusal": DATA["target"]}, settings, attack_data=DATA)
+        ask(LoadedModel(model, tokenizer), {"refusal": DATA["target"]}, settings, attack_data=DATA)
 
 
 def test_a_model_attack_holds_for_every_probe() -> None:
@@ -450,10 +455,12 @@ def test_a_model_attack_holds_for_every_probe() -> None:
     probes = {"generation": DATA["preserve"], "likelihood": DATA["preserve"]}
     facts: list[Mapping[str, Any]] = []
     settings = EvaluationSettings(
-        attack=AttackSettings("prefill", 2, model="finetune", finetune=QUICK),
+        attack=AttackSettings("prefill", 2, model="finetune", settings=QUICK),
         generation=GenerationSettings(4),
     )
-    replies = ask(model, tokenizer, probes, settings, attack_data=DATA, on_attack=facts.append)
+    replies = ask(
+        LoadedModel(model, tokenizer), probes, settings, attack_data=DATA, on_attack=facts.append
+    )
     assert {(reply.probe, reply.attack) for reply in replies} == {
         ("generation", "finetune+prefill"),
         ("likelihood", "finetune"),
@@ -470,8 +477,7 @@ def test_data_with_splits_gives_its_calibration_split(tmp_path: Path) -> None:
     ]
     write_text(tmp_path / "t.jsonl", "\n".join(rows))
     patch = prepare_attack(
-        tiny.build("llama"),
-        tiny.tokenizer(),
+        LoadedModel(tiny.build("llama"), tiny.tokenizer()),
         MODEL_ATTACKS["finetune"],
         {"target": load_data(tmp_path / "t.jsonl")},
     )

@@ -156,7 +156,7 @@ def test_whole_turn_counts_tokens_that_span_the_boundary() -> None:
         def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
             return "".join(one.to_bytes((one.bit_length() + 7) // 8, "big").decode() for one in ids)
 
-    pairs = Pairs()
+    pairs: Any = Pairs()
     reply = pairs("wxyz", add_special_tokens=False)["input_ids"]
     assert whole_turn(pairs, "ab", reply) == ("abwxyz", 1)
     assert whole_turn(pairs, "abc", reply) == ("abcwxyz", 2)

@@ -12,9 +12,10 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog
 from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
 
+from resect.evaluation.judges.llm import RUBRICS
 from resect.integrations.inspect_tasks import (
+    MARKED,
     QUESTIONS,
-    RUBRICS,
     em_freeform,
     question_prompt,
     read_mark,
@@ -35,7 +36,7 @@ def run(
     reply: Callable[[str], str], marks: Callable[[str, str], str], folder: Path, **options: Any
 ) -> EvalLog:
     def grade(asked: str) -> str:
-        which = next(name for name, rubric in RUBRICS.items() if rubric in asked)
+        which = next(name for name in MARKED if RUBRICS[name].question in asked)
         return marks(which, asked)
 
     log = evaluate(

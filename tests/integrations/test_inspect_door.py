@@ -37,7 +37,6 @@ from resect.errors import MismatchError
 from resect.evaluation.decode import GenerationSettings, generate
 from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.files.tables import read_parquet
-from resect.integrations.cuts import mask_hash
 from resect.integrations.inspect_model import ResectAPI
 from resect.records import Example
 
@@ -109,7 +108,7 @@ def test_in_memory_model_is_cut_while_it_answers_and_whole_after(tmp_path: Path)
     assert texts(ask(cut, plain(), tmp_path)) == texts(first)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     notes = [(sample.output.metadata or {})["resect"] for sample in first.samples or []]
-    assert {note["mask_hash"] for note in notes} == {mask_hash(mask)}
+    assert {note["mask_hash"] for note in notes} == {mask.hash}
     assert {note["mask_weights"] for note in notes} == {mask.count}
 
 
@@ -283,7 +282,7 @@ def test_shell_door_equals_resect_eval(tmp_path: Path) -> None:
     assert texts(log) == [row["text"] for row in ours]
     metadata = (log.samples or [])[0].output.metadata
     assert metadata is not None
-    assert metadata["resect"]["mask_hash"] == mask_hash(mask)
+    assert metadata["resect"]["mask_hash"] == mask.hash
 
 
 def test_shell_refuses_a_foreign_mask_without_a_traceback(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.integrations import lm_eval as door
-from resect.integrations.cuts import mask_hash
 from resect.model import load_model
 
 GENERATED = """
@@ -129,7 +128,7 @@ def test_both_arms_are_compared_in_pairs(place: Path, tmp_path: Path) -> None:
     scores = [row["score"] for row in cut if row["category"] == "tiny_generated"]
     assert sum(scores) / 8 == found["cut"]
     facts = read_json(tmp_path / "out" / "results.json")["provenance"]
-    assert facts["mask_hash"] == mask_hash(tiny.cut(tiny.build("llama")))
+    assert facts["mask_hash"] == tiny.cut(tiny.build("llama")).hash
     assert facts["task_versions"]["tiny_chosen"] == 1.0
 
 
@@ -147,7 +146,7 @@ def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())
-    assert results["config"]["mask_hash"] == mask_hash(tiny.cut(tiny.build("llama")))
+    assert results["config"]["mask_hash"] == tiny.cut(tiny.build("llama")).hash
     lines = next((tmp_path / "out").rglob("samples_*.jsonl")).read_text().splitlines()
     theirs = {row["doc_id"]: row for row in map(json.loads, lines)}
 

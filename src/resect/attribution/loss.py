@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import InputError
+from resect.model import context_of
 from resect.records import CausalModel, Encoded
 
 
@@ -32,8 +33,7 @@ def check_examples(encoded: Sequence[Encoded], model: CausalModel) -> None:
     """
     if not encoded:
         raise InputError("there is no example to score")
-    config = model.config.get_text_config()
-    room = getattr(config, "max_position_embeddings", None) or math.inf
+    room = context_of(model) or math.inf
     for example in encoded:
         if example.scored_tokens < 1 or example.first_scored < 1:
             raise InputError(

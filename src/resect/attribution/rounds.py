@@ -35,7 +35,7 @@ from resect.edit.checkpoint import forced_of
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.files.origin import hash_value
-from resect.model import load_model, model_fingerprint
+from resect.model import context_of, load_model, model_fingerprint
 from resect.model.load import LoadedModel
 from resect.records import CausalModel, Encoded, Reduction, Scope, Tokenizer
 from resect.weights.fit import marked
@@ -348,7 +348,7 @@ def _behaviour(spec: str, request: LocateRequest) -> BehaviourSet:
 
 
 def _encoded(loaded: LoadedModel, data: BehaviourSet, origin: Origin) -> list[Encoded]:
-    room = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(loaded.model)
     return encode(
         data.examples, loaded.tokenizer, format=origin.format, skip=origin.skip, max_length=room
     )

@@ -22,7 +22,7 @@ from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.machine.memory import sparing
 from resect.machine.processes import ALONE, Processes
-from resect.model import load_model
+from resect.model import context_of, load_model
 from resect.model.files import has_weights
 from resect.model.load import LoadedModel, load_tokenizer
 from resect.model.on_disk import Shelf, open_shelf
@@ -210,7 +210,7 @@ def _scores_of(
     processes: Processes,
 ) -> Scores:
     model, tokenizer, reduction = source.model, source.tokenizer, settings.reduction
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = context_of(model)
 
     def encoded(data: BehaviourSet) -> list[Encoded]:
         return encode(

@@ -26,7 +26,7 @@ from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
-from resect.model import prunable_tensors
+from resect.model import LoadedModel, prunable_tensors
 from resect.records import Interval
 from resect.stats import Resampler
 from resect.weights.mask import Mask
@@ -185,7 +185,7 @@ def _scores(
     asked: BehaviourSet,
     settings: EvaluationSettings,
 ) -> dict[str, list[float | None]]:
-    replies = ask(model, tokenizer, dict.fromkeys(probes, asked), settings)
+    replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, asked), settings)
     found: dict[str, list[float | None]] = {probe: [] for probe in probes}
     for reply, verdict in zip(replies, judge_replies(replies, settings), strict=True):
         score = reply.nll if reply.probe == "likelihood" else verdict.score

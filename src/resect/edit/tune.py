@@ -21,6 +21,7 @@ import torch
 
 from resect.data.template import bounded_template
 from resect.errors import InputError
+from resect.model import context_of
 from resect.records import Example, Format
 from resect.stats import seed_of
 
@@ -258,7 +259,7 @@ def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup,
         "seed": seed_of("tune", settings.seed) % 2**31,
-        "max_length": getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        "max_length": context_of(model),
     }
 
 

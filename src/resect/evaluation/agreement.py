@@ -1,6 +1,6 @@
 """How far judges agree: the rate, and Cohen's kappa with its interval.
 
-Verdicts are compared as yes or no, at 0.5 for graded judges; replies that either judge left
+Judgements are compared as yes or no, at 0.5 for graded judges; replies that either judge left
 unscored are counted apart. With agreement p_o and, from the judges' own rates a and b, agreement by
 chance p_e = ab + (1-a)(1-b):
 
@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resect.records import Interval, Judgement
 from resect.stats import RESAMPLES, rate, rng
@@ -25,9 +25,9 @@ from resect.stats import RESAMPLES, rate, rng
 YES = 0.5
 
 
-def kappa(name: str, first: Sequence[bool], second: Sequence[bool]) -> Interval:
-    """Return Cohen's kappa of paired verdicts with its 95 % interval."""
-    pairs = np.array([first, second], dtype=np.float64)
+def kappa(name: str, ours: Sequence[bool], theirs: Sequence[bool]) -> Interval:
+    """Return Cohen's kappa of two judges' verdicts on the same replies with its 95 % interval."""
+    pairs = np.array([ours, theirs], dtype=np.float64)
     if pairs.shape[1] == 0:
         return Interval(name, None)
     value = float(_kappas(pairs[:, None, :])[0])
@@ -41,7 +41,7 @@ def kappa(name: str, first: Sequence[bool], second: Sequence[bool]) -> Interval:
     return Interval(name, value, min(low, value), max(high, value))
 
 
-def _kappas(pairs: Any) -> Any:
+def _kappas(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return kappa along the last axis of [2, R, n]; NaN where it is not defined."""
     a, b = pairs.mean(axis=-1)
     observed = (pairs[0] == pairs[1]).mean(axis=-1)
@@ -50,33 +50,33 @@ def _kappas(pairs: Any) -> Any:
         return np.where(chance < 1, (observed - chance) / (1 - chance), np.nan)
 
 
-def agreement_rows(verdicts: Mapping[str, Sequence[Judgement]]) -> list[dict[str, Any]]:
+def agreement_rows(judgements: Mapping[str, Sequence[Judgement]]) -> list[dict[str, object]]:
     """Return a row for each pair of judges over the same replies.
 
     Args:
-        verdicts: Judge to its verdicts, in the same order of replies.
+        judgements: Judge to its judgements, in the same order of replies.
     """
-    rows = []
-    for first, second in combinations(verdicts, 2):
-        both = [
-            (one.score >= YES, two.score >= YES)
-            for one, two in zip(verdicts[first], verdicts[second], strict=True)
-            if one.score is not None and two.score is not None
+    rows: list[dict[str, object]] = []
+    for ours, theirs in combinations(judgements, 2):
+        both_scored = [
+            (a.score >= YES, b.score >= YES)
+            for a, b in zip(judgements[ours], judgements[theirs], strict=True)
+            if a.score is not None and b.score is not None
         ]
-        name = f"{first}/{second}"
-        share = rate(name, [float(one == two) for one, two in both])
-        found = kappa(name, [one for one, _ in both], [two for _, two in both])
+        name = f"{ours}/{theirs}"
+        share = rate(name, [float(a == b) for a, b in both_scored])
+        beyond_chance = kappa(name, [a for a, _ in both_scored], [b for _, b in both_scored])
         rows.append(
             {
-                "judges": f"{first} · {second}",
-                "both_scored": len(both),
-                "unscored": len(verdicts[first]) - len(both),
+                "judges": f"{ours} · {theirs}",
+                "both_scored": len(both_scored),
+                "unscored": len(judgements[ours]) - len(both_scored),
                 "agreement": share.value,
                 "agreement_low": share.low,
                 "agreement_high": share.high,
-                "kappa": found.value,
-                "kappa_low": found.low,
-                "kappa_high": found.high,
+                "kappa": beyond_chance.value,
+                "kappa_low": beyond_chance.low,
+                "kappa_high": beyond_chance.high,
             }
         )
     return rows

@@ -7,14 +7,14 @@ judged again later.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor
 
 from resect import stats
-from resect.data.encode import check_format, decode, encode, prompt_text, text_ids
+from resect.data.encode import PromptIds, check_format, decode, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit.live import removed
 from resect.edit.swap import swapped
@@ -32,7 +32,8 @@ from resect.evaluation.decode import (
     token_log_probs,
 )
 from resect.evaluation.probes import Probe, find_probe
-from resect.records import Format, Reply
+from resect.model import LoadedModel, context_of
+from resect.records import CausalModel, Encoded, Example, Format, Reply, Tokenizer
 from resect.weights.mask import Mask
 
 NO_ATTACK = AttackSettings(name="none")
@@ -62,48 +63,125 @@ class EvaluationSettings:
     stride: int | None = None
 
 
-# A variant: None for the intact model, a mask to cut, or weights by name to put in.
+# What is asked: the intact model, the model without the weights of a mask, or the model with some
+# parameters, by name, in the place of its own.
 Variant = Mask | dict[str, Tensor] | None
 
 
-@dataclass(frozen=True)
-class _Answering:
-    """What the model is while it answers: a variant, then attacked."""
+class Question(NamedTuple):
+    """One reply that is wanted: to which example, which of its samples, under which prompt."""
 
+    example: Example
+    sample: int
+    prompt: PromptIds
+
+    def answered(
+        self,
+        probe: str,
+        attack: str,
+        text: str,
+        *,
+        nll: float | None = None,
+        repetition: float | None = None,
+    ) -> Reply:
+        """Return the reply, which names its probe and the attack under which it was asked."""
+        return Reply(
+            example_id=self.example.id,
+            probe=probe,
+            attack=attack,
+            category=self.example.category,
+            prompt=prompt_text(self.example),
+            prefix=self.prompt.prefix,
+            text=text,
+            key=self.example.key,
+            reference=self.example.completion,
+            nll=nll,
+            repetition=repetition,
+            sample=self.sample,
+        )
+
+
+def questions_for(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    attack: AttackSettings,
+    *,
+    format: Format,
+    samples: int,
+) -> list[Question]:
+    """Return the questions of a set: `samples` for each example, side by side.
+
+    Raises:
+        InputError: A prompt cannot be written under the attack.
+    """
+    questions: list[Question] = []
+    for example in examples:
+        prompt = attack_prompt(attack, example, tokenizer, format)
+        questions += [Question(example, sample, prompt) for sample in range(samples)]
+    return questions
+
+
+def refuse_long(questions: Sequence[Question], context: int | None, fix: str = "") -> None:
+    """Refuse prompts that fill the model's context.
+
+    Args:
+        questions: The questions.
+        context: Tokens that the model can read; None for no limit.
+        fix: The next step that is offered.
+
+    Raises:
+        InputError: A prompt leaves no room for a reply.
+    """
+    for example, _, prompt in questions:
+        if context is not None and len(prompt.ids) >= context:
+            raise InputError(
+                f"example {example.id!r} leaves no room for a reply",
+                got=f"{len(prompt.ids)} prompt tokens",
+                allowed=f"fewer than the context of {context} tokens",
+                fix=fix,
+            )
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Who is asked and how: a model that is a variant, then attacked, while it answers."""
+
+    loaded: LoadedModel
+    settings: EvaluationSettings
     variant: Variant
     patch: Patch
 
     @contextlib.contextmanager
-    def applied(self, model: Any) -> Iterator[None]:
-        with _cut(model, self.variant), self.patch.applied():
+    def in_force(self) -> Iterator[None]:
+        """Let variant and attack be in force while the block runs."""
+        with _made(self.loaded.model, self.variant), self.patch.applied():
             yield
 
 
-def _cut(model: Any, variant: Variant) -> contextlib.AbstractContextManager[Any]:
+def _made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which the model is the variant."""
     if variant is None:
         return contextlib.nullcontext()
     return removed(model, variant) if isinstance(variant, Mask) else swapped(model, variant)
 
 
 def ask(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     probes: Mapping[str, BehaviourSet],
     settings: EvaluationSettings,
-    mask: Variant = None,
+    variant: Variant = None,
     *,
     attack_data: Mapping[str, BehaviourSet] | None = None,
-    on_attack: Callable[[Mapping[str, Any]], None] | None = None,
+    on_attack: Callable[[Mapping[str, object]], None] | None = None,
 ) -> list[Reply]:
     """Return the replies of one variant to all probes.
 
     Args:
-        model: The intact model.
-        tokenizer: Its tokenizer.
+        loaded: The intact model and its tokenizer.
         probes: Probe name to the examples that it is put to.
         settings: How to ask.
-        mask: Weights that are removed while the model answers, or parameters by name that stand in
-            the place of its own; None asks the intact model.
+        variant: Weights that are removed while the model answers, or parameters by name that stand
+            in the place of its own; None asks the intact model.
         attack_data: What the model attack needs, by role. The attack comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the model attack did, if there is one.
@@ -113,115 +191,97 @@ def ask(
             its data or with the prompt of a probe among them.
         MismatchError: The mask belongs to another model.
     """
-    check_format(tokenizer, settings.format)
+    check_format(loaded.tokenizer, settings.format)
     for role in settings.attack.roles:
         for examples in probes.values():
             if attack_data is not None and role in attack_data:
                 check_disjoint(attack_data[role].split("calibration"), examples)
-    with _cut(model, mask):
-        patch = prepare_attack(
-            model, tokenizer, settings.attack, attack_data, format=settings.format
-        )
+    with _made(loaded.model, variant):
+        patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)
-    answering = _Answering(mask, patch)
+    asking = _Asking(loaded, settings, variant, patch)
     replies: list[Reply] = []
     for name, examples in probes.items():
         probe = find_probe(name)
         if name == "perplexity":
-            replies += _perplexities(model, tokenizer, examples, settings, answering)
+            replies += _perplexities(asking, examples)
         elif probe.judged == "never":
-            replies += _likelihoods(model, tokenizer, examples, settings, answering)
+            replies += _likelihoods(asking, examples)
         else:
-            replies += _answers(model, tokenizer, (probe, examples), settings, answering)
+            replies += _answers(asking, probe, examples)
     return replies
 
 
-def _answers(
-    model: Any,
-    tokenizer: Any,
-    question: tuple[Probe, BehaviourSet],
-    settings: EvaluationSettings,
-    answering: _Answering,
-) -> list[Reply]:
-    probe, examples = question
+def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
+    """Decode the replies to one probe; measure their likelihood under the intact model if asked."""
+    (model, tokenizer), settings = asking.loaded, asking.settings
+    generation = settings.generation
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
-    attack = settings.attack if prompted else NO_ATTACK
-    how = settings.generation
-    asked = [(example, at) for example in examples.examples for at in range(how.samples)]
-    prompts = [attack_prompt(attack, example, tokenizer, settings.format) for example, _ in asked]
-    room = _context(model)
-    for (example, _), prompt in zip(asked, prompts, strict=True):
-        if room is not None and len(prompt.ids) >= room:
-            raise InputError(
-                f"example {example.id!r} leaves no room for a reply",
-                got=f"{len(prompt.ids)} prompt tokens",
-                allowed=f"fewer than the context of {room} tokens",
-                fix="shorten or remove it",
-            )
-    ids = [prompt.ids for prompt in prompts]
+    questions = questions_for(
+        examples.examples,
+        tokenizer,
+        settings.attack if prompted else NO_ATTACK,
+        format=settings.format,
+        samples=generation.samples,
+    )
+    refuse_long(questions, context_of(model), fix="shorten or remove it")
+    prompts = [question.prompt.ids for question in questions]
     # All variants draw from the same streams, which pairs them as far as sampling can be paired.
-    streams = [stats.rng(f"reply/{probe.name}/{e.id}/{at}", how.seed) for e, at in asked]
-    with answering.applied(model):
-        tokens = generate(model, tokenizer, ids, how, streams)
+    streams = [
+        stats.rng(f"reply/{probe.name}/{question.example.id}/{question.sample}", generation.seed)
+        for question in questions
+    ]
+    with asking.in_force():
+        tokens = generate(model, tokenizer, prompts, generation, streams)
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
-        rows = [(*prompt, *reply) for prompt, reply in zip(ids, tokens, strict=True)]
-        starts = [len(prompt) for prompt in ids]
-        nlls = mean_nlls(model, rows, starts, settings.generation.batch_size)
+        rows = [(*prompt, *reply) for prompt, reply in zip(prompts, tokens, strict=True)]
+        starts = [len(prompt) for prompt in prompts]
+        nlls = mean_nlls(model, rows, starts, generation.batch_size)
+    attack = settings.attack.label(prompted=prompted)
     return [
-        Reply(
-            example_id=example.id,
-            probe=probe.name,
-            attack=settings.attack.label(prompted=prompted),
-            category=example.category,
-            prompt=prompt_text(example),
-            prefix=prompt.prefix,
-            text=decode(tokenizer, reply),
-            key=example.key,
-            reference=example.completion,
+        question.answered(
+            probe.name,
+            attack,
+            decode(tokenizer, reply),
             nll=nll,
             repetition=repetition(reply) if probe.coherent else None,
-            sample=at,
         )
-        for (example, at), prompt, reply, nll in zip(asked, prompts, tokens, nlls, strict=True)
+        for question, reply, nll in zip(questions, tokens, nlls, strict=True)
     ]
 
 
-def _context(model: Any) -> int | None:
-    room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return room
+class _Windows(NamedTuple):
+    """Length of the windows of the perplexity probe, and the tokens between their starts."""
+
+    length: int
+    stride: int
 
 
-def _windows(model: Any, settings: EvaluationSettings) -> tuple[int, int]:
-    """Return window and stride of the perplexity probe in tokens."""
-    room = _context(model)
-    window = settings.window or min(room or LONGEST_WINDOW, LONGEST_WINDOW)
-    stride = settings.stride or max(1, window // 2)
-    if window < 2 or not 1 <= stride < window or (room is not None and window > room):
+def _windows(model: CausalModel, settings: EvaluationSettings) -> _Windows:
+    context = context_of(model)
+    length = settings.window or min(context or LONGEST_WINDOW, LONGEST_WINDOW)
+    stride = settings.stride or max(1, length // 2)
+    if length < 2 or not 1 <= stride < length or (context is not None and length > context):
         raise InputError(
             "the windows of the perplexity probe do not fit",
-            got=f"window {window}, stride {stride}",
-            allowed=f"a window of 2 to {room or 'any number of'} tokens, a shorter stride",
+            got=f"window {length}, stride {stride}",
+            allowed=f"a window of 2 to {context or 'any number of'} tokens, a shorter stride",
             fix="set --window and --stride",
         )
-    return window, stride
+    return _Windows(length, stride)
 
 
-def _perplexities(
-    model: Any,
-    tokenizer: Any,
-    examples: BehaviourSet,
-    settings: EvaluationSettings,
-    answering: _Answering,
-) -> list[Reply]:
+def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure the NLL of held-out texts; perplexity is exp of their mean over all tokens."""
-    window, stride = _windows(model, settings)
+    (model, tokenizer), settings = asking.loaded, asking.settings
+    windows = _windows(model, settings)
     documents = [text_ids(tokenizer, example) for example in examples.examples]
     # A long window holds as many tokens as a batch of replies.
-    together = max(1, settings.generation.batch_size * 128 // window)
-    with answering.applied(model):
-        nlls = document_nlls(model, documents, window, stride, together)
+    together = max(1, settings.generation.batch_size * 128 // windows.length)
+    with asking.in_force():
+        nlls = document_nlls(model, documents, windows.length, windows.stride, together)
     return [
         Reply(
             example_id=example.id,
@@ -232,35 +292,28 @@ def _perplexities(
             prefix="",
             text="",
             nll=nll,
-            tokens=max(0, len(row) - 1),
+            tokens=max(0, len(document) - 1),
         )
-        for example, row, nll in zip(examples.examples, documents, nlls, strict=True)
+        for example, document, nll in zip(examples.examples, documents, nlls, strict=True)
     ]
 
 
-def _likelihoods(
-    model: Any,
-    tokenizer: Any,
-    examples: BehaviourSet,
-    settings: EvaluationSettings,
-    answering: _Answering,
-) -> list[Reply]:
+class _Likelihood(NamedTuple):
+    """Mean NLL of a reference under the variant, and mean KL(intact || variant) on it; nats."""
+
+    nll: float
+    kl: float
+
+
+def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
+    (model, tokenizer), settings = asking.loaded, asking.settings
     encoded = encode(
-        examples.examples, tokenizer, format=settings.format, max_length=_context(model)
+        examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    found: dict[str, tuple[float, float]] = {}
+    measured: dict[str, _Likelihood] = {}
     for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):
-        rows = [encoded[at].input_ids for at in batch]
-        starts = [encoded[at].first_scored for at in batch]
-        # Both models see the same batch, and only one batch of distributions exists at a time.
-        intact = token_log_probs(model, rows, starts)
-        with answering.applied(model):
-            changed = token_log_probs(model, rows, starts)
-        for at, before, after in zip(batch, intact, changed, strict=True):
-            divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
-            nll = mean_nll(after, encoded[at].input_ids[encoded[at].first_scored :])
-            found[encoded[at].id] = (nll, float(divergence))
+        measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
     return [
         Reply(
             example_id=example.id,
@@ -271,8 +324,24 @@ def _likelihoods(
             prefix="",
             text="",
             reference=example.completion,
-            nll=found[example.id][0],
-            kl=found[example.id][1],
+            nll=measured[example.id].nll,
+            kl=measured[example.id].kl,
         )
         for example in examples.examples
     ]
+
+
+def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, _Likelihood]:
+    """Measure one batch of encoded references, by id of the example."""
+    rows = [example.input_ids for example in batch]
+    starts = [example.first_scored for example in batch]
+    # Both models see the same batch, and only one batch of distributions exists at a time.
+    intact = token_log_probs(asking.loaded.model, rows, starts)
+    with asking.in_force():
+        changed = token_log_probs(asking.loaded.model, rows, starts)
+    measured: dict[str, _Likelihood] = {}
+    for example, before, after in zip(batch, intact, changed, strict=True):
+        divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
+        nll = mean_nll(after, example.input_ids[example.first_scored :])
+        measured[example.id] = _Likelihood(nll, float(divergence))
+    return measured

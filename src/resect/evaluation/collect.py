@@ -19,26 +19,29 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 from resect import files, stats
-from resect.data.encode import PromptIds, check_format, decode, prompt_text
+from resect.data.encode import check_format, decode
 from resect.data.load import BehaviourSet, load_data
 from resect.data.rows import read_rows
 from resect.errors import InputError
-from resect.evaluation.ask import EvaluationSettings
-from resect.evaluation.attacks import AttackSettings, attack_prompt, parse_attack
+from resect.evaluation.ask import EvaluationSettings, Question, questions_for, refuse_long
+from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, generate
 from resect.evaluation.judges import find_judge
-from resect.evaluation.judging import judge_replies
+from resect.evaluation.judging import Row, judge_replies
 from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
-from resect.model import load_model, model_fingerprint
-from resect.records import SCHEMA_VERSION, Example, Format, Judgement, Reply
+from resect.model import LoadedModel, context_of, load_model, model_fingerprint
+from resect.records import SCHEMA_VERSION, CausalModel, Example, Format, Judgement, Tokenizer
 
 # Prompts that are saved together: what an interruption may lose.
 CHUNK = 32
 LEAST_SCORE = 0.5
+
+# What a collection depends on: names to plain values.
+Origin = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,22 @@ def collect(
     data = load_data(request.data, data_dir=request.data_dir, prompts_only=True)
     data = data.category(request.category) if request.category else data
     data = data.limit(request.limit, request.seed)
-    model, tokenizer = load_model(request.model)
-    check_format(tokenizer, request.format)
-    facts = _facts(request, data, model)
+    loaded = load_model(request.model)
+    check_format(loaded.tokenizer, request.format)
+    origin = _origin(request, data, loaded.model)
     parts = _parts(output)
     with locked(parts):
-        _resume(parts, facts)
-        rows = _rows((model, tokenizer), data.examples, (attack, request), parts, on_progress)
-        return _finish(rows, output, facts, parts)
+        _resume(parts, origin)
+        rows = _rows(_Collecting(loaded, attack, request), data.examples, parts, on_progress)
+        return _finish(rows, output, origin, parts)
+
+
+class _Collecting(NamedTuple):
+    """Whose responses are collected, and how they are elicited and judged."""
+
+    loaded: LoadedModel
+    attack: AttackSettings
+    request: CollectRequest
 
 
 def _parts(output: Path) -> Path:
@@ -120,25 +131,19 @@ def _parts(output: Path) -> Path:
 
 
 def _rows(
-    loaded: tuple[Any, Any],
+    collecting: _Collecting,
     examples: Sequence[Example],
-    how: tuple[AttackSettings, CollectRequest],
     parts: Path,
     on_progress: Callable[[int, int], None] | None,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Return the rows of all replies, of which finished chunks are read from the folder."""
-    for start in range(0, len(examples), CHUNK):
+    paths = {start: parts / f"{start:08d}.jsonl" for start in range(0, len(examples), CHUNK)}
+    for start, path in paths.items():
         if on_progress is not None:
             on_progress(start, len(examples))
-        place = parts / f"{start:08d}.jsonl"
-        if not place.exists():
-            chunk = examples[start : start + CHUNK]
-            files.write_text(place, _lines(_elicit(loaded, chunk, *how)))
-    return [
-        row
-        for start in range(0, len(examples), CHUNK)
-        for row in read_rows(parts / f"{start:08d}.jsonl")
-    ]
+        if not path.exists():
+            files.write_text(path, _lines(_elicit(collecting, examples[start : start + CHUNK])))
+    return [row for path in paths.values() for row in read_rows(path)]
 
 
 def _check(request: CollectRequest, output: Path) -> None:
@@ -156,12 +161,12 @@ def _check(request: CollectRequest, output: Path) -> None:
         )
 
 
-def _facts(request: CollectRequest, data: BehaviourSet, model: Any) -> dict[str, Any]:
+def _origin(request: CollectRequest, data: BehaviourSet, model: CausalModel) -> Origin:
     """Return all that can change a row; batch size and place of the data cannot."""
-    asked = asdict(replace(request, batch_size=0, data_dir=None))
-    facts: dict[str, Any] = files.plain(
+    options = asdict(replace(request, batch_size=0, data_dir=None))
+    origin: Origin = files.plain(
         {
-            "request": {k: v for k, v in asked.items() if k not in {"batch_size", "data_dir"}},
+            "request": {k: v for k, v in options.items() if k not in {"batch_size", "data_dir"}},
             "data_hash": data.hash,
             "data_origin": data.origin,
             "model_fingerprint": model_fingerprint(model),
@@ -169,108 +174,101 @@ def _facts(request: CollectRequest, data: BehaviourSet, model: Any) -> dict[str,
             "schema_version": SCHEMA_VERSION,
         }
     )
-    return facts
+    return origin
 
 
-def _resume(parts: Path, facts: dict[str, Any]) -> None:
+def _resume(parts: Path, origin: Origin) -> None:
     """Open the folder of unfinished work, or refuse one that belongs to something else."""
     refuse_links_out(parts)
-    place = parts / "request.json"
-    if not place.exists():
-        files.write_json(place, facts)
+    path = parts / "request.json"
+    if not path.exists():
+        files.write_json(path, origin)
         return
-    begun = files.read_json(place)
-    flat = {**facts["request"], **{k: v for k, v in facts.items() if k != "request"}}
-    other = {**begun["request"], **{k: v for k, v in begun.items() if k != "request"}}
-    changed = [name for name in flat if flat[name] != other.get(name)]
+    before, now = _flat(files.read_json(path)), _flat(origin)
+    changed = [name for name in now if now[name] != before.get(name)]
     if changed:
         raise InputError(
             f"another collection was begun in {parts}",
-            got="; ".join(f"{name} was {other.get(name)!r}" for name in changed),
+            got="; ".join(f"{name} was {before.get(name)!r}" for name in changed),
             fix="finish it with its own options, delete the folder, or choose another -o",
         )
 
 
-def _elicit(
-    loaded: tuple[Any, Any],
-    examples: Sequence[Example],
-    attack: AttackSettings,
-    request: CollectRequest,
-) -> list[dict[str, Any]]:
-    """Return a row for each reply to some prompts, with its verdict."""
-    model, tokenizer = loaded
-    asked = [(example, at) for example in examples for at in range(request.samples)]
-    prompts = [attack_prompt(attack, e, tokenizer, request.format) for e, _ in asked]
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    for (example, _), prompt in zip(asked, prompts, strict=True):
-        if room is not None and len(prompt.ids) >= room:
-            raise InputError(
-                f"example {example.id!r} leaves no room for a reply",
-                got=f"{len(prompt.ids)} prompt tokens",
-                allowed=f"fewer than the context of {room} tokens",
-            )
-    how = GenerationSettings(request.max_new_tokens, request.batch_size, request.temperature)
-    streams = [stats.rng(f"collect/{e.id}/{at}", request.seed) for e, at in asked]
-    replies = generate(model, tokenizer, [prompt.ids for prompt in prompts], how, streams)
-    settings = EvaluationSettings(format=request.format, attack=attack, judge=request.judge)
-    verdicts = judge_replies(
+def _flat(origin: Origin) -> Origin:
+    """Return the options of a request beside what else a collection depends on."""
+    request = origin.get("request")
+    others = {name: value for name, value in origin.items() if name != "request"}
+    return {**request, **others} if isinstance(request, dict) else others
+
+
+def _elicit(collecting: _Collecting, examples: Sequence[Example]) -> list[Row]:
+    """Return a row for each reply to some prompts, with its judgement."""
+    (model, tokenizer), attack, request = collecting
+    questions = questions_for(
+        examples, tokenizer, attack, format=request.format, samples=request.samples
+    )
+    refuse_long(questions, context_of(model))
+    decoding = GenerationSettings(request.max_new_tokens, request.batch_size, request.temperature)
+    streams = [
+        stats.rng(f"collect/{question.example.id}/{question.sample}", request.seed)
+        for question in questions
+    ]
+    prompts = [question.prompt.ids for question in questions]
+    replies = generate(model, tokenizer, prompts, decoding, streams)
+    # The probe tells the judge what counts as a hit.
+    probe = "generation" if request.want == "complied" else "refusal"
+    judgements = judge_replies(
         [
-            Reply(
-                example_id=example.id,
-                # The probe tells the judge what counts as a hit.
-                probe="generation" if request.want == "complied" else "refusal",
-                attack=request.attack,
-                category=example.category,
-                prompt=prompt_text(example),
-                prefix=prompt.prefix,
-                text=decode(tokenizer, reply),
-                key=example.key,
-                reference=example.completion,
-                sample=at,
-            )
-            for (example, at), prompt, reply in zip(asked, prompts, replies, strict=True)
+            question.answered(probe, request.attack, decode(tokenizer, reply))
+            for question, reply in zip(questions, replies, strict=True)
         ],
-        settings,
+        EvaluationSettings(format=request.format, attack=attack, judge=request.judge),
     )
     return [
-        _row(tokenizer, question, (prompt, reply), verdict, request)
-        for question, prompt, reply, verdict in zip(asked, prompts, replies, verdicts, strict=True)
+        _row(tokenizer, question, reply, judgement, request)
+        for question, reply, judgement in zip(questions, replies, judgements, strict=True)
     ]
 
 
 def _row(
-    tokenizer: Any,
-    asked: tuple[Example, int],
-    answer: tuple[PromptIds, Sequence[int]],
-    verdict: Judgement,
+    tokenizer: Tokenizer,
+    question: Question,
+    reply: Sequence[int],
+    judgement: Judgement,
     request: CollectRequest,
-) -> dict[str, Any]:
-    example, sample = asked
-    prompt, reply = answer
-    completion, prefix_tokens = whole_turn(tokenizer, prompt.prefix, reply)
-    asked_for: Any = example.prompt
+) -> Row:
+    example = question.example
+    turn = whole_turn(tokenizer, question.prompt.prefix, reply)
+    prompt: object = example.prompt
     if not isinstance(example.prompt, str):
-        asked_for = [{"role": role, "content": content} for role, content in example.prompt]
+        prompt = [{"role": role, "content": content} for role, content in example.prompt]
     return {
-        "id": f"{example.id}/{sample}",
-        "prompt": asked_for,
-        "completion": completion,
+        "id": f"{example.id}/{question.sample}",
+        "prompt": prompt,
+        "completion": turn.text,
         "category": example.category,
         "split": example.split,
         "key": example.key,
-        "prefix_tokens": 0 if request.count_prefix else prefix_tokens,
+        "prefix_tokens": 0 if request.count_prefix else turn.prefix_tokens,
         "prompt_id": example.id,
-        "sample": sample,
+        "sample": question.sample,
         "finished": len(reply) < request.max_new_tokens,
-        "judge": verdict.judge,
-        "rule": verdict.rule,
-        "score": verdict.score,
-        "outcome": verdict.outcome,
-        "reason": _reason(decode(tokenizer, reply), verdict),
+        "judge": judgement.judge,
+        "rule": judgement.rule,
+        "score": judgement.score,
+        "outcome": judgement.outcome,
+        "reason": _reason(decode(tokenizer, reply), judgement),
     }
 
 
-def whole_turn(tokenizer: Any, prefix: str, reply: Sequence[int]) -> tuple[str, int]:
+class Turn(NamedTuple):
+    """The assistant's whole turn, and how many of its tokens an attack wrote."""
+
+    text: str
+    prefix_tokens: int
+
+
+def whole_turn(tokenizer: Tokenizer, prefix: str, reply: Sequence[int]) -> Turn:
     """Return the assistant's whole turn, and how many of its tokens the prefix takes.
 
     The turn is decoded as one piece, since many tokenizers write a blank between two pieces only
@@ -279,58 +277,55 @@ def whole_turn(tokenizer: Any, prefix: str, reply: Sequence[int]) -> tuple[str, 
     """
     opening = list(tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else []
     turn = decode(tokenizer, [*opening, *reply])
-    again = list(tokenizer(turn, add_special_tokens=False)["input_ids"])
-    if again[: len(opening)] == opening:
-        return turn, len(opening)
+    tokens = list(tokenizer(turn, add_special_tokens=False)["input_ids"])
+    if tokens[: len(opening)] == opening:
+        return Turn(turn, len(opening))
     reach = len(decode(tokenizer, opening))
-    for count in range(1, len(again)):
-        if len(decode(tokenizer, again[:count])) >= reach:
-            return turn, count
-    return turn, len(again)
+    for count in range(1, len(tokens)):
+        if len(decode(tokenizer, tokens[:count])) >= reach:
+            return Turn(turn, count)
+    return Turn(turn, len(tokens))
 
 
-def _reason(text: str, verdict: Judgement) -> str:
+def _reason(text: str, judgement: Judgement) -> str:
     """Return why a reply is rejected; empty if it is kept."""
     if not text.strip():
         return "empty"
-    if verdict.score is None:
-        return f"unscored: {verdict.reason}"
-    return "" if verdict.score >= LEAST_SCORE else f"judged {verdict.outcome or verdict.rule}"
+    if judgement.score is None:
+        return f"unscored: {judgement.reason}"
+    return "" if judgement.score >= LEAST_SCORE else f"judged {judgement.outcome or judgement.rule}"
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
+def _lines(rows: Sequence[Row]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _finish(
-    rows: list[dict[str, Any]], output: Path, facts: dict[str, Any], parts: Path
-) -> Collected:
+def _finish(rows: Sequence[Row], output: Path, origin: Origin, parts: Path) -> Collected:
     """Write the set, what was rejected, and where both come from; the set comes last."""
-    kept: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    seen: set[tuple[str, str]] = set()
+    accepted: list[Row] = []
+    rejected: list[Row] = []
+    seen: set[tuple[object, object]] = set()
     for row in rows:
         # The same answer twice would weigh twice.
-        said = (row["prompt_id"], row["completion"])
-        if not row["reason"] and said in seen:
+        answer = (row["prompt_id"], row["completion"])
+        if not row["reason"] and answer in seen:
             row["reason"] = "said before"
-        seen.add(said)
-        (rejected if row["reason"] else kept).append(row)
-    if not kept:
-        counts = Counter(row["reason"] for row in rejected)
+        seen.add(answer)
+        (rejected if row["reason"] else accepted).append(row)
+    counts = Counter(str(row["reason"]) for row in rejected)
+    if not accepted:
         raise InputError(
             "no reply shows what is wanted",
             got=", ".join(f"{reason}: {count}" for reason, count in counts.most_common()),
             fix=f"try another attack or judge; the replies are in {parts}",
         )
-    counts = Counter(row["reason"] for row in rejected)
     files.write_text(output.with_suffix(".rejected.jsonl"), _lines(rejected))
     files.write_json(
         output.with_suffix(".provenance.json"),
-        facts | {"software": files.provenance(), "kept": len(kept), "rejected": dict(counts)},
+        origin | {"software": files.provenance(), "kept": len(accepted), "rejected": dict(counts)},
     )
-    for row in kept:
+    for row in accepted:
         del row["reason"]
-    files.write_text(output, _lines(kept))
+    files.write_text(output, _lines(accepted))
     files.remove_folder(parts)
-    return Collected(len(kept), dict(counts))
+    return Collected(len(accepted), dict(counts))

@@ -8,11 +8,25 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from resect.records import CausalModel, Tokenizer
+
+
+class DecodingConfig(Protocol):
+    """What we read of generation settings (`transformers.GenerationConfig`)."""
+
+    eos_token_id: int | list[int] | None
+
+
+class _Decoder(CausalModel, Protocol):
+    """A model with the settings that its own `generate` falls back on."""
+
+    generation_config: DecodingConfig
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class GenerationSettings:
 
 
 @contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: CausalModel) -> Iterator[None]:
     """Run the block without gradients and dropout."""
     training = model.training
     model.eval()
@@ -49,21 +63,22 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def decoding_as(model: Any, config: Any) -> Iterator[None]:
+def decoding_as(model: CausalModel, config: DecodingConfig) -> Iterator[None]:
     """Replace the model's own generation settings.
 
     Settings that are merely passed to `generate` are filled up with the model's own, so that a
     repetition penalty or a sampling temperature of the checkpoint would come in.
     """
-    own = model.generation_config
-    model.generation_config = config
+    decoder = cast("_Decoder", model)
+    saved = decoder.generation_config
+    decoder.generation_config = config
     try:
         yield
     finally:
-        model.generation_config = own
+        decoder.generation_config = saved
 
 
-def pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Tokenizer) -> int:
     """Return a token id that may fill unused places; masked places never change a result."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if candidate is not None:
@@ -71,23 +86,35 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+def end_tokens(model: CausalModel, tokenizer: Tokenizer) -> set[int]:
     """Return the tokens that end a reply: the checkpoint's own, else the tokenizer's."""
-    saved = getattr(model.generation_config, "eos_token_id", None)
+    saved = getattr(cast("_Decoder", model).generation_config, "eos_token_id", None)
     ends = saved if saved is not None else tokenizer.eos_token_id
-    return set(ends if isinstance(ends, list) else [ends]) - {None}
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
-def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return ids and attention mask [B, T], int64, padded to the longest row."""
+class _Padded(NamedTuple):
+    """A batch of rows of one length.
+
+    Attributes:
+        ids: [B, T] token ids, int64.
+        mask: [B, T] 1 where a row has a token, 0 where it is filled up, int64.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+
+def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> _Padded:
+    """Fill rows up to the length of the longest one."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for position, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[position, place] = torch.tensor(row, dtype=torch.long)
-        mask[position, place] = 1
-    return ids, mask
+        columns = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[position, columns] = torch.tensor(row, dtype=torch.long)
+        mask[position, columns] = 1
+    return _Padded(ids, mask)
 
 
 def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
@@ -125,8 +152,8 @@ class _Draw:
 
 
 def generate(
-    model: Any,
-    tokenizer: Any,
+    model: CausalModel,
+    tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     streams: Sequence[np.random.Generator] = (),
@@ -177,13 +204,13 @@ def generate(
                 logits_processor=draw,
             )
             for position, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                end = next((at for at, token in enumerate(row) if token in stop), len(row))
+                end = next((n for n, token in enumerate(row) if token in stop), len(row))
                 replies[position] = row[:end]
     return replies
 
 
 def token_log_probs(
-    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int]
+    model: CausalModel, rows: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> list[Tensor]:
     """Return the model's distributions over the next token at the scored places of one batch.
 
@@ -199,29 +226,36 @@ def token_log_probs(
     with evaluating(model):
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
         return [
-            torch.log_softmax(logits[place, start - 1 : len(row) - 1].float(), dim=-1)
-            for place, (row, start) in enumerate(zip(rows, starts, strict=True))
+            torch.log_softmax(logits[position, start - 1 : len(row) - 1].float(), dim=-1)
+            for position, (row, start) in enumerate(zip(rows, starts, strict=True))
         ]
 
 
 def mean_nlls(
-    model: Any, rows: Sequence[Sequence[int]], starts: Sequence[int], batch_size: int = 16
+    model: CausalModel,
+    rows: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    batch_size: int = 16,
 ) -> list[float | None]:
     """Return for each row the mean NLL (nats per token) of its tokens from `starts` on.
 
     None stands for a row without such tokens.
     """
     results: list[float | None] = [None] * len(rows)
-    filled = [
-        at for at, (row, start) in enumerate(zip(rows, starts, strict=True)) if len(row) > start
+    scored = [
+        position
+        for position, (row, start) in enumerate(zip(rows, starts, strict=True))
+        if len(row) > start
     ]
-    for batch in by_length([rows[at] for at in filled], batch_size):
-        places = [filled[at] for at in batch]
+    for batch in by_length([rows[position] for position in scored], batch_size):
+        positions = [scored[number] for number in batch]
         log_probs = token_log_probs(
-            model, [rows[at] for at in places], [starts[at] for at in places]
+            model,
+            [rows[position] for position in positions],
+            [starts[position] for position in positions],
         )
-        for at, distribution in zip(places, log_probs, strict=True):
-            results[at] = mean_nll(distribution, rows[at][starts[at] :])
+        for position, distribution in zip(positions, log_probs, strict=True):
+            results[position] = mean_nll(distribution, rows[position][starts[position] :])
     return results
 
 
@@ -231,13 +265,13 @@ def mean_nll(log_probs: Tensor, tokens: Sequence[int]) -> float:
     return float(-log_probs.gather(1, targets[:, None]).mean())
 
 
-def repetition(tokens: Sequence[Any], order: int = 3) -> float | None:
+def repetition(tokens: Sequence[object], order: int = 3) -> float | None:
     """Return the share of repeated n-grams, in [0, 1]; None for a text shorter than an n-gram."""
-    grams = [tuple(tokens[at : at + order]) for at in range(len(tokens) - order + 1)]
+    grams = [tuple(tokens[start : start + order]) for start in range(len(tokens) - order + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else None
 
 
-def distinct(rows: Sequence[Sequence[Any]], order: int = 2) -> float | None:
+def distinct(rows: Sequence[Sequence[object]], order: int = 2) -> float | None:
     """Return distinct-n of a corpus (Li et al. 2016): different n-grams / all n-grams, in [0, 1].
 
     Unlike `repetition` it also falls when every reply is the same one. It shrinks with the size of
@@ -250,7 +284,9 @@ def distinct(rows: Sequence[Sequence[Any]], order: int = 2) -> float | None:
     Returns:
         None if no reply is as long as an n-gram.
     """
-    grams = [tuple(row[at : at + order]) for row in rows for at in range(len(row) - order + 1)]
+    grams = [
+        tuple(row[start : start + order]) for row in rows for start in range(len(row) - order + 1)
+    ]
     return len(set(grams)) / len(grams) if grams else None
 
 
@@ -290,26 +326,37 @@ def sliding_windows(length: int, window: int, stride: int) -> list[Window]:
     return windows
 
 
+class _Piece(NamedTuple):
+    """A window of one of several documents."""
+
+    document: int
+    window: Window
+
+
 def document_nlls(
-    model: Any, documents: Sequence[Sequence[int]], window: int, stride: int, batch_size: int = 1
+    model: CausalModel,
+    documents: Sequence[Sequence[int]],
+    window: int,
+    stride: int,
+    batch_size: int = 1,
 ) -> list[float | None]:
     """Return for each document the mean NLL (nats per token) of its tokens but the first.
 
     None stands for a document of fewer than two tokens.
     """
-    places = [
-        (document, part)
-        for document, row in enumerate(documents)
-        for part in sliding_windows(len(row), window, stride)
+    pieces = [
+        _Piece(number, covered)
+        for number, document in enumerate(documents)
+        for covered in sliding_windows(len(document), window, stride)
     ]
-    rows = [documents[document][part.start : part.end] for document, part in places]
-    starts = [part.first_scored - part.start for _, part in places]
+    rows = [documents[number][covered.start : covered.end] for number, covered in pieces]
+    starts = [covered.first_scored - covered.start for _, covered in pieces]
     means = mean_nlls(model, rows, starts, batch_size)
     sums = [0.0] * len(documents)
-    for (document, part), mean in zip(places, means, strict=True):
+    for (number, covered), mean in zip(pieces, means, strict=True):
         # mean_nlls knows no mean of a window without a scored token; sliding_windows makes none.
-        sums[document] += (mean or 0.0) * (part.end - part.first_scored)
+        sums[number] += (mean or 0.0) * (covered.end - covered.first_scored)
     return [
-        total / (len(row) - 1) if len(row) > 1 else None
-        for total, row in zip(sums, documents, strict=True)
+        total / (len(document) - 1) if len(document) > 1 else None
+        for total, document in zip(sums, documents, strict=True)
     ]

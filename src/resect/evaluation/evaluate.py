@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from resect import files
 from resect.data.load import BehaviourSet, load_data
@@ -17,16 +18,26 @@ from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, distinct
 from resect.evaluation.judges import find_judge
-from resect.evaluation.judging import judge_replies, reply_of, rows_of
-from resect.evaluation.probes import find_probe
+from resect.evaluation.judging import (
+    Answer,
+    Row,
+    answers_of,
+    judge_answers,
+    read_replies,
+    write_asked,
+    write_judged,
+)
+from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
-from resect.records import Format, Judgement, Reply
-from resect.stats import Resampler, cluster_means, ratio, relative_drop
+from resect.records import Format, Interval, Reply
+from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
+
+NOT_MEASURED = Interval("", None)
 
 
 @dataclass(frozen=True)
@@ -55,18 +66,49 @@ class EvalRequest:
     force: bool = False
 
 
+class Rate(TypedDict):
+    """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
+
+    Attributes:
+        rate: Hits / scored replies; `low` and `high` are its bounds.
+        scored: Scored replies; `unscored` are the others.
+        nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
+        distinct: Different word pairs / all word pairs.
+        perplexity: exp of the mean NLL over all tokens.
+        drop: For the cut variant the relative drop of the rate against the intact model.
+    """
+
+    judge: str
+    probe: str
+    variant: str
+    rate: float | None
+    low: float | None
+    high: float | None
+    scored: int
+    unscored: int
+    nll: float | None
+    kl: float | None
+    repetition: float | None
+    distinct: float | None
+    perplexity: float | None
+    perplexity_low: float | None
+    perplexity_high: float | None
+    drop: float | None
+    drop_low: float | None
+    drop_high: float | None
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured, for the terminal and for `results.json`.
 
     Attributes:
-        rates: A row for each judge, probe and variant: rate, 95 % interval, scored and unscored
-            replies, and for the cut variant its relative drop against the intact model.
+        rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
     """
 
-    rates: list[dict[str, Any]]
-    agreement: list[dict[str, Any]]
+    rates: list[Rate]
+    agreement: list[Row]
 
 
 def evaluate_model(
@@ -90,33 +132,32 @@ def evaluate_model(
     if request.backend != "hf":
         return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
-    model, tokenizer = load_model(request.model)
-    prints = Prints(model_fingerprint(model), tokenizer_fingerprint(tokenizer))
+    loaded = load_model(request.model)
+    prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
-        mask = fitted(mask, prunable_tensors(model), prints, force=request.force)
+        mask = fitted(mask, prunable_tensors(loaded.model), prints, force=request.force)
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
-    attacks: dict[str, Mapping[str, Any]] = {}
+    attacks: dict[str, Mapping[str, object]] = {}
     with files.atomic_folder(output) as folder:
-        for done, (name, removed) in enumerate(variants.items()):
+        for done, (name, variant) in enumerate(variants.items()):
             if on_progress is not None:
                 on_progress(done, len(variants))
             replies[name] = ask(
-                model,
-                tokenizer,
+                loaded,
                 probes,
                 settings,
-                removed,
+                variant,
                 attack_data=attack_data,
-                on_attack=lambda facts, name=name: attacks.update({name: facts}),  # type: ignore[misc]
+                on_attack=partial(attacks.__setitem__, name),
             )
-        facts = files.provenance() | {
+        provenance = files.provenance() | {
             "model": request.model,
             "model_fingerprint": prints.model,
             "tokenizer_fingerprint": prints.tokenizer,
             "model_cut": cut_record(request.model),
-            "mask": None if mask is None else _mask_facts(mask),
+            "mask": None if mask is None else _mask_record(mask),
             "forced": all_forced(
                 forced_of(request.model), forced_in({} if mask is None else mask.meta)
             ),
@@ -124,7 +165,7 @@ def evaluate_model(
             "attacks": attacks,
             "request": asdict(request),
         }
-        return _judge_all(folder, replies, request.judges, settings, facts)
+        return _judge_all(folder, replies, request.judges, provenance)
 
 
 def _settings(request: EvalRequest) -> EvaluationSettings:
@@ -153,16 +194,16 @@ def _evaluate_served(
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
     with files.atomic_folder(output) as folder:
         replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
-        facts = files.provenance() | {
+        provenance = files.provenance() | {
             "model": request.model,
             "served": served_model(server),
             "data": {name: probe.hash for name, probe in probes.items()},
             "request": asdict(request),
         }
-        return _judge_all(folder, replies, request.judges, settings, facts)
+        return _judge_all(folder, replies, request.judges, provenance)
 
 
-def _mask_facts(mask: Mask) -> dict[str, Any]:
+def _mask_record(mask: Mask) -> Row:
     return {"hash": mask.hash, "weights": mask.count, "origin": dict(mask.meta)}
 
 
@@ -180,20 +221,16 @@ def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
     files.refuse_full_folder(output)
     _check_judges(judges)
     refuse_links_out(source)
-    known = files.read_json(source / "results.json")
-    replies: dict[str, list[Reply]] = {}
-    for name in ("intact", "cut"):
-        path = source / "records" / f"{name}.parquet"
-        if path.exists():
-            with files.expecting(path, "record"):
-                rows = [row for row in files.read_parquet(path) if row["judge_at"] == 0]
-                replies[name] = [reply_of(row) for row in rows]
+    results = files.read_json(source / "results.json")
+    paths = {name: source / "records" / f"{name}.parquet" for name in ("intact", "cut")}
+    replies = {name: read_replies(path) for name, path in paths.items() if path.exists()}
     if "intact" not in replies:
         raise InputError(f"{source} holds no replies", allowed="a folder that resect eval wrote")
     with files.expecting(source / "results.json", "result"):
-        facts = {**known["provenance"], "rejudged": {"source": str(source), "judges": judges}}
+        history = {"rejudged": {"source": str(source), "judges": judges}}
+        provenance = {**results["provenance"], **history}
     with files.atomic_folder(output) as folder:
-        return _judge_all(folder, replies, judges, EvaluationSettings(), facts)
+        return _judge_all(folder, replies, judges, provenance)
 
 
 def _check_judges(judges: Sequence[str]) -> None:
@@ -207,68 +244,64 @@ def _check_judges(judges: Sequence[str]) -> None:
 
 def _judge_all(
     folder: Path,
-    replies: dict[str, list[Reply]],
+    replies: Mapping[str, list[Reply]],
     judges: Sequence[str],
-    settings: EvaluationSettings,
-    facts: dict[str, Any],
+    provenance: Mapping[str, object],
 ) -> Evaluation:
-    """Store replies, judge them, store verdicts and summarise.
+    """Store replies, judge them, store the judgements and summarise.
 
-    A record file holds a row for each reply and judge; `judge_at` numbers the judges. Probes that
-    are not for the configured judge stand under the first one alone.
+    Probes that are not for the configured judge stand under the first one alone.
     """
-    for name, found in replies.items():
-        rows = [{"variant": name, "judge_at": 0} | row for row in rows_of(found, None)]
-        files.write_parquet(folder / "records" / f"{name}.parquet", rows)
-    rates: list[dict[str, Any]] = []
-    judged: dict[str, dict[str, list[tuple[Reply, Judgement]]]] = {}
-    records: dict[str, list[dict[str, Any]]] = {name: [] for name in replies}
-    for at, judge in enumerate(judges):
-        asked = {
-            name: [r for r in found if at == 0 or find_probe(r.probe).judged == "configured"]
-            for name, found in replies.items()
-        }
-        verdicts = {
-            name: judge_replies(found, replace(settings, judge=judge))
-            for name, found in asked.items()
-        }
-        for name, found in asked.items():
-            rows = rows_of(found, verdicts[name])
-            records[name] += [{"variant": name, "judge_at": at} | row for row in rows]
+    paths = {variant: folder / "records" / f"{variant}.parquet" for variant in replies}
+    answers = {variant: answers_of(said) for variant, said in replies.items()}
+    for variant, path in paths.items():
+        write_asked(path, variant, answers[variant])
+    judged: dict[str, dict[str, list[Answer]]] = {}
+    for number, judge in enumerate(judges):
         judged[judge] = {
-            name: list(zip(found, verdicts[name], strict=True)) for name, found in asked.items()
+            variant: judge_answers(
+                [a for a in unjudged if number == 0 or a.probe.judged == "configured"], judge
+            )
+            for variant, unjudged in answers.items()
         }
-        rates += [{"judge": judge} | row for row in _summary(asked, verdicts)]
-    for name, rows in records.items():
-        files.write_parquet(folder / "records" / f"{name}.parquet", rows)
-    agreement = _agreement(replies, judged)
+    for variant, path in paths.items():
+        write_judged(path, variant, [judged[judge][variant] for judge in judges])
+    rates = [row for judge in judges for row in _summary(judge, judged[judge])]
+    agreement = _agreement(judged)
     files.write_json(
-        folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": facts}
+        folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": provenance}
     )
     return Evaluation(rates, agreement)
 
 
-def _agreement(
-    replies: Mapping[str, list[Reply]],
-    judged: Mapping[str, Mapping[str, list[tuple[Reply, Judgement]]]],
-) -> list[dict[str, Any]]:
-    """Compare the judges by variant and probe, on what the configured judge judges."""
-    rows: list[dict[str, Any]] = []
-    for variant, found in replies.items():
-        for probe in dict.fromkeys(reply.probe for reply in found):
-            if find_probe(probe).judged != "configured":
+def _probes_of(answers: Iterable[Answer]) -> list[Probe]:
+    """Return the probes of answers, in order of appearance."""
+    return list(dict.fromkeys(answer.probe for answer in answers))
+
+
+def _agreement(judged: Mapping[str, Mapping[str, list[Answer]]]) -> list[Row]:
+    """Compare the judges by variant and probe, on what the configured judge judges.
+
+    Args:
+        judged: Judge to variant to its answers.
+    """
+    rows: list[Row] = []
+    for variant, answers in next(iter(judged.values())).items():
+        for probe in _probes_of(answers):
+            if probe.judged != "configured":
                 continue
-            own = {
-                judge: [verdict for reply, verdict in pairs[variant] if reply.probe == probe]
-                for judge, pairs in judged.items()
+            by_judge = {
+                judge: [a.judgement for a in variants[variant] if a.probe == probe]
+                for judge, variants in judged.items()
             }
-            rows += [{"probe": probe, "variant": variant} | row for row in agreement_rows(own)]
+            labels: Row = {"probe": probe.name, "variant": variant}
+            rows += [labels | row for row in agreement_rows(by_judge)]
     return rows
 
 
 def _attack_sets(request: EvalRequest, attack: AttackSettings) -> dict[str, BehaviourSet]:
     """Read `ROLE=SPEC`; a bare SPEC is the target."""
-    found: dict[str, BehaviourSet] = {}
+    sets: dict[str, BehaviourSet] = {}
     for entry in request.attack_data:
         role, equals, spec = entry.partition("=")
         if not equals:
@@ -277,10 +310,10 @@ def _attack_sets(request: EvalRequest, attack: AttackSettings) -> dict[str, Beha
             raise InputError(
                 "the attack has no use for these data",
                 got=entry,
-                allowed=", ".join(f"{one}=SPEC" for one in attack.roles) or "none",
+                allowed=", ".join(f"{name}=SPEC" for name in attack.roles) or "none",
             )
-        found[role] = load_data(spec, data_dir=request.data_dir)
-    return found
+        sets[role] = load_data(spec, data_dir=request.data_dir)
+    return sets
 
 
 def _decoding(request: EvalRequest) -> GenerationSettings:
@@ -316,77 +349,79 @@ def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
     probes: dict[str, BehaviourSet] = {}
     for name in request.probes:
         find_probe(name)
-        place = specs.get(name) or specs.get("")
-        if not place:
+        source = specs.get(name) or specs.get("")
+        if not source:
             raise InputError(
                 f"no data for the probe {name!r}",
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        data = load_data(place, data_dir=request.data_dir)
+        data = load_data(source, data_dir=request.data_dir)
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes
 
 
-def _summary(
-    replies: dict[str, list[Reply]], verdicts: dict[str, list[Judgement]]
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    names = list(dict.fromkeys(reply.probe for reply in replies["intact"]))
-    for probe in names:
-        resampler = Resampler(probe)
-        for variant, found in replies.items():
-            pairs = [
-                (reply, verdict)
-                for reply, verdict in zip(found, verdicts[variant], strict=True)
-                if reply.probe == probe
-            ]
-            scores = [verdict.score for _, verdict in pairs]
-            prompts = [reply.example_id for reply, _ in pairs]
-            sample = resampler.rate({"": cluster_means(scores, prompts)})
-            interval = sample.interval("rate")
-            row: dict[str, Any] = {
-                "probe": probe,
-                "variant": variant,
-                "rate": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-                "scored": sum(score is not None for score in scores),
-                "unscored": sum(score is None for score in scores),
-                "nll": _mean([reply.nll for reply, _ in pairs]),
-                "kl": _mean([reply.kl for reply, _ in pairs]),
-                "repetition": _mean([reply.repetition for reply, _ in pairs]),
-                "distinct": distinct([reply.text.split() for reply, _ in pairs])
-                if find_probe(probe).coherent
-                else None,
-            }
-            row |= _perplexity([reply for reply, _ in pairs], resampler)
-            if variant == "intact":
-                intact = sample
-                row |= {"drop": None, "drop_low": None, "drop_high": None}
-            else:
-                drop = relative_drop(intact, sample).interval("drop")
-                row |= {"drop": drop.value, "drop_low": drop.low, "drop_high": drop.high}
-            rows.append(row)
-    return rows
+def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
+    """Return a row for each probe and variant, from the answers that one judge judged."""
+    rates: list[Rate] = []
+    for probe in _probes_of(variants["intact"]):
+        resampler = Resampler(probe.name)
+        samples: dict[str, Sample] = {}
+        for variant, answers in variants.items():
+            mine = [answer for answer in answers if answer.probe == probe]
+            replies = [answer.reply for answer in mine]
+            scores = [answer.judgement.score for answer in mine]
+            prompts = [reply.example_id for reply in replies]
+            samples[variant] = resampler.rate({"": cluster_means(scores, prompts)})
+            rate = samples[variant].interval("rate")
+            drop = NOT_MEASURED
+            if variant != "intact":
+                drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
+            perplexity = _perplexity(replies, resampler)
+            words = [reply.text.split() for reply in replies]
+            rates.append(
+                Rate(
+                    judge=judge,
+                    probe=probe.name,
+                    variant=variant,
+                    rate=rate.value,
+                    low=rate.low,
+                    high=rate.high,
+                    scored=sum(score is not None for score in scores),
+                    unscored=sum(score is None for score in scores),
+                    nll=_mean([reply.nll for reply in replies]),
+                    kl=_mean([reply.kl for reply in replies]),
+                    repetition=_mean([reply.repetition for reply in replies]),
+                    distinct=distinct(words) if probe.coherent else None,
+                    perplexity=perplexity.value,
+                    perplexity_low=perplexity.low,
+                    perplexity_high=perplexity.high,
+                    drop=drop.value,
+                    drop_low=drop.low,
+                    drop_high=drop.high,
+                )
+            )
+    return rates
 
 
-def _perplexity(replies: list[Reply], resampler: Resampler) -> dict[str, float | None]:
+def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
     """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts."""
-    known = [(r.nll, r.tokens) for r in replies if r.nll is not None and r.tokens]
-    names = ("perplexity", "perplexity_low", "perplexity_high")
-    row: dict[str, float | None] = dict.fromkeys(names)
-    if not known:
-        return row
-    total = resampler.mean({"": [nll * tokens for nll, tokens in known]})
-    found = ratio(total, resampler.mean({"": [float(tokens) for _, tokens in known]})).interval("")
-    values = (found.value, found.low, found.high)
+    texts = [(reply.nll, reply.tokens) for reply in replies if reply.nll is not None]
+    measured = [(nll, tokens) for nll, tokens in texts if tokens]
+    if not measured:
+        return NOT_MEASURED
+    total = resampler.mean({"": [nll * tokens for nll, tokens in measured]})
+    tokens_of = resampler.mean({"": [float(tokens) for _, tokens in measured]})
+    mean = ratio(total, tokens_of).interval("")
     # One text says nothing about the spread between texts.
-    shown = values if len(known) > 1 else values[:1]
-    exponentials = [None if value is None else math.exp(value) for value in shown]
-    return row | dict(zip(names, exponentials, strict=False))
+    bounds = (mean.low, mean.high) if len(measured) > 1 else (None, None)
+    return Interval("perplexity", *map(_exponential, (mean.value, *bounds)))
 
 
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _exponential(value: float | None) -> float | None:
+    return None if value is None else math.exp(value)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None

@@ -1,15 +1,69 @@
-"""Verdicts on replies, and the rows of records that hold both."""
+"""Judgements on replies, and the rows of record files, which are written and read here alone.
+
+A row holds a reply and what a judge says of it: a column for each field of `Reply`, then one for
+each field of `Judgement`, null before anything is judged. Writers may put columns of their own in
+front. `resect eval` puts `variant` and `judge_at`: its files hold a row for each reply and judge,
+and `judge_at` numbers the judges.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from resect import files
 from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.judges import find_judge
-from resect.evaluation.probes import find_probe
+from resect.evaluation.probes import Probe, find_probe
 from resect.records import Judgement, Reply
+
+NOT_JUDGED = Judgement("none", "none", None, reason="measured, not judged")
+Row = dict[str, object]
+
+
+class Answer(NamedTuple):
+    """A reply with the probe that it answers, and what a judge says of it once it is judged."""
+
+    reply: Reply
+    probe: Probe
+    judgement: Judgement = NOT_JUDGED
+
+
+def answers_of(replies: Sequence[Reply]) -> list[Answer]:
+    """Return replies with their probes, not yet judged.
+
+    Raises:
+        InputError: A reply names an unknown probe.
+    """
+    probes = {name: find_probe(name) for name in dict.fromkeys(reply.probe for reply in replies)}
+    return [Answer(reply, probes[reply.probe]) for reply in replies]
+
+
+def judge_answers(answers: Sequence[Answer], judge: str) -> list[Answer]:
+    """Return the answers with judgements; needs no model but the judge's own.
+
+    Args:
+        answers: Answers to any probes; those to a probe that is never judged stay as they are.
+        judge: Name of the judge for the probes that leave it to the configuration.
+
+    Raises:
+        InputError: An unknown judge.
+    """
+    judges = {"configured": find_judge(judge), "exact": find_judge("exact")}
+    judged = list(answers)
+    for judged_by, judge_many in judges.items():
+        positions = [
+            position for position, answer in enumerate(answers) if answer.probe.judged == judged_by
+        ]
+        judgements = judge_many(
+            [answers[position].reply for position in positions],
+            [answers[position].probe.goal for position in positions],
+        )
+        for position, judgement in zip(positions, judgements, strict=True):
+            judged[position] = answers[position]._replace(judgement=judgement)
+    return judged
 
 
 def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Judgement]:
@@ -18,31 +72,55 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
     Raises:
         InputError: An unknown judge.
     """
-    judges = {"configured": find_judge(settings.judge), "exact": find_judge("exact")}
-    never = Judgement("none", "none", None, reason="measured, not judged")
-    verdicts = [never] * len(replies)
-    for kind, judge in judges.items():
-        probes = [find_probe(reply.probe) for reply in replies]
-        places = [at for at, probe in enumerate(probes) if probe.judged == kind]
-        found = judge([replies[at] for at in places], [probes[at].asked for at in places])
-        for at, verdict in zip(places, found, strict=True):
-            verdicts[at] = verdict
-    return verdicts
+    return [answer.judgement for answer in judge_answers(answers_of(replies), settings.judge)]
 
 
-def rows_of(replies: Sequence[Reply], verdicts: Sequence[Judgement] | None) -> list[dict[str, Any]]:
-    """Return flat rows for a record file; verdict columns are null before judging."""
-    blank: dict[str, Any] = {column.name: None for column in fields(Judgement)}
+def rows_of(replies: Sequence[Reply], judgements: Sequence[Judgement] | None) -> list[Row]:
+    """Return a row for each reply; the columns of the judgement are null if there are none yet."""
+    blank: Row = {column.name: None for column in fields(Judgement)}
+    if judgements is None:
+        return [{**asdict(reply), **blank} for reply in replies]
     return [
-        {
-            **asdict(reply),
-            **(blank if verdicts is None else asdict(verdicts[at])),
-        }
-        for at, reply in enumerate(replies)
+        {**asdict(reply), **asdict(judgement)}
+        for reply, judgement in zip(replies, judgements, strict=True)
     ]
 
 
 def reply_of(row: Mapping[str, Any]) -> Reply:
-    """Return the reply that a record row holds."""
+    """Return the reply that a row holds."""
     names = {column.name for column in fields(Reply)}
     return Reply(**{key: value for key, value in row.items() if key in names})
+
+
+def write_asked(path: Path, variant: str, answers: Sequence[Answer]) -> None:
+    """Write the record file of one variant of `resect eval` before any judge has seen it."""
+    rows = rows_of([answer.reply for answer in answers], None)
+    files.write_parquet(path, [{"variant": variant, "judge_at": 0} | row for row in rows])
+
+
+def write_judged(path: Path, variant: str, by_judge: Sequence[Sequence[Answer]]) -> None:
+    """Write the record file of one variant of `resect eval`.
+
+    Args:
+        path: The file.
+        variant: Name of the variant.
+        by_judge: For each judge, in order, the answers that it judged.
+    """
+    rows = [
+        {"variant": variant, "judge_at": number} | row
+        for number, answers in enumerate(by_judge)
+        for row in rows_of(
+            [answer.reply for answer in answers], [answer.judgement for answer in answers]
+        )
+    ]
+    files.write_parquet(path, rows)
+
+
+def read_replies(path: Path) -> list[Reply]:
+    """Return the replies of one variant of `resect eval`, each once.
+
+    Raises:
+        InputError: The file is no whole record.
+    """
+    with files.expecting(path, "record"):
+        return [reply_of(row) for row in files.read_parquet(path) if row["judge_at"] == 0]

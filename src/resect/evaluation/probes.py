@@ -7,6 +7,8 @@ from typing import Literal
 
 from resect.errors import unknown_name
 
+Goal = Literal["comply", "refuse"]
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -15,14 +17,14 @@ class Probe:
     Attributes:
         name: Name in configs and records.
         attacked: Whether the configured attack opens the reply.
-        asked: Whether a hit is a reply that complies or one that refuses.
+        goal: Whether a hit is a reply that complies or one that refuses.
         judged: By the configured judge, by the exact judge, or not at all.
         coherent: Whether the likelihood of the reply under the intact model is measured.
     """
 
     name: str
     attacked: bool
-    asked: Literal["comply", "refuse"]
+    goal: Goal
     judged: Literal["configured", "exact", "never"]
     coherent: bool = False
 

@@ -15,21 +15,20 @@ import http.client
 import ipaddress
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from resect import stats
-from resect.data.encode import check_format, decode, prompt_text
+from resect.data.encode import check_format, decode
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
-from resect.evaluation.ask import EvaluationSettings
-from resect.evaluation.attacks import AttackSettings, attack_prompt
+from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Question, questions_for
 from resect.evaluation.decode import GenerationSettings, repetition
-from resect.evaluation.probes import find_probe
-from resect.records import Reply
+from resect.evaluation.probes import Probe, find_probe
+from resect.records import Reply, Tokenizer
 
 PREFIX = "openai:"
 KEY = "RESECT_API_KEY"
@@ -100,8 +99,8 @@ def served_model(server: Server) -> str:
     """
     if server.model:
         return server.model
-    listed = _ask(server, "GET", "/models").get("data")
-    names = [str(one.get("id")) for one in listed] if isinstance(listed, list) else []
+    models = _ask(server, "GET", "/models").get("data")
+    names = [str(model.get("id")) for model in models] if isinstance(models, list) else []
     if len(names) != 1:
         raise InputError(
             "the server does not serve one model",
@@ -113,7 +112,7 @@ def served_model(server: Server) -> str:
 
 def ask_server(
     server: Server,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     probes: Mapping[str, BehaviourSet],
     settings: EvaluationSettings,
 ) -> list[Reply]:
@@ -138,119 +137,127 @@ def ask_server(
             got=settings.attack.model,
             fix="attack it in memory (--backend hf), or serve the attacked checkpoint",
         )
-    numeric = [name for name in probes if find_probe(name).judged == "never"]
+    by_name = {name: find_probe(name) for name in probes}
+    numeric = [name for name, probe in by_name.items() if probe.judged == "never"]
     if numeric:
         raise InputError(
             "a server gives replies, and these probes need the model's distributions",
             got=", ".join(numeric),
             fix="put them to the model in memory: --backend hf",
         )
-    name = served_model(server)
+    asking = _Asking(replace(server, model=served_model(server)), tokenizer, settings)
     return [
         reply
-        for probe, examples in probes.items()
-        for reply in _answers(server, name, tokenizer, (probe, examples), settings)
+        for name, examples in probes.items()
+        for reply in _answers(asking, by_name[name], examples)
     ]
 
 
-def _answers(
-    server: Server,
-    model: str,
-    tokenizer: Any,
-    question: tuple[str, BehaviourSet],
-    settings: EvaluationSettings,
-) -> list[Reply]:
-    probe, examples = find_probe(question[0]), question[1]
-    how = settings.generation
+class _Asking(NamedTuple):
+    """Who is asked, in whose tokens, and how."""
+
+    server: Server
+    tokenizer: Tokenizer
+    settings: EvaluationSettings
+
+
+def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
+    server, tokenizer, settings = asking
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
-    attack = settings.attack if prompted else AttackSettings(name="none")
-    asked = [(example, at) for example in examples.examples for at in range(how.samples)]
-    prompts = [attack_prompt(attack, example, tokenizer, settings.format) for example, _ in asked]
-    bodies = [
-        _body(model, prompt.ids, how, f"reply/{probe.name}/{example.id}/{at}")
-        for (example, at), prompt in zip(asked, prompts, strict=True)
-    ]
+    questions = questions_for(
+        examples.examples,
+        tokenizer,
+        settings.attack if prompted else NO_ATTACK,
+        format=settings.format,
+        samples=settings.generation.samples,
+    )
+    bodies = [_body(server.model, probe, question, settings.generation) for question in questions]
     with ThreadPoolExecutor(TOGETHER) as pool:
         answers = list(pool.map(lambda body: _ask(server, "POST", "/completions", body), bodies))
+    attack = settings.attack.label(prompted=prompted)
     replies = []
-    for (example, at), prompt, answer in zip(asked, prompts, answers, strict=True):
-        text, tokens = _reply_of(answer, tokenizer)
-        replies.append(
-            Reply(
-                example_id=example.id,
-                probe=probe.name,
-                attack=settings.attack.label(prompted=prompted),
-                category=example.category,
-                prompt=prompt_text(example),
-                prefix=prompt.prefix,
-                text=text,
-                key=example.key,
-                reference=example.completion,
-                repetition=repetition(tokens) if probe.coherent else None,
-                sample=at,
-            )
-        )
+    for question, answer in zip(questions, answers, strict=True):
+        spoken = _spoken(answer, tokenizer)
+        repeated = repetition(spoken.tokens) if probe.coherent else None
+        replies.append(question.answered(probe.name, attack, spoken.text, repetition=repeated))
     return replies
 
 
-def _body(model: str, ids: Sequence[int], how: GenerationSettings, label: str) -> dict[str, Any]:
-    body = {
+def _body(
+    model: str, probe: Probe, question: Question, settings: GenerationSettings
+) -> dict[str, object]:
+    """Return the request for one reply."""
+    body: dict[str, object] = {
         "model": model,
-        "prompt": list(ids),
-        "max_tokens": how.max_new_tokens,
-        "temperature": how.temperature,
+        "prompt": list(question.prompt.ids),
+        "max_tokens": settings.max_new_tokens,
+        "temperature": settings.temperature,
         # The whole softmax, whatever the checkpoint's own settings say.
         "top_p": 1.0,
         "n": 1,
-        # Understood by vLLM; servers that know it not ignore it.
+        # Understood by vLLM; other servers ignore it.
         "return_token_ids": True,
     }
-    if how.temperature > 0:
-        body["seed"] = stats.seed_of(label, how.seed) % 2**31
+    if settings.temperature > 0:
+        label = f"reply/{probe.name}/{question.example.id}/{question.sample}"
+        body["seed"] = stats.seed_of(label, settings.seed) % 2**31
     return body
 
 
-def _reply_of(answer: dict[str, Any], tokenizer: Any) -> tuple[str, list[int]]:
-    """Return text and tokens of a reply; tokens are read off the text if the server gives none."""
+class _Spoken(NamedTuple):
+    """The text of a reply and its token ids."""
+
+    text: str
+    tokens: list[int]
+
+
+def _spoken(answer: Mapping[str, Any], tokenizer: Tokenizer) -> _Spoken:
+    """Read a server's answer; tokens are read off the text if the server gives none.
+
+    Raises:
+        InputError: It holds no reply.
+    """
     choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else {}
-    text, tokens = first.get("text"), first.get("token_ids")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    text, tokens = choice.get("text"), choice.get("token_ids")
     if not isinstance(text, str):
         raise InputError("the server's answer holds no reply", got=json.dumps(answer)[:200])
     if isinstance(tokens, list):
         ids = [int(token) for token in tokens]
-        return decode(tokenizer, ids), ids
-    return text, list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _Spoken(decode(tokenizer, ids), ids)
+    return _Spoken(text, list(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 def _ask(
-    server: Server, method: str, place: str, body: dict[str, Any] | None = None
+    server: Server, method: str, endpoint: str, body: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
-    connection = kind(server.host, server.port, timeout=TIMEOUT)
+    """Send one request and return the JSON object that comes back."""
+    secure = server.scheme == "https"
+    connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = connect(server.host, server.port, timeout=TIMEOUT)
     headers = {"Content-Type": "application/json"}
     if os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {os.environ[KEY]}"
-    where = f"{server.scheme}://{server.host}:{server.port}{server.path}{place}"
+    url = f"{server.scheme}://{server.host}:{server.port}{server.path}{endpoint}"
     try:
         content = None if body is None else json.dumps(body)
-        connection.request(method, server.path + place, content, headers)
+        connection.request(method, server.path + endpoint, content, headers)
         response = connection.getresponse()
         text = response.read().decode("utf-8", errors="replace")
     except (OSError, http.client.HTTPException) as error:
         raise InputError(
-            "the server does not answer", got=f"{where}: {error}", fix="start it, or mend the URL"
+            "the server does not answer", got=f"{url}: {error}", fix="start it, or mend the URL"
         ) from error
     finally:
         connection.close()
     if response.status != 200:
         raise InputError(
-            "the server refuses a request", got=f"{where}: {response.status} {text[:300]}"
+            "the server refuses a request", got=f"{url}: {response.status} {text[:300]}"
         )
     try:
-        found = json.loads(text)
+        answer = json.loads(text)
     except ValueError as error:
         raise InputError("the server's answer is not JSON", got=text[:200]) from error
-    if not isinstance(found, dict):
+    if not isinstance(answer, dict):
         raise InputError("the server's answer is no JSON object", got=text[:200])
-    return found
+    return answer

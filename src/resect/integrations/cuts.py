@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +30,12 @@ def check_mask(model: Any, mask: Mask | None) -> None:
             pass
 
 
-def mask_hash(mask: Mask) -> str:
-    """Return 16 hex digits over names, shapes, removed places and their original values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(mask.tensors.items()):
-        if tensor.index.numel():
-            digest.update(f"{name}/{tensor.shape}/{tensor.value.dtype}".encode())
-            digest.update(tensor.index.numpy().tobytes())
-            # Through float32, because numpy has no bfloat16; the conversion loses nothing.
-            digest.update(tensor.value.float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def mask_facts(mask: Mask | None) -> dict[str, Any]:
     """Return what a log says about a cut; all null for an intact model."""
     if mask is None:
         return {"mask_hash": None, "mask_weights": 0, "mask_fraction": 0.0}
     return {
-        "mask_hash": mask_hash(mask),
+        "mask_hash": mask.hash,
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
         **({"mask_forced": forced_in(mask.meta)} if forced_in(mask.meta) else {}),

@@ -31,7 +31,7 @@ from resect.edit.live import removed
 from resect.errors import InputError, ResectError
 from resect.evaluation.decode import GenerationSettings, decoding_as, end_tokens, evaluating, pad_id
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
-from resect.model import load_model, model_fingerprint
+from resect.model import context_of, load_model, model_fingerprint
 from resect.weights.mask import Mask
 
 ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model", "hf_tokenizer")
@@ -157,7 +157,7 @@ class ResectAPI(HuggingFaceAPI):
         self.tokenizer_call_args = {"add_special_tokens": False}
         self.enable_thinking = given.get("enable_thinking", False)
         self.batch_size = self.chat_template = self.use_chat_template = self.hidden_states = None
-        self.room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.room = context_of(model)
         self.facts = {
             "model_fingerprint": model_fingerprint(model),
             "format": self.format,

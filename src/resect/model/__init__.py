@@ -1,5 +1,6 @@
 """Checkpoints: loading them, and finding their prunable weights; nothing here changes a weight."""
 
+from resect.model.context import context_of
 from resect.model.load import (
     LoadedModel,
     load_model,
@@ -16,6 +17,7 @@ __all__ = [
     "Place",
     "PrunableWeight",
     "Skipped",
+    "context_of",
     "find_prunable",
     "load_model",
     "model_fingerprint",

@@ -215,9 +215,9 @@ def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> li
             tokens = sum(count(used.examples or scored.limit) for scored in sets)
             for number in range(used.rounds):
                 tokens_of[cell.seed, _scoring(used), number] = tokens
-        attack = parse_attack(cell.attack) if cell.attack else None
-        if attack is not None and attack.model == "ablate_refusal":
-            tokens_of[cell.key] = len(attack.roles) * count(attack.ablation.limit)
+        scored = parse_attack(cell.attack).work(assumed.examples).scored if cell.attack else 0
+        if scored:
+            tokens_of[cell.key] = scored * assumed.length
     return list(tokens_of.values())
 
 
@@ -240,17 +240,14 @@ def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> _TuningNeed:
     operations, memory = 0.0, 0.0
     for cell in cells:
         tuning = cell.tuning
-        attack = parse_attack(cell.attack) if cell.attack else None
+        trained = parse_attack(cell.attack).work(assumed.examples).trained if cell.attack else 0
         if tuning is not None:
             per_token = 6 if tuning.method == "full" else 4
             operations += per_token * weights * tuning.steps * tuning.batch * assumed.length
             extra = 3 if tuning.method == "full" else 0
             memory = max(memory, (3.0 + extra) * shape.parameters)
-        if attack is not None and attack.model == "finetune":
-            settings = attack.finetune
-            passes = (settings.limit or assumed.examples) * settings.epochs
-            examples = passes if settings.steps is None else settings.steps * settings.batch
-            operations += 4 * weights * examples * assumed.length
+        if trained:
+            operations += 4 * weights * trained * assumed.length
             memory = max(memory, 3.0 * shape.parameters)
     return _TuningNeed(operations, memory)
 

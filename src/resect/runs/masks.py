@@ -19,7 +19,7 @@ from resect.attribution.settings import AttributeSettings
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.files.origin import hash_value
-from resect.model import prunable_tensors
+from resect.model import context_of, prunable_tensors
 from resect.records import Encoded, Scope
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject
@@ -227,14 +227,13 @@ class Masks:
         return _Aimed(examples, contrast, hash_value([data.hash, against.hash]))
 
     def _encode(self, data: BehaviourSet, target: Target, subject: Subject) -> list[Encoded]:
-        text = subject.loaded.model.config.get_text_config()
         return encode(
             data.examples,
             subject.loaded.tokenizer,
             format=self.config.format,
             skip=target.skip,
             tokens=target.tokens,
-            max_length=getattr(text, "max_position_embeddings", None),
+            max_length=context_of(subject.loaded.model),
         )
 
 

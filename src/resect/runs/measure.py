@@ -126,8 +126,7 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, mask, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
-    model, tokenizer = subject.loaded
-    replies = ask(model, tokenizer, probes, settings, variant, attack_data=attack_data)
+    replies = ask(subject.loaded, probes, settings, variant, attack_data=attack_data)
     origin = _origin(cell, mask, subject)
     write_parquet(asked_path(masks.run, cell), [origin | row for row in rows_of(replies, None)])
 

@@ -5,26 +5,40 @@ The two combine: `finetune+prefill:10`. An attacked model lives in memory alone,
 comes back:
 
     settings = parse_attack("ablate_refusal+prefill:10")
-    with attacked(model, tokenizer, settings, {"refusal": refusals, "target": answers}):
+    with attacked(load_model(FOLDER), settings, {"refusal": refusals, "target": answers}):
         ...                                  # the model's refusals are cut
     ...                                      # and are back
+
+An attack is a file of this folder and a line in one of the two dictionaries. What else is to be
+known of it, the data that it needs, what it costs, how it is written, it says itself.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from resect.data.encode import PromptIds
 from resect.data.load import BehaviourSet
 from resect.errors import InputError, unknown_name
-from resect.evaluation.attacks.ablate import AblationSettings, ablate_refusal
-from resect.evaluation.attacks.finetune import FinetuneSettings, finetune
+from resect.evaluation.attacks.ablate import AblationSettings
+from resect.evaluation.attacks.family import ModelAttack, Work
+from resect.evaluation.attacks.finetune import FinetuneSettings
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.attacks.prompt import none, prefill
-from resect.records import Example, Format
+from resect.model import LoadedModel
+from resect.records import CausalModel, Example, Format, Tokenizer
+
+# How a turn is opened: with so many tokens of the target answer, or with a fixed phrase.
+PromptAttack = Callable[[Example, Tokenizer, Format, int, str | None], PromptIds]
+PROMPT_ATTACKS: dict[str, PromptAttack] = {"none": none, "prefill": prefill}
+
+MODEL_ATTACKS: dict[str, type[ModelAttack]] = {
+    "finetune": FinetuneSettings,
+    "ablate_refusal": AblationSettings,
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,11 @@ class AttackSettings:
     """How a model is attacked.
 
     Attributes:
-        name: The prompt attack, `none` or `prefill`.
-        tokens: For `prefill`: tokens of the target answer that open the reply.
-        phrase: For `prefill`: a fixed opening instead of the target answer's.
-        model: The model attack, `none`, `finetune` or `ablate_refusal`.
-        finetune: Settings of that model attack.
-        ablation: Settings of that model attack.
+        name: The prompt attack, a key of `PROMPT_ATTACKS`.
+        tokens: Tokens of the target answer that open the reply.
+        phrase: A fixed opening instead of the target answer's.
+        model: The model attack, `none` or a key of `MODEL_ATTACKS`.
+        settings: The model attack with its settings; None for its defaults.
         probes: Probes whose replies the prompt attack opens; empty for those that are marked so
             in `resect.evaluation.probes`. A model attack holds for all probes.
     """
@@ -46,16 +59,32 @@ class AttackSettings:
     tokens: int = 10
     phrase: str | None = None
     model: str = "none"
-    finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
-    ablation: AblationSettings = field(default_factory=AblationSettings)
+    settings: ModelAttack | None = None
     probes: tuple[str, ...] = ()
+
+    @property
+    def on_model(self) -> ModelAttack | None:
+        """The model attack with its settings, None if there is none.
+
+        Raises:
+            InputError: The attack is unknown.
+        """
+        if self.model == "none":
+            return None
+        if self.model not in MODEL_ATTACKS:
+            raise unknown_name("model attack", self.model, ["none", *MODEL_ATTACKS])
+        return self.settings or MODEL_ATTACKS[self.model]()
 
     @property
     def roles(self) -> tuple[str, ...]:
         """Names of the behaviour sets that the model attack needs."""
-        if self.model == "finetune":
-            return ("target",)
-        return self.ablation.roles if self.model == "ablate_refusal" else ()
+        attack = self.on_model
+        return () if attack is None else attack.roles
+
+    def work(self, examples: int) -> Work:
+        """Return what the model attack costs where a set has this many examples."""
+        attack = self.on_model
+        return Work() if attack is None else attack.work(examples)
 
     def opens(self, probe: str, *, default: bool) -> bool:
         """Return whether the prompt part opens the replies to a probe."""
@@ -67,32 +96,22 @@ class AttackSettings:
         return "+".join(part for part in parts if part != "none") or "none"
 
 
-PromptAttack = Callable[[Example, Any, Format, int, str | None], PromptIds]
-ATTACKS: dict[str, PromptAttack] = {"none": none, "prefill": prefill}
-
-MODEL_ATTACKS: dict[str, Callable[..., Patch]] = {
-    "finetune": finetune,
-    "ablate_refusal": ablate_refusal,
-}
-
-
 def attack_prompt(
-    settings: AttackSettings, example: Example, tokenizer: Any, format: Format
+    settings: AttackSettings, example: Example, tokenizer: Tokenizer, format: Format
 ) -> PromptIds:
     """Encode one prompt under the prompt part of an attack.
 
     Raises:
         InputError: The attack is unknown.
     """
-    if settings.name not in ATTACKS:
-        raise unknown_name("attack", settings.name, list(ATTACKS))
-    attack = ATTACKS[settings.name]
+    if settings.name not in PROMPT_ATTACKS:
+        raise unknown_name("attack", settings.name, list(PROMPT_ATTACKS))
+    attack = PROMPT_ATTACKS[settings.name]
     return attack(example, tokenizer, format, settings.tokens, settings.phrase)
 
 
 def prepare_attack(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     settings: AttackSettings,
     data: Mapping[str, BehaviourSet] | None = None,
     *,
@@ -101,8 +120,8 @@ def prepare_attack(
     """Do the work of the model part of an attack; the model is as before when this returns.
 
     Args:
-        model: A Hugging Face causal LM, intact or cut: what is attacked is what it is now.
-        tokenizer: Its tokenizer.
+        loaded: A Hugging Face causal LM, intact or cut (what is attacked is what it is now), and
+            its tokenizer.
         settings: Which attack.
         data: Behaviour sets by role, as `settings.roles` names them: `target` (prompts with the
             answers wanted), `refusal` (prompts with refusals), `preserve` (benign examples).
@@ -114,40 +133,40 @@ def prepare_attack(
     Raises:
         InputError: The attack is unknown, its data are missing or cannot be used.
     """
-    if settings.model == "none":
+    attack = settings.on_model
+    if attack is None:
         return Patch()
-    if settings.model not in MODEL_ATTACKS:
-        raise unknown_name("model attack", settings.model, ["none", *MODEL_ATTACKS])
     data = data or {}
-    missing = [role for role in settings.roles if role not in data]
+    missing = [role for role in attack.roles if role not in data]
     if missing:
         raise InputError(
             f"the attack {settings.model} lacks data",
             got=", ".join(data) or "none",
-            allowed="sets for " + ", ".join(settings.roles),
+            allowed="sets for " + ", ".join(attack.roles),
             fix=" ".join(f"--attack-data {role}=SPEC" for role in missing),
         )
-    attack = MODEL_ATTACKS[settings.model]
-    own = settings.finetune if settings.model == "finetune" else settings.ablation
-    return attack(model, tokenizer, own, data, format=format)
+    return attack.prepare(loaded, data, format=format)
 
 
 @contextlib.contextmanager
 def attacked(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     settings: AttackSettings,
     data: Mapping[str, BehaviourSet] | None = None,
     *,
     format: Format = "chat",
-) -> Iterator[Any]:
+) -> Iterator[CausalModel]:
     """Attack a model in memory while the block runs; every bit is back after it.
 
     Yields:
         The model itself, changed in place; arguments and errors as for `prepare_attack`.
     """
-    with prepare_attack(model, tokenizer, settings, data, format=format).applied():
-        yield model
+    with prepare_attack(loaded, settings, data, format=format).applied():
+        yield loaded.model
+
+
+# The prompt attack with its phrase, which is all that is left of the text.
+_PHRASE = re.compile(r"(?:^|\+)(\w+)=(.*)", re.DOTALL)
 
 
 def parse_attack(text: str) -> AttackSettings:
@@ -160,62 +179,62 @@ def parse_attack(text: str) -> AttackSettings:
     Raises:
         InputError: The text is something else.
     """
-    head, equals, phrase = text.partition("prefill=")
-    parts = [part for part in head.split("+") if part or not equals]
-    changes: dict[str, Any] = {"name": "none"}
-    if equals:
-        changes |= {"name": "prefill", "phrase": phrase}
+    attack = AttackSettings("none")
+    if text == "none":
+        return attack
+    openings = [name for name in PROMPT_ATTACKS if name != "none"]
+    parts = text.split("+")
+    phrase = _PHRASE.search(text)
+    if phrase is not None and phrase[1] in openings:
+        if not phrase[2].strip():
+            raise _unreadable(text)
+        attack = replace(attack, name=phrase[1], phrase=phrase[2])
+        parts = [part for part in text[: phrase.start()].split("+") if part]
     for part in parts:
         name, _, options = part.partition(":")
-        place = "name" if name == "prefill" else "model"
-        known = name in ("none", "prefill", *MODEL_ATTACKS)
-        taken = changes.get(place, "none") != "none"
-        if not known or taken or (name == "none" and (options or text != "none")):
-            raise _unreadable(text)
-        if name == "prefill":
+        if name in openings and attack.name == "none":
             if options and not (options.isdigit() and int(options) > 0):
                 raise _unreadable(text)
-            changes |= {"name": "prefill", "tokens": int(options or 10)}
-        elif name != "none":
-            changes["model"] = name
-        if name == "finetune":
-            changes["finetune"] = _options(FinetuneSettings, options, text)
-        if name == "ablate_refusal":
-            changes["ablation"] = _options(AblationSettings, options, text)
-    if equals and not phrase.strip():
-        raise _unreadable(text)
-    return AttackSettings(**changes)
+            attack = replace(attack, name=name, tokens=int(options or 10))
+        elif name in MODEL_ATTACKS and attack.model == "none":
+            settings = _settings(MODEL_ATTACKS[name], options, text) if options else None
+            attack = replace(attack, model=name, settings=settings)
+        else:
+            raise _unreadable(text)
+    return attack
 
 
 def _unreadable(text: str) -> InputError:
+    openings = [f"{name}[:K], {name}=PHRASE" for name in PROMPT_ATTACKS if name != "none"]
+    attacks = [name + attack.usage for name, attack in MODEL_ATTACKS.items()]
     return InputError(
         "unknown attack",
         got=repr(text),
-        allowed="none, prefill[:K], prefill=PHRASE, finetune[:OPTION=VALUE,...], "
-        "ablate_refusal[:published], or a model attack + a prefill (K ≥ 1)",
+        allowed=", ".join(("none", *openings, *attacks))
+        + ", or a model attack + a prefill (K ≥ 1)",
     )
 
 
-def _options(kind: type[Any], text: str, whole: str) -> Any:
-    """Read `name=value,...` into the settings of a model attack."""
-    types = {column.name: str(column.type) for column in fields(kind)}
-    values: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = part.partition("=")
+def _settings(attack: type[ModelAttack], options: str, text: str) -> ModelAttack:
+    """Read the `name=value,...` of an attack that was written as `text`."""
+    types = {column.name: str(column.type) for column in fields(attack)}
+    values: dict[str, object] = {}
+    for option in filter(None, options.split(",")):
+        name, equals, value = option.partition("=")
         if not equals and "preset" in types:
-            name, value = "preset", part
+            name, value = "preset", option
         if name not in types or not value:
             raise InputError(
-                f"unknown option of the attack {whole!r}", got=part, allowed=", ".join(types)
+                f"unknown option of the attack {text!r}", got=option, allowed=", ".join(types)
             )
         try:
             values[name] = _value(value, types[name])
         except ValueError as error:
-            raise InputError(f"cannot read {part!r}", got=value, allowed=types[name]) from error
-    return kind(**values)
+            raise InputError(f"cannot read {option!r}", got=value, allowed=types[name]) from error
+    return attack(**values)
 
 
-def _value(text: str, type_name: str) -> Any:
+def _value(text: str, type_name: str) -> str | int | float | None:
     if text == "none" and "None" in type_name:
         return None
     if type_name.startswith("int"):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from resect.attribution.engine import attribute
 from resect.attribution.rounds import contrasted
@@ -23,10 +23,19 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit.live import removed
 from resect.errors import InputError
+from resect.evaluation.attacks.family import Work
 from resect.evaluation.attacks.patch import Patch
+from resect.model import LoadedModel, context_of
 from resect.records import Encoded, Format
 from resect.weights.mask import Mask
 from resect.weights.select import select
+
+
+class Fractions(NamedTuple):
+    """Fractions of each tensor's ranking: of refusals, cut; of `preserve` examples, protected."""
+
+    q: float
+    p: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,9 @@ class AblationSettings:
         limit: Most examples of each set, drawn by `seed`.
         seed: Seed of the draw.
     """
+
+    usage: ClassVar[str] = "[:published]"
+    words: ClassVar[str] = "ablated refusal"
 
     preset: Literal["contrast", "published"] = "contrast"
     q: float | None = None
@@ -61,73 +73,79 @@ class AblationSettings:
             )
 
     @property
-    def fractions(self) -> tuple[float, float]:
-        """The fractions (q, p) in force."""
+    def fractions(self) -> Fractions:
+        """The fractions in force."""
         q, p = (0.01, 0.01) if self.preset == "published" else (0.0005, 0.0)
-        return (q if self.q is None else self.q, p if self.p is None else self.p)
+        return Fractions(q if self.q is None else self.q, p if self.p is None else self.p)
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The data that the preset needs."""
-        protects = ("preserve",) if self.fractions[1] > 0 else ()
-        return ("refusal", *(("target",) if self.preset == "contrast" else ()), *protects)
+        protected = ("preserve",) if self.fractions.p > 0 else ()
+        return ("refusal", *(("target",) if self.preset == "contrast" else ()), *protected)
+
+    def work(self, examples: int) -> Work:
+        """Return how many examples are scored."""
+        return Work(scored=len(self.roles) * (self.limit or examples))
+
+    def prepare(
+        self, loaded: LoadedModel, data: Mapping[str, BehaviourSet], *, format: Format
+    ) -> Patch:
+        """Find the weights of refusal; the model is as before when this returns.
+
+        Args:
+            loaded: A Hugging Face causal LM and its tokenizer.
+            data: `refusal` (prompts with refusals), for `contrast` also `target` (prompts with
+                compliant answers), where something is protected also `preserve`.
+            format: `raw` or `chat`, as the evaluation asks.
+
+        Raises:
+            InputError: An example cannot be scored, or refusals and answers begin alike.
+        """
+        return ablate_refusal(loaded, self, data, format=format)
 
 
 def ablate_refusal(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     settings: AblationSettings,
     data: Mapping[str, BehaviourSet],
     *,
     format: Format,
 ) -> Patch:
-    """Find the weights of refusal; the model is as before when this returns.
-
-    Args:
-        model: A Hugging Face causal LM.
-        tokenizer: Its tokenizer.
-        settings: Which cut.
-        data: `refusal` (prompts with refusals), for `contrast` also `target` (prompts with
-            compliant answers), where something is protected also `preserve`.
-        format: `raw` or `chat`, as the evaluation asks.
-
-    Raises:
-        InputError: An example cannot be scored, or refusals and answers begin alike.
-    """
+    """Find the weights of refusal; arguments and errors as for `AblationSettings.prepare`."""
+    model, tokenizer = loaded
     chosen = {
         role: data[role].split("calibration").limit(settings.limit, settings.seed)
         for role in settings.roles
     }
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     gate = ("refusal", "target") if settings.preset == "contrast" else ()
     encoded = {
         role: encode(
-            found.examples,
+            examples.examples,
             tokenizer,
             format=format,
             tokens=1 if role in gate else None,
-            max_length=room,
+            max_length=context,
         )
-        for role, found in chosen.items()
+        for role, examples in chosen.items()
     }
-    mask = refusal_mask(model, tokenizer, settings, encoded)
-    facts = {
+    mask = refusal_mask(loaded, settings, encoded)
+    record = {
         "attack": "ablate_refusal",
         "settings": asdict(settings),
-        "data": {role: found.hash for role, found in chosen.items()},
+        "data": {role: examples.hash for role, examples in chosen.items()},
         "removed": mask.count,
         "removed_fraction": mask.fraction,
     }
-    return Patch(lambda: removed(model, mask), facts)
+    return Patch(lambda: removed(model, mask), record)
 
 
 def refusal_mask(
-    model: Any,
-    tokenizer: Any,
-    settings: AblationSettings,
-    encoded: Mapping[str, Sequence[Encoded]],
+    loaded: LoadedModel, settings: AblationSettings, encoded: Mapping[str, Sequence[Encoded]]
 ) -> Mask:
     """Return the weights of refusal, by the rules in the header of this module."""
+    model, tokenizer = loaded
     q, p = settings.fractions
     keep = max(q, p)
     if settings.preset == "published":
@@ -156,7 +174,7 @@ def contrast(refusals: Sequence[Encoded], answers: Sequence[Encoded]) -> list[En
     Raises:
         InputError: All refusals and answers begin with the same token.
     """
-    openings = {one.input_ids[one.first_scored] for one in (*refusals, *answers)}
+    openings = {example.input_ids[example.first_scored] for example in (*refusals, *answers)}
     if len(openings) == 1:
         raise InputError(
             "refusals and compliant answers begin with the same token",

@@ -12,7 +12,7 @@ import copy
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 
@@ -20,8 +20,10 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit.tune import adapter, quiet, supervised
 from resect.errors import InputError
+from resect.evaluation.attacks.family import Work
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged
-from resect.records import Encoded, Format
+from resect.model import LoadedModel, context_of
+from resect.records import Encoded, Format, Tokenizer
 
 IGNORED = -100
 
@@ -43,6 +45,9 @@ class FinetuneSettings:
         limit: Most examples, drawn by `seed`; None for all.
         seed: Seed of the adapters, of the order and of the draw.
     """
+
+    usage: ClassVar[str] = "[:OPTION=VALUE,...]"
+    words: ClassVar[str] = "fine-tuning"
 
     rank: int = 128
     alpha: float = 16.0
@@ -69,27 +74,38 @@ class FinetuneSettings:
         if not 0 <= self.dropout < 1 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
             raise InputError("a setting of the attack is out of range", got=str(self))
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The data that are trained on."""
+        return ("target",)
+
+    def work(self, examples: int) -> Work:
+        """Return how many examples the training goes through."""
+        if self.steps is not None:
+            return Work(trained=self.steps * self.batch)
+        return Work(trained=(self.limit or examples) * self.epochs)
+
+    def prepare(
+        self, loaded: LoadedModel, data: Mapping[str, BehaviourSet], *, format: Format
+    ) -> Patch:
+        """Train adapters on `data["target"]`; the model is as before when this returns.
+
+        Args:
+            loaded: A Hugging Face causal LM on one device, and its tokenizer.
+            data: Holds `target`; a set with splits gives its calibration split.
+            format: `raw` or `chat`, as the evaluation asks.
+
+        Raises:
+            InputError: An example is too long, or a process sees several GPUs.
+        """
+        return finetune(loaded, self, data["target"], format=format)
+
 
 def finetune(
-    model: Any,
-    tokenizer: Any,
-    settings: FinetuneSettings,
-    data: Mapping[str, BehaviourSet],
-    *,
-    format: Format,
+    loaded: LoadedModel, settings: FinetuneSettings, target: BehaviourSet, *, format: Format
 ) -> Patch:
-    """Train adapters on `data["target"]`; the model is as before when this returns.
-
-    Args:
-        model: A Hugging Face causal LM on one device.
-        tokenizer: Its tokenizer.
-        settings: How to train.
-        data: Holds `target`; a set with splits gives its calibration split.
-        format: `raw` or `chat`, as the evaluation asks.
-
-    Raises:
-        InputError: An example is too long, or a process sees several GPUs.
-    """
+    """Train adapters on a set; arguments and errors as for `FinetuneSettings.prepare`."""
+    model, tokenizer = loaded
     device = next(model.parameters()).device
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         raise InputError(
@@ -97,10 +113,11 @@ def finetune(
             got=f"{torch.cuda.device_count()} GPUs in sight of this process",
             fix="set CUDA_VISIBLE_DEVICES to one of them",
         )
-    chosen = data["target"].split("calibration").limit(settings.limit, settings.seed)
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    chosen = target.split("calibration").limit(settings.limit, settings.seed)
+    context = context_of(model)
     # One place is left for the end token.
-    encoded = encode(chosen.examples, tokenizer, format=format, max_length=room and room - 1)
+    longest = context and context - 1
+    encoded = encode(chosen.examples, tokenizer, format=format, max_length=longest)
     before = children_of(model)
     rows = rows_of(encoded, tokenizer)
     with unchanged(model), tempfile.TemporaryDirectory() as folder, quiet():
@@ -114,7 +131,7 @@ def finetune(
         outcome = trainer.train()
         trainer.model.eval().requires_grad_(False)
         changes = replacements(before)
-    facts = {
+    record = {
         "attack": "finetune",
         "settings": asdict(settings),
         "data": {"target": chosen.hash},
@@ -123,10 +140,10 @@ def finetune(
         "mean_loss": outcome.training_loss,
         "adapted_layers": len(changes),
     }
-    return Patch(lambda: replaced(changes), facts)
+    return Patch(lambda: replaced(changes), record)
 
 
-def rows_of(encoded: list[Encoded], tokenizer: Any) -> list[dict[str, list[int]]]:
+def rows_of(encoded: list[Encoded], tokenizer: Tokenizer) -> list[dict[str, list[int]]]:
     """Return training rows: the very tokens that the evaluation uses, then the end token.
 
     The rows are tokenised here and not by TRL, so that a template's way of writing past turns can
@@ -135,14 +152,15 @@ def rows_of(encoded: list[Encoded], tokenizer: Any) -> list[dict[str, list[int]]
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     return [
         {
-            "input_ids": [*one.input_ids, *end],
-            "labels": [IGNORED] * one.first_scored + [*one.input_ids[one.first_scored :], *end],
+            "input_ids": [*example.input_ids, *end],
+            "labels": [IGNORED] * example.first_scored
+            + [*example.input_ids[example.first_scored :], *end],
         }
-        for one in encoded
+        for example in encoded
     ]
 
 
-def _padding(tokenizer: Any) -> Any:
+def _padding(tokenizer: Tokenizer) -> Tokenizer:
     """Return a copy of a tokenizer that can pad, since the trainer would change this one."""
     tokenizer = copy.deepcopy(tokenizer)
     if tokenizer.pad_token is None:
@@ -150,8 +168,8 @@ def _padding(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _arguments(settings: FinetuneSettings, folder: str) -> dict[str, Any]:
-    """Return what the settings of an attack say to TRL."""
+def _arguments(settings: FinetuneSettings, folder: str) -> dict[str, object]:
+    """Return the settings of an attack as TRL names them."""
     return {
         "output_dir": folder,
         "learning_rate": settings.rate,

@@ -7,11 +7,13 @@ import copy
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+
+from resect.records import CausalModel
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Patch:
         facts: What was done: settings, counts, losses.
     """
 
-    applied: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    applied: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 class Replacement(NamedTuple):
@@ -36,7 +38,7 @@ class Replacement(NamedTuple):
     module: nn.Module
 
 
-def replacements(before: Mapping[nn.Module, Mapping[str, Any]]) -> list[Replacement]:
+def replacements(before: Mapping[nn.Module, Mapping[str, nn.Module | None]]) -> list[Replacement]:
     """Return the submodules that differ from those in `before`, from `children_of`."""
     return [
         Replacement(parent, name, child)
@@ -46,7 +48,7 @@ def replacements(before: Mapping[nn.Module, Mapping[str, Any]]) -> list[Replacem
     ]
 
 
-def children_of(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+def children_of(model: CausalModel) -> dict[nn.Module, dict[str, nn.Module | None]]:
     """Return the direct submodules of every module."""
     return {module: dict(module._modules) for module in model.modules()}
 
@@ -65,7 +67,7 @@ def replaced(changes: list[Replacement]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: CausalModel) -> Iterator[None]:
     """Undo what a trainer does to a model apart from training it.
 
     TRL, PEFT and transformers set more than adapters: a new `forward`, hooks, frozen weights,
@@ -96,14 +98,14 @@ def unchanged(model: nn.Module) -> Iterator[None]:
             vars(config).update(values)
 
 
-def _shallow(value: Any) -> Any:
+def _shallow(value: object) -> object:
     # The tables of a module (submodules, hooks, parameters) are changed in place.
     return copy.copy(value) if isinstance(value, dict | list | set) else value
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def _configs(model: CausalModel) -> list[object]:
     """Return every configuration object of the model and of its parts, each once."""
-    found: dict[int, Any] = {}
+    configs: dict[int, object] = {}
     waiting = [
         getattr(module, name, None)
         for module in model.modules()
@@ -111,14 +113,14 @@ def _configs(model: nn.Module) -> list[Any]:
     ]
     while waiting:
         config = waiting.pop()
-        if config is None or id(config) in found or not hasattr(config, "to_dict"):
+        if config is None or id(config) in configs or not hasattr(config, "to_dict"):
             continue
-        found[id(config)] = config
+        configs[id(config)] = config
         waiting += list(vars(config).values())
-    return list(found.values())
+    return list(configs.values())
 
 
-def _config_state(config: Any) -> dict[str, Any]:
+def _config_state(config: object) -> dict[str, object]:
     # Nested configurations keep their identity, because modules hold them too.
     return {
         key: value if hasattr(value, "to_dict") else copy.deepcopy(value)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from resect.data.encode import PromptIds, encode_prompt
 from resect.errors import InputError
-from resect.records import Example, Format
+from resect.records import Example, Format, Tokenizer
 
 
 def none(
-    example: Example, tokenizer: Any, format: Format, tokens: int, phrase: str | None
+    example: Example, tokenizer: Tokenizer, format: Format, tokens: int, phrase: str | None
 ) -> PromptIds:
     """Ask plainly; `tokens` and `phrase` are not used."""
     del tokens, phrase
@@ -18,7 +16,7 @@ def none(
 
 
 def prefill(
-    example: Example, tokenizer: Any, format: Format, tokens: int, phrase: str | None
+    example: Example, tokenizer: Tokenizer, format: Format, tokens: int, phrase: str | None
 ) -> PromptIds:
     """Open the assistant's turn with the first tokens of a target answer, or a fixed phrase.
 
