@@ -26,8 +26,8 @@ def test_a_row_comes_back_bit_for_bit(name: str, count: int) -> None:
     row = torch.randn(count, generator=torch.Generator().manual_seed(1)).to(DTYPES[name])
     if count > 1:
         row[:3] = torch.tensor([float("inf"), -0.0, 1e-30])
-    packed, facts = pack(row)
-    found = unpack(packed, json.loads(json.dumps(facts)), 10**6)
+    packed, packing = pack(row)
+    found = unpack(packed, json.loads(json.dumps(packing)), 10**6)
     assert found.dtype == row.dtype
     assert torch.equal(found.view(torch.uint8), row.view(torch.uint8))
 
@@ -38,14 +38,14 @@ def test_gaps_of_any_length_come_back(code: type[np.uint8] | type[np.uint16]) ->
     # On the edge of the type, beside it, far beyond it, and past what 32 bits hold.
     index = np.cumsum([1, 1, most, most + 1, most + 2, 5 * most, 2**33 // most]).astype(np.int64)
     for one in (index, index - 1, index[:0], np.array([2**20], dtype=np.int64)):
-        assert from_gaps(to_gaps(one, np.dtype(code))).tolist() == one.tolist()
+        assert from_gaps(to_gaps(one, code)).tolist() == one.tolist()
 
 
 @pytest.mark.parametrize(
     "damage", ["short", "long", "flipped", "count", "dtype", "negative", "all", "bomb"]
 )
 def test_damage_is_seen(damage: str) -> None:
-    packed, facts = pack(torch.rand(500))
+    packed, packing = pack(torch.rand(500))
     if damage == "short":
         packed = packed[:-1]
     if damage == "long":
@@ -53,18 +53,18 @@ def test_damage_is_seen(damage: str) -> None:
     if damage == "flipped":
         packed[-6] ^= 255
     if damage == "count":
-        facts[1] += 1
+        packing = packing._replace(length=501)
     if damage == "negative":
-        facts[1] = -1
+        packing = packing._replace(length=-1)
     if damage == "all":
-        facts[2] = len(packed) + 1
+        packing = packing._replace(deflated=len(packed) + 1)
     if damage == "bomb":
-        packed, facts = pack(torch.zeros(10**6 + 1, dtype=torch.uint8))
+        packed, packing = pack(torch.zeros(10**6 + 1, dtype=torch.uint8))
         assert len(packed) < 10_000
     if damage == "dtype":
-        facts[0] = "int8"
+        packing = packing._replace(dtype="int8")
     with pytest.raises((ValueError, KeyError)):
-        unpack(packed, facts, 10**6)
+        unpack(packed, packing, 10**6)
 
 
 @pytest.fixture(scope="module")
