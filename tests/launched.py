@@ -12,7 +12,7 @@ import torch
 import tiny
 from resect.attribution.engine import attribute_many
 from resect.attribution.settings import Pass
-from resect.records import Encoded, Scope
+from resect.records import CausalModel, Encoded, Scope
 from resect.weights.scores import Scores
 from resect.weights.select import select
 from shared_work import EXAMPLES, REDUCTIONS
@@ -22,7 +22,7 @@ Found = dict[str, Scores]
 
 
 def run(
-    model: Any,
+    model: CausalModel,
     encoded: Sequence[Encoded],
     reductions: tuple[str, ...] = REDUCTIONS,
     **settings: Any,
@@ -42,7 +42,7 @@ def base(architecture: str, count: int = EXAMPLES, method: str = "snip") -> Foun
     return run(tiny.build(architecture), tiny.examples(count), reductions, method=method)
 
 
-def assert_same(found: Found, expected: Found, factor: float = 1.0) -> None:
+def assert_same(scores: Found, expected: Found, factor: float = 1.0) -> None:
     """Compare scores within rounding, and the masks that come of them exactly.
 
     Each score is w·Σ over examples and tokens of a product δ·x in fp32. Another grouping or order
@@ -52,25 +52,26 @@ def assert_same(found: Found, expected: Found, factor: float = 1.0) -> None:
     where the score is not small beside the largest one of its tensor, that is 1e-4 of the score,
     or 1e-5 of the largest score.
     """
-    assert list(found) == list(expected)
-    for reduction, scores in expected.items():
-        assert list(found[reduction].tensors) == list(scores.tensors)
-        for name, tensor in scores.tensors.items():
-            other = found[reduction].tensors[name]
-            mine, theirs = torch.zeros(tensor.size), torch.zeros(tensor.size)
-            mine[tensor.index], theirs[other.index] = tensor.value, other.value * factor
-            scale = float(mine.abs().max())
-            torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5 * scale)
+    assert list(scores) == list(expected)
+    for reduction, reference_scores in expected.items():
+        assert list(scores[reduction].tensors) == list(reference_scores.tensors)
+        for name, tensor in reference_scores.tensors.items():
+            result = scores[reduction].tensors[name]
+            reference, values = torch.zeros(tensor.size), torch.zeros(tensor.size)
+            reference[tensor.index] = tensor.value
+            values[result.index] = result.value * factor
+            scale = float(reference.abs().max())
+            torch.testing.assert_close(values, reference, rtol=1e-4, atol=1e-5 * scale)
     for scope in SCOPES:
-        one, two = (
-            select(each["signed"], protect, q=0.05, p=0.1 if protect else 0, scope=scope)
-            for each in (found, expected)
-            for protect in [each.get("mean_of_abs")]
+        mask, expected_mask = (
+            select(by_reduction["signed"], protect, q=0.05, p=0.1 if protect else 0, scope=scope)
+            for by_reduction in (scores, expected)
+            for protect in [by_reduction.get("mean_of_abs")]
         )
-        assert two.count > 0
-        for name, entry in two.tensors.items():
-            assert torch.equal(one.tensors[name].index, entry.index)
-            assert torch.equal(one.tensors[name].value, entry.value)
+        assert expected_mask.count > 0
+        for name, entry in expected_mask.tensors.items():
+            assert torch.equal(mask.tensors[name].index, entry.index)
+            assert torch.equal(mask.tensors[name].value, entry.value)
 
 
 def environment() -> dict[str, str]:

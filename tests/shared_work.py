@@ -29,6 +29,7 @@ from resect.machine.memory import Free
 from resect.machine.processes import ALONE, Processes, process_group
 from resect.model.on_disk import open_shelf
 from resect.model.prunable import blocks
+from resect.records import CausalModel
 
 MODELS = ("qwen3", "mixtral")
 REDUCTIONS = tuple(METHODS["snip"])
@@ -37,10 +38,12 @@ COUNTS = (2, 4)
 FEW = 2  # so that the last process has none
 
 
-def write(folder: Path, name: str, processes: Processes, model: Any, **options: Any) -> None:
-    """Score with all processes of `ranks` and write what this one gets."""
+def write(
+    folder: Path, name: str, processes: Processes, model: CausalModel, **options: Any
+) -> None:
+    """Score with all processes and write what this one gets."""
     settings = Pass(dense=True, method=options.get("method", "snip"))
-    found = attribute_many(
+    scored = attribute_many(
         model,
         tiny.tokenizer(),
         tiny.examples(options.get("examples", EXAMPLES)),
@@ -48,7 +51,7 @@ def write(folder: Path, name: str, processes: Processes, model: Any, **options: 
         settings=settings,
         processes=processes,
     )
-    for reduction, scores in found.items():
+    for reduction, scores in scored.items():
         scores.save(folder / f"{name}-{reduction}-{dist.get_rank()}.scores.safetensors")
 
 
@@ -62,14 +65,14 @@ def sharded(architecture: str) -> Any:
 
 def write_streamed(folder: Path, architecture: str, processes: Processes) -> None:
     """Score a model that each process reads block by block, and write what this one gets."""
-    found = attribute_streamed(
+    scored = attribute_streamed(
         open_shelf(folder / architecture),
         tiny.examples(EXAMPLES),
         reductions=REDUCTIONS,
         settings=Pass(dense=True, batch_size=2),
         processes=processes,
     )
-    for reduction, scores in found.items():
+    for reduction, scores in scored.items():
         name = f"{architecture}-streamed-{processes.count}-{reduction}-{processes.rank}"
         scores.save(folder / f"{name}.scores.safetensors")
 
@@ -122,10 +125,10 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    place = Path(sys.argv[1])
+    folder_ = Path(sys.argv[1])
     for name in MODELS:  # before the fork, so that it is done once
-        tiny.save(name, place / name)
+        tiny.save(name, folder_ / name)
     for processes in COUNTS:
         start_processes(  # type: ignore[no-untyped-call]
-            work, (place, processes, free_port()), nprocs=processes, start_method="fork"
+            work, (folder_, processes, free_port()), nprocs=processes, start_method="fork"
         )

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,14 @@ from launched import assert_same, base, environment, run
 from resect.errors import InputError
 from resect.model.prunable import blocks
 from shared_work import EXAMPLES, MODELS
+
+Output = torch.Tensor | tuple[torch.Tensor, ...]
+Rows = Sequence[torch.Tensor]
+
+
+def on_gradient(hidden: Any, hook: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
+    """Call a hook with the gradient at hidden states; torch gives this method no types."""
+    hidden.register_hook(hook)
 
 
 class Scarce:
@@ -39,16 +47,16 @@ class Scarce:
 
 
 @contextmanager
-def scarce(model: Any, room: int, where: str) -> Iterator[Scarce]:
+def scarce(model: torch.nn.Module, room: int, where: str) -> Iterator[Scarce]:
     """Let large batches fail on their way through the first block, forwards or backwards."""
     meter = Scarce(room)
 
-    def forwards(_module: Any, args: Any, output: Any) -> None:
+    def forwards(_module: torch.nn.Module, _args: object, output: Output) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
         if where == "forward":
             meter(len(hidden))
         else:
-            hidden.register_hook(lambda gradient: meter(len(gradient)))
+            on_gradient(hidden, lambda gradient: meter(len(gradient)))
 
     hook = blocks(model)[0].register_forward_hook(forwards)
     try:
@@ -67,13 +75,13 @@ def test_out_of_memory_backs_off_and_finishes_with_equal_sums(
     model, encoded = tiny.build(architecture), tiny.examples(EXAMPLES)
     counts: list[int] = []
     with scarce(model, room, where) as meter, caplog.at_level(logging.INFO):
-        found = run(model, encoded)
+        scores = run(model, encoded)
         model.register_forward_pre_hook(
             lambda _m, _a, kwargs: counts.append(len(kwargs["input_ids"])), with_kwargs=True
         )
         run(model, encoded, ("signed",), batch_size=EXAMPLES)
     assert meter.failed > 0
-    assert_same(found, base(architecture))
+    assert_same(scores, base(architecture))
     # What ran out of memory is no reason to give up on batches.
     assert "one example a pass" not in caplog.text
     # 7 examples at once, then 3 and 4 of them and so on; each is seen in a batch that fits.
@@ -103,11 +111,11 @@ def test_running_out_within_a_product_adds_nothing_twice(
     model, encoded = tiny.build("llama"), tiny.examples(EXAMPLES)
     add, calls = sums.Sums._add, [0]
 
-    def failing(self: Any, *args: Any) -> None:
+    def failing(self: sums.Sums, name: str, rows: slice, gradient: torch.Tensor) -> None:
         calls[0] += 1
         if calls[0] == 7 + 100 * bad:
             raise torch.OutOfMemoryError("out of memory")
-        add(self, *args)
+        add(self, name, rows, gradient)
 
     monkeypatch.setattr(sums.Sums, "_add", failing)
     assert_same(run(model, encoded, batch_size=4), base("llama"))
@@ -121,23 +129,23 @@ def test_running_out_before_the_kernel_adds_nothing_twice(
     """The first batch goes by tiles and fails in example `bad`; its second half by the kernel."""
     from resect.attribution import kernel, sums
 
-    def slow(left: Any, right: Any, **totals: torch.Tensor | None) -> None:
+    def slow(left_rows: Rows, right: Rows, **totals: torch.Tensor | None) -> None:
         step("kernel")
-        for one, other in zip(left, right, strict=True):
-            gradient = one.float().T @ other.float()
+        for left, right_row in zip(left_rows, right, strict=True):
+            gradient = left.float().T @ right_row.float()
             if (sizes := totals["absolute"]) is not None:
                 sizes.add_(gradient.abs())
             if (squares := totals["square"]) is not None:
                 squares.add_(gradient.square())
 
-    def step(what: str) -> None:
-        calls[what] = calls.get(what, 0) + 1
-        if calls[what] == {"tiles": rows * bad + 3, "kernel": 2 + 3 * bad}[what]:
+    def step(where: str) -> None:
+        calls[where] = calls.get(where, 0) + 1
+        if calls[where] == {"tiles": rows * bad + 3, "kernel": 2 + 3 * bad}[where]:
             raise torch.OutOfMemoryError("out of memory")
 
-    def tiles(self: Any, *args: Any) -> None:
+    def tiles(self: sums.Sums, name: str, span: slice, gradient: torch.Tensor) -> None:
         step("tiles")
-        add(self, *args)
+        add(self, name, span, gradient)
 
     model, calls = tiny.build("llama"), dict[str, int]()
     rows = model.model.layers[1].mlp.down_proj.weight.shape[0]  # which comes first going back
@@ -168,15 +176,15 @@ def test_a_gradient_that_is_not_a_number_names_the_example(architecture: str) ->
     odd = replace(encoded[0], id="odd", input_ids=(5, 7, *encoded[0].input_ids))
     rows: list[bool] = []
 
-    def spoil(_module: Any, _args: Any, output: Any) -> None:
+    def spoil(_module: torch.nn.Module, _args: object, output: Output) -> None:
         def bad(gradient: torch.Tensor) -> torch.Tensor:
             # As 0·∞ in the derivative of a root at 0: the loss is finite, its gradient is not.
             return gradient.where(~torch.tensor(rows)[:, None, None], float("nan"))
 
         hidden = output[0] if isinstance(output, tuple) else output
-        hidden.register_hook(bad)
+        on_gradient(hidden, bad)
 
-    def see(_module: Any, args: Any, kwargs: Any) -> None:
+    def see(_module: torch.nn.Module, _args: object, kwargs: dict[str, torch.Tensor]) -> None:
         rows[:] = (kwargs["input_ids"] == 7).any(dim=1).tolist()
 
     model.register_forward_pre_hook(see, with_kwargs=True)
@@ -189,8 +197,8 @@ def test_a_gradient_that_is_not_a_number_names_the_example(architecture: str) ->
 
 def test_an_example_without_a_scored_token_is_named() -> None:
     encoded = tiny.examples(3)
-    for first in (len(encoded[1].input_ids), 99, 0):
-        bad = [encoded[0], replace(encoded[1], id="none", first_scored=first), encoded[2]]
+    for first_scored in (len(encoded[1].input_ids), 99, 0):
+        bad = [encoded[0], replace(encoded[1], id="none", first_scored=first_scored), encoded[2]]
         with pytest.raises(InputError) as caught:
             run(tiny.build("llama"), bad)
         assert "example 'none' has no token to score" in str(caught.value)
@@ -235,10 +243,10 @@ def test_packed_weights_are_refused_too(layers: int) -> None:
         run(model, tiny.examples(2))
 
 
-@pytest.mark.parametrize("what", ["all", "one layer"])
-def test_offloaded_weights_are_refused_with_the_way_out(what: str) -> None:
+@pytest.mark.parametrize("offloaded", ["all", "one layer"])
+def test_offloaded_weights_are_refused_with_the_way_out(offloaded: str) -> None:
     model = tiny.build("llama")
-    target = model if what == "all" else model.model.layers[1]
+    target = model if offloaded == "all" else model.model.layers[1]
     accelerate.cpu_offload(target, execution_device="cpu")
     with torch.no_grad():  # it runs, but has no gradients
         model(input_ids=torch.tensor([[5, 6, 7]]))

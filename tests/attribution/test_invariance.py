@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from resect.attribution.settings import Pass
 from resect.machine.memory import Free
 from resect.machine.processes import Processes
 from resect.model import find_prunable
-from resect.records import Encoded
+from resect.records import CausalModel, Encoded
 from resect.weights.scores import Scores
 from shared_work import COUNTS, EXAMPLES, FEW, MODELS, REDUCTIONS
 
@@ -42,7 +41,7 @@ def unsorted_batches(
         yield tuple(order[start : start + 2])
 
 
-def left_padded_loss(model: Any, batch: Sequence[Encoded], _head: Any) -> torch.Tensor:
+def left_padded_loss(model: CausalModel, batch: Sequence[Encoded], _head: object) -> torch.Tensor:
     """Twin of `batch_loss` that pads on the left, counts positions itself and takes all logits."""
     width = max(len(example.input_ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)
@@ -55,14 +54,14 @@ def left_padded_loss(model: Any, batch: Sequence[Encoded], _head: Any) -> torch.
     log_probs = torch.log_softmax(logits.float(), dim=-1)
     loss = torch.zeros(())
     for row, example in enumerate(batch):
-        for at in range(width - example.scored_tokens, width):
-            loss = loss - log_probs[row, at - 1, ids[row, at]] / example.scored_tokens
+        for position in range(width - example.scored_tokens, width):
+            loss = loss - log_probs[row, position - 1, ids[row, position]] / example.scored_tokens
     return loss
 
 
 # A small budget makes batches of one, a large one a single batch. The long example pads all others.
 LONG = replace(tiny.examples(1, 9, 40)[0], id="long", weight=0.0)
-Change = Callable[[Any, list[Encoded]], Found]
+Change = Callable[[CausalModel, list[Encoded]], Found]
 CHANGES: dict[str, Change] = {
     "batches of one": lambda model, encoded: run(model, encoded, batch_size=1),
     "batches of three": lambda model, encoded: run(model, encoded, batch_size=3),
@@ -89,17 +88,17 @@ CHANGES: dict[str, Change] = {
 @pytest.mark.parametrize("architecture", MODELS)
 @pytest.mark.parametrize("change", CHANGES)
 def test_nothing_that_should_not_matter_changes_scores(change: str, architecture: str) -> None:
-    found = CHANGES[change](tiny.build(architecture), tiny.examples(EXAMPLES))
+    scores = CHANGES[change](tiny.build(architecture), tiny.examples(EXAMPLES))
     # The mean of the padded run has one example more.
     factor = (EXAMPLES + 1) / EXAMPLES if change == "much padding" else 1.0
-    assert_same(found, base(architecture), factor)
+    assert_same(scores, base(architecture), factor)
 
 
 @pytest.mark.parametrize("architecture", MODELS)
 def test_bucketing_does_not_matter(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "batches", unsorted_batches)
-    found = run(tiny.build(architecture), tiny.examples(EXAMPLES))
-    assert_same(found, base(architecture))
+    scores = run(tiny.build(architecture), tiny.examples(EXAMPLES))
+    assert_same(scores, base(architecture))
 
 
 @pytest.mark.parametrize("architecture", [*MODELS, "gpt2"])
@@ -145,14 +144,14 @@ WAYS = {"shared": REDUCTIONS, "sharded": GRADIENT, "streamed": REDUCTIONS}
 def test_processes_do_not_matter(way: str, count: int, architecture: str, shared: Path) -> None:
     """Examples shared, weights sharded (FSDP2), blocks read from disk: scores, masks and facts."""
     expected = {name: base(architecture)[name] for name in WAYS[way]}
-    facts = expected["signed"].meta
+    meta = expected["signed"].meta
     if way == "streamed":
-        facts = replace(facts, model_id=str(shared / architecture), streamed=True)
+        meta = replace(meta, model_id=str(shared / architecture), streamed=True)
     for rank in range(count):
-        found = load(shared, f"{architecture}-{way}-{count}", rank, WAYS[way])
-        assert_same(found, expected)
+        scores = load(shared, f"{architecture}-{way}-{count}", rank, WAYS[way])
+        assert_same(scores, expected)
         # The fingerprint, too, is that of the whole weights.
-        assert found["signed"].meta == facts
+        assert scores["signed"].meta == meta
 
 
 def test_sharded_weights_are_refused_for_sums_over_single_examples(shared: Path) -> None:
@@ -172,10 +171,10 @@ def test_processes_with_different_free_memory_follow_one_plan(shared: Path) -> N
 
 def test_the_plan_is_that_of_the_least_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pair(Processes):
-        def _reduce(self, tensor: torch.Tensor, how: Any) -> None:
+        def _reduce(self, tensor: torch.Tensor, operation: object) -> None:
             if tensor.is_floating_point():
-                other = torch.tensor([1e3, 0.0], dtype=tensor.dtype)
-                tensor.copy_(torch.minimum(tensor, other))
+                neighbour = torch.tensor([1e3, 0.0], dtype=tensor.dtype)
+                tensor.copy_(torch.minimum(tensor, neighbour))
 
     model, encoded = tiny.build("qwen3"), tiny.examples(EXAMPLES)
     coverage = find_prunable(model)

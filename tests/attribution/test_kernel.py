@@ -92,11 +92,11 @@ for kind in ("fp32", "bf16"):
     ids=["formula", "engine", "compiles"],
 )
 def test_kernel(code: str, interpret: str, tmp_path: Path) -> None:
-    known = {"TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(tmp_path)}
+    triton = {"TRITON_INTERPRET": interpret, "TRITON_CACHE_DIR": str(tmp_path)}
     path = os.pathsep.join([str(TESTS), *sys.path])
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, **known, "PYTHONPATH": path},
+        env={**os.environ, **triton, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,

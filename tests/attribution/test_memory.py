@@ -31,27 +31,27 @@ def test_pieces_make_the_tensor(piece: int, dtype: torch.dtype, tmp_path: Path) 
     tensors = {"b": torch.randn(3, 5).to(dtype), "a": torch.randn(4).to(dtype), "c": torch.ones(())}
     tensors["empty"] = torch.zeros(0, 3, dtype=dtype)
     save_file(tensors, path)
-    found = files.entries([path])
-    assert set(found) == set(tensors)
+    entries = files.entries([path])
+    assert set(entries) == set(tensors)
     for name, tensor in tensors.items():
         for target in (
             torch.full_like(tensor, 9),
             torch.full((*tensor.shape[::-1],), 9.0).permute(tuple(reversed(range(tensor.dim())))),
         ):
-            files.read_into(found[name], target, piece=piece)
+            files.read_into(entries[name], target, piece=piece)
             assert torch.equal(target, tensor.to(target.dtype))
     with pytest.raises(InputError, match="does not fit the configuration"):
-        files.read_into(found["b"], torch.zeros(5, 3))
+        files.read_into(entries["b"], torch.zeros(5, 3))
 
 
-def _file(path: Path, header: Any, data: bytes = b"\0" * 8) -> Path:
+def _file(path: Path, header: object, data: bytes = b"\0" * 8) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
 
 
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-BROKEN: dict[str, Any] = {
+BROKEN: dict[str, object] = {
     "no JSON": b"{]",
     "no object": [1],
     "deep": b"[" * 100_000,
@@ -66,10 +66,10 @@ BROKEN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
-def test_broken_headers_are_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", BROKEN)
+def test_broken_headers_are_refused(damage: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not readable"):
-        files.entries([_file(tmp_path / "a.safetensors", BROKEN[kind])])
+        files.entries([_file(tmp_path / "a.safetensors", BROKEN[damage])])
 
 
 def test_other_broken_files(tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_other_broken_files(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match="is not readable"):
             files.entries([path])
-    found = files.entries([_file(path, {"a": ENTRY, "q": ENTRY | {"dtype": "I8"}})])
+    entries = files.entries([_file(path, {"a": ENTRY, "q": ENTRY | {"dtype": "I8"}})])
     with pytest.raises(InputError, match="no gradient"):
-        files.read_into(found["q"], torch.zeros(2))
+        files.read_into(entries["q"], torch.zeros(2))
     path.write_bytes(path.read_bytes()[:-1])  # cut after its header was read
     with pytest.raises(InputError, match="ends early"):
-        files.read_into(found["a"], torch.zeros(2))
+        files.read_into(entries["a"], torch.zeros(2))
 
 
 def _group(folder: Path, limit: str, used: int, stat: str = "", *, old: bool = False) -> None:
@@ -116,13 +116,13 @@ def test_the_limits_of_all_groups_around_count(
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems count no data")
 def test_limits_of_the_process_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.left_of_limits() == float("inf")
-    for kind, most in ((resource.RLIMIT_AS, 2**50), (resource.RLIMIT_DATA, 2**45)):
-        old = resource.getrlimit(kind)
-        resource.setrlimit(kind, (most, old[1]))
+    for limited, limit in ((resource.RLIMIT_AS, 2**50), (resource.RLIMIT_DATA, 2**45)):
+        old = resource.getrlimit(limited)
+        resource.setrlimit(limited, (limit, old[1]))
         try:
-            assert 0.9 * most < memory.left_of_limits() < most
+            assert 0.9 * limit < memory.left_of_limits() < limit
         finally:
-            resource.setrlimit(kind, old)
+            resource.setrlimit(limited, old)
 
 
 def _prepared(folder: Path) -> ScoreRequest:
@@ -162,12 +162,12 @@ def test_the_plan_chooses_to_read_block_by_block(
     assert scored(stream=True).meta.streamed
     assert notes == []
     monkeypatch.setattr(choices, "free_memory", lambda _devices: Free(2e5, 0.0))
-    found = scored()
-    assert found.meta.streamed
+    streamed = scored()
+    assert streamed.meta.streamed
     assert len(notes) == 1
     assert "block by block" in notes[0]
     assert "--no-stream" in notes[0]
-    found.save(tmp_path / "a.scores.safetensors")
+    streamed.save(tmp_path / "a.scores.safetensors")
     loaded = Scores.load(tmp_path / "a.scores.safetensors")
     assert loaded.meta == replace(expected.meta, streamed=True)
     assert loaded.summary() == f"{expected.summary()}, read block by block from disk"
@@ -183,7 +183,7 @@ def test_the_plan_chooses_to_read_block_by_block(
 def test_too_little_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = _prepared(tmp_path / "m")
 
-    def fail(*_args: Any, **_kwargs: Any) -> Any:
+    def fail(*_args: object, **_kwargs: object) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes\nat c10")
 
     monkeypatch.setattr(torch, "zeros_like", fail)

@@ -60,9 +60,9 @@ def test_it_scores_in_memory_and_from_disk(tmp_path: Path) -> None:
 
 def test_it_locates_in_rounds_and_against_a_contrast() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
-    target, other = tiny.examples(4, seed=1), tiny.examples(3, seed=2)
+    target, contrast = tiny.examples(4, seed=1), tiny.examples(3, seed=2)
     mask = locate(
-        model, tokenizer, target, None, contrast=other, q=0.02, p=0, rounds=2,
+        model, tokenizer, target, None, contrast=contrast, q=0.02, p=0, rounds=2,
         settings=Pass(method="cubic"),
     )  # fmt: skip
     assert mask.count > 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,25 +15,25 @@ from resect.errors import CoverageError, InputError
 from resect.model import load_model, model_fingerprint
 from resect.model.on_disk import open_shelf
 from resect.records import Encoded
-from resect.weights.scores import TensorScores
+from resect.weights.scores import Scores, TensorScores
 
 EXAMPLES = tiny.examples(5)
 
 
 def _dense(scores: TensorScores) -> torch.Tensor:
-    found = torch.full(scores.shape, torch.nan).reshape(-1)
-    found[scores.index] = scores.value
-    return found
+    dense = torch.full(scores.shape, torch.nan).reshape(-1)
+    dense[scores.index] = scores.value
+    return dense
 
 
-def _same(streamed: dict[str, Any], memory: dict[str, Any], tolerance: float) -> None:
+def _same(streamed: dict[str, Scores], memory: dict[str, Scores], tolerance: float) -> None:
     assert streamed.keys() == memory.keys()
     for name, scores in memory.items():
         assert list(streamed[name].tensors) == list(scores.tensors)
-        for place, expected in scores.tensors.items():
-            found = streamed[name].tensors[place]
+        for tensor_name, expected in scores.tensors.items():
+            tensor = streamed[name].tensors[tensor_name]
             torch.testing.assert_close(
-                _dense(found), _dense(expected), rtol=tolerance, atol=tolerance
+                _dense(tensor), _dense(expected), rtol=tolerance, atol=tolerance
             )
         assert streamed[name].meta.model_fingerprint == scores.meta.model_fingerprint
 
@@ -74,10 +73,10 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one pass"):
         attribute_streamed(shelf, EXAMPLES, settings=Pass(method="integrated"))
     # Something between two blocks: the decoder scales what the second one gets.
-    first = shelf.blocks[0]
-    plain = type(first).__call__
-    own = {"__call__": lambda self, *args, **kwargs: 2 * plain(self, *args, **kwargs)}
-    first.__class__ = type("Scaling", (type(first),), own)
+    block = shelf.blocks[0]
+    plain = type(block).__call__
+    members = {"__call__": lambda self, *args, **kwargs: 2 * plain(self, *args, **kwargs)}
+    block.__class__ = type("Scaling", (type(block),), members)
     with pytest.raises(CoverageError, match="between two blocks"):
         attribute_streamed(shelf, EXAMPLES)
 
@@ -103,12 +102,13 @@ def test_a_deep_model_in_shards_has_the_same_ranking(tmp_path: Path) -> None:
         LlamaForCausalLM(config).save_pretrained(large, max_shard_size="1MB")
     tiny.tokenizer().save_pretrained(large)
     settings = Pass(keep=1e-3, batch_size=2)
-    found = attribute_streamed(open_shelf(large), LIMITED, settings=settings)["signed"]
+    streamed = attribute_streamed(open_shelf(large), LIMITED, settings=settings)["signed"]
     expected = attribute_many(*load_model(large), LIMITED, settings=settings)["signed"]
-    assert found.meta.model_fingerprint == expected.meta.model_fingerprint
-    both, either = 0, 0
-    for place, scores in expected.tensors.items():
-        one, other = set(scores.index.tolist()), set(found.tensors[place].index.tolist())
-        both, either = both + len(one & other), either + len(one | other)
+    assert streamed.meta.model_fingerprint == expected.meta.model_fingerprint
+    shared, either = 0, 0
+    for name, scores in expected.tensors.items():
+        in_memory = set(scores.index.tolist())
+        from_disk = set(streamed.tensors[name].index.tolist())
+        shared, either = shared + len(in_memory & from_disk), either + len(in_memory | from_disk)
     # Only what is as close as rounding to the edge of the ranking may differ.
-    assert both > 0.999 * either
+    assert shared > 0.999 * either

@@ -19,6 +19,7 @@ from resect.errors import InputError
 from resect.files.writing import write_text
 from resect.machine.memory import Free, free_memory
 from resect.model.shapes import SHAPES, empty_model
+from resect.weights.scores import TensorScores
 
 WORK = Work(tokens=100_000, scored=50_000, batch_tokens=8192, longest=512, keep=1e-3)
 
@@ -51,11 +52,11 @@ def test_sums_beside_the_device_are_not_moved_more_often_than_needed(
 ) -> None:
     """Every batch moves all gradients: computing activations again allows larger ones."""
     shape = shape_of(empty_model(name))
-    found = plan(shape, WORK, Free(devices * 80 * GIB, 512 * GIB))
-    assert found.accumulator == "cpu"
+    choice = plan(shape, WORK, Free(devices * 80 * GIB, 512 * GIB))
+    assert choice.accumulator == "cpu"
     # Nothing else that fits, of all layers at once, is quicker at usual rates.
-    assert found.batch_tokens >= 4096
-    assert found.operations / 3e14 + found.moved / 2e10 < 300 * devices
+    assert choice.batch_tokens >= 4096
+    assert choice.operations / 3e14 + choice.moved / 2e10 < 300 * devices
 
 
 def test_a_config_alone_is_enough(tmp_path: Path) -> None:
@@ -85,13 +86,13 @@ def test_what_does_not_fit_is_planned_from_disk() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2", "gpt2"])
 def test_activations_are_not_underestimated(architecture: str, dtype: torch.dtype) -> None:
     model = tiny.build(architecture, dtype=dtype)
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    seen: dict[int, tuple[int, Any]] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    seen: dict[int, tuple[int, torch.Tensor]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage()
-        if place.data_ptr() not in own:
-            seen[place.data_ptr()] = (place.nbytes(), tensor)
+        data = tensor.untyped_storage()
+        if data.data_ptr() not in parameters:
+            seen[data.data_ptr()] = (data.nbytes(), tensor)
         return tensor
 
     ids = torch.full((4, 32), 5)
@@ -114,19 +115,19 @@ def test_activations_are_not_underestimated(architecture: str, dtype: torch.dtyp
 )
 def test_chunks_places_and_checkpointing_change_nothing(settings: dict[str, Any]) -> None:
     model, encoded = tiny.build("llama"), tiny.examples(6)
-    found = [
+    results = [
         attribute_many(
             model, tiny.tokenizer(), encoded, reductions=("signed", "mean_of_abs"),
             settings=Pass(keep=0.2, **chosen),
         )
         for chosen in ({}, settings)
     ]  # fmt: skip
-    for reduction in found[0]:
-        one, two = (scores[reduction].tensors for scores in found)
-        assert list(one) == list(two)
-        for name, tensor in one.items():
-            assert torch.equal(tensor.index, two[name].index)
-            torch.testing.assert_close(tensor.value, two[name].value, rtol=1e-5, atol=1e-9)
+    for reduction in results[0]:
+        plain, changed = (scores[reduction].tensors for scores in results)
+        assert list(plain) == list(changed)
+        for name, tensor in plain.items():
+            assert torch.equal(tensor.index, changed[name].index)
+            torch.testing.assert_close(tensor.value, changed[name].value, rtol=1e-5, atol=1e-9)
 
 
 def test_a_contrast_is_the_difference_of_two_signed_scores(tmp_path: Path) -> None:
@@ -138,17 +139,19 @@ def test_a_contrast_is_the_difference_of_two_signed_scores(tmp_path: Path) -> No
         path = tmp_path / f"{name}.jsonl"
         write_text(path, "\n".join(json.dumps(row) for row in tiny.rows(count, name)))
         sets.append(load_data(path))
-    target, other = sets
-    both = attribute(model, tiny.tokenizer(), target, contrast=other, dense=True)
+    target, style = sets
+    contrast = attribute(model, tiny.tokenizer(), target, contrast=style, dense=True)
     apart = [attribute(model, tiny.tokenizer(), data, dense=True) for data in sets]
 
-    def flat(tensor: Any) -> torch.Tensor:
+    def flat(tensor: TensorScores) -> torch.Tensor:
         return torch.zeros(tensor.size).index_put((tensor.index,), tensor.value)
 
-    for name, tensor in both.tensors.items():
-        one, two = (flat(scores.tensors[name]) for scores in apart)
+    for name, tensor in contrast.tensors.items():
+        first_part, second_part = (flat(scores.tensors[name]) for scores in apart)
         # fp32 sums of the same gradients in other batches: rounding of the larger of the two.
-        scale = float(torch.maximum(one.abs(), two.abs()).max())
-        torch.testing.assert_close(flat(tensor), one - two, rtol=1e-4, atol=1e-6 * scale)
+        scale = float(torch.maximum(first_part.abs(), second_part.abs()).max())
+        torch.testing.assert_close(
+            flat(tensor), first_part - second_part, rtol=1e-4, atol=1e-6 * scale
+        )
     with pytest.raises(InputError, match="a contrast needs signed scores"):
-        attribute(model, tiny.tokenizer(), target, contrast=other, reduction="mean_of_abs")
+        attribute(model, tiny.tokenizer(), target, contrast=style, reduction="mean_of_abs")

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 import tiny
 from resect.attribution.engine import attribute
+from resect.attribution.passes import Progress
 from resect.attribution.rounds import contrasted, locate
 from resect.attribution.settings import Pass
 from resect.cli import app
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.model import prunable_tensors
-from resect.records import Scope
+from resect.records import CausalModel, Encoded, Scope
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
 from resect.weights.select import select
@@ -29,19 +30,19 @@ OTHER = tiny.examples(4, seed=2)
 DENSE = Pass(dense=True)
 
 
-def protect(model: Any) -> Scores:
+def protect(model: CausalModel) -> Scores:
     return attribute(
         model, tiny.tokenizer(), tiny.examples(4, seed=3), dense=True, reduction="mean_of_abs"
     )
 
 
-def same(one: Mask, other: Mask) -> bool:
+def same(mask: Mask, expected: Mask) -> bool:
     return all(
-        torch.equal(mine.index, other.tensors[name].index)
-        and torch.equal(mine.value, other.tensors[name].value)
-        and torch.equal(mine.round, other.tensors[name].round)
-        for name, mine in one.tensors.items()
-    ) and list(one.tensors) == list(other.tensors)
+        torch.equal(mine.index, expected.tensors[name].index)
+        and torch.equal(mine.value, expected.tensors[name].value)
+        and torch.equal(mine.round, expected.tensors[name].round)
+        for name, mine in mask.tensors.items()
+    ) and list(mask.tensors) == list(expected.tensors)
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
@@ -52,19 +53,21 @@ def test_one_round_is_attribute_and_select(architecture: str, p: float, scope: S
     target = attribute(model, tiny.tokenizer(), TARGET)
     preserve = protect(model)
     expected = select(target, preserve, q=0.01, p=p, scope=scope)
-    found = locate(model, tiny.tokenizer(), TARGET, preserve, q=0.01, p=p, scope=scope)
-    assert same(found, expected)
-    assert found.count > 0
-    assert found.meta == {**expected.meta, "rounds": 1}
+    located = locate(model, tiny.tokenizer(), TARGET, preserve, q=0.01, p=p, scope=scope)
+    assert same(located, expected)
+    assert located.count > 0
+    assert located.meta == {**expected.meta, "rounds": 1}
 
 
-def slow(model: Any, protected: dict[str, set[int]], *, q: float, rounds: int, scope: Scope) -> Any:
+def slow(
+    model: CausalModel, protected: dict[str, set[int]], *, q: float, rounds: int, scope: Scope
+) -> dict[tuple[str, int], int]:
     """Return (tensor, flat index) -> round of what is cut, by plain loops over all weights."""
     weights = prunable_tensors(model)
     names = list(weights)
     aimed: dict[tuple[str, int], int] = {}
-    for at in range(rounds):
-        cut = {place for place in aimed if place[1] not in protected.get(place[0], set())}
+    for number in range(rounds):
+        cut = {weight for weight in aimed if weight[1] not in protected.get(weight[0], set())}
         entries = {}
         for name in names:
             index = torch.tensor(sorted(i for n, i in cut if n == name), dtype=torch.int64)
@@ -85,11 +88,15 @@ def slow(model: Any, protected: dict[str, set[int]], *, q: float, rounds: int, s
         sizes = [scores.total] if scope == "model" else [scores.tensors[n].size for n in names]
         owners = [set(names)] if scope == "model" else [{n} for n in names]
         for group, size, owner in zip(groups, sizes, owners, strict=True):
-            until = math.floor(q * size) * (at + 1) // rounds
+            until = math.floor(q * size) * (number + 1) // rounds
             taken = sum(name in owner for name, _ in aimed)
-            for _, _, place, name in group[: max(0, until - taken)]:
-                aimed[name, place] = at
-    return {place: at for place, at in aimed.items() if place[1] not in protected[place[0]]}
+            for _, _, weight, name in group[: max(0, until - taken)]:
+                aimed[name, weight] = number
+    return {
+        (name, index): number
+        for (name, index), number in aimed.items()
+        if index not in protected[name]
+    }
 
 
 @pytest.mark.parametrize("scope", ["tensor", "model"])
@@ -104,14 +111,14 @@ def test_rounds_match_plain_loops(rounds: int, scope: Scope) -> None:
         for (name, tensor), head in zip(preserve.tensors.items(), heads, strict=True)
     }
     mask = locate(model, tiny.tokenizer(), TARGET, preserve, q=q, p=p, scope=scope, rounds=rounds)
-    found = {
-        (name, int(index)): int(at)
+    cut = {
+        (name, int(index)): int(number)
         for name, tensor in mask.tensors.items()
-        for index, at in zip(tensor.index, tensor.round, strict=True)
+        for index, number in zip(tensor.index, tensor.round, strict=True)
     }
-    assert found == slow(model, protected, q=q, rounds=rounds, scope=scope)
-    assert set(found.values()) == set(range(rounds))
-    assert found.keys() != {
+    assert cut == slow(model, protected, q=q, rounds=rounds, scope=scope)
+    assert set(cut.values()) == set(range(rounds))
+    assert cut.keys() != {
         (name, int(index))
         for name, tensor in locate(
             model, tiny.tokenizer(), TARGET, preserve, q=q, p=p, scope=scope
@@ -130,14 +137,14 @@ def test_rounds_match_plain_loops(rounds: int, scope: Scope) -> None:
 def test_a_contrast_is_the_difference_of_two_passes() -> None:
     model = tiny.build("llama")
 
-    def dense(encoded: Any) -> dict[str, torch.Tensor]:
+    def dense(encoded: list[Encoded]) -> dict[str, torch.Tensor]:
         scores = attribute(model, tiny.tokenizer(), encoded, DENSE)
         return {n: t.value[t.index.argsort()] for n, t in scores.tensors.items()}
 
-    both, target, other = dense(contrasted(TARGET, OTHER)), dense(TARGET), dense(OTHER)
-    for name, value in both.items():
+    contrasted_scores, target, style = dense(contrasted(TARGET, OTHER)), dense(TARGET), dense(OTHER)
+    for name, value in contrasted_scores.items():
         # Sums of nine terms in fp32: rounding only.
-        torch.testing.assert_close(value, target[name] - other[name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, target[name] - style[name], rtol=1e-4, atol=1e-6)
     plain = locate(model, tiny.tokenizer(), TARGET, None, q=0.02, p=0)
     apart = locate(model, tiny.tokenizer(), TARGET, None, contrast=OTHER, q=0.02, p=0)
     assert not same(plain, apart)
@@ -154,7 +161,7 @@ def test_a_stopped_run_goes_on_and_never_mixes_requests(tmp_path: Path) -> None:
         if done > 2 * len(TARGET):
             raise KeyboardInterrupt
 
-    def again(q: float = 0.03, report: Any = None) -> Mask:
+    def again(q: float = 0.03, report: Progress | None = None) -> Mask:
         return locate(
             model, tiny.tokenizer(), TARGET, None, q=q, p=0, rounds=3, on_progress=report,
             work=tmp_path, settings=Pass(batch_size=1),
@@ -205,16 +212,16 @@ def test_the_command_locates_on_a_folder_and_resumes(tmp_path: Path) -> None:
     words = ["locate", folder, "--q", "0.02", "--p", "0.05", "--rounds", "2", "--skip", "1"]
     for name, path in paths.items():
         words += [f"--{name}", path]
-    first = CliRunner().invoke(app, [*map(str, words), "-o", str(output)])
-    assert first.exit_code == 0, first.output
+    straight = CliRunner().invoke(app, [*map(str, words), "-o", str(output)])
+    assert straight.exit_code == 0, straight.output
     mask = Mask.load(output)
     assert mask.meta["rounds"] == 2
     assert mask.meta["target"]["skip"] == 1
     assert mask.meta["preserve"]["reduction"] == "mean_of_abs"
     assert 0 < mask.count <= 0.02 * mask.total
-    kept = sorted((tmp_path / "harm.mask.safetensors.rounds").rglob("*.safetensors"))
-    assert len(kept) == 3
-    times = [path.stat().st_mtime_ns for path in kept]
+    stored = sorted((tmp_path / "harm.mask.safetensors.rounds").rglob("*.safetensors"))
+    assert len(stored) == 3
+    times = [path.stat().st_mtime_ns for path in stored]
     assert CliRunner().invoke(app, [*map(str, words), "-o", str(output)]).exit_code == 0
-    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert [path.stat().st_mtime_ns for path in stored] == times
     assert same(Mask.load(output), mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from resect.attribution.settings import Pass
 from resect.attribution.sums import Sums
 from resect.errors import InputError
 from resect.model import find_prunable
-from resect.records import Scope
+from resect.records import CausalModel, Encoded, Scope
 from resect.weights.candidates import Candidates
 from resect.weights.scores import Scores, TensorScores
 from resect.weights.select import select
@@ -27,15 +28,15 @@ SCOPES: tuple[Scope, ...] = ("tensor", "model")
 
 
 def dense(scores: Scores) -> dict[str, torch.Tensor]:
-    found = {}
+    tensors = {}
     for name, tensor in scores.tensors.items():
         flat = torch.full((tensor.size,), float("nan"))
         flat[tensor.index] = tensor.value
-        found[name] = flat.reshape(tensor.shape)
-    return found
+        tensors[name] = flat.reshape(tensor.shape)
+    return tensors
 
 
-def run(model: Any, encoded: Any, **settings: Any) -> dict[str, Scores]:
+def run(model: CausalModel, encoded: Sequence[Encoded], **settings: Any) -> dict[str, Scores]:
     return attribute_many(
         model,
         tiny.tokenizer(),
@@ -51,24 +52,24 @@ def test_scores_and_masks_equal_the_slow_loop(architecture: str) -> None:
     fast = run(model, encoded)
     weights = find_prunable(model).weights
     assert {weight.layer for weight in weights} == {0, 1}
-    each = oracles.gradients(model, [weight.name for weight in weights], encoded)
+    gradients = oracles.gradients(model, [weight.name for weight in weights], encoded)
     slow: dict[str, dict[str, torch.Tensor]] = {}
     for reduction in REDUCTIONS:
         slow[reduction] = {
-            place.name: place.view(
-                oracles.score(model.get_parameter(weight.name), each[weight.name], reduction)
+            tensor.name: tensor.view(
+                oracles.score(model.get_parameter(weight.name), gradients[weight.name], reduction)
             )
             for weight in weights
-            for place in weight.places
+            for tensor in weight.places
         }
-        found = dense(fast[reduction])
-        assert list(found) == list(slow[reduction])
+        dense_scores = dense(fast[reduction])
+        assert list(dense_scores) == list(slow[reduction])
         for name, expected in slow[reduction].items():
             # fp32 sums of a few hundred products in another order, relative to the largest score;
             # long chains of small products (linear attention) lose one digit more.
             scale = float(expected.abs().max())
             torch.testing.assert_close(
-                found[name], expected, rtol=1e-3, atol=1e-5 * max(scale, 1e-3)
+                dense_scores[name], expected, rtol=1e-3, atol=1e-5 * max(scale, 1e-3)
             )
     for scope in SCOPES:
         mask = select(fast["signed"], fast["mean_of_abs"], q=0.05, p=0.1, scope=scope)
@@ -79,25 +80,26 @@ def test_scores_and_masks_equal_the_slow_loop(architecture: str) -> None:
 
 
 def test_weights_of_examples_make_a_contrast() -> None:
-    model, one, two = tiny.build("llama"), tiny.examples(3, 1), tiny.examples(3, 2)
-    mixed = [*one, *(replace(e, id=f"m{e.id}", weight=-1.0) for e in two)]
+    model, target, style = tiny.build("llama"), tiny.examples(3, 1), tiny.examples(3, 2)
+    mixed = [*target, *(replace(e, id=f"m{e.id}", weight=-1.0) for e in style)]
     contrast = dense(run(model, mixed)["signed"])
-    apart = [dense(run(model, part)["signed"]) for part in (one, two)]
-    for name, found in contrast.items():
-        torch.testing.assert_close(found * 2, apart[0][name] - apart[1][name], rtol=1e-4, atol=1e-6)
+    apart = [dense(run(model, examples)["signed"]) for examples in (target, style)]
+    for name, difference in contrast.items():
+        expected = apart[0][name] - apart[1][name]
+        torch.testing.assert_close(difference * 2, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2"])
 def test_bf16_weights_score_as_their_fp32_copies(architecture: str) -> None:
     model, encoded = tiny.build(architecture, dtype=torch.bfloat16), tiny.examples(6)
-    found = run(model, encoded)
-    assert all(t.value.dtype == torch.float32 for t in found["signed"].tensors.values())
-    assert all(t.weight.dtype == torch.bfloat16 for t in found["signed"].tensors.values())
+    rounded = run(model, encoded)
+    assert all(t.value.dtype == torch.float32 for t in rounded["signed"].tensors.values())
+    assert all(t.weight.dtype == torch.bfloat16 for t in rounded["signed"].tensors.values())
     exact = tiny.build(architecture)
     exact.load_state_dict({name: t.float() for name, t in model.state_dict().items()})
     expected = run(exact, encoded)
     for reduction in REDUCTIONS:
-        mine, theirs = dense(found[reduction]), dense(expected[reduction])
+        mine, theirs = dense(rounded[reduction]), dense(expected[reduction])
         for name in theirs:
             # bf16 rounds each number by up to 2⁻⁹ of itself. About 20 roundings lie between the
             # embeddings and a gradient; they add up as a walk, to √20·2⁻⁹ ≈ 1 % of the norm, times
@@ -124,18 +126,21 @@ def test_sums_of_bf16_gradients_are_exact_in_fp32() -> None:
     assert all(total["w"].dtype == torch.float32 for total in sums.totals.values())
 
 
-@pytest.mark.parametrize("kind", ["reordered", "bypassed", "twice"])
+@pytest.mark.parametrize("flaw", ["reordered", "bypassed", "twice"])
 @pytest.mark.parametrize("longest", [0, 1, 2])
 def test_layers_that_cannot_be_watched_are_scored_one_example_a_pass(
-    kind: str, longest: int, caplog: pytest.LogCaptureFixture
+    flaw: str, longest: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, encoded = tiny.build("llama"), tiny.examples(6)
     # The first batch then has one example, or two of one length, where no order of tokens can be
     # told from another.
     long = tiny.examples(1, 3, 30)[0]
     ids = long.input_ids[: 30 if longest == 1 else 20]
-    more = (replace(long, id=f"long{at}", input_ids=ids[at:] + ids[:at]) for at in range(longest))
-    encoded = [*encoded, *more]
+    longer = (
+        replace(long, id=f"long{shift}", input_ids=ids[shift:] + ids[:shift])
+        for shift in range(longest)
+    )
+    encoded = [*encoded, *longer]
     layer = model.model.layers[1].mlp
     plain = layer.forward
 
@@ -153,22 +158,22 @@ def test_layers_that_cannot_be_watched_are_scored_one_example_a_pass(
         result: torch.Tensor = plain(x / 2) + plain(x / 2)
         return result
 
-    layer.forward = {"reordered": reordered, "bypassed": bypassed, "twice": twice}[kind]
-    found = run(model, encoded, batch_tokens=40)["mean_of_abs"]
+    layer.forward = {"reordered": reordered, "bypassed": bypassed, "twice": twice}[flaw]
+    scores = run(model, encoded, batch_tokens=40)["mean_of_abs"]
     assert "3 weights mix the examples of a batch" in caplog.text
     names = [weight.name for weight in find_prunable(model).weights]
-    each = oracles.gradients(model, names, encoded)
+    gradients = oracles.gradients(model, names, encoded)
     for name in names:
-        expected = oracles.score(model.get_parameter(name), each[name], "mean_of_abs")
+        expected = oracles.score(model.get_parameter(name), gradients[name], "mean_of_abs")
         scale = float(expected.max())
-        torch.testing.assert_close(dense(found)[name], expected, rtol=1e-3, atol=1e-5 * scale)
+        torch.testing.assert_close(dense(scores)[name], expected, rtol=1e-3, atol=1e-5 * scale)
 
 
 def test_the_model_is_left_as_it_was() -> None:
     model = tiny.build("llama")
     model.train()
-    first = next(model.parameters())
-    first.requires_grad_(requires_grad=False)
+    frozen = next(model.parameters())
+    frozen.requires_grad_(requires_grad=False)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
     run(model, tiny.examples(2))
@@ -176,7 +181,7 @@ def test_the_model_is_left_as_it_was() -> None:
     with pytest.raises(InputError, match="'none' has no token to score"):
         run(model, bad)
     assert model.training
-    assert not first.requires_grad
+    assert not frozen.requires_grad
     assert all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
@@ -214,68 +219,69 @@ def test_candidates_hold_every_selection_up_to_keep(tmp_path: Path) -> None:
         assert loaded[name].meta == scores.meta
     for scope in SCOPES:
         for q, p in ((0.2, 0.2), (0.1, 0.05), (0.01, 0.2)):
-            one = select(full["signed"], full["mean_of_abs"], q=q, p=p, scope=scope)
-            two = select(loaded["signed"], loaded["mean_of_abs"], q=q, p=p, scope=scope)
+            expected = select(full["signed"], full["mean_of_abs"], q=q, p=p, scope=scope)
+            reloaded = select(loaded["signed"], loaded["mean_of_abs"], q=q, p=p, scope=scope)
             assert all(
-                torch.equal(tensor.index, two.tensors[name].index)
-                and torch.equal(tensor.value, two.tensors[name].value)
-                for name, tensor in one.tensors.items()
+                torch.equal(tensor.index, reloaded.tensors[name].index)
+                and torch.equal(tensor.value, reloaded.tensors[name].value)
+                for name, tensor in expected.tensors.items()
             )
     with pytest.raises(InputError, match="q reaches beyond what the scores keep"):
         select(loaded["signed"], None, q=0.3, p=0)
 
 
 def ranked(dense_scores: dict[str, torch.Tensor], keep: float) -> dict[str, TensorScores]:
-    found = Candidates(keep, sum(scores.numel() for scores in dense_scores.values()))
+    candidates = Candidates(keep, sum(scores.numel() for scores in dense_scores.values()))
     for name, scores in dense_scores.items():
-        found.add(name, scores)
-    return found.finish()
+        candidates.add(name, scores)
+    return candidates.finish()
 
 
 def test_ties_go_to_the_lower_index() -> None:
     ties = {"a": torch.tensor([1.0, 1.0, 1.0, 0.0]), "b": torch.tensor([1.0, 1.0, 2.0, 1.0])}
-    found = ranked(ties, 0.5)
+    entries = ranked(ties, 0.5)
     # b's 2 and the first three of the six ones are the top half of the model.
-    assert found["a"].index.tolist() == [0, 1, 2]
-    assert found["b"].index.tolist() == [2, 0]
+    assert entries["a"].index.tolist() == [0, 1, 2]
+    assert entries["b"].index.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("kind", ["normal", "rising", "falling", "ties", "zeros"])
+@pytest.mark.parametrize("trend", ["normal", "rising", "falling", "ties", "zeros"])
 @pytest.mark.parametrize("keep", [0.0004, 0.03, 0.4, 1.0])
-def test_candidates_are_those_of_a_full_sort(kind: str, keep: float) -> None:
-    draw = torch.Generator().manual_seed(len(kind))
+def test_candidates_are_those_of_a_full_sort(trend: str, keep: float) -> None:
+    draw = torch.Generator().manual_seed(len(trend))
     dense_scores = {}
-    for at, size in enumerate([40, 3, 900, 1, 300, 500, 40, 200]):
+    for number, size in enumerate([40, 3, 900, 1, 300, 500, 40, 200]):
         scores = torch.randn(size, generator=draw)
-        scores *= {"rising": 3.0**at, "falling": 3.0**-at}.get(kind, 1.0)
-        if kind == "ties":
+        scores *= {"rising": 3.0**number, "falling": 3.0**-number}.get(trend, 1.0)
+        if trend == "ties":
             scores = scores.mul(2).round()
-        if kind == "zeros":
+        if trend == "zeros":
             scores = scores.clamp(min=2.5).sub(2.5)
-        dense_scores[f"t{at}"] = scores
+        dense_scores[f"t{number}"] = scores
     everything = [
-        (-value, at, place)
-        for at, scores in enumerate(dense_scores.values())
-        for place, value in enumerate(scores.tolist())
+        (-value, number, index)
+        for number, scores in enumerate(dense_scores.values())
+        for index, value in enumerate(scores.tolist())
     ]
     whole = sorted(everything)[: int(keep * len(everything))]
-    found = ranked(dense_scores, keep)
-    for at, (name, scores) in enumerate(dense_scores.items()):
-        own = sorted(one for one in everything if one[1] == at)[: int(keep * scores.numel())]
-        expected = sorted({*own, *(one for one in whole if one[1] == at)})
-        assert found[name].index.tolist() == [place for _, _, place in expected], name
-        assert found[name].value.tolist() == [-value for value, _, _ in expected]
+    entries = ranked(dense_scores, keep)
+    for number, (name, scores) in enumerate(dense_scores.items()):
+        head = sorted(row for row in everything if row[1] == number)[: int(keep * scores.numel())]
+        expected = sorted({*head, *(row for row in whole if row[1] == number)})
+        assert entries[name].index.tolist() == [index for _, _, index in expected], name
+        assert entries[name].value.tolist() == [-value for value, _, _ in expected]
 
 
 def test_candidates_hold_no_second_copy_of_the_scores() -> None:
     """Every tensor has higher scores than all before it, which leaves most behind to be cut."""
     draw = torch.Generator().manual_seed(0)
     keep, size, count = 0.01, 20_000, 40
-    found = Candidates(keep, size * count)
-    most = 0
-    for at in range(count):
-        found.add(f"t{at}", torch.rand(size, generator=draw) + at, torch.zeros(size))
-        held = sum(tensor.index.numel() for tensor in found._found.values())
-        most = max(most, held + found._best.numel())
-    assert most <= 7 * keep * size * count
-    assert sum(tensor.index.numel() for tensor in found.finish().values()) < 2 * keep * size * count
+    candidates = Candidates(keep, size * count)
+    peak = 0
+    for number in range(count):
+        candidates.add(f"t{number}", torch.rand(size, generator=draw) + number, torch.zeros(size))
+        count_now = sum(tensor.index.numel() for tensor in candidates._found.values())
+        peak = max(peak, count_now + candidates._best.numel())
+    assert peak <= 7 * keep * size * count
+    final = sum(tensor.index.numel() for tensor in candidates.finish().values())
+    assert final < 2 * keep * size * count

@@ -46,8 +46,8 @@ def test_predicted_change_is_the_measured_one(architecture: str, reduction: str)
             for e in examples:
                 logits = model(input_ids=torch.tensor([e.input_ids])).logits[0]
                 log_probs = torch.log_softmax(logits, dim=-1)
-                places = range(e.first_scored, len(e.input_ids))
-                nll = [-float(log_probs[at - 1, e.input_ids[at]]) for at in places]
+                scored = range(e.first_scored, len(e.input_ids))
+                nll = [-float(log_probs[token - 1, e.input_ids[token]]) for token in scored]
                 total += sum(nll) / len(nll)
         return total / len(examples)
 

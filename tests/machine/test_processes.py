@@ -71,9 +71,9 @@ def test_a_job_that_fails_leaves_nothing_and_runs_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mean_of_abs scores of 5 examples") == 1
     assert list(output.parent.iterdir()) == [output]
-    one, two = score_model(request), Scores.load(output)
-    assert two.meta == one.meta
-    for name, tensor in one.tensors.items():
+    alone, two = score_model(request), Scores.load(output)
+    assert two.meta == alone.meta
+    for name, tensor in alone.tensors.items():
         mine, theirs = torch.zeros(tensor.size), torch.zeros(tensor.size)
         mine[tensor.index] = tensor.value
         theirs[two.tensors[name].index] = two.tensors[name].value
@@ -117,9 +117,9 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_device_auto_scores_as_one_device_does(tmp_path: Path) -> None:
     request = prepared(tmp_path)
-    one, two = score_model(request), score_model(replace(request, device="auto"))
+    on_one_device, two = score_model(request), score_model(replace(request, device="auto"))
     if not torch.cuda.is_available():  # the same device, so the same bits
-        for name, tensor in one.tensors.items():
+        for name, tensor in on_one_device.tensors.items():
             assert torch.equal(two.tensors[name].index, tensor.index)
             assert torch.equal(two.tensors[name].value, tensor.value)
 

@@ -19,10 +19,10 @@ from resect.weights.mask import Mask, MaskTensor
 
 SHAPES = {"a.weight": (3, 4), "b.weight": (2, 2), "c.weight": (5, 1)}
 WEIGHTS = {
-    name: torch.randn(shape, generator=torch.Generator().manual_seed(at)).reshape(-1)
-    for at, (name, shape) in enumerate(SHAPES.items())
+    name: torch.randn(shape, generator=torch.Generator().manual_seed(seed)).reshape(-1)
+    for seed, (name, shape) in enumerate(SHAPES.items())
 }
-ALL = frozenset((name, at) for name, weight in WEIGHTS.items() for at in range(len(weight)))
+ALL = frozenset((name, index) for name, weight in WEIGHTS.items() for index in range(len(weight)))
 
 Places = frozenset[tuple[str, int]]
 
@@ -30,7 +30,8 @@ Places = frozenset[tuple[str, int]]
 def mask_of(places: Places, name: str = "m", fingerprint: str = "f0") -> Mask:
     tensors = {}
     for tensor, shape in SHAPES.items():
-        index = torch.tensor(sorted(at for one, at in places if one == tensor), dtype=torch.int64)
+        flat = sorted(index for name_, index in places if name_ == tensor)
+        index = torch.tensor(flat, dtype=torch.int64)
         tensors[tensor] = MaskTensor(
             shape, index, WEIGHTS[tensor][index], torch.zeros(len(index), dtype=torch.uint8)
         )
@@ -38,7 +39,7 @@ def mask_of(places: Places, name: str = "m", fingerprint: str = "f0") -> Mask:
 
 
 def places_of(mask: Mask) -> Places:
-    return frozenset((name, int(at)) for name, one in mask.tensors.items() for at in one.index)
+    return frozenset((name, int(index)) for name, t in mask.tensors.items() for index in t.index)
 
 
 def check(mask: Mask) -> Mask:
@@ -54,16 +55,16 @@ places = st.frozensets(st.sampled_from(sorted(ALL)))
 
 
 @given(places, places, places)
-def test_every_operation_is_that_of_sets(first: Places, second: Places, third: Places) -> None:
-    masks = {"x": mask_of(first), "y": mask_of(second), "z": mask_of(third)}
-    assert places_of(check(combine("union", masks))) == first | second | third
-    assert places_of(check(combine("intersect", masks))) == first & second & third
-    assert places_of(check(combine("subtract", masks))) == first - second - third
+def test_every_operation_is_that_of_sets(set_x: Places, set_y: Places, set_z: Places) -> None:
+    masks = {"x": mask_of(set_x), "y": mask_of(set_y), "z": mask_of(set_z)}
+    assert places_of(check(combine("union", masks))) == set_x | set_y | set_z
+    assert places_of(check(combine("intersect", masks))) == set_x & set_y & set_z
+    assert places_of(check(combine("subtract", masks))) == set_x - set_y - set_z
 
 
 @given(places, places, places)
-def test_the_laws_of_sets(first: Places, second: Places, third: Places) -> None:
-    a, b, c = mask_of(first), mask_of(second), mask_of(third)
+def test_the_laws_of_sets(set_a: Places, set_b: Places, set_c: Places) -> None:
+    a, b, c = mask_of(set_a), mask_of(set_b), mask_of(set_c)
     for pair in (
         (a.union(b), b.union(a)),
         (a.intersect(b), b.intersect(a)),
@@ -81,21 +82,21 @@ def test_the_laws_of_sets(first: Places, second: Places, third: Places) -> None:
         assert check(pair[0]).hash == check(pair[1]).hash
     assert a.subtract(a).count == 0
     assert a.union(b).count == a.count + b.count - a.intersect(b).count
-    assert (a.hash == b.hash) == (first == second)
+    assert (a.hash == b.hash) == (set_a == set_b)
 
 
 @given(places, places)
-def test_overlap_against_chance(first: Places, second: Places) -> None:
-    found = overlaps({"x": mask_of(first), "y": mask_of(second)})[0]
-    assert found.shared == len(first & second)
-    union = first | second
-    assert found.jaccard == pytest.approx(len(first & second) / len(union) if union else 0)
+def test_overlap_against_chance(set_x: Places, set_y: Places) -> None:
+    overlap = overlaps({"x": mask_of(set_x), "y": mask_of(set_y)})[0]
+    assert overlap.shared == len(set_x & set_y)
+    union = set_x | set_y
+    assert overlap.jaccard == pytest.approx(len(set_x & set_y) / len(union) if union else 0)
     expected = sum(
-        sum(one == name for one, _ in first) * sum(one == name for one, _ in second) / len(weight)
+        sum(t == name for t, _ in set_x) * sum(t == name for t, _ in set_y) / len(weight)
         for name, weight in WEIGHTS.items()
     )
-    assert found.expected == pytest.approx(expected)
-    assert 0 <= found.p_value <= 1 + 1e-9
+    assert overlap.expected == pytest.approx(expected)
+    assert 0 <= overlap.p_value <= 1 + 1e-9
 
 
 def test_expected_overlap_is_the_mean_over_random_sets() -> None:
@@ -103,17 +104,17 @@ def test_expected_overlap_is_the_mean_over_random_sets() -> None:
 
     def random(counts: dict[str, int]) -> Places:
         return frozenset(
-            (name, int(at))
+            (name, int(index))
             for name, count in counts.items()
-            for at in torch.randperm(len(WEIGHTS[name]), generator=draw)[:count]
+            for index in torch.randperm(len(WEIGHTS[name]), generator=draw)[:count]
         )
 
     counts = {"a.weight": 6, "b.weight": 1, "c.weight": 3}
     fixed = random(counts)
     shared = [len(fixed & random(counts)) for _ in range(2000)]
-    found = overlaps({"x": mask_of(fixed), "y": mask_of(random(counts))})[0]
+    overlap = overlaps({"x": mask_of(fixed), "y": mask_of(random(counts))})[0]
     # Standard error of the mean: at most sqrt(21) / 2 / sqrt(2000) = 0.05.
-    assert sum(shared) / len(shared) == pytest.approx(found.expected, abs=0.15)
+    assert sum(shared) / len(shared) == pytest.approx(overlap.expected, abs=0.15)
 
 
 def exact_p_value(counts: list[tuple[int, int, int]], shared: int) -> float:
@@ -126,11 +127,11 @@ def exact_p_value(counts: list[tuple[int, int, int]], shared: int) -> float:
 
 
 @given(places, places)
-def test_the_p_value_bounds_the_exact_one(first: Places, second: Places) -> None:
+def test_the_p_value_bounds_the_exact_one(set_x: Places, set_y: Places) -> None:
     """From Λ + 1 on, where the theorem holds."""
-    chance = against_chance(mask_of(first), mask_of(second))
+    chance = against_chance(mask_of(set_x), mask_of(set_y))
     counts = [
-        (len(weight), sum(t == name for t, _ in first), sum(t == name for t, _ in second))
+        (len(weight), sum(t == name for t, _ in set_x), sum(t == name for t, _ in set_y))
         for name, weight in WEIGHTS.items()
     ]
     if chance.shared >= chance.expected + 1:
@@ -171,9 +172,9 @@ def test_the_origin_of_all_parents_is_kept(tmp_path: Path) -> None:
 
 def test_masks_of_different_models_are_refused() -> None:
     a = mask_of(frozenset([("a.weight", 1), ("a.weight", 5)]))
-    other = mask_of(frozenset([("a.weight", 2)]), fingerprint="f1")
+    stranger = mask_of(frozenset([("a.weight", 2)]), fingerprint="f1")
     with pytest.raises(MismatchError, match="fingerprints f0 and f1"):
-        combine("union", {"a": a, "b": other})
+        combine("union", {"a": a, "b": stranger})
     tensors = dict(mask_of(frozenset([("a.weight", 5)])).tensors)
     tensors["a.weight"] = MaskTensor(
         (3, 4), torch.tensor([5]), torch.tensor([9.0]), torch.zeros(1, dtype=torch.uint8)
@@ -190,7 +191,7 @@ def test_masks_of_different_models_are_refused() -> None:
         a.subtract(Mask({name: t for name, t in a.tensors.items() if name != "c.weight"}, {}))
     # The third mask is of another model, and nothing of it would remain in the intersection.
     with pytest.raises(MismatchError):
-        combine("subtract", {"a": a, "b": mask_of(ALL), "c": other})
+        combine("subtract", {"a": a, "b": mask_of(ALL), "c": stranger})
 
 
 def test_one_mask_or_an_unknown_operation_is_refused() -> None:

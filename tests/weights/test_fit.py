@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from resect.edit.live import removed
 from resect.errors import MismatchError
 from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.model import model_fingerprint, prunable_tensors, tokenizer_fingerprint
+from resect.records import CausalModel
 from resect.runs.config import parse_config
 from resect.runs.run import _facts
 from resect.runs.sets import Sets
@@ -31,10 +32,10 @@ from resect.weights.mask import Mask
 from resect.weights.scores import Scores
 from resect.weights.select import select
 
-Pair = tuple[str, Any, Prints, str]
+Pair = tuple[str, Mapping[str, torch.Tensor], Prints, str]
 
 
-def print_of(model: Any) -> Prints:
+def print_of(model: CausalModel) -> Prints:
     return Prints(model_fingerprint(model), tokenizer_fingerprint(tiny.tokenizer()))
 
 
@@ -57,7 +58,15 @@ def tuned(seed: int) -> Any:
     return model.eval()
 
 
-def changed(mask: Mask, number: int, *, inside: bool) -> tuple[Any, str, int]:
+class Changed(NamedTuple):
+    """A model in which one weight is another, and where."""
+
+    model: CausalModel
+    name: str
+    position: int
+
+
+def changed(mask: Mask, number: int, *, inside: bool) -> Changed:
     """Change one weight of the base model by the least possible; return where."""
     model = tiny.build("llama")
     weights = prunable_tensors(model)
@@ -67,25 +76,25 @@ def changed(mask: Mask, number: int, *, inside: bool) -> tuple[Any, str, int]:
     outside = torch.ones(weights[name].numel(), dtype=torch.bool)
     outside[index] = False
     places = index if inside else outside.nonzero()[:, 0]
-    place = int(places[torch.randint(len(places), (1,), generator=draw)])
+    position = int(places[torch.randint(len(places), (1,), generator=draw)])
     flat = weights[name].detach().view(-1)
     with torch.no_grad():
-        flat[place] = torch.nextafter(flat[place], torch.tensor(9.0))
-    return model, name, place
+        flat[position] = torch.nextafter(flat[position], torch.tensor(9.0))
+    return Changed(model, name, position)
 
 
 def wrong(mask: Mask) -> Iterator[Pair]:
     """Yield a kind, the model's tensors, its prints and what the message must name."""
-    first = next(iter(mask.tensors))
+    start = next(iter(mask.tensors))
     for seed in range(1, 21):
         model = tiny.build("llama", seed)
-        yield "other seed", prunable_tensors(model), print_of(model), f"{first} has another value"
+        yield "other seed", prunable_tensors(model), print_of(model), f"{start} has another value"
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         model = tiny.build("llama", dtype=dtype)
-        yield "other dtype", prunable_tensors(model), print_of(model), f"{first} has another dtype"
+        yield "other dtype", prunable_tensors(model), print_of(model), f"{start} has another dtype"
     for number in range(30):
-        model, name, place = changed(mask, number, inside=True)
-        words = f"{name} has another value than in the mask, flat index {place}\n"
+        model, name, index = changed(mask, number, inside=True)
+        words = f"{name} has another value than in the mask, flat index {index}\n"
         yield "one weight inside", prunable_tensors(model), print_of(model), words
     for number in range(10):
         model, _, _ = changed(mask, number, inside=False)
@@ -102,12 +111,12 @@ def wrong(mask: Mask) -> Iterator[Pair]:
     for end in ("q_proj", "gate_proj", "down_proj"):
         # Shards in another order: the tensors of two layers have each other's names.
         weights = prunable_tensors(base)
-        one, other = [name for name in weights if end in name][:2]
-        swapped = {**weights, one: weights[other], other: weights[one]}
-        yield "permuted", swapped, print_of(base), f"{one} has another value"
+        swapped_name, partner = [name for name in weights if end in name][:2]
+        swapped = {**weights, swapped_name: weights[partner], partner: weights[swapped_name]}
+        yield "permuted", swapped, print_of(base), f"{swapped_name} has another value"
     for seed in range(10):
         model = tuned(seed)
-        yield "fine-tuned", prunable_tensors(model), print_of(model), f"{first} has another value"
+        yield "fine-tuned", prunable_tensors(model), print_of(model), f"{start} has another value"
     for architecture in ("gpt2", "bloom", "gpt_neox", "falcon", "phi3"):
         model = tiny.build(architecture)
         yield "architecture", prunable_tensors(model), print_of(model), "no tensor model.layers.0"
@@ -118,12 +127,12 @@ def wrong(mask: Mask) -> Iterator[Pair]:
 
 def test_a_hundred_wrong_pairs_are_refused_with_the_first_mismatch(mask: Mask) -> None:
     kinds: Counter[str] = Counter()
-    for kind, weights, prints, words in wrong(mask):
+    for mismatch, weights, prints, words in wrong(mask):
         with pytest.raises(MismatchError) as caught:
             fitted(mask, weights, prints)
-        assert words in f"{caught.value}", kind
-        kinds[kind] += 1
-        if kind not in {"renamed", "reshaped", "architecture"}:
+        assert words in f"{caught.value}", mismatch
+        kinds[mismatch] += 1
+        if mismatch not in {"renamed", "reshaped", "architecture"}:
             assert "add --force" in str(caught.value)
             assert words.split("\n")[0].split(",")[0] in fitted(
                 mask, weights, prints, force=True
@@ -138,25 +147,25 @@ def test_a_hundred_wrong_pairs_are_refused_with_the_first_mismatch(mask: Mask) -
 
 
 def test_the_same_tensors_in_other_files_are_no_mismatch(mask: Mask, tmp_path: Path) -> None:
-    one = tiny.save("llama", tmp_path / "one")
-    weights = load_file(one / "model.safetensors")
+    single = tiny.save("llama", tmp_path / "one")
+    weights = load_file(single / "model.safetensors")
     many = tmp_path / "many"
-    shutil.copytree(one, many)
+    shutil.copytree(single, many)
     (many / "model.safetensors").unlink()
     names = sorted(weights)
-    where = {name: f"model-{at % 3}.safetensors" for at, name in enumerate(names)}
+    where = {name: f"model-{number % 3}.safetensors" for number, name in enumerate(names)}
     for file in set(where.values()):
         chosen = {n: weights[n] for n in reversed(names) if where[n] == file}
         save_file(chosen, many / file, {"format": "pt"})
     index = {"metadata": {}, "weight_map": where}
     (many / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    prune_checkpoint(one, mask, tmp_path / "cut-one")
+    prune_checkpoint(single, mask, tmp_path / "cut-one")
     prune_checkpoint(many, mask, tmp_path / "cut-many")
-    wanted = load_file(tmp_path / "cut-one" / "model.safetensors")
-    found: dict[str, torch.Tensor] = {}
+    expected = load_file(tmp_path / "cut-one" / "model.safetensors")
+    joined: dict[str, torch.Tensor] = {}
     for file in set(where.values()):
-        found |= load_file(tmp_path / "cut-many" / file)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
+        joined |= load_file(tmp_path / "cut-many" / file)
+    assert all(torch.equal(tensor, joined[name]) for name, tensor in expected.items())
 
 
 def request(model: Path, data: Path, **changes: Any) -> Scores:
@@ -166,13 +175,13 @@ def request(model: Path, data: Path, **changes: Any) -> Scores:
 def test_what_was_forced_is_in_everything_made_from_it(
     mask: Mask, inputs: Path, tmp_path: Path
 ) -> None:
-    other = tiny.save("llama", tmp_path / "other", seed=1)
+    stranger = tiny.save("llama", tmp_path / "other", seed=1)
     with pytest.raises(MismatchError, match="add --force"):
-        prune_checkpoint(other, mask, tmp_path / "cut")
+        prune_checkpoint(stranger, mask, tmp_path / "cut")
     assert not (tmp_path / "cut").exists()
-    prune_checkpoint(other, mask, tmp_path / "cut", force=True)
-    told = forced_of(tmp_path / "cut")
-    assert "has another value than in the mask" in told
+    prune_checkpoint(stranger, mask, tmp_path / "cut", force=True)
+    forced = forced_of(tmp_path / "cut")
+    assert "has another value than in the mask" in forced
     weights = load_file(tmp_path / "cut" / "model.safetensors")
     entry = mask.tensors[next(iter(mask.tensors))]
     assert not weights[next(iter(mask.tensors))].view(-1)[entry.index].any()
@@ -180,24 +189,25 @@ def test_what_was_forced_is_in_everything_made_from_it(
     with pytest.raises(MismatchError, match="cut by force"):
         restore_checkpoint(tmp_path / "cut", mask, tmp_path / "back")
     restore_checkpoint(tmp_path / "cut", mask, tmp_path / "back", force=True)
-    assert told in forced_of(tmp_path / "back")
+    assert forced in forced_of(tmp_path / "back")
     # Scores, a mask, a second checkpoint, an evaluation, a run.
     harm, benign = inputs / "harm.jsonl", inputs / "benign.jsonl"
     request(tmp_path / "cut", harm).save(tmp_path / "a.scores.safetensors")
     target = Scores.load(tmp_path / "a.scores.safetensors")
-    assert target.meta.forced == told
-    second = select(target, request(tmp_path / "cut", benign, reduction="mean_of_abs"), q=0.1, p=0)
-    assert second.meta["forced"] == told
-    prune_checkpoint(tmp_path / "cut", second, tmp_path / "twice")
-    assert forced_of(tmp_path / "twice") == told
+    assert target.meta.forced == forced
+    preserve = request(tmp_path / "cut", benign, reduction="mean_of_abs")
+    second_mask = select(target, preserve, q=0.1, p=0)
+    assert second_mask.meta["forced"] == forced
+    prune_checkpoint(tmp_path / "cut", second_mask, tmp_path / "twice")
+    assert forced_of(tmp_path / "twice") == forced
     assert (cut_record(tmp_path / "twice") or {})["before"]["mask"] == mask.hash
-    second.save(tmp_path / "b.mask.safetensors")
-    asked = EvalRequest(
+    second_mask.save(tmp_path / "b.mask.safetensors")
+    evaluation = EvalRequest(
         str(tmp_path / "cut"), ("likelihood",), (str(harm),), mask=tmp_path / "b.mask.safetensors"
     )
-    evaluate_model(asked, tmp_path / "eval")
-    facts = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))
-    assert facts["provenance"]["forced"] == told
+    evaluate_model(evaluation, tmp_path / "eval")
+    results = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))
+    assert results["provenance"]["forced"] == forced
     values = {
         "name": "forced",
         "models": {"aligned": str(tmp_path / "cut")},
@@ -209,29 +219,29 @@ def test_what_was_forced_is_in_everything_made_from_it(
     }
     config = parse_config(values, "test")
     Subjects(config, tmp_path / "run").load("aligned", 0)
-    assert _facts(config, tmp_path / "run", None)["forced"] == told
+    assert _facts(config, tmp_path / "run", None)["forced"] == forced
 
 
 def test_forced_scores_and_evaluations_say_so(inputs: Path, tmp_path: Path) -> None:
-    other = tiny.save("llama", tmp_path / "other", seed=1)
+    stranger = tiny.save("llama", tmp_path / "other", seed=1)
     target = request(inputs / "m", inputs / "harm.jsonl")
-    preserve = request(other, inputs / "benign.jsonl", reduction="mean_of_abs")
+    preserve = request(stranger, inputs / "benign.jsonl", reduction="mean_of_abs")
     with pytest.raises(MismatchError, match="different models"):
         select(target, preserve, q=0.1, p=0.1)
     mask = select(target, preserve, q=0.1, p=0.1, force=True)
     assert "scores of different models" in mask.meta["forced"]
     mask.save(tmp_path / "a.mask.safetensors")
-    asked = EvalRequest(
-        str(other), ("likelihood",), (str(inputs / "harm.jsonl"),),
+    evaluation = EvalRequest(
+        str(stranger), ("likelihood",), (str(inputs / "harm.jsonl"),),
         mask=tmp_path / "a.mask.safetensors",
     )  # fmt: skip
     with pytest.raises(MismatchError, match="has another value"):
-        evaluate_model(asked, tmp_path / "eval")
+        evaluate_model(evaluation, tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
-    evaluate_model(replace(asked, force=True), tmp_path / "eval")
-    facts = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))
-    assert "scores of different models" in facts["provenance"]["forced"]
-    assert "has another value than in the mask" in facts["provenance"]["forced"]
+    evaluate_model(replace(evaluation, force=True), tmp_path / "eval")
+    results = json.loads((tmp_path / "eval" / "results.json").read_text(encoding="utf-8"))
+    assert "scores of different models" in results["provenance"]["forced"]
+    assert "has another value than in the mask" in results["provenance"]["forced"]
     # In memory as well, nothing is cut that was not asked for.
     model = tiny.build("llama", 1)
     with pytest.raises(MismatchError), removed(model, mask):

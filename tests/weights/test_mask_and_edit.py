@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -38,13 +37,13 @@ def test_edit_restores_every_bit(architecture: str, dtype: torch.dtype, alpha: f
 def test_edit_restores_after_an_exception_and_nested() -> None:
     model = tiny.build("llama")
     mask, before = make(model), state(model)
-    other = random_mask(mask, prunable_tensors(model))
+    second_mask = random_mask(mask, prunable_tensors(model))
     with pytest.raises(ZeroDivisionError), removed(model, mask):
         raise ZeroDivisionError
     assert same(model, before)
     with removed(model, mask):
         inside = state(model)
-        with removed(model, other):
+        with removed(model, second_mask):
             assert not same(model, inside)
         assert same(model, inside)
     assert same(model, before)
@@ -70,23 +69,23 @@ def test_roundtrip(architecture: str, dtype: torch.dtype, tmp_path: Path) -> Non
     assert list(loaded.tensors) == list(mask.tensors)
     assert loaded.count == mask.count > 0
     for name, entry in mask.tensors.items():
-        found = loaded.tensors[name]
-        assert found.shape == entry.shape
-        assert torch.equal(found.index, entry.index)
-        assert torch.equal(found.value, entry.value)
-        assert found.value.dtype == dtype
+        read = loaded.tensors[name]
+        assert read.shape == entry.shape
+        assert torch.equal(read.index, entry.index)
+        assert torch.equal(read.value, entry.value)
+        assert read.value.dtype == dtype
 
 
 def test_wrong_models_are_refused_with_the_first_mismatch(tmp_path: Path) -> None:
     model = tiny.build("llama")
     mask, before = make(model), state(model)
-    for other, message in (
+    for stranger, message in (
         (tiny.build("llama", seed=1), "has another value"),
         (tiny.build("llama", dtype=torch.bfloat16), "has another dtype"),
         (tiny.build("gpt2"), "the model has no tensor model.layers.0"),
         (tiny.build("qwen3", seed=2), "another value"),
     ):
-        with pytest.raises(MismatchError, match=message), removed(other, mask):
+        with pytest.raises(MismatchError, match=message), removed(stranger, mask):
             pass
     name, entry = next((n, t) for n, t in mask.tensors.items() if t.index.numel())
     with torch.no_grad():
@@ -118,14 +117,14 @@ def test_broken_mask_files_are_refused(tmp_path: Path) -> None:
 def test_algebra() -> None:
     model = tiny.build("llama")
     small, large = make(model, 0.02), make(model, 0.05)
-    other = random_mask(large, prunable_tensors(model))
+    second_mask = random_mask(large, prunable_tensors(model))
     assert small.intersect(large).count == small.count
     assert large.subtract(small).count == large.count - small.count
     assert small.union(large).count == large.count
-    assert large.union(other).count == 2 * large.count
+    assert large.union(second_mask).count == 2 * large.count
     assert small.overlap(large) == pytest.approx(small.count / large.count)
-    assert large.overlap(other) == 0
-    joined = large.union(other)
+    assert large.overlap(second_mask) == 0
+    joined = large.union(second_mask)
     before = state(model)
     with removed(model, joined):
         assert not same(model, before)
@@ -162,11 +161,11 @@ def test_a_cut_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) ->
     mask, before = make(model), state(model)
     real, calls = torch.zeros_like, []
 
-    def fail(*words: Any, **options: Any) -> torch.Tensor:
+    def fail(like: torch.Tensor, *, dtype: torch.dtype | None = None) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 3:
             raise MemoryError
-        return real(*words, **options)
+        return real(like, dtype=dtype)
 
     monkeypatch.setattr(torch, "zeros_like", fail)
     with pytest.raises(MemoryError):

@@ -26,26 +26,27 @@ def test_a_row_comes_back_bit_for_bit(name: str, count: int) -> None:
     row = torch.randn(count, generator=torch.Generator().manual_seed(1)).to(DTYPES[name])
     if count > 1:
         row[:3] = torch.tensor([float("inf"), -0.0, 1e-30])
-    packed, facts = pack(row)
-    found = unpack(packed, json.loads(json.dumps(facts)), 10**6)
-    assert found.dtype == row.dtype
-    assert torch.equal(found.view(torch.uint8), row.view(torch.uint8))
+    packed, packing = pack(row)
+    unpacked = unpack(packed, json.loads(json.dumps(packing)), 10**6)
+    assert unpacked.dtype == row.dtype
+    assert torch.equal(unpacked.view(torch.uint8), row.view(torch.uint8))
 
 
 @pytest.mark.parametrize("code", [np.uint8, np.uint16])
 def test_gaps_of_any_length_come_back(code: type[np.uint8] | type[np.uint16]) -> None:
-    most = np.iinfo(code).max
+    escape = np.iinfo(code).max
     # On the edge of the type, beside it, far beyond it, and past what 32 bits hold.
-    index = np.cumsum([1, 1, most, most + 1, most + 2, 5 * most, 2**33 // most]).astype(np.int64)
-    for one in (index, index - 1, index[:0], np.array([2**20], dtype=np.int64)):
-        assert from_gaps(to_gaps(one, np.dtype(code))).tolist() == one.tolist()
+    steps = [1, 1, escape, escape + 1, escape + 2, 5 * escape, 2**33 // escape]
+    index = np.cumsum(steps).astype(np.int64)
+    for row in (index, index - 1, index[:0], np.array([2**20], dtype=np.int64)):
+        assert from_gaps(to_gaps(row, code)).tolist() == row.tolist()
 
 
 @pytest.mark.parametrize(
     "damage", ["short", "long", "flipped", "count", "dtype", "negative", "all", "bomb"]
 )
 def test_damage_is_seen(damage: str) -> None:
-    packed, facts = pack(torch.rand(500))
+    packed, packing = pack(torch.rand(500))
     if damage == "short":
         packed = packed[:-1]
     if damage == "long":
@@ -53,62 +54,62 @@ def test_damage_is_seen(damage: str) -> None:
     if damage == "flipped":
         packed[-6] ^= 255
     if damage == "count":
-        facts[1] += 1
+        packing = packing._replace(length=501)
     if damage == "negative":
-        facts[1] = -1
+        packing = packing._replace(length=-1)
     if damage == "all":
-        facts[2] = len(packed) + 1
+        packing = packing._replace(deflated=len(packed) + 1)
     if damage == "bomb":
-        packed, facts = pack(torch.zeros(10**6 + 1, dtype=torch.uint8))
+        packed, packing = pack(torch.zeros(10**6 + 1, dtype=torch.uint8))
         assert len(packed) < 10_000
     if damage == "dtype":
-        facts[0] = "int8"
+        packing = packing._replace(dtype="int8")
     with pytest.raises((ValueError, KeyError)):
-        unpack(packed, facts, 10**6)
+        unpack(packed, packing, 10**6)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("scores")
+    path = tmp_path_factory.mktemp("scores")
     config = tiny.configuration("llama").to_dict() | {"hidden_size": 192, "head_dim": 48}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**config)).eval()
-    found = attribute_many(
+    scored = attribute_many(
         model,
         tiny.tokenizer(),
         tiny.examples(3),
         reductions=("signed", "mean_of_abs"),
         settings=Pass(keep=1e-2),
     )
-    for reduction, scores in found.items():
-        scores.save(place / reduction)
-    return place
+    for reduction, scores in scored.items():
+        scores.save(path / reduction)
+    return path
 
 
 def test_files_hold_their_share_of_dense_ones(files: Path) -> None:
     for reduction, bytes_a_weight in (("mean_of_abs", 4), ("signed", 4 + 4)):
         scores = Scores.load(files / reduction)
         blobs = sum(tensor.numel() for tensor in _raw(files / reduction)[0].values())
-        kept = sum(tensor.index.numel() for tensor in scores.tensors.values())
-        assert blobs < kept * (bytes_a_weight + 0.2)
+        candidates = sum(tensor.index.numel() for tensor in scores.tensors.values())
+        assert blobs < candidates * (bytes_a_weight + 0.2)
         assert blobs < 0.02 * bytes_a_weight * scores.total
 
 
 def test_a_changed_file_is_refused(files: Path, tmp_path: Path) -> None:
-    blobs, facts = _raw(files / "signed")
+    blobs, header = _raw(files / "signed")
     changes: dict[str, tuple[dict[str, torch.Tensor], dict[str, object]]] = {
-        "laid out": (blobs, {key: value for key, value in facts.items() if key != "layout"}),
-        "not a whole": (blobs | {"value": blobs["value"][:-1]}, facts),
-        "not a whole score": ({k: v for k, v in blobs.items() if k != "gap"}, facts),
+        "laid out": (blobs, {key: value for key, value in header.items() if key != "layout"}),
+        "not a whole": (blobs | {"value": blobs["value"][:-1]}, header),
+        "not a whole score": ({k: v for k, v in blobs.items() if k != "gap"}, header),
     }
-    for words, (data, said) in changes.items():
-        save_file(data, tmp_path / "bad", {"resect": json.dumps(said)})
+    for words, (data, changed) in changes.items():
+        save_file(data, tmp_path / "bad", {"resect": json.dumps(changed)})
         with pytest.raises(InputError, match=words):
             Scores.load(tmp_path / "bad")
 
 
 def _raw(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
     with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["resect"])
-        return {name: file.get_tensor(name) for name in list(file.keys())}, facts
+        header = json.loads(file.metadata()["resect"])
+        return {name: file.get_tensor(name) for name in list(file.keys())}, header

@@ -96,12 +96,12 @@ def masked(size: int = 4000, count: int = 300) -> tuple[Mask, dict[str, torch.Te
     draw = torch.Generator().manual_seed(0)
     weights = {"a": torch.randn(size // 40, 40, generator=draw), "b": torch.randn(7, 3)}
     values = {"a": weights["a"].abs().tolist(), "b": (-torch.ones(7, 3)).tolist()}
-    found = scores(values)
+    indices = scores(values)
     tensors = {
         name: TensorScores(t.shape, t.index, t.value, weights[name].reshape(-1)[t.index])
-        for name, t in found.tensors.items()
+        for name, t in indices.tensors.items()
     }
-    return select(Scores(tensors, found.meta), None, q=count / size, p=0), weights
+    return select(Scores(tensors, indices.meta), None, q=count / size, p=0), weights
 
 
 def test_random_control_matches_counts_and_avoids_the_mask() -> None:

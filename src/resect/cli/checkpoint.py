@@ -58,16 +58,16 @@ def coverage(
         return
     from resect.model import find_prunable, load_model
 
-    found = find_prunable(load_model(model).model, allow_partial=allow_partial)
-    table("prunable weights", found.rows())
+    prunable = find_prunable(load_model(model).model, allow_partial=allow_partial)
+    table("prunable weights", prunable.rows())
     table(
         "left alone",
         [
             {"name": skipped.name, "shape": str(tuple(skipped.shape)), "reason": skipped.reason}
-            for skipped in found.skipped
+            for skipped in prunable.skipped
         ],
     )
-    say(f"{found.total:,} prunable weights, {100 * found.share:.1f} % of all but the embeddings")
+    say(f"{prunable.total:,} prunable weights, {100 * prunable.share:.1f} % of all but the embeddings")
 
 
 def prune(

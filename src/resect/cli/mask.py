@@ -102,13 +102,13 @@ def overlap(files: Files) -> None:
 
     from resect.weights.algebra import overlaps
 
-    found = overlaps(_load(files))
-    table("overlap of masks", [asdict(one) for one in found])
-    for one in found:
-        times = "–" if one.enrichment is None else f"{one.enrichment:.3g} times"
+    rows = overlaps(_load(files))
+    table("overlap of masks", [asdict(row) for row in rows])
+    for row in rows:
+        times = "–" if row.enrichment is None else f"{row.enrichment:.3g} times"
         say(
-            f"{one.first} and {one.second}: {one.shared:,} shared, Jaccard {one.jaccard:.4g}, "
-            f"{times} the {one.expected:.3g} of random sets with the same counts in every tensor"
+            f"{row.first} and {row.second}: {row.shared:,} shared, Jaccard {row.jaccard:.4g}, "
+            f"{times} the {row.expected:.3g} of random sets with the same counts in every tensor"
         )
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -23,10 +24,10 @@ _MOST = 32 * 2**20  # up to where glibc raises it by itself
 def returned() -> Iterator[None]:
     """Have memory of large tensors go back to the system as soon as it is freed.
 
-    glibc keeps what was freed below a threshold that grows to 32 MB, in a heap that shrinks from
-    its end alone. Small tensors that are kept (candidates) lie between large ones that are not, so
-    that the heap of a model with blocks of a few MB grew with every block: by 48 MB over the 24
-    blocks of one of 170 MB. Larger tensors never go there. Elsewhere than on glibc nothing is done.
+    glibc keeps freed memory below a threshold, which grows to 32 MB, in a heap that shrinks only
+    from its end. Small tensors that are kept (candidates) lie between large ones that are freed, so
+    the heap of a model with blocks of a few MB grew with every block: by 48 MB over the 24 blocks
+    of a model of 170 MB. Larger tensors never go there. Without glibc nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -42,7 +43,7 @@ def returned() -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that there is no memory left."""
     # The CPU's allocator, Triton and the system have no class of their own for it.
-    words = (
+    phrases = (
         "can't allocate memory",
         "[CUDA]: out of memory",
         "Cannot allocate memory",
@@ -50,11 +51,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError | OSError) and any(one in str(error) for one in words)
+    return isinstance(error, RuntimeError | OSError) and any(
+        phrase in str(error) for phrase in phrases
+    )
 
 
 @contextlib.contextmanager
-def sparing(what: str, fix: str) -> Iterator[None]:
+def sparing(message: str, fix: str) -> Iterator[None]:
     """Turn running out of memory into one message.
 
     Raises:
@@ -66,7 +69,7 @@ def sparing(what: str, fix: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         lines = str(error).strip().splitlines()
-        raise InputError(what, got=lines[0] if lines else "no memory left", fix=fix) from error
+        raise InputError(message, got=lines[0] if lines else "no memory left", fix=fix) from error
 
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -74,16 +77,23 @@ OWN = Path("/proc/self/cgroup")
 
 
 def left_of_group() -> float:
-    """Return the bytes that a container or a batch system leaves to this process; infinity for all.
+    """Return the bytes that a container or a batch system leaves to this process, or infinity.
 
     A group has what its own limit and those of all groups around it leave. Pages of files that
     nobody has mapped count as free: the kernel drops them before it refuses memory.
     """
-    return min((_left_of(most, used) for most, used in _groups()), default=math.inf)
+    return min(map(_left_of, _groups()), default=math.inf)
 
 
-def _groups() -> Iterator[tuple[Path, Path]]:
-    """Yield the files of limit and use of each group that this process is in."""
+class _Group(NamedTuple):
+    """Files of a group of processes: the bytes that it may have, and those that it has."""
+
+    limit: Path
+    used: Path
+
+
+def _groups() -> Iterator[_Group]:
+    """Yield each group that this process is in."""
     try:
         lines = OWN.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
@@ -91,27 +101,27 @@ def _groups() -> Iterator[tuple[Path, Path]]:
     for line in lines:
         number, kinds, path = line.split(":", 2)
         if number == "0":  # version 2
-            root, most, used = GROUPS, "memory.max", "memory.current"
+            root, limit, used = GROUPS, "memory.max", "memory.current"
         elif "memory" in kinds.split(","):
             root = GROUPS / "memory"
-            most, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        own = root / path.lstrip("/")
-        for folder in (own, *own.parents):
-            yield folder / most, folder / used
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents):
+            yield _Group(folder / limit, folder / used)
             # In a container the path may be that of the machine, and its folders not be there.
             if folder == root:
                 break
 
 
-def _left_of(most: Path, used: Path) -> float:
+def _left_of(group: _Group) -> float:
     try:
-        limit, current = float(most.read_text()), float(used.read_text())
+        limit, current = float(group.limit.read_text()), float(group.used.read_text())
     except (OSError, ValueError):
         # No such file, or "max": no limit.
         return math.inf
-    return limit - current + _droppable(used.parent / "memory.stat")
+    return limit - current + _droppable(group.used.parent / "memory.stat")
 
 
 def _droppable(path: Path) -> float:
@@ -120,16 +130,16 @@ def _droppable(path: Path) -> float:
         lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError:
         return 0.0
-    facts = {words[0]: float(words[1]) for words in lines if len(words) == 2}
+    counts = {words[0]: float(words[1]) for words in lines if len(words) == 2}
     # Version 1 counts the groups inside under names of their own.
-    first = "total_" if "total_cache" in facts else ""
-    mapped = "total_mapped_file" if first else "file_mapped"
-    pages = sum(facts.get(f"{first}{kind}_file", 0.0) for kind in ("inactive", "active"))
-    return max(0.0, pages - facts.get(mapped, 0.0))
+    prefix = "total_" if "total_cache" in counts else ""
+    mapped = "total_mapped_file" if prefix else "file_mapped"
+    pages = sum(counts.get(f"{prefix}{state}_file", 0.0) for state in ("inactive", "active"))
+    return max(0.0, pages - counts.get(mapped, 0.0))
 
 
 def left_of_limits() -> float:
-    """Return the bytes that `ulimit -v` and `ulimit -d` leave to this process, infinity for all."""
+    """Return the bytes that `ulimit -v` and `ulimit -d` leave to this process, or infinity."""
     import psutil
 
     try:
@@ -137,12 +147,12 @@ def left_of_limits() -> float:
     except ImportError:  # not Unix
         return math.inf
     used = psutil.Process().memory_info()
-    left = math.inf
-    for kind, held in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, _data_of(used))):
-        limit = resource.getrlimit(kind)[0]
+    free = math.inf
+    for limited, in_use in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, _data_of(used))):
+        limit = resource.getrlimit(limited)[0]
         if limit != resource.RLIM_INFINITY:
-            left = min(left, max(0.0, float(limit - held)))
-    return left
+            free = min(free, max(0.0, float(limit - in_use)))
+    return free
 
 
 def _data_of(used: object) -> int:
@@ -175,8 +185,8 @@ def free_memory(devices: Collection[torch.device] | None = None) -> Free:
     available = float(psutil.virtual_memory().available)
     host = min(available, left_of_group(), left_of_limits())
     if devices is None:
-        devices = [torch.device("cuda", at) for at in range(torch.cuda.device_count())]
+        devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
     gpus = {device for device in devices if device.type == "cuda"}
     if not gpus:
         return Free(device=host, host=0.0)
-    return Free(device=float(sum(torch.cuda.mem_get_info(at)[0] for at in gpus)), host=host)
+    return Free(device=float(sum(torch.cuda.mem_get_info(device)[0] for device in gpus)), host=host)

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from resect.errors import InputError
+from resect.records import CausalModel
 
 Item = TypeVar("Item")
 
@@ -38,7 +39,7 @@ class Processes:
 
     rank: int = 0
     count: int = 1
-    group: Any = None
+    group: dist.ProcessGroup | None = None
 
     @property
     def neighbours(self) -> int:
@@ -65,26 +66,26 @@ class Processes:
         """Return for each flag whether any process has it set."""
         if self.count == 1:
             return list(flags)
-        found = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
-        self._reduce(found, dist.ReduceOp.MAX)
-        return [bool(flag) for flag in found.tolist()]
+        any_set = torch.tensor([int(flag) for flag in flags], dtype=torch.int32)
+        self._reduce(any_set, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in any_set.tolist()]
 
     def least(self, numbers: Sequence[float]) -> list[float]:
         """Return the least that any process has of each number."""
         if self.count == 1:
             return list(numbers)
-        found = torch.tensor(list(numbers), dtype=torch.float64)
-        self._reduce(found, dist.ReduceOp.MIN)
-        least: list[float] = found.tolist()
-        return least
+        smallest = torch.tensor(list(numbers), dtype=torch.float64)
+        self._reduce(smallest, dist.ReduceOp.MIN)
+        values: list[float] = smallest.tolist()
+        return values
 
     def meet(self) -> None:
         """Wait until all processes are here, so that none of them has failed before."""
         self.either([True])
 
-    def _reduce(self, tensor: Tensor, how: Any) -> None:
+    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
         try:
-            dist.all_reduce(tensor, op=how, group=self.group)
+            dist.all_reduce(tensor, op=operation, group=self.group)
         except RuntimeError as error:
             raise InputError(
                 "a process of this job has ended, or cannot exchange its sums with the others",
@@ -98,15 +99,15 @@ ALONE = Processes()
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether each process holds a part of a tensor alone."""
-    # DTensor is not imported for it, because most jobs have none.
+    """Tell whether each process holds a part of the tensor."""
+    # DTensor is not imported for this, because most jobs have none.
     return hasattr(tensor, "full_tensor")
 
 
 def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor itself, or gather a sharded one; all processes call this in the same order.
 
-    What was gathered is moved to the CPU, since it was sharded for want of memory elsewhere.
+    The result is on the CPU, since weights are sharded for want of memory elsewhere.
     """
     if not is_sharded(tensor):
         return tensor
@@ -114,15 +115,15 @@ def gathered(tensor: Tensor) -> Tensor:
     return gathered.cpu()
 
 
-def processes_of(model: Any, given: Processes) -> Processes:
+def processes_of(model: CausalModel, chosen: Processes) -> Processes:
     """Return the processes that run a model: those given, or those that its weights lie on.
 
     Raises:
         InputError: The weights are sharded in a way that this package does not know.
     """
-    sharded = next((p for p in model.parameters() if is_sharded(p)), None)
+    sharded: Any = next((p for p in model.parameters() if is_sharded(p)), None)
     if sharded is None:
-        return given
+        return chosen
     count = dist.get_world_size()
     if sharded.device_mesh.size() != count or sharded.device_mesh.ndim != 1:
         raise InputError(
@@ -140,15 +141,15 @@ def launched() -> int:
     return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in names) else 1
 
 
-def refuse_processes(what: str, fix: str) -> None:
-    """Refuse to do in each of several processes what one is meant to do.
+def refuse_processes(work: str, fix: str) -> None:
+    """Refuse to do in each of several processes what a single one is meant to do.
 
     Raises:
         InputError: `torchrun` started several.
     """
     if launched() > 1:
         raise InputError(
-            f"{what} is not shared by processes", got=f"{launched()} of torchrun", fix=fix
+            f"{work} is not shared by processes", got=f"{launched()} of torchrun", fix=fix
         )
 
 
@@ -191,7 +192,14 @@ def process_group() -> Iterator[Processes]:
             raise SystemExit(130 if stopped else 2)
 
 
-def _first_to_fail(store: Any, rank: int) -> bool:
+class _Store(Protocol):
+    """The key-value store that the processes of a job share."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a counter and return its value."""
+
+
+def _first_to_fail(store: _Store, rank: int) -> bool:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
         return bool(store.add(f"resect/failed/{attempt}", 1) == 1)

@@ -43,24 +43,24 @@ class Candidates:
             weight: Its weights [*]; None if masks are never made of these scores.
         """
         flat = scores.reshape(-1)
-        own = int(self.keep * flat.numel())
+        quota = int(self.keep * flat.numel())
         if self._edge is None:
-            index = _top(flat, max(own, min(self.count, flat.numel())))
+            index = _top(flat, max(quota, min(self.count, flat.numel())))
         else:
             index = (flat > self._edge).nonzero().squeeze(1)
-            if index.numel() < own:
-                index = _top(flat, own)
+            if index.numel() < quota:
+                index = _top(flat, quota)
         value, order = flat[index].sort(descending=True, stable=True)
         index = index[order]
-        kept = torch.empty(0) if weight is None else weight.new_empty(0)
+        weights = torch.empty(0) if weight is None else weight.new_empty(0)
         if weight is not None:
-            kept = weight[torch.unravel_index(index, weight.shape)]
+            weights = weight[torch.unravel_index(index, weight.shape)]
         value = value.cpu()
-        self._found[name] = TensorScores(tuple(scores.shape), index.cpu(), value, kept.cpu())
+        self._found[name] = TensorScores(tuple(scores.shape), index.cpu(), value, weights.cpu())
         self._held += index.numel()
         self._raise_edge(value)
         if self._edge is not None and self._held > 4 * self.count:
-            self._cut([int((one.value >= self._edge).sum()) for one in self._found.values()])
+            self._cut([int((tensor.value >= self._edge).sum()) for tensor in self._found.values()])
 
     def finish(self) -> dict[str, TensorScores]:
         """Return the candidates of all tensors, in the order in which they were added."""
@@ -71,16 +71,16 @@ class Candidates:
         level = [int((tensor.value == edge).sum()) for tensor in self._found.values()]
         room = self.count - sum(above)
         heads = []
-        for more, same in zip(above, level, strict=True):
-            heads.append(more + min(same, room))
-            room -= min(same, room)
+        for higher, equal in zip(above, level, strict=True):
+            heads.append(higher + min(equal, room))
+            room -= min(equal, room)
         self._cut(heads)
         return self._found
 
     def _raise_edge(self, value: Tensor) -> None:
         """Note the sorted values of one more tensor."""
-        more = value if self._edge is None else value[value > self._edge]
-        self._best = torch.cat([self._best, more[: self.count]])
+        candidates = value if self._edge is None else value[value > self._edge]
+        self._best = torch.cat([self._best, candidates[: self.count]])
         # Sorting them out at every tensor would cost more than ranking the tensors.
         if self.count and self._best.numel() >= self.count * (1 if self._edge is None else 2):
             self._best = self._best.topk(self.count).values

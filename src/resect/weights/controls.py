@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,11 +13,13 @@ from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.select import Draw
 
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
 
 def _control(
-    mask: Mask, weights: Mapping[str, Tensor], kind: str, draw: Draw, seeded: tuple[str, int]
+    mask: Mask, weights: Mapping[str, Tensor], control: str, draw: Draw, label: str, seed: int
 ) -> Mask:
-    label, seed = seeded
     tensors = {}
     for name, tensor in mask.tensors.items():
         mask.check(name, weights.get(name))
@@ -28,7 +30,7 @@ def _control(
         tensors[name] = MaskTensor(
             tensor.shape, index, value, torch.zeros(index.numel(), dtype=torch.uint8)
         )
-    return Mask(tensors, {**mask.meta, "control": kind, "label": label, "control_seed": seed})
+    return Mask(tensors, {**mask.meta, "control": control, "label": label, "control_seed": seed})
 
 
 def random_mask(
@@ -53,7 +55,7 @@ def random_mask(
         gaps = tensor.index.numpy() - np.arange(count)
         return torch.from_numpy(ranks + np.searchsorted(gaps, ranks, side="right"))
 
-    return _control(mask, weights, "random", draw, (label, seed))
+    return _control(mask, weights, "random", draw, label, seed)
 
 
 def magnitude_matched(
@@ -84,27 +86,36 @@ def magnitude_matched(
             _nearest(magnitude[free], magnitude[tensor.index.numpy()], free, generator)
         )
 
-    return _control(mask, weights, "magnitude", draw, (label, seed))
+    return _control(mask, weights, "magnitude", draw, label, seed)
 
 
 NEIGHBOURS = 16
 
 
-def _nearest(sorted_magnitudes: Any, wanted: Any, free: Any, generator: np.random.Generator) -> Any:
-    """Return for each wanted magnitude a free index of nearly that magnitude, no index twice."""
+def _nearest(
+    sorted_magnitudes: Floats, magnitudes: Floats, free: Ints, generator: np.random.Generator
+) -> Ints:
+    """Draw for each magnitude a free index of nearly that magnitude, no index twice.
+
+    Args:
+        sorted_magnitudes: [f] rising magnitudes of the weights that may be drawn.
+        magnitudes: [k] what is to be matched.
+        free: [f] flat indices of the weights that may be drawn.
+        generator: Where chance comes from.
+    """
     used: set[int] = set()
     chosen = []
-    for magnitude in wanted[generator.permutation(len(wanted))]:
+    for magnitude in magnitudes[generator.permutation(len(magnitudes))]:
         centre = int(np.searchsorted(sorted_magnitudes, magnitude))
         width = NEIGHBOURS // 2
         near: list[int] = []
         while not near and width < 2 * len(free):
-            places = range(max(0, centre - width), min(len(free), centre + width))
-            near = [place for place in places if place not in used]
+            ranks = range(max(0, centre - width), min(len(free), centre + width))
+            near = [rank for rank in ranks if rank not in used]
             width *= 2
         if not near:
             break
-        place = near[int(generator.integers(len(near)))]
-        used.add(place)
-        chosen.append(int(free[place]))
+        rank = near[int(generator.integers(len(near)))]
+        used.add(rank)
+        chosen.append(int(free[rank]))
     return np.array(chosen, dtype=np.int64)

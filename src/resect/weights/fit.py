@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -29,19 +28,19 @@ class Prints:
 
 def all_forced(*forced: str) -> str:
     """Return what was forced, each mismatch once, in order."""
-    found = [one for text in forced for one in text.split("; ") if one]
-    return "; ".join(dict.fromkeys(found))
+    mismatches = [mismatch for text in forced for mismatch in text.split("; ") if mismatch]
+    return "; ".join(dict.fromkeys(mismatches))
 
 
-def forced_in(meta: Mapping[str, Any]) -> str:
+def forced_in(meta: Mapping[str, object]) -> str:
     """Return what was forced when an artefact with this origin was made."""
     return str(meta.get("forced", ""))
 
 
 def one_line(error: MismatchError) -> str:
     """Return a mismatch as it is recorded."""
-    parts = (error.what, error.got and f"got {error.got}", error.allowed and f"not {error.allowed}")
-    return ", ".join(part for part in parts if part).replace("; ", ", ")
+    words = (error.what, error.got and f"got {error.got}", error.allowed and f"not {error.allowed}")
+    return ", ".join(word for word in words if word).replace("; ", ", ")
 
 
 def forceable(error: MismatchError) -> MismatchError:
@@ -78,8 +77,8 @@ def fitted(
 
 def marked(mask: Mask, forced: str) -> Mask:
     """Return a mask whose origin also says what was forced; the mask itself if nothing was."""
-    told = all_forced(forced_in(mask.meta), forced)
-    return Mask(mask.tensors, {**mask.meta, "forced": told}) if told else mask
+    everything = all_forced(forced_in(mask.meta), forced)
+    return Mask(mask.tensors, {**mask.meta, "forced": everything}) if everything else mask
 
 
 def _first_mismatch(mask: Mask, weights: Mapping[str, Tensor]) -> MismatchError | None:
@@ -100,14 +99,14 @@ def _other_print(mask: Mask, prints: Prints) -> MismatchError | None:
     # Places that were found on another model of these shapes on purpose.
     if "located_on" in mask.meta:
         return None
-    for what, found in (("model", prints.model), ("tokenizer", prints.tokenizer)):
-        known = mask.meta.get(f"{what}_fingerprint")
-        if known and found and known != found:
+    for subject, fingerprint in (("model", prints.model), ("tokenizer", prints.tokenizer)):
+        expected = mask.meta.get(f"{subject}_fingerprint")
+        if expected and fingerprint and expected != fingerprint:
             return MismatchError(
-                f"the {what} is not the one that the mask was made with, though all masked weights "
-                "have their values",
-                got=f"fingerprint {found}",
-                allowed=f"fingerprint {known}",
-                fix=f"use the {what} that the mask was made with",
+                f"the {subject} is not the one that the mask was made with, though all masked "
+                "weights have their values",
+                got=f"fingerprint {fingerprint}",
+                allowed=f"fingerprint {expected}",
+                fix=f"use the {subject} that the mask was made with",
             )
     return None

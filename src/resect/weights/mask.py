@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,50 +96,50 @@ class Mask:
         """Removed weights as a fraction of the prunable ones."""
         return self.count / self.total if self.total else 0.0
 
-    def intersect(self, other: Mask) -> Mask:
+    def intersect(self, mask: Mask) -> Mask:
         """Return the weights that both remove."""
-        return self._combine(other, lambda mine, theirs: mine.keep(torch.isin(mine.index, theirs)))
+        return self._combine(mask, lambda mine, theirs: mine.keep(torch.isin(mine.index, theirs)))
 
-    def subtract(self, other: Mask) -> Mask:
+    def subtract(self, mask: Mask) -> Mask:
         """Return the weights that this mask removes and the other does not."""
-        return self._combine(other, lambda mine, theirs: mine.keep(~torch.isin(mine.index, theirs)))
+        return self._combine(mask, lambda mine, theirs: mine.keep(~torch.isin(mine.index, theirs)))
 
-    def union(self, other: Mask) -> Mask:
+    def union(self, mask: Mask) -> Mask:
         """Return the weights that either removes.
 
         Raises:
             MismatchError: The masks belong to different models.
         """
-        rest = other.subtract(self)
+        additions = mask.subtract(self)
         tensors = {}
         for name, mine in self.tensors.items():
-            more = rest.tensors[name]
-            index, order = torch.cat([mine.index, more.index]).sort()
+            addition = additions.tensors[name]
+            index, order = torch.cat([mine.index, addition.index]).sort()
             tensors[name] = MaskTensor(
                 mine.shape,
                 index,
-                torch.cat([mine.value, more.value])[order],
-                torch.cat([mine.round, more.round])[order],
+                torch.cat([mine.value, addition.value])[order],
+                torch.cat([mine.round, addition.round])[order],
             )
         return Mask(tensors, dict(self.meta))
 
-    def overlap(self, other: Mask) -> float:
+    def overlap(self, mask: Mask) -> float:
         """Return the Jaccard index of the two sets, in [0, 1]; 0 if both are empty."""
-        shared = self.intersect(other).count
-        union = self.count + other.count - shared
+        shared = self.intersect(mask).count
+        union = self.count + mask.count - shared
         return shared / union if union else 0.0
 
-    def refuse_other_model(self, other: Mask) -> None:
+    def refuse_other_model(self, mask: Mask) -> None:
         """Refuse a mask of another model.
 
         Raises:
             MismatchError: Fingerprints, tensors, shapes, dtypes or values at shared places differ.
         """
-        prints = [mask.meta.get("model_fingerprint") for mask in (self, other)]
+        prints = [side.meta.get("model_fingerprint") for side in (self, mask)]
         if None not in prints and prints[0] != prints[1]:
             raise _different_models(f"fingerprints {prints[0]} and {prints[1]}")
-        for name in [*self.tensors, *other.tensors]:
-            mine, theirs = self.tensors.get(name), other.tensors.get(name)
+        for name in [*self.tensors, *mask.tensors]:
+            mine, theirs = self.tensors.get(name), mask.tensors.get(name)
             if mine is None or theirs is None:
                 raise _different_models(f"no {name} in one")
             if mine.shape != theirs.shape or mine.value.dtype != theirs.value.dtype:
@@ -147,55 +147,55 @@ class Mask:
                     f"{name} as {mine.shape} {mine.value.dtype} and "
                     f"{theirs.shape} {theirs.value.dtype}"
                 )
-            here = torch.isin(mine.index, theirs.index)
-            there = torch.isin(theirs.index, mine.index)
+            in_theirs = torch.isin(mine.index, theirs.index)
+            in_mine = torch.isin(theirs.index, mine.index)
             # Both are sorted by place, so what is shared stands in the same order.
-            if not torch.equal(mine.value[here], theirs.value[there]):
+            if not torch.equal(mine.value[in_theirs], theirs.value[in_mine]):
                 raise _different_models(f"another value in {name} at a place that both remove")
 
-    def _combine(self, other: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
-        self.refuse_other_model(other)
+    def _combine(self, mask: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
+        self.refuse_other_model(mask)
         tensors = {
-            name: rule(tensor, other.tensors[name].index) for name, tensor in self.tensors.items()
+            name: rule(tensor, mask.tensors[name].index) for name, tensor in self.tensors.items()
         }
         return Mask(tensors, dict(self.meta))
 
-    def check(self, name: str, found: Tensor | None) -> None:
+    def check(self, name: str, tensor: Tensor | None) -> None:
         """Refuse a tensor that is not the one this mask was made from.
 
         Args:
             name: Checkpoint name of the tensor.
-            found: The tensor of the model, or None if it has none of this name.
+            tensor: The tensor of the model, or None if it has none of this name.
 
         Raises:
             MismatchError: Name, shape, dtype or a value at a removed place differs.
         """
         expected = self.tensors[name]
         fix = "use the model that the mask was made from"
-        if found is None:
+        if tensor is None:
             raise MismatchError(f"the model has no tensor {name}", fix=fix)
-        if tuple(found.shape) != expected.shape:
+        if tuple(tensor.shape) != expected.shape:
             raise MismatchError(
                 f"{name} has another shape than in the mask",
-                got=str(tuple(found.shape)),
+                got=str(tuple(tensor.shape)),
                 allowed=str(expected.shape),
                 fix=fix,
             )
-        if found.dtype != expected.value.dtype:
+        if tensor.dtype != expected.value.dtype:
             raise MismatchError(
                 f"{name} has another dtype than in the mask",
-                got=str(found.dtype),
+                got=str(tensor.dtype),
                 allowed=str(expected.value.dtype),
                 fix="load the model in the dtype in which it was scored",
             )
-        values = found.detach()[places_in(found, expected.index)].cpu()
+        values = tensor.detach()[places_in(tensor, expected.index)].cpu()
         different = (values != expected.value).nonzero()
         if different.numel():
-            at = int(different[0])
+            row = int(different[0])
             raise MismatchError(
-                f"{name} has another value than in the mask, flat index {int(expected.index[at])}",
-                got=f"{float(values[at]):.9g} ({different.shape[0]} values of this tensor differ)",
-                allowed=f"{float(expected.value[at]):.9g}",
+                f"{name} has another value than in the mask, flat index {int(expected.index[row])}",
+                got=f"{float(values[row]):.9g} ({len(different)} values of this tensor differ)",
+                allowed=f"{float(expected.value[row]):.9g}",
                 fix=fix,
             )
 
@@ -209,9 +209,9 @@ class Mask:
             blobs[f"{name}|value"] = tensor.value.contiguous()
             blobs[f"{name}|round"] = tensor.round.contiguous()
             shapes[name] = list(tensor.shape)
-        facts = files.plain({"kind": KIND, "shapes": shapes, "meta": dict(self.meta)})
-        with files.atomic(path) as part:
-            save_file(blobs, part, {"resect": json.dumps(facts | files.provenance())})
+        header = files.plain({"kind": KIND, "shapes": shapes, "meta": dict(self.meta)})
+        with files.atomic(path) as temporary:
+            save_file(blobs, temporary, {"resect": json.dumps(header | files.provenance())})
 
     @staticmethod
     def load(path: str | Path) -> Mask:
@@ -220,7 +220,7 @@ class Mask:
         Raises:
             InputError: The file is missing, broken or not a mask of this version.
         """
-        blobs, facts = load_artefact(path, KIND)
+        blobs, header = load_artefact(path, KIND)
         try:
             tensors = {
                 name: MaskTensor(
@@ -229,9 +229,9 @@ class Mask:
                     blobs[f"{name}|value"],
                     blobs[f"{name}|round"],
                 )
-                for name, shape in facts["shapes"].items()
+                for name, shape in header["shapes"].items()
             }
-            meta = dict(facts["meta"])
+            meta = dict(header["meta"])
         except KeyError as error:
             raise InputError(f"{path} is not a whole mask", got=f"no {error}") from error
         except (AttributeError, TypeError, ValueError) as error:
@@ -255,9 +255,9 @@ def _refuse_odd(name: str, tensor: MaskTensor, path: str | Path) -> None:
         )
     if not index.numel():
         return
-    first, last = (int(edge) for edge in index.aminmax())
-    if first < 0 or last >= tensor.size:
-        outside = first if first < 0 else last
+    lowest, highest = (int(edge) for edge in index.aminmax())
+    if lowest < 0 or highest >= tensor.size:
+        outside = lowest if lowest < 0 else highest
         raise InputError(f"{path} has an index outside of {name}", got=str(outside))
     if bool((index[1:] <= index[:-1]).any()):
         raise InputError(f"{path} has indices of {name} that are not sorted, or twice the same")
@@ -279,8 +279,15 @@ def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:
     return torch.unravel_index(index.to(tensor.device), tensor.shape)
 
 
-def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the tensors and the facts of one of our safetensors files.
+class Artefact(NamedTuple):
+    """What one of our safetensors files holds: tensors by name, and plain values about them."""
+
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+
+def load_artefact(path: str | Path, kind: str) -> Artefact:
+    """Read one of our safetensors files.
 
     Raises:
         InputError: The file is missing, broken, of another kind or of another version.
@@ -289,19 +296,21 @@ def load_artefact(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[
         raise InputError("no such file", got=str(path))
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("resect", "null"))
+            header = json.loads((file.metadata() or {}).get("resect", "null"))
             # safe_open has keys(), but is no mapping.
             blobs = {name: file.get_tensor(name) for name in list(file.keys())}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a readable artefact", got=str(error)) from error
-    if not isinstance(facts, dict) or facts.get("kind") != kind:
+    if not isinstance(header, dict) or header.get("kind") != kind:
         raise InputError(
             f"{path} is not the kind of file that is needed here",
-            got=str(facts.get("kind")) if isinstance(facts, dict) else "a file of another program",
+            got=str(header.get("kind"))
+            if isinstance(header, dict)
+            else "a file of another program",
             allowed=kind,
         )
-    files.check_schema(facts.get("schema_version"), path)
-    return blobs, facts
+    files.check_schema(header.get("schema_version"), path)
+    return Artefact(blobs, header)
 
 
 def revalued(mask: Mask, weights: Mapping[str, Tensor]) -> Mask:

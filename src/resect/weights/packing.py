@@ -11,12 +11,16 @@ weight.
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Gaps = npt.NDArray[np.uint8 | np.uint16]
+GapType = type[np.uint8] | type[np.uint16]
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -25,8 +29,29 @@ DTYPES = {
 }  # fmt: skip
 
 
-def pack(row: Tensor) -> tuple[Tensor, list[Any]]:
-    """Return a row [k] as bytes, and what `unpack` has to know of it: dtype, k, deflated bytes."""
+class Packing(NamedTuple):
+    """How a row was packed, which `unpack` has to know; a list in JSON.
+
+    Attributes:
+        dtype: Name in `DTYPES`.
+        length: Numbers of the row, k.
+        deflated: Number of deflated bytes.
+    """
+
+    dtype: str
+    length: int
+    deflated: int
+
+
+class Packed(NamedTuple):
+    """A row as bytes."""
+
+    data: Tensor
+    packing: Packing
+
+
+def pack(row: Tensor) -> Packed:
+    """Return a row [k] as bytes."""
     # A row of one place may have any stride and count as contiguous; its copy has stride 1.
     row = row.clone(memory_format=torch.contiguous_format)
     planes = row.view(torch.uint8).numpy().reshape(-1, row.element_size())
@@ -36,28 +61,25 @@ def pack(row: Tensor) -> tuple[Tensor, list[Any]]:
     high = deflate.compress(planes[:, -1].tobytes()) + deflate.flush()
     low = np.ascontiguousarray(planes[:, :-1].T).reshape(-1)
     packed = np.concatenate([low, np.frombuffer(high, dtype=np.uint8)])
-    return torch.from_numpy(packed), [
-        str(row.dtype).removeprefix("torch."),
-        len(planes),
-        len(high),
-    ]
+    dtype = str(row.dtype).removeprefix("torch.")
+    return Packed(torch.from_numpy(packed), Packing(dtype, len(planes), len(high)))
 
 
-def unpack(packed: Tensor, facts: list[Any], most: int) -> Tensor:
+def unpack(packed: Tensor, packing: Sequence[Any], largest: int) -> Tensor:
     """Return the row [k] that `pack` was given.
 
     Args:
         packed: Its bytes.
-        facts: What `pack` said of it.
-        most: Largest k that can be right: a few deflated bytes may claim to be billions.
+        packing: What `pack` said of it, as it was read: any list.
+        largest: Largest k that can be right: a few deflated bytes may claim to be billions.
 
     Raises:
         ValueError: The bytes are not what the facts say.
         KeyError: Its dtype is not one of `DTYPES`.
     """
-    name, count, length = facts
+    name, count, length = packing
     dtype = DTYPES[name]
-    if not 0 <= count <= most or not 0 <= length <= len(packed):
+    if not 0 <= count <= largest or not 0 <= length <= len(packed):
         raise ValueError(f"{len(packed)} bytes for {count} numbers of {name}")
     low = packed.numpy()[: len(packed) - length]
     if packed.dtype != torch.uint8 or len(low) != (dtype.itemsize - 1) * count:
@@ -76,16 +98,16 @@ def unpack(packed: Tensor, facts: list[Any], most: int) -> Tensor:
     return torch.from_numpy(planes.reshape(-1)).view(dtype)
 
 
-def to_gaps(index: Any, code: np.dtype[Any]) -> Any:
+def to_gaps(index: npt.NDArray[np.int64], code: GapType) -> Gaps:
     """Return sorted indices [k], int64, as gaps; the largest value of `code` means more follows."""
-    most = np.iinfo(code).max
+    escape = np.iinfo(code).max
     passed = np.diff(index, prepend=-1) - 1
-    found = np.full(int((passed // most + 1).sum()), most, dtype=code)
-    found[np.cumsum(passed // most + 1) - 1] = passed % most
-    return found
+    gaps = np.full(int((passed // escape + 1).sum()), escape, dtype=code)
+    gaps[np.cumsum(passed // escape + 1) - 1] = passed % escape
+    return gaps
 
 
-def from_gaps(gaps: Any) -> Any:
+def from_gaps(gaps: Gaps) -> npt.NDArray[np.int64]:
     """Return the sorted indices [k], int64, that `to_gaps` was given."""
     ends = np.flatnonzero(gaps != np.iinfo(gaps.dtype).max)
     return np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(len(ends))

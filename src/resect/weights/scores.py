@@ -114,7 +114,7 @@ class ByIndex:
     """Candidates of one checkpoint tensor in the order of their indices.
 
     Attributes:
-        rank: [k] places by falling score, int32, from 0.
+        rank: [k] ranks by falling score, int32, from 0.
         index: [k] flat indices, int64, rising.
         weight: [k] the weights themselves; [0] where no target is ranked.
     """
@@ -178,41 +178,43 @@ class Scores:
 
         Sorted once, so that each selection of a grid compares ranks and sorts nothing.
         """
-        found = {}
+        entries = {}
         for name, tensor in self.tensors.items():
             index, rank = tensor.index.sort()
             weight = tensor.weight[rank] if tensor.weight.numel() else tensor.weight
-            found[name] = ByIndex(rank.int(), index, weight)
-        return found
+            entries[name] = ByIndex(rank.int(), index, weight)
+        return entries
 
-    def places(self, other: Scores) -> dict[str, Tensor]:
-        """Return the place of our candidates, by index, among the other's ranks of that tensor.
+    def places(self, scores: Scores) -> dict[str, Tensor]:
+        """Return for our candidates, in the order of their indices, their ranks in other scores.
 
-        What is no candidate there has a place beyond all. Kept until others are asked for.
+        Where the other scores have no such candidate, the rank is beyond all. The result is kept
+        until it is asked for with other scores.
         """
-        known = self.__dict__.get("_places")
-        if known is None or known[0]() is not other:
-            found = {
-                name: _places(one, other.by_index[name]) for name, one in self.by_index.items()
+        cached = self.__dict__.get("_places")
+        if cached is None or cached[0]() is not scores:
+            ranks = {
+                name: _ranks_at(entry, scores.by_index[name])
+                for name, entry in self.by_index.items()
             }
             # The weak reference tells whether the same object asks again, and keeps none alive.
-            known = self.__dict__["_places"] = (weakref.ref(other), found)
-        return cast("dict[str, Tensor]", known[1])
+            cached = self.__dict__["_places"] = (weakref.ref(scores), ranks)
+        return cast("dict[str, Tensor]", cached[1])
 
     def summary(self) -> str:
         """Return one line for people."""
-        kept = sum(tensor.index.numel() for tensor in self.tensors.values())
+        count = sum(tensor.index.numel() for tensor in self.tensors.values())
         return (
             f"{self.meta.reduction} scores of {self.meta.examples} examples "
-            f"({self.meta.tokens} tokens), {kept:,} candidates of {self.total:,} weights"
+            f"({self.meta.tokens} tokens), {count:,} candidates of {self.total:,} weights"
             f"{', read block by block from disk' if self.meta.streamed else ''}"
         )
 
     def save(self, path: str | Path) -> None:
         """Write the scores as safetensors, whole or not at all."""
-        kept = [tensor.index.numel() for tensor in self.tensors.values()]
+        counts = [tensor.index.numel() for tensor in self.tensors.values()]
         # One byte a gap is least for the usual 1e-2; two bytes are for sparser sets.
-        code = np.dtype(np.uint8 if sum(kept) * 300 > self.total else np.uint16)
+        code = np.uint8 if sum(counts) * 300 > self.total else np.uint16
         gaps, values, weights = [], [], []
         for tensor in self.tensors.values():
             index, order = tensor.index.sort()
@@ -221,18 +223,26 @@ class Scores:
             weights.append(tensor.weight[order] if tensor.weight.numel() else tensor.weight)
         dtypes = list(dict.fromkeys(weight.dtype for weight in weights))
         rows = {"gap": torch.from_numpy(np.concatenate(gaps)), "value": torch.cat(values)}
-        for at, dtype in enumerate(dtypes):
-            rows[f"weight{at}"] = torch.cat([w for w in weights if w.dtype == dtype])
+        for number, dtype in enumerate(dtypes):
+            rows[f"weight{number}"] = torch.cat([w for w in weights if w.dtype == dtype])
         packed = {name: pack(row) for name, row in rows.items()}
         tensors = [
-            [name, list(tensor.shape), len(gap), kept[at], dtypes.index(weights[at].dtype)]
-            for at, ((name, tensor), gap) in enumerate(zip(self.tensors.items(), gaps, strict=True))
+            [
+                name,
+                list(tensor.shape),
+                len(gap),
+                counts[number],
+                dtypes.index(weights[number].dtype),
+            ]
+            for number, ((name, tensor), gap) in enumerate(
+                zip(self.tensors.items(), gaps, strict=True)
+            )
         ]
-        facts = {"kind": KIND, "layout": LAYOUT, "tensors": tensors, "meta": asdict(self.meta)}
-        facts["rows"] = {name: how for name, (_, how) in packed.items()}
+        header = {"kind": KIND, "layout": LAYOUT, "tensors": tensors, "meta": asdict(self.meta)}
+        header["rows"] = {name: packing for name, (_, packing) in packed.items()}
         blobs = {name: data for name, (data, _) in packed.items()}
-        with files.atomic(path) as part:
-            save_file(blobs, part, {"resect": json.dumps(facts | files.provenance())})
+        with files.atomic(path) as temporary:
+            save_file(blobs, temporary, {"resect": json.dumps(header | files.provenance())})
 
     @staticmethod
     def load(path: str | Path) -> Scores:
@@ -241,20 +251,20 @@ class Scores:
         Raises:
             InputError: The file is missing, broken, of another version or sign convention.
         """
-        blobs, facts = load_artefact(path, KIND)
-        if facts.get("layout") != LAYOUT:
+        blobs, header = load_artefact(path, KIND)
+        if header.get("layout") != LAYOUT:
             raise InputError(
                 f"{path} is laid out in a way that this version cannot read",
-                got=f"layout {facts.get('layout')!r}",
+                got=f"layout {header.get('layout')!r}",
                 allowed=str(LAYOUT),
                 fix="score again with this version of resect",
             )
         try:
-            meta = ScoreMeta(**facts["meta"])
+            meta = ScoreMeta(**header["meta"])
             # A byte at least of each candidate is there as it is, and it has three gaps at most.
-            most = 4 * sum(blob.numel() for blob in blobs.values())
-            rows = {name: unpack(blobs[name], row, most) for name, row in facts["rows"].items()}
-            tensors = dict(_split(rows, facts["tensors"]))
+            longest = 4 * sum(blob.numel() for blob in blobs.values())
+            rows = {name: unpack(blobs[name], row, longest) for name, row in header["rows"].items()}
+            tensors = dict(_split(rows, header["tensors"]))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
@@ -264,27 +274,27 @@ class Scores:
         return Scores(tensors, meta)
 
 
-def _split(rows: dict[str, Tensor], facts: list[list[Any]]) -> Iterator[tuple[str, TensorScores]]:
+def _split(rows: dict[str, Tensor], entries: list[list[Any]]) -> Iterator[tuple[str, TensorScores]]:
     """Yield the candidates of each tensor from the rows of all."""
     gaps, at_gap, at_value = rows["gap"].numpy(), 0, 0
     at_weight: Counter[int] = Counter()
-    for name, shape, length, count, kind in facts:
+    for name, shape, length, count, dtype in entries:
         index = torch.from_numpy(from_gaps(gaps[at_gap : at_gap + length]))
         value = rows["value"][at_value : at_value + count]
-        weight = rows[f"weight{kind}"][at_weight[kind] : at_weight[kind] + count]
+        weight = rows[f"weight{dtype}"][at_weight[dtype] : at_weight[dtype] + count]
         order = value.argsort(descending=True, stable=True)
         last = int(index[-1]) if count and len(index) else -1
         if not len(index) == len(value) == count or not last < prod(shape) < 2**63:
             raise ValueError(f"the candidates of {name} do not fit its shape")
-        kept = weight[order] if weight.numel() else weight
-        yield name, TensorScores(tuple(shape), index[order], value[order], kept)
+        candidates = weight[order] if weight.numel() else weight
+        yield name, TensorScores(tuple(shape), index[order], value[order], candidates)
         at_gap, at_value = at_gap + length, at_value + count
-        at_weight[kind] += weight.numel()
+        at_weight[dtype] += weight.numel()
 
 
-def _places(mine: ByIndex, theirs: ByIndex) -> Tensor:
+def _ranks_at(mine: ByIndex, theirs: ByIndex) -> Tensor:
     beyond = torch.iinfo(torch.int32).max
     if theirs.index.numel() == 0:
         return torch.full(mine.index.shape, beyond, dtype=torch.int32)
-    at = torch.searchsorted(theirs.index, mine.index).clamp_(max=len(theirs.index) - 1)
-    return theirs.rank[at].masked_fill_(theirs.index[at] != mine.index, beyond)
+    position = torch.searchsorted(theirs.index, mine.index).clamp_(max=len(theirs.index) - 1)
+    return theirs.rank[position].masked_fill_(theirs.index[position] != mine.index, beyond)

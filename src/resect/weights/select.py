@@ -5,14 +5,12 @@ r"""Which weights are cut: needed by the target and not needed by the preserve s
     M   = T_q \ U_p
 
 n counts the weights of a tensor (`scope="tensor"`, the released code of arXiv 2604.09544) or of the
-model (`scope="model"`). Ties break by tensor order, then by flat index. Beside the mask itself this
-module draws its controls: as many weights of every tensor at random, or of the same magnitudes.
+model (`scope="model"`). Ties break by tensor order, then by flat index.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,22 +50,24 @@ def select(
     heads = map(min, target.heads(q, scope), target.positive)
     safe = None if preserve is None or p == 0 else preserve.heads(p, scope)
     # Where each candidate of the target stands in the preserve set's list of that tensor.
-    there = None if preserve is None or safe is None else target.places(preserve)
+    their_rank = None if preserve is None or safe is None else target.places(preserve)
     tensors = {}
-    for at, ((name, own), head) in enumerate(zip(target.by_index.items(), heads, strict=True)):
+    for number, ((name, by_index), head) in enumerate(
+        zip(target.by_index.items(), heads, strict=True)
+    ):
         # Measured: numpy compares and finds several times as quickly as torch at these sizes.
-        chosen = own.rank.numpy() < head
-        if there is not None and safe is not None:
-            chosen &= there[name].numpy() >= safe[at]
+        chosen = by_index.rank.numpy() < head
+        if their_rank is not None and safe is not None:
+            chosen &= their_rank[name].numpy() >= safe[number]
         places = torch.from_numpy(np.flatnonzero(chosen))
         tensors[name] = MaskTensor(
             target.tensors[name].shape,
-            own.index.index_select(0, places),
-            own.weight.index_select(0, places),
+            by_index.index.index_select(0, places),
+            by_index.weight.index_select(0, places),
             torch.zeros(len(places), dtype=torch.uint8),
         )
-    facts = _facts(target, preserve) | {"q": q, "p": p, "scope": scope}
-    return Mask(tensors, facts | ({"forced": forced} if forced else {}))
+    origin = _origin(target, preserve) | {"q": q, "p": p, "scope": scope}
+    return Mask(tensors, origin | ({"forced": forced} if forced else {}))
 
 
 def next_slice(
@@ -123,21 +123,21 @@ def _differences(target: Scores, preserve: Scores | None, *, force: bool) -> str
     if preserve is None:
         return target.meta.forced
     forced.append(preserve.meta.forced)
-    for what, first, second in (
+    for subject, expected, actual in (
         ("models", target.meta.model_fingerprint, preserve.meta.model_fingerprint),
         ("tokenizers", target.meta.tokenizer_fingerprint, preserve.meta.tokenizer_fingerprint),
     ):
-        if first == second:
+        if expected == actual:
             continue
-        got = f"{first} ({target.meta.model_id}) and {second} ({preserve.meta.model_id})"
+        got = f"{expected} ({target.meta.model_id}) and {actual} ({preserve.meta.model_id})"
         if not force:
             raise MismatchError(
-                f"the scores belong to different {what}",
+                f"the scores belong to different {subject}",
                 got=got,
                 fix="score both behaviours on the same model; or add --force, and everything made "
                 "from it will say so",
             )
-        forced.append(f"scores of different {what}, {got}")
+        forced.append(f"scores of different {subject}, {got}")
     shapes = [
         {name: tensor.shape for name, tensor in scores.tensors.items()}
         for scores in (target, preserve)
@@ -147,17 +147,17 @@ def _differences(target: Scores, preserve: Scores | None, *, force: bool) -> str
     return "; ".join(dict.fromkeys(filter(None, forced)))
 
 
-def _facts(target: Scores, preserve: Scores | None) -> dict[str, Any]:
+def _origin(target: Scores, preserve: Scores | None) -> dict[str, object]:
     return {
         "model_id": target.meta.model_id,
         "model_fingerprint": target.meta.model_fingerprint,
         "tokenizer_fingerprint": target.meta.tokenizer_fingerprint,
-        "target": store_facts(target),
-        "preserve": None if preserve is None else store_facts(preserve),
+        "target": _described(target),
+        "preserve": None if preserve is None else _described(preserve),
     }
 
 
-def store_facts(scores: Scores) -> dict[str, Any]:
+def _described(scores: Scores) -> dict[str, object]:
     """Return what a mask says of the scores that it was made from."""
     meta = scores.meta
     return {
