@@ -38,10 +38,10 @@ def effects(arm: str, q: float, seed: int | None) -> Row:
     return row | extra | {"n": 180 if seed is None else 60}
 
 
-def curve(arms: tuple[str, ...], **more: Any) -> list[Row]:
+def curve(arms: tuple[str, ...], **columns: Any) -> list[Row]:
     """Return a curve over the fractions, pooled and for each seed."""
     return [
-        {"seed": seed, **more, "arm": arm, "q": q, "removed_fraction": 0.9 * q}
+        {"seed": seed, **columns, "arm": arm, "q": q, "removed_fraction": 0.9 * q}
         | effects(arm, q, seed)
         for arm in ("intact", *arms)
         for q in ((0.0,) if arm == "intact" else FRACTIONS)
@@ -69,12 +69,12 @@ def where(layers: int) -> list[Row]:
     return [
         {
             "layer": layer,
-            "kind": f"{'self_attn' if at < 4 else 'mlp'}.{kind}",
-            "removed": 10 + 40 * (layer == layers // 2) * at + layer,
-            "size": 65536 if at < 4 else 262144,
+            "kind": f"{'self_attn' if number < 4 else 'mlp'}.{kind}",
+            "removed": 10 + 40 * (layer == layers // 2) * number + layer,
+            "size": 65536 if number < 4 else 262144,
         }
         for layer in range(layers)
-        for at, kind in enumerate(kinds)
+        for number, kind in enumerate(kinds)
     ]
 
 
@@ -119,8 +119,8 @@ def compression() -> dict[str, list[Row]]:
         ],
         "index": [
             {"seed": seed, "role": role, "method": method, "fraction_needed": 0.001}
-            | triple("drop_at_budget", 0.3 + 0.1 * at)
-            for at, role in enumerate(roles)
+            | triple("drop_at_budget", 0.3 + 0.1 * number)
+            for number, role in enumerate(roles)
             for method in ("signed", "abs")
             for seed in SEEDS
         ],
@@ -167,10 +167,10 @@ def jailbreak() -> dict[str, list[Row]]:
     return {
         "attacks": [
             {"seed": seed, "attack": attack, "arm": arm, "n": 60}
-            | triple("harm", left * (0.9 - 0.1 * at))
-            | triple("refused", 0.8 - left * 0.7)
-            for at, attack in enumerate(attacks)
-            for arm, left in (("intact", 1.0), ("target cut", 0.2), ("random cut", 0.97))
+            | triple("harm", remaining * (0.9 - 0.1 * number))
+            | triple("refused", 0.8 - remaining * 0.7)
+            for number, attack in enumerate(attacks)
+            for arm, remaining in (("intact", 1.0), ("target cut", 0.2), ("random cut", 0.97))
             for seed in SEEDS
         ]
     }
@@ -204,10 +204,10 @@ def stability() -> dict[str, list[Row]]:
         "agreement": [
             {
                 "axis": axis, "seed": seed, "first": a, "second": b, "chance": 0.001,
-                "jaccard": 0.5 + 0.1 * at + 0.01 * len(a + b) + 0.02 * (seed or 0),
+                "jaccard": 0.5 + 0.1 * number + 0.01 * len(a + b) + 0.02 * (seed or 0),
                 "enrichment": 400.0, "rank_correlation": 0.8 + 0.01 * (seed or 0),
             }
-            for at, (axis, values) in enumerate(axes.items())
+            for number, (axis, values) in enumerate(axes.items())
             for a, b in combinations(values, 2)
             for seed in SEEDS
         ],
@@ -224,11 +224,11 @@ def stability() -> dict[str, list[Row]]:
 
 def frontier() -> dict[str, list[Row]]:
     rows = []
-    for at, (scope, method, rounds, p, q) in enumerate(
+    for number, (scope, method, rounds, p, q) in enumerate(
         product(("tensor", "model"), ("signed", "abs"), (1, 3), (0.0, 0.01, 0.05), FRACTIONS)
     ):
-        harm, utility = rise(q, 0.001) * (1 - 0.01 * (at % 17)), rise(q, 0.02) * (1 + p)
-        front = at % 12 < 6 and p == 0.0 and scope == "tensor" and rounds == 3
+        harm, utility = rise(q, 0.001) * (1 - 0.01 * (number % 17)), rise(q, 0.02) * (1 + p)
+        front = number % 12 < 6 and p == 0.0 and scope == "tensor" and rounds == 3
         for split in ("selection", "evaluation"):
             row = {
                     "seed": None, "scope": scope, "method": method, "rounds": rounds, "p": p,
@@ -253,8 +253,8 @@ def interval(name: str, value: float | None) -> Row:
     return {"name": name, "value": value, "low": low, "high": high}
 
 
-def claim(study: str, at: int, shift: float = 0.0) -> Row:
-    word = WORDS[at % len(WORDS)]
+def claim(study: str, number: int, shift: float = 0.0) -> Row:
+    word = WORDS[number % len(WORDS)]
     value = None if word == "not measurable" else 0.7 + shift
     return {
         "study": study,
@@ -281,20 +281,20 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
             "study": study,
             "title": f"What does {study} ask?",
             "claims": [
-                claim(study, at, shift),
-                claim(study, at + 1, shift) | {"claim": f"So does another of {study}."},
+                claim(study, number, shift),
+                claim(study, number + 1, shift) | {"claim": f"So does another of {study}."},
             ],
             "tables": tables(),
             "shows": "What an invented study shows, in a sentence or two. " * 3,
             "does_not_show": "What it does not show, in a sentence or two. " * 3,
             "settings": {"harm_drop": 0.8, "utility_drop": 0.05, "fraction": 0.002},
         }
-        for at, (study, tables) in enumerate(STUDIES.items())
+        for number, (study, tables) in enumerate(STUDIES.items())
     ]
     return {
         "name": name,
         "quick": False,
-        "claims": [one for study in studies for one in study["claims"]],
+        "claims": [claim_row for study in studies for claim_row in study["claims"]],
         "studies": studies,
         "provenance": {
             "resect_version": "0.1.0", "config": "0123456789abcdef", "seeds": [0, 1, 2],
@@ -306,9 +306,9 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
     }  # fmt: skip
 
 
-def write(folder: Path, found: Row | None = None) -> Path:
+def write(folder: Path, values: Row | None = None) -> Path:
     """Write an example as a run folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found or results())
+    text = json.dumps(values or results())
     (folder / "results.json").write_text(text, encoding="utf-8")
     return folder

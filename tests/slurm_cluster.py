@@ -82,7 +82,7 @@ def cluster() -> Iterator[Path]:
     key.chmod(0o600)
     places = {"key-file": key, "socket": folder / "munge.socket", "pid-file": folder / "munge.pid"}
     places |= {"seed-file": folder / "munge.seed", "log-file": folder / "munge.log"}
-    options = [f"--{name}={place}" for name, place in places.items()]
+    options = [f"--{name}={location}" for name, location in places.items()]
     servers: list[subprocess.Popen[bytes]] = []
     environment = os.environ | {"SLURM_CONF": str(configuration), "PATH": PATH}
     try:
@@ -125,15 +125,15 @@ def _said(command: list[str], environment: dict[str, str]) -> str:
 def _await(ready: Callable[[], bool], servers: list[subprocess.Popen[bytes]], folder: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not ready():
-        if time.monotonic() > deadline or any(one.poll() is not None for one in servers):
-            said = [f"{path.name}:\n{path.read_text()[-2000:]}" for path in folder.glob("*.out")]
-            raise RuntimeError("Slurm does not come up\n" + "\n".join(said))
+        if time.monotonic() > deadline or any(server.poll() is not None for server in servers):
+            outputs = [f"{path.name}:\n{path.read_text()[-2000:]}" for path in folder.glob("*.out")]
+            raise RuntimeError("Slurm does not come up\n" + "\n".join(outputs))
         time.sleep(0.05)
 
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]

@@ -258,15 +258,15 @@ def main() -> None:
     parser.add_argument("--only", help="readers, with commas between")
     parser.add_argument("--keep", type=Path, help="folder of inputs that crashed")
     parser.add_argument("--here", action="store_true", help="in this process")
-    given = parser.parse_args()
-    keep = given.keep or Path(tempfile.mkdtemp())
-    if given.here:
+    arguments = parser.parse_args()
+    keep = arguments.keep or Path(tempfile.mkdtemp())
+    if arguments.here:
         keep.mkdir(parents=True, exist_ok=True)
-        fuzz(given.only, given.seconds, keep)
-    names = given.only.split(",") if given.only else list(readers())
+        fuzz(arguments.only, arguments.seconds, keep)
+    names = arguments.only.split(",") if arguments.only else list(readers())
     total, crashed = 0, []
     for name in names:
-        share = max(1, given.seconds // len(names))
+        share = max(1, arguments.seconds // len(names))
         done = subprocess.run(
             [sys.executable, __file__, "--here", "--only", name, "--seconds", str(share),
              "--keep", str(keep / name)],

@@ -122,14 +122,14 @@ def watch(log: Path, kill: Kill | None) -> None:
 
     def replace(self: Path, target: Any) -> Path:
         count[0] += 1
-        here = kill is not None and kill.place == count[0]
-        if kill is not None and here and not kill.after:
+        is_here = kill is not None and kill.place == count[0]
+        if kill is not None and is_here and not kill.after:
             os.kill(os.getpid(), kill.sent)
-        found = rename(self, target)
+        renamed = rename(self, target)
         note(log, "named", str(count[0]))
-        if kill is not None and here:
+        if kill is not None and is_here:
             os.kill(os.getpid(), kill.sent)
-        return found
+        return renamed
 
     running.measure = measure
     Path.replace = replace  # type: ignore[method-assign,assignment]
@@ -168,14 +168,14 @@ def run(words: list[str], log: Path, kill: Kill | None = None) -> int:
 
 def left(folder: Path) -> dict[str, bytes]:
     """Return what has its final name, by path; half-written siblings have not."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not any(
             p.startswith(".") and p.endswith(".part") for p in name.parts
         ):
-            found[str(name)] = path.read_bytes()
-    return found
+            files[str(name)] = path.read_bytes()
+    return files
 
 
 def litter(folder: Path) -> list[str]:
@@ -185,9 +185,9 @@ def litter(folder: Path) -> list[str]:
 def untimed(name: str, content: bytes) -> Any:
     """Return what is compared of a file that tells the time of its run."""
     if name.endswith(".json"):
-        facts = json.loads(content)
+        values = json.loads(content)
         drop = ("provenance", "finished", "seconds", "command", "rebuild", "citation")
-        return {key: value for key, value in facts.items() if key not in drop}
+        return {key: value for key, value in values.items() if key not in drop}
     text = content.decode("utf-8")
     assert not name.endswith(".html") or text.rstrip().endswith("</html>"), f"{name} ends early"
     return len(text.split("\n")) > 3
@@ -198,33 +198,33 @@ def rows(content: bytes) -> list[dict[str, Any]]:
 
     import pyarrow.parquet as pq
 
-    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
-    return found
+    table: list[dict[str, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
+    return table
 
 
-def check(name: str, content: bytes, wanted: dict[str, bytes], *, final: bool) -> None:
+def check(name: str, content: bytes, reference: dict[str, bytes], *, final: bool) -> None:
     """Refuse a file that is not whole or says something else than undisturbed."""
     last = Path(name).name
     if name.endswith(".asked.parquet"):
         # Replies are stored before they are judged, and keep that name until they are.
         assert not final, f"{name} should be judged"
-        found, whole = rows(content), rows(wanted[name.replace(".asked", "")])
-        assert [r["text"] for r in found] == [r["text"] for r in whole], f"{name} differs"
-        assert found == whole or all(r["judge"] is None for r in found), f"{name} is half judged"
-    elif name not in wanted:
+        asked, whole = rows(content), rows(reference[name.replace(".asked", "")])
+        assert [r["text"] for r in asked] == [r["text"] for r in whole], f"{name} differs"
+        assert asked == whole or all(r["judge"] is None for r in asked), f"{name} is half judged"
+    elif name not in reference:
         # What an unfinished run keeps for the next: claims, and the chunks of a collection.
         assert not final, f"{name} should be gone"
         assert "claims" in name or ".parts" in name, f"unexpected {name}"
         text = content.decode("utf-8")
-        for one in text.splitlines() if name.endswith(".jsonl") else [text]:
-            json.loads(one)
+        for line in text.splitlines() if name.endswith(".jsonl") else [text]:
+            json.loads(line)
     elif last == "metrics.jsonl":
-        for one in content.decode("utf-8").splitlines():  # lines come as cells do, with their time
-            json.loads(one)
-    elif last in TIMED and content != wanted[name]:
-        assert untimed(name, content) == untimed(name, wanted[name]), f"{name} differs"
+        for line in content.decode("utf-8").splitlines():  # lines come as cells do, with their time
+            json.loads(line)
+    elif last in TIMED and content != reference[name]:
+        assert untimed(name, content) == untimed(name, reference[name]), f"{name} differs"
     else:
-        assert content == wanted[name], f"{name} differs"
+        assert content == reference[name], f"{name} differs"
 
 
 def study(folder: Path, zoo: Any) -> None:
@@ -255,8 +255,8 @@ def prepared(base: Path) -> None:
     zoo = build(seed=0, recipe=Recipe.tiny(), root=base / "zoo", stages=("aligned",))
     study(base, zoo)
     tiny.save("llama", base / "m", max_shard_size="8KB")
-    for name, found in (("harm", tiny.rows(12, "c")), ("benign", tiny.rows(9, "b"))):
-        text = "".join(json.dumps(row) + "\n" for row in found)
+    for name, examples in (("harm", tiny.rows(12, "c")), ("benign", tiny.rows(9, "b"))):
+        text = "".join(json.dumps(row) + "\n" for row in examples)
         (base / f"{name}.jsonl").write_text(text, encoding="utf-8")
 
 
@@ -343,17 +343,17 @@ def once(task: Task, reference: Reference, kill: Kill, folder: Path) -> str:
     log.unlink(missing_ok=True)
     log.with_suffix(".out").unlink(missing_ok=True)
     code = run(task.words(folder), log, kill)
-    said = (
+    output = (
         log.with_suffix(".out").read_text(encoding="utf-8")
         if log.with_suffix(".out").exists()
         else ""
     )
     expected = {-signal.SIGKILL} if kill.sent == signal.SIGKILL else {STOPPED, -kill.sent}
-    assert code in expected | {0}, f"exit code {code}: {said}"
+    assert code in expected | {0}, f"exit code {code}: {output}"
     for name, content in left(folder).items():
         check(name, content, reference.files, final=False)
     if code == STOPPED:
-        assert "Traceback" not in said, said
+        assert "Traceback" not in output, output
         assert not litter(folder), litter(folder)
         assert not list(folder.rglob("claims/*.json")), "the claim is left"
     finished = noted(log, "done")
@@ -366,9 +366,9 @@ def once(task: Task, reference: Reference, kill: Kill, folder: Path) -> str:
     twice = [key for key in finished if begun.count(key) != 1]
     assert not twice, f"measured twice: {twice}"
     assert all(count <= 2 for count in Counter(begun).values())
-    found = left(folder)
-    assert found.keys() == reference.files.keys(), found.keys() ^ reference.files.keys()
-    for name, content in found.items():
+    files = left(folder)
+    assert files.keys() == reference.files.keys(), files.keys() ^ reference.files.keys()
+    for name, content in files.items():
         check(name, content, reference.files, final=True)
     return {0: "too late", STOPPED: "stopped"}.get(code, "killed")
 
@@ -377,17 +377,17 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--kills", type=int, default=200)
     options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    draw = random.Random(given.seed)
+    arguments = options.parse_args()
+    draw = random.Random(arguments.seed)
     warm()
     counts: Counter[tuple[str, str, str]] = Counter()
-    with tempfile.TemporaryDirectory() as place:
-        base = Path(place)
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
         make_inputs(base)
-        known = tasks(base)
+        tasks_by_name = tasks(base)
         order = [name for name, share in TASKS.items() for _ in range(share)]
-        references = {name: undisturbed(known[name], base) for name in TASKS}
-        for number in range(given.kills):
+        references = {name: undisturbed(tasks_by_name[name], base) for name in TASKS}
+        for number in range(arguments.kills):
             name = order[number % len(order)]
             reference, sent = references[name], SIGNALS[(number // len(order)) % 3]
             if number % 3 == 0 and reference.names:
@@ -397,17 +397,17 @@ def main() -> None:
                 kill = Kill(sent, delay=draw.random() * reference.seconds)
             try:
                 # In the place of the undisturbed one, whose path some files hold.
-                ended = once(known[name], reference, kill, base / "whole" / name)
+                ended = once(tasks_by_name[name], reference, kill, base / "whole" / name)
             except AssertionError as error:
                 raise SystemExit(
-                    f"kill {number} of seed {given.seed}, {name}, {kill}: {error}"
+                    f"kill {number} of seed {arguments.seed}, {name}, {kill}: {error}"
                 ) from error
             counts[name, sent.name, ended] += 1
             sys.stderr.write(f"{number + 1} {name} {kill}: {ended}\n")
     ends = Counter(ended for _, _, ended in counts.elements())
     for (name, sent_name, ended), count in sorted(counts.items()):
         print(f"{name:8} {sent_name:8} {ended:9} {count}")  # noqa: T201
-    print(f"{given.kills} kills: {dict(ends)}; nothing broken, all went on to the same files")  # noqa: T201
+    print(f"{arguments.kills} kills: {dict(ends)}; nothing broken, all went on to the same files")  # noqa: T201
 
 
 if __name__ == "__main__":

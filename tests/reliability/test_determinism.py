@@ -84,12 +84,13 @@ def arms(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
         folders[jobs] = folder = base / jobs
         folder.mkdir()
         places = os.pathsep.join([str(base), os.environ.get("PYTHONPATH", "")])
-        own = {"PYTHONPATH": places, "ATTEMPTS": str(base / "attempts"), "OMP_NUM_THREADS": "1"}
+        variables = {"PYTHONPATH": places, "ATTEMPTS": str(base / "attempts")}
+        variables |= {"OMP_NUM_THREADS": "1"}
         offline = {k: v for k, v in os.environ.items() if "OFFLINE" not in k}
         done = subprocess.run(
             [sys.executable, str(base / "whole_path.py"), str(inputs), jobs],
             cwd=folder,
-            env=offline | own | environment | SECRETS,
+            env=offline | variables | environment | SECRETS,
             capture_output=True,
             text=True,
             check=False,
@@ -107,9 +108,9 @@ def test_the_whole_path_asks_for_no_network(arms: dict[str, Path]) -> None:
 def test_the_block_works(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKED, encoding="utf-8")
     code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9/')"
-    own = {"PYTHONPATH": str(tmp_path), "ATTEMPTS": str(tmp_path / "attempts")}
+    environment = {"PYTHONPATH": str(tmp_path), "ATTEMPTS": str(tmp_path / "attempts")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | own, capture_output=True, check=False
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, check=False
     )
     assert done.returncode != 0
     assert "127.0.0.1" in (tmp_path / "attempts").read_text(encoding="utf-8")
@@ -127,23 +128,23 @@ def test_secrets_are_in_no_file_and_in_nothing_said(arms: dict[str, Path]) -> No
 
 
 def test_other_processes_zones_and_locales_change_nothing(arms: dict[str, Path]) -> None:
-    one, two = (left(folder) for folder in arms.values())
-    assert one.keys() == two.keys()
-    masks = [name for name in one if name.endswith(".mask.safetensors")]
+    alone, parallel = (left(folder) for folder in arms.values())
+    assert alone.keys() == parallel.keys()
+    masks = [name for name in alone if name.endswith(".mask.safetensors")]
     assert len(masks) >= 3
     for name in masks:
         assert Mask.load(arms["1"] / name).hash == Mask.load(arms["2"] / name).hash
-    told: set[str] = set()
-    for name in one:
-        if one[name] == two[name]:
+    differing: set[str] = set()
+    for name in alone:
+        if alone[name] == parallel[name]:
             continue
         if name.endswith(".parquet"):
             assert read_parquet(arms["1"] / name) == read_parquet(arms["2"] / name), name
         else:
-            told.add(name)
+            differing.add(name)
     # These say when and how they were made; what they found is the same.
     timed = {f"run/{n}" for n in ("manifest.json", "results.json", "report.html", "report.json")}
-    assert told <= timed | {"run/report.md", "run/metrics.jsonl", "said"}
+    assert differing <= timed | {"run/report.md", "run/metrics.jsonl", "said"}
     found: list[Any] = []
     for folder in arms.values():
         results = json.loads((folder / "run" / "results.json").read_text(encoding="utf-8"))

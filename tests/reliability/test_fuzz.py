@@ -18,9 +18,9 @@ def test_every_reader_reads_its_good_file(tmp_path: Path) -> None:
     fuzz.write_good(tmp_path)
     refused = {}
     for name, (file, read) in fuzz.readers().items():
-        place = tmp_path / ("preset.yaml" if name == "preset" else file)
+        path = tmp_path / ("preset.yaml" if name == "preset" else file)
         try:
-            read(place)
+            read(path)
         except ResectError as error:
             refused[name] = str(error)
     assert refused == {}

@@ -26,13 +26,13 @@ from resect.weights.mask import Mask
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a model whose every second target row is its own reply under a cut of 0.2 %."""
     folder = tmp_path_factory.mktemp("auto")
-    found = {"model": tiny.save("llama", folder / "model")}
-    model = load_model(found["model"]).model
+    paths = {"model": tiny.save("llama", folder / "model")}
+    model = load_model(paths["model"]).model
     rows = tiny.rows(64, "c")
     tiny.answer_half(rows, model, tiny.cut(model, 0.0))
-    found["target"] = write(folder / "harm.jsonl", [r | {"key": key(r)} for r in rows])
-    found["preserve"] = write(folder / "benign.jsonl", tiny.rows(40, "bbb"))
-    return found
+    paths["target"] = write(folder / "harm.jsonl", [r | {"key": key(r)} for r in rows])
+    paths["preserve"] = write(folder / "benign.jsonl", tiny.rows(40, "bbb"))
+    return paths
 
 
 def key(row: dict[str, Any]) -> dict[str, Any]:
@@ -41,33 +41,33 @@ def key(row: dict[str, Any]) -> dict[str, Any]:
     return {"accept": [row["completion"], " ".join(words[1:])]}
 
 
-def request(places: dict[str, Path], **more: Any) -> AutoRequest:
+def request(places: dict[str, Path], **options: Any) -> AutoRequest:
     spec = {name: str(places[name]) for name in ("model", "target", "preserve")}
-    return AutoRequest(**(spec | more))
+    return AutoRequest(**(spec | options))
 
 
 def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: Path) -> None:
-    found = plan_auto(request(places, prompts=20), tmp_path / "run")
+    planned = plan_auto(request(places, prompts=20), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    config = found.config
+    config = planned.config
     # Answers of six words: a quarter is one token, which opens replies and is not scored.
     assert (config.attack.tokens, config.targets["generation"].skip) == (1, 1)
     assert (config.format, config.evaluation.judge) == ("chat", "exact")
     assert config.evaluation.max_new_tokens == 7
     assert config.studies.frontier is not None
     assert config.studies.frontier.fractions[0] == 2e-4  # a small model's grid
-    splits = rows_by_split(found, "target")
+    splits = rows_by_split(planned, "target")
     assert not set(splits["calibration"]) & set(splits["evaluation"])
     assert len(splits["evaluation"]) == 20 < len(splits["calibration"])
-    text = "\n".join(found.reasons)
+    text = "\n".join(planned.reasons)
     short = [row for row in tiny_rows(places) if len(row["completion"].split()) <= 1]
     assert short
     assert f"target: {len(short)} answers of at most 1 tokens are left out" in text
-    assert not {r["prompt"] for r in short} & {p for own in splits.values() for p in own}
+    assert not {r["prompt"] for r in short} & {p for prompts in splits.values() for p in prompts}
     for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %"):
         assert words in text
     again = plan_auto(request(places, prompts=20), tmp_path / "run")
-    assert again == found
+    assert again == planned
 
 
 def tiny_rows(places: dict[str, Path]) -> list[dict[str, Any]]:
@@ -90,8 +90,8 @@ def test_rows_are_written_as_they_were_read(places: dict[str, Path], tmp_path: P
         for n in range(40)
     ]
     talk = write(tmp_path / "talk.jsonl", rows)
-    found = plan_auto(request(places, target=str(talk)), tmp_path / "run")
-    path, text = next(iter(found.files.items()))
+    planned = plan_auto(request(places, target=str(talk)), tmp_path / "run")
+    path, text = next(iter(planned.files.items()))
     path.parent.mkdir(parents=True)
     path.write_text(text, "utf-8")
     read = {example.id: example for example in load_data(path).examples}
@@ -109,9 +109,9 @@ def test_what_is_missing_is_said_clearly(
 
     monkeypatch.setattr("resect.data.preset.hub_rows", offline)
     words = ["run", places["model"], "-o", tmp_path / "run"]
-    for given, missing in ((["--preserve", places["preserve"]], "target"), ([], "target"),
+    for options, missing in ((["--preserve", places["preserve"]], "target"), ([], "target"),
                            (["--target", places["target"]], "preserve")):  # fmt: skip
-        done = call(*words, *given)
+        done = call(*words, *options)
         assert done.returncode == 2
         for text in (f"no --{missing} was given", "no connection", "prompt and completion",
                      "--data-dir", "next step: resect run"):  # fmt: skip
@@ -134,8 +134,8 @@ def test_one_command_makes_one_report_and_it_reproduces(
     words = ["run", places["model"], "--target", places["target"], "--preserve",
              places["preserve"], "--budget", 1, "--prompts", 16,
              "--max-new-tokens", 5, "-o", run]  # fmt: skip
-    said = ok(*words)
-    assert str(run / "report.html") in said
+    output = ok(*words)
+    assert str(run / "report.html") in output
     results = read_json(run / "results.json")
     rows = [
         row

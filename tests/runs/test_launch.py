@@ -80,11 +80,11 @@ def test_a_killed_job_is_submitted_again_and_computes_no_cell_twice(
     whole: dict[Path, int] = {}
 
     def kill(done: int, _total: int) -> None:
-        first = Part(run, 0, ()).state_path
-        if done and not whole and first.exists():
-            facts = json.loads(first.read_text(encoding="utf-8"))
-            if facts["state"] == "running":
-                os.kill(facts["pid"], signal.SIGKILL)
+        state_path = Part(run, 0, ()).state_path
+        if done and not whole and state_path.exists():
+            account = json.loads(state_path.read_text(encoding="utf-8"))
+            if account["state"] == "running":
+                os.kill(account["pid"], signal.SIGKILL)
                 paths = [record_path(run, cell) for cell in cells if is_done(run, cell)]
                 whole.update({path: path.stat().st_mtime_ns for path in paths})
 
@@ -92,12 +92,12 @@ def test_a_killed_job_is_submitted_again_and_computes_no_cell_twice(
     assert whole
     assert {path: path.stat().st_mtime_ns for path in whole} == whole
     assert _studies(config, run) == alone
-    found = status(run)
-    assert found["studies"] == [
+    status_now = status(run)
+    assert status_now["studies"] == [
         {"study": "frontier", "cells": len(cells), "done": len(cells), "running": 0, "failed": 0}
     ]
-    assert sum(part["cells"] for part in found["parts"]) == len(cells)
-    assert all((run / str(part["log"])).exists() for part in found["parts"])
+    assert sum(row["cells"] for row in status_now["parts"]) == len(cells)
+    assert all((run / str(row["log"])).exists() for row in status_now["parts"])
     # Nothing is left to do: no job is submitted.
     before = sorted((run / "launch" / "logs").iterdir())
     assert launch_run(config, run, launcher="local", jobs=2)
@@ -107,7 +107,7 @@ def test_a_killed_job_is_submitted_again_and_computes_no_cell_twice(
 def _broken(values: dict[str, Any], folder: Path) -> RunConfig:
     """Return a run whose first model is missing, with much to do on the second."""
     (folder / "zoo-1").symlink_to(values["models"]["aligned"])
-    grid = {"fractions": [0.001 * at for at in range(1, 60)]}
+    grid = {"fractions": [0.001 * number for number in range(1, 60)]}
     changes = {
         "seeds": [0, 1],
         "models": {"aligned": str(folder / "zoo-{seed}")},
@@ -133,11 +133,11 @@ def test_the_first_failure_ends_all(
         else:
             launch_run(config, run, launcher="local", jobs=2, poll=0.05)
     cells = plan_run(config)
-    left = [cell for cell in cells if cell.seed == 1 and not is_done(run, cell)]
-    assert left, "the other workers were not ended"
+    unfinished = [cell for cell in cells if cell.seed == 1 and not is_done(run, cell)]
+    assert unfinished, "the other workers were not ended"
     assert not multiprocessing.active_children()
     if how == "launcher":
-        assert any(part["state"] == "failed" for part in status(run)["parts"])
+        assert any(row["state"] == "failed" for row in status(run)["parts"])
 
 
 def test_a_preempted_part_starts_again_with_the_rest(config: RunConfig, tmp_path: Path) -> None:
@@ -157,10 +157,10 @@ def test_a_preempted_part_starts_again_with_the_rest(config: RunConfig, tmp_path
 def test_resources_come_from_the_plan_unless_given(config: RunConfig) -> None:
     cells = plan_run(config)
     assert planned(config, cells, Resources(), "local", 2).gpus == 0
-    found = planned(config, cells, Resources(memory=7), "slurm", 2)
-    assert (found.gpus, found.memory) == (1, 7)
+    resources = planned(config, cells, Resources(memory=7), "slurm", 2)
+    assert (resources.gpus, resources.memory) == (1, 7)
     # A tiny model: the time to start is most of it.
-    assert 15 < found.minutes < 30
+    assert 15 < resources.minutes < 30
     assert planned(config, cells, Resources(minutes=5, gpus=0), "slurm", 2).minutes == 5
 
 
@@ -193,11 +193,11 @@ def test_slurm_gets_one_array_with_what_each_job_needs(
     monkeypatch.setenv("STUB", str(tmp_path))
     run = tmp_path / "run"
     open_run(config, run, resume=False)
-    asked = Resources("gpu", minutes=30, gpus=1, memory=8, cpus=3, extra=(("account", "lab"),))
+    resources = Resources("gpu", minutes=30, gpus=1, memory=8, cpus=3, extra=(("account", "lab"),))
 
     def launch() -> bool:
         return launch_run(
-            config, run, launcher="slurm", jobs=1, parts=2, resources=asked, wait=False
+            config, run, launcher="slurm", jobs=1, parts=2, resources=resources, wait=False
         )
 
     assert launch() is False
@@ -208,7 +208,7 @@ def test_slurm_gets_one_array_with_what_each_job_needs(
     ):  # fmt: skip
         assert f"#SBATCH {line}" in script, line
     parts = status(run)["parts"]
-    assert [(part["job"], part["state"], part["queue"]) for part in parts] == [
+    assert [(row["job"], row["state"], row["queue"]) for row in parts] == [
         ("17_0", "waiting", "PENDING (Resources)"),
         # It has ended and did not say that it is done.
         ("17_1", "ended", "COMPLETED"),
@@ -218,7 +218,7 @@ def test_slurm_gets_one_array_with_what_each_job_needs(
         state.write_text(word, encoding="utf-8")
         with pytest.raises(InputError, match=message):
             launch()
-    assert [part["queue"] for part in status(run)["parts"]] == [None, None]
+    assert [row["queue"] for row in status(run)["parts"]] == [None, None]
     for word in ("CANCELLED", "gone"):
         state.write_text(word, encoding="utf-8")
         assert launch() is False

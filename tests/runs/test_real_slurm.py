@@ -83,10 +83,10 @@ def asked(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def until(ready: Callable[[], bool], what: str) -> None:
+def until(ready: Callable[[], bool], event: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not ready():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, event
         time.sleep(0.1)
 
 

@@ -77,13 +77,13 @@ def test_recipes_fit_and_plan(name: str, tmp_path: Path, offline: None) -> None:
 
 @pytest.mark.parametrize("place", CANDIDATES)
 def test_published_shapes_give_the_known_counts(place: str, offline: None) -> None:
-    kind, sides = PUBLISHED[place]
+    model_type, sides = PUBLISHED[place]
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.for_model(kind, **sides)
+            transformers.AutoConfig.for_model(model_type, **sides)
         )
-    found = sum(int(1e-5 * weight.size) for weight in find_prunable(model).weights)
-    assert found == CANDIDATES[place]
+    count = sum(int(1e-5 * weight.size) for weight in find_prunable(model).weights)
+    assert count == CANDIDATES[place]
     assert shape_at(place)[0].total == find_prunable(model).total
 
 

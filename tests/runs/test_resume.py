@@ -113,8 +113,8 @@ def test_a_killed_run_goes_on_and_computes_no_cell_twice(
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     finished = _lines(log, "done")
-    second = _child(run, log)
-    assert second.wait(timeout=PATIENCE) == 0, where
+    successor = _child(run, log)
+    assert successor.wait(timeout=PATIENCE) == 0, where
     # Finished cells are not begun again; the one that was killed may be.
     all_begun = _lines(log, "begun")
     assert all(all_begun.count(key) == 1 for key in finished), where
@@ -175,7 +175,7 @@ def test_a_study_gives_the_same_with_others_and_without(
     )
     assert joined["frontier"] == alone["frontier"]
     # The order in which they stand in the file changes nothing, not even the order of the cells.
-    first = _config(values, compactness=COMPACTNESS, frontier=FRONTIER)
-    second = _config(values, frontier=FRONTIER, compactness=COMPACTNESS)
-    assert plan_run(first) == plan_run(second)
-    assert dump_config(first) == dump_config(second)
+    in_order = _config(values, compactness=COMPACTNESS, frontier=FRONTIER)
+    reversed_order = _config(values, frontier=FRONTIER, compactness=COMPACTNESS)
+    assert plan_run(in_order) == plan_run(reversed_order)
+    assert dump_config(in_order) == dump_config(reversed_order)

@@ -105,8 +105,8 @@ def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> No
     assert all(is_done(run, cell) for cell in cells)
     again = {cell.key: record_path(run, cell).stat().st_mtime_ns for cell in shards[1]}
     assert again == stamps
-    first = summarise_run(config, run).read_text(encoding="utf-8")
-    results = json.loads(first)
+    text = summarise_run(config, run).read_text(encoding="utf-8")
+    results = json.loads(text)
     assert [study["study"] for study in results["studies"]] == list(STUDIES)
     assert {claim["study"] for claim in results["claims"]} == set(STUDIES)
     assert all(claim["controls"] and claim["rule"] for claim in results["claims"])
@@ -119,8 +119,8 @@ def test_whole_path_resumes_and_repeats(config: RunConfig, tmp_path: Path) -> No
     whole = tmp_path / "whole"
     open_run(config, whole, resume=False)
     measure_all(config, whole, jobs=1)
-    second = json.loads(summarise_run(config, whole).read_text(encoding="utf-8"))
-    assert second["studies"] == results["studies"]
+    repeated = json.loads(summarise_run(config, whole).read_text(encoding="utf-8"))
+    assert repeated["studies"] == results["studies"]
     assert load_config(run / "config.yaml") == config
     _check_report(run)
 
@@ -129,10 +129,10 @@ def _check_listed(config: RunConfig, claims: list[dict[str, Any]]) -> None:
     """Hold the claims and rules that `resect study list` shows against those of a run."""
     for name in STUDIES:
         listed = rules_of(name, getattr(config.studies, name))
-        found = {claim["claim"]: claim["rule"] for claim in claims if claim["study"] == name}
+        rules = {claim["claim"]: claim["rule"] for claim in claims if claim["study"] == name}
         for claim, _ in listed:
-            assert any(one.startswith(claim) for one in found), claim
-        for claim, rule in found.items():
+            assert any(text.startswith(claim) for text in rules), claim
+        for claim, rule in rules.items():
             short = next((rule for text, rule in listed if claim.startswith(text)), None)
             assert short is not None, claim
             assert set(re.findall(r"[\d.]+ %", short)) <= set(re.findall(r"[\d.]+ %", rule)), claim
@@ -165,9 +165,9 @@ def test_a_run_folder_keeps_its_configuration(config: RunConfig, tmp_path: Path)
     open_run(config, tmp_path / "run", resume=False)
     with pytest.raises(InputError, match="--resume"):
         open_run(config, tmp_path / "run", resume=False)
-    other = config.model_copy(update={"name": "other"})
+    renamed = config.model_copy(update={"name": "other"})
     with pytest.raises(InputError, match="another configuration"):
-        open_run(other, tmp_path / "run", resume=True)
+        open_run(renamed, tmp_path / "run", resume=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="holds no run"):
@@ -201,8 +201,8 @@ def test_templates_parse(name: str, tmp_path: Path) -> None:
 def test_all_problems_of_a_config_are_listed_at_once() -> None:
     with pytest.raises(InputError) as caught:
         parse_config({"name": 3, "models": {}, "seed": 1, "studies": {"luck": {}}}, "my.yaml")
-    for part in ("name:", "seed:", "data:", "targets:", "studies.luck:"):
-        assert part in str(caught.value)
+    for field in ("name:", "seed:", "data:", "targets:", "studies.luck:"):
+        assert field in str(caught.value)
 
 
 def test_shards_are_read() -> None:

@@ -36,7 +36,7 @@ def test_options_become_a_configuration(tmp_path: Path) -> None:
     assert frontier is not None
     assert (frontier.fractions, frontier.scopes) == ((1e-3, 1e-2), ("model",))
     assert (frontier.utility_drop, full.attack.phrase) == (0.1, "Sure")
-    assert [(one.target, one.rounds) for one in frontier.methods] == [
+    assert [(method.target, method.rounds) for method in frontier.methods] == [
         ("plain", 1),
         ("generation", 3),
     ]
