@@ -90,15 +90,16 @@ def settings(place: Path, **changes: Any) -> door.TaskSettings:
 
 
 def test_items_are_kept_and_their_mean_is_lm_evals_number(place: Path) -> None:
-    model, tokenizer = load_model(place / "m")
+    loaded = load_model(place / "m")
+    model, tokenizer = loaded
     pad, before = tokenizer.pad_token, [p.clone() for p in model.parameters()]
     mask = tiny.cut(model)
-    run = door.run_tasks(model, tokenizer, NAMES, mask=mask, settings=settings(place, chat=True))
+    run = door.run_tasks(loaded, NAMES, mask=mask, settings=settings(place, chat=True))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert tokenizer.pad_token == pad
     scores = run.scores()
     for name, metric in (("tiny_generated", "exact_match,none"), ("tiny_chosen", "acc,none")):
-        values = [score for score in scores[name, metric] if score is not None]
+        values = [score for score in scores[door.Measure(name, metric)] if score is not None]
         assert len(values) == 8
         assert sum(values) / 8 == pytest.approx(run.aggregated[name][metric])
     # A perplexity is no rate of one item: unscored with its reason, and not a zero.
@@ -107,9 +108,9 @@ def test_items_are_kept_and_their_mean_is_lm_evals_number(place: Path) -> None:
     assert {v.score for v in verdicts} == {None}
     assert all(v.reason for v in verdicts)
     with removed(model, mask):
-        same = door.run_tasks(model, tokenizer, NAMES, settings=settings(place, chat=True))
+        same = door.run_tasks(loaded, NAMES, settings=settings(place, chat=True))
     assert same.rows == run.rows
-    whole = door.run_tasks(model, tokenizer, NAMES, settings=settings(place, chat=True))
+    whole = door.run_tasks(loaded, NAMES, settings=settings(place, chat=True))
     assert [row["text"] for row in whole.rows] != [row["text"] for row in run.rows]
 
 
@@ -118,15 +119,15 @@ def test_both_arms_are_compared_in_pairs(place: Path, tmp_path: Path) -> None:
         str(place / "m"), NAMES, place / "a.safetensors", settings(place, chat=True)
     )
     rows = {row["task"]: row for row in door.measure_tasks(request, tmp_path / "out")}
-    found = rows["tiny_generated"]
-    assert found["cut"] - found["intact"] == pytest.approx(found["difference"])
-    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
-    assert found["higher_is_better"] is True
+    compared: Any = rows["tiny_generated"]
+    assert compared["cut"] - compared["intact"] == pytest.approx(compared["difference"])
+    assert compared["difference_low"] <= compared["difference"] <= compared["difference_high"]
+    assert compared["higher_is_better"] is True
     assert rows["tiny_perplexity"]["unscored"] == 8
     assert rows["tiny_perplexity"]["cut"] is None
     cut = read_parquet(tmp_path / "out" / "records" / "cut.parquet")
     scores = [row["score"] for row in cut if row["category"] == "tiny_generated"]
-    assert sum(scores) / 8 == found["cut"]
+    assert sum(scores) / 8 == compared["cut"]
     facts = read_json(tmp_path / "out" / "results.json")["provenance"]
     assert facts["mask_hash"] == tiny.cut(tiny.build("llama")).hash
     assert facts["task_versions"]["tiny_chosen"] == 1.0
@@ -163,16 +164,14 @@ def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(place: Path) -> None:
-    model, tokenizer = load_model(place / "other")
+    other = load_model(place / "other")
     with pytest.raises(MismatchError, match="has another value"):
         door.run_tasks(
-            model, tokenizer, NAMES[:1], mask=tiny.cut(tiny.build("llama")),
+            other, NAMES[:1], mask=tiny.cut(tiny.build("llama")),
             settings=settings(place),
         )  # fmt: skip
     with pytest.raises(InputError, match="no such folder"):
-        door.run_tasks(
-            model, tokenizer, NAMES, settings=door.TaskSettings(include_path=place / "none")
-        )
+        door.run_tasks(other, NAMES, settings=door.TaskSettings(include_path=place / "none"))
 
 
 def test_both_ways_into_lm_eval() -> None:

@@ -122,8 +122,8 @@ def evaluate(
         force=force,
     )
     with progress("evaluating") as update:
-        found = evaluate_model(request, output, on_progress=update)
-    _show(found, output)
+        evaluation = evaluate_model(request, output, on_progress=update)
+    _show(evaluation, output)
 
 
 def _refuse_processes() -> None:
@@ -136,9 +136,9 @@ def _refuse_processes() -> None:
     )
 
 
-def _show(found: Evaluation, output: Path) -> None:
-    table("rates with 95 % intervals", found.rates)
-    table("agreement of judges", found.agreement)
+def _show(evaluation: Evaluation, output: Path) -> None:
+    table("rates with 95 % intervals", evaluation.rates)
+    table("agreement of judges", evaluation.agreement)
     say(f"{output}/results.json")
 
 

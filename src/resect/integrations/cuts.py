@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from resect.edit.live import removed
+from resect.records import CausalModel
 from resect.weights.fit import forced_in
 from resect.weights.mask import Mask
 
 
-def as_mask(given: Mask | str | Path | None) -> Mask | None:
-    """Return a mask that was given as itself or as a file.
+def as_mask(mask: Mask | str | Path | None) -> Mask | None:
+    """Return a mask that is given as itself or as a file.
 
     Raises:
         InputError: The file is missing or not a mask.
     """
-    return given if given is None or isinstance(given, Mask) else Mask.load(given)
+    return mask if mask is None or isinstance(mask, Mask) else Mask.load(mask)
 
 
-def check_mask(model: Any, mask: Mask | None) -> None:
+def check_mask(model: CausalModel, mask: Mask | None) -> None:
     """Refuse a mask that was made from another model, before anything is asked.
 
     Raises:
@@ -30,13 +30,14 @@ def check_mask(model: Any, mask: Mask | None) -> None:
             pass
 
 
-def mask_facts(mask: Mask | None) -> dict[str, Any]:
+def mask_facts(mask: Mask | None) -> dict[str, object]:
     """Return what a log says about a cut; all null for an intact model."""
     if mask is None:
         return {"mask_hash": None, "mask_weights": 0, "mask_fraction": 0.0}
+    forced = forced_in(mask.meta)
     return {
         "mask_hash": mask.hash,
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
-        **({"mask_forced": forced_in(mask.meta)} if forced_in(mask.meta) else {}),
+        **({"mask_forced": forced} if forced else {}),
     }

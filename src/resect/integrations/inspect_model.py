@@ -17,6 +17,7 @@ does otherwise than a comparison of variants needs is changed here, and each cha
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +25,23 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput
 from inspect_ai.model._providers.hf import HuggingFaceAPI, message_content_to_string
 from inspect_ai.tool import ToolChoice, ToolInfo
+from torch import Tensor
 
 from resect.data.encode import check_format
 from resect.data.template import bounded_template
 from resect.edit.live import removed
 from resect.errors import InputError, ResectError
-from resect.evaluation.decode import GenerationSettings, decoding_as, end_tokens, evaluating, pad_id
+from resect.evaluation.decode import (
+    DecodingConfig,
+    GenerationSettings,
+    decoding_as,
+    end_tokens,
+    evaluating,
+    pad_id,
+)
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
-from resect.model import context_of, load_model, model_fingerprint
+from resect.model import LoadedModel, context_of, load_model, model_fingerprint
+from resect.records import CausalModel, Format, Tokenizer
 from resect.weights.mask import Mask
 
 ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model", "hf_tokenizer")
@@ -40,35 +50,35 @@ ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model",
 class Variant:
     """The model as the provider sees it: cut while it generates, untouched otherwise."""
 
-    def __init__(self, model: Any, tokenizer: Any, mask: Mask | None):
+    def __init__(self, loaded: LoadedModel, mask: Mask | None):
         """Hold the intact model, its tokenizer and what is removed while it generates."""
-        self.model = model
-        self.tokenizer = tokenizer
+        self.model: CausalModel = loaded.model
+        self.tokenizer: Tokenizer = loaded.tokenizer
         self.mask = mask
 
     @property
-    def device(self) -> Any:
+    def device(self) -> torch.device:
         """Device of the model."""
         return self.model.device
 
-    def generate(self, **given: Any) -> Any:
+    def generate(self, **options: object) -> Tensor:
         """Generate as `transformers` does, greedily unless sampling is asked for.
 
         Args:
-            given: What the provider passes; the settings of sampling are taken out of it.
+            options: What the provider passes; the settings of sampling are taken out of it.
         """
         from transformers import GenerationConfig
 
-        given.pop("do_sample", None)
+        options.pop("do_sample", None)
         sampling = {
             name: value
             for name in ("temperature", "top_p", "top_k")
-            if (value := given.pop(name, None)) is not None
+            if (value := options.pop(name, None)) is not None
         }
         # A temperature of zero is how Inspect asks for greedy decoding.
         sample = bool(sampling) and sampling.get("temperature") != 0
         config = GenerationConfig(
-            max_new_tokens=given.pop("max_new_tokens", None),
+            max_new_tokens=options.pop("max_new_tokens", None),
             do_sample=sample,
             pad_token_id=pad_id(self.tokenizer),
             eos_token_id=sorted(end_tokens(self.model, self.tokenizer)) or None,
@@ -77,13 +87,13 @@ class Variant:
         # The provider calls from inside an inference mode, where weights must not be changed.
         with torch.inference_mode(mode=False):
             if self.mask is None:
-                return self._generate(config, given)
+                return self._generate(config, options)
             with removed(self.model, self.mask):
-                return self._generate(config, given)
+                return self._generate(config, options)
 
-    def _generate(self, config: Any, given: dict[str, Any]) -> Any:
+    def _generate(self, config: DecodingConfig, options: dict[str, object]) -> Tensor:
         with evaluating(self.model), decoding_as(self.model, config):
-            return self.model.generate(**given)
+            return self.model.generate(**options)
 
 
 class ResectAPI(HuggingFaceAPI):
@@ -115,7 +125,14 @@ class ResectAPI(HuggingFaceAPI):
         # Its parent would load the model in its own way; only the grandparent is wanted.
         ModelAPI.__init__(self, model_name, base_url, api_key, [], config)
         try:
-            self._take(model_name, model_args)
+            unknown = sorted(set(model_args) - set(ARGUMENTS))
+            if unknown:
+                raise InputError(
+                    "unknown model argument of the resect provider",
+                    got=", ".join(unknown),
+                    allowed=", ".join(ARGUMENTS),
+                )
+            self._take(model_name, **model_args)
         except ResectError as error:
             raise PrerequisiteError(str(error)) from error
         if config.seed is not None:
@@ -123,45 +140,49 @@ class ResectAPI(HuggingFaceAPI):
 
             set_seed(config.seed)
 
-    def _take(self, name: str, given: dict[str, Any]) -> None:
-        unknown = sorted(set(given) - set(ARGUMENTS))
-        if unknown:
-            raise InputError(
-                "unknown model argument of the resect provider",
-                got=", ".join(unknown),
-                allowed=", ".join(ARGUMENTS),
-            )
-        model: Any = given.get("hf_model")
-        tokenizer: Any = given.get("hf_tokenizer")
-        self.in_memory = model is not None
-        if self.in_memory and tokenizer is None:
+    def _take(
+        self,
+        name: str,
+        *,
+        mask: Mask | str | Path | None = None,
+        format: Format = "chat",
+        dtype: str | None = None,
+        device: str | None = None,
+        enable_thinking: bool = False,
+        hf_model: CausalModel | None = None,
+        hf_tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """Load a model, or take the one in memory, and check what is asked of it."""
+        self.in_memory = hf_model is not None
+        if hf_model is None:
+            loaded = load_model(name, dtype=dtype, device=device)
+        elif hf_tokenizer is None:
             raise InputError("a model in memory needs its tokenizer", fix="pass hf_tokenizer too")
-        if not self.in_memory:
-            model, tokenizer = load_model(
-                name, dtype=given.get("dtype"), device=given.get("device")
-            )
-        mask = as_mask(given.get("mask"))
-        check_mask(model, mask)
-        self.format = given.get("format", "chat")
-        if self.format not in ("chat", "raw"):
-            raise InputError("unknown format", got=repr(self.format), allowed="chat, raw")
-        check_format(tokenizer, self.format)
+        else:
+            loaded = LoadedModel(hf_model, hf_tokenizer)
+        model, tokenizer = loaded
+        cut = as_mask(mask)
+        check_mask(model, cut)
+        if format not in ("chat", "raw"):
+            raise InputError("unknown format", got=repr(format), allowed="chat, raw")
+        self.format = format
+        check_format(tokenizer, format)
         # A copy, because padding is set on it; the caller's own stays as it is.
         self.tokenizer = copy.deepcopy(tokenizer)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
-        self.model = Variant(model, tokenizer, mask)
+            self.tokenizer.pad_token = tokenizer.convert_ids_to_tokens([pad_id(tokenizer)])[0]
+        self.model = Variant(loaded, cut)
         self.device = str(model.device)
         self.do_sample = False
         self.tokenizer_call_args = {"add_special_tokens": False}
-        self.enable_thinking = given.get("enable_thinking", False)
+        self.enable_thinking = enable_thinking
         self.batch_size = self.chat_template = self.use_chat_template = self.hidden_states = None
-        self.room = context_of(model)
+        self.context = context_of(model)
         self.facts = {
             "model_fingerprint": model_fingerprint(model),
-            "format": self.format,
-            **mask_facts(mask),
+            "format": format,
+            **mask_facts(cut),
         }
 
     async def generate(
@@ -189,11 +210,11 @@ class ResectAPI(HuggingFaceAPI):
         else:
             text = raw_prompt(messages)
         length = self._count(text)
-        if self.room is not None and length >= self.room:
+        if self.context is not None and length >= self.context:
             raise InputError(
                 "a prompt leaves no room for a reply",
                 got=f"{length} tokens",
-                allowed=f"fewer than the context of {self.room} tokens",
+                allowed=f"fewer than the context of {self.context} tokens",
             )
         return text
 

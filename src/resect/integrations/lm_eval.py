@@ -17,10 +17,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -28,13 +29,13 @@ from lm_eval.tasks import TaskManager
 from resect.data.template import bounded_template
 from resect.edit.live import removed
 from resect.errors import InputError
-from resect.evaluation.judging import rows_of
+from resect.evaluation.judging import Row, rows_of
 from resect.files.origin import package_versions, provenance
 from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
-from resect.model import load_model, model_fingerprint
-from resect.records import Judgement, Reply
+from resect.model import LoadedModel, load_model, model_fingerprint
+from resect.records import CausalModel, Judgement, Reply
 from resect.stats import Resampler, Sample
 from resect.weights.mask import Mask
 
@@ -47,11 +48,11 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def __init__(
         self,
-        pretrained: Any,
+        pretrained: str | CausalModel,
         *,
         mask: Mask | str | Path | None = None,
         device: str | None = None,
-        **arguments: Any,
+        **arguments: object,
     ) -> None:
         """Load a model as lm-eval does and check the mask against it.
 
@@ -66,9 +67,9 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             MismatchError: The mask belongs to another model.
         """
         # lm-eval's default is a GPU, whether there is one or not.
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.mask = as_mask(mask)
-        super().__init__(pretrained, device=place, **arguments)
+        super().__init__(pretrained, device=device, **arguments)
         check_mask(self.model, self.mask)
 
     @contextlib.contextmanager
@@ -79,30 +80,35 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             with removed(self.model, self.mask):
                 yield
 
-    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[object]:
         """Answer as HFLM does, with the weights cut."""
         with self._cut():
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+            answers: list[object] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return answers
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
         """Answer as HFLM does, with the weights cut."""
         with self._cut():
-            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+            values: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        return values
 
-    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answer as HFLM does, with the weights cut."""
         with self._cut():
-            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+            answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return answers
 
-    def apply_chat_template(self, *turns: Any, **how: Any) -> str:
+    def apply_chat_template(self, *turns: object, **options: object) -> str:
         """Write a conversation as HFLM does, within bounds."""
         with bounded_template("a question of a task", alone=False):
-            text: str = super().apply_chat_template(*turns, **how)
+            text: str = super().apply_chat_template(*turns, **options)
         return text
 
-    def get_model_info(self) -> dict[str, Any]:
+    def get_model_info(self) -> dict[str, object]:
         """Return what lm-eval's results say about the model, the mask with it."""
-        info: dict[str, Any] = super().get_model_info()
+        info: dict[str, object] = super().get_model_info()
         return info | {"model_fingerprint": model_fingerprint(self.model), **mask_facts(self.mask)}
 
 
@@ -140,6 +146,18 @@ class TaskSettings:
     batch_size: int = 16
 
 
+class Measure(NamedTuple):
+    """One number of one task.
+
+    Attributes:
+        task: Name of the task.
+        metric: Name of the metric, and where items tell filters apart, "metric,filter".
+    """
+
+    task: str
+    metric: str
+
+
 @dataclass(frozen=True)
 class TaskRun:
     """What lm-eval found on one model variant.
@@ -147,33 +165,32 @@ class TaskRun:
     Attributes:
         replies: One for each item, metric and filter; `category` is the task.
         verdicts: lm-eval's value of the same; unscored where it is not a number for one item.
-        higher_is_better: (task, metric) to the direction that its task declares.
+        higher_is_better: Task and metric to the direction that its task declares.
         aggregated: lm-eval's own results, task to "metric,filter" to value.
         versions: Task to its version.
     """
 
     replies: tuple[Reply, ...]
     verdicts: tuple[Judgement, ...]
-    higher_is_better: Mapping[tuple[str, str], bool | None]
-    aggregated: Mapping[str, Mapping[str, Any]]
-    versions: Mapping[str, Any]
+    higher_is_better: Mapping[Measure, bool | None]
+    aggregated: Mapping[str, Mapping[str, object]]
+    versions: Mapping[str, object]
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """Rows for a record file."""
         return rows_of(self.replies, self.verdicts)
 
-    def scores(self) -> dict[tuple[str, str], list[float | None]]:
-        """Return (task, "metric,filter") to the values of its items, in lm-eval's order."""
-        found: dict[tuple[str, str], list[float | None]] = {}
+    def scores(self) -> dict[Measure, list[float | None]]:
+        """Return task and "metric,filter" to the values of its items, in lm-eval's order."""
+        scores: dict[Measure, list[float | None]] = {}
         for reply, verdict in zip(self.replies, self.verdicts, strict=True):
-            found.setdefault((reply.category, verdict.rule), []).append(verdict.score)
-        return found
+            scores.setdefault(Measure(reply.category, verdict.rule), []).append(verdict.score)
+        return scores
 
 
 def run_tasks(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     tasks: Sequence[str],
     *,
     mask: Mask | None = None,
@@ -182,8 +199,7 @@ def run_tasks(
     """Run lm-eval tasks on a model in memory and keep every item.
 
     Args:
-        model: The intact model.
-        tokenizer: Its tokenizer.
+        loaded: The intact model and its tokenizer.
         tasks: Names of tasks, groups or tags.
         mask: Weights that are removed while the model answers.
         settings: How to run them.
@@ -193,6 +209,7 @@ def run_tasks(
         MismatchError: The mask belongs to another model.
     """
     settings = settings or TaskSettings()
+    model, tokenizer = loaded
     manager = _manager(tasks, settings.include_path)
     training = model.training
     # A copy, because lm-eval gives it a padding token; the caller's own stays as it is.
@@ -221,53 +238,63 @@ def run_tasks(
     return _read(results)
 
 
-def _manager(tasks: Sequence[str], include_path: Path | None) -> Any:
+def _manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
     """Return a manager that knows the tasks; the index of lm-eval's own takes seconds to read."""
     if include_path is not None and not include_path.is_dir():
         raise InputError("no such folder of tasks", got=str(include_path))
-    own = None
+    local = None
     if include_path is not None:
-        own = TaskManager(include_path=str(include_path), include_defaults=False)
-        if set(tasks) <= set(own.all_tasks):
-            return own
+        local = TaskManager(include_path=str(include_path), include_defaults=False)
+        if set(tasks) <= set(local.all_tasks):
+            return local
     manager = TaskManager(include_path=str(include_path) if include_path else None)
     unknown = sorted(set(tasks) - set(manager.all_tasks))
     if unknown:
-        known = "what `resect lm-eval ls tasks` lists"
-        if own is not None:
-            known = f"{', '.join(own.all_tasks) or 'none'} in {include_path}, and {known}"
-        raise InputError("unknown task", got=", ".join(unknown), allowed=known)
+        allowed = "what `resect lm-eval ls tasks` lists"
+        if local is not None:
+            allowed = f"{', '.join(local.all_tasks) or 'none'} in {include_path}, and {allowed}"
+        raise InputError("unknown task", got=", ".join(unknown), allowed=allowed)
     return manager
 
 
 def _read(results: Mapping[str, Any]) -> TaskRun:
-    replies, verdicts = [], []
-    for task, items in results["samples"].items():
-        for item in items:
-            for metric in item["metrics"]:
-                reply, verdict = _record(task, item, metric)
-                replies.append(reply)
-                verdicts.append(verdict)
+    records = [
+        _record(task, item, metric)
+        for task, items in results["samples"].items()
+        for item in items
+        for metric in item["metrics"]
+    ]
     directions = {
-        (task, metric): direction
+        Measure(task, metric): direction
         for task, metrics in results.get("higher_is_better", {}).items()
         for metric, direction in metrics.items()
     }
     return TaskRun(
-        tuple(replies), tuple(verdicts), directions, results["results"], results["versions"]
+        tuple(record.reply for record in records),
+        tuple(record.verdict for record in records),
+        directions,
+        results["results"],
+        results["versions"],
     )
 
 
-def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Judgement]:
+class _Record(NamedTuple):
+    """One item under one metric: the answer, and lm-eval's value of it."""
+
+    reply: Reply
+    verdict: Judgement
+
+
+def _record(task: str, item: Mapping[str, Any], metric: str) -> _Record:
     answer = item["filtered_resps"]
     text = answer[0] if len(answer) == 1 and isinstance(answer[0], str) else str(answer)
-    first = item["arguments"].get("gen_args_0", {}) if isinstance(item["arguments"], dict) else {}
+    arguments = item["arguments"] if isinstance(item["arguments"], dict) else {}
     reply = Reply(
         example_id=f"{task}/{item['doc_id']}",
         probe="task",
         attack="none",
         category=task,
-        prompt=str(first.get("arg_0", "")),
+        prompt=str(arguments.get("gen_args_0", {}).get("arg_0", "")),
         prefix="",
         text=text,
         reference=str(item["target"]),
@@ -275,9 +302,8 @@ def _record(task: str, item: Mapping[str, Any], metric: str) -> tuple[Reply, Jud
     value, rule = item[metric], f"{metric},{item['filter']}"
     usable = isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
     reason = "" if usable else "not a rate of one item: lm-eval computes it over the whole task"
-    return reply, Judgement(
-        "lm-eval", rule, float(value) if usable else None, raw=str(value), reason=reason
-    )
+    score = float(value) if usable else None
+    return _Record(reply, Judgement("lm-eval", rule, score, raw=str(value), reason=reason))
 
 
 @dataclass(frozen=True)
@@ -291,7 +317,7 @@ class TasksRequest:
     dtype: str | None = None
 
 
-def measure_tasks(request: TasksRequest, output: Path) -> list[dict[str, Any]]:
+def measure_tasks(request: TasksRequest, output: Path) -> list[Row]:
     """Run tasks on the intact and the cut model, store every item and compare in pairs.
 
     Args:
@@ -307,13 +333,11 @@ def measure_tasks(request: TasksRequest, output: Path) -> list[dict[str, Any]]:
     """
     refuse_full_folder(output)
     mask = as_mask(request.mask)
-    model, tokenizer = load_model(request.model, dtype=request.dtype)
-    check_mask(model, mask)
-    runs = {"intact": run_tasks(model, tokenizer, request.tasks, settings=request.settings)}
+    loaded = load_model(request.model, dtype=request.dtype)
+    check_mask(loaded.model, mask)
+    runs = {"intact": run_tasks(loaded, request.tasks, settings=request.settings)}
     if mask is not None:
-        runs["cut"] = run_tasks(
-            model, tokenizer, request.tasks, mask=mask, settings=request.settings
-        )
+        runs["cut"] = run_tasks(loaded, request.tasks, mask=mask, settings=request.settings)
     rows = compare(runs["intact"], runs.get("cut"))
     with atomic_folder(output) as folder:
         for name, run in runs.items():
@@ -321,45 +345,46 @@ def measure_tasks(request: TasksRequest, output: Path) -> list[dict[str, Any]]:
                 folder / "records" / f"{name}.parquet",
                 [{"variant": name} | row for row in run.rows],
             )
-        facts = provenance() | {
+        origin = provenance() | {
             "model": request.model,
-            "model_fingerprint": model_fingerprint(model),
+            "model_fingerprint": model_fingerprint(loaded.model),
             "lm_eval": package_versions(("lm-eval",)),
             "task_versions": dict(runs["intact"].versions),
             "request": asdict(request),
             **mask_facts(mask),
         }
-        write_json(folder / "results.json", {"tasks": rows, "provenance": facts})
+        write_json(folder / "results.json", {"tasks": rows, "provenance": origin})
     return rows
 
 
-def compare(intact: TaskRun, cut: TaskRun | None) -> list[dict[str, Any]]:
+def compare(intact: TaskRun, cut: TaskRun | None) -> list[Row]:
     """Return a row for each task and metric, with 95 % intervals over the same resampled items.
 
     Columns: `intact` and `cut` are means over the scored items; `difference` is cut - intact, in
     pairs; unscored items are counted apart.
     """
-    rows = []
-    after = {} if cut is None else cut.scores()
-    for (task, rule), scores in intact.scores().items():
-        metric = rule.partition(",")[0]
-        resampler = Resampler(f"tasks/{task}/{rule}")
+    rows: list[Row] = []
+    cut_scores = {} if cut is None else cut.scores()
+    for measure, scores in intact.scores().items():
+        task, metric = measure
+        resampler = Resampler(f"tasks/{task}/{metric}")
         before = resampler.rate({"": scores})
-        row: dict[str, Any] = {
+        unfiltered = Measure(task, metric.partition(",")[0])
+        row: Row = {
             "task": task,
-            "metric": rule,
-            "higher_is_better": intact.higher_is_better.get((task, metric)),
+            "metric": metric,
+            "higher_is_better": intact.higher_is_better.get(unfiltered),
             "items": len(scores),
             "unscored": sum(score is None for score in scores),
             **_bounds("intact", before),
         }
         if cut is not None:
-            later = resampler.rate({"": after[task, rule]})
-            row |= _bounds("cut", later) | _bounds("difference", later - before)
+            after = resampler.rate({"": cut_scores[measure]})
+            row |= _bounds("cut", after) | _bounds("difference", after - before)
         rows.append(row)
     return rows
 
 
 def _bounds(name: str, sample: Sample) -> dict[str, float | None]:
-    found = sample.interval(name)
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    interval = sample.interval(name)
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

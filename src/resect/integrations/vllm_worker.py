@@ -20,10 +20,10 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 KIND = "resect.weight_patch"
 PLACE = "vllm.model_executor.model_loader.checkpoint_weight_patch"
@@ -38,7 +38,40 @@ class Entry(NamedTuple):
     indices: Tensor
 
 
-def read_patch(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
+class Patch(NamedTuple):
+    """A patch file.
+
+    Attributes:
+        mask: Hash of the mask.
+        direction: `cut` or `revert`.
+        entries: What changes, tensor by tensor.
+    """
+
+    mask: str
+    direction: str
+    entries: list[Entry]
+
+
+class Report(TypedDict):
+    """What a worker did with a patch.
+
+    Attributes:
+        mask: Hash of the patch's mask.
+        direction: `cut` or `revert`.
+        weights: Weights that the patch changes, in all workers together.
+        tensors: Checkpoint tensors that it changes.
+        loaded: How many of this worker's parameters its loader wrote into; 0 for a worker whose
+            layers (pipeline parallel) the patch does not touch.
+    """
+
+    mask: str
+    direction: str
+    weights: int
+    tensors: int
+    loaded: int
+
+
+def read_patch(path: str | Path) -> Patch:
     """Read a file that `resect mask patch` wrote.
 
     Raises:
@@ -46,8 +79,8 @@ def read_patch(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
             because it crosses from a worker process to whoever called it.
     """
     with safe_open(path, framework="pt") as file:
-        facts = json.loads((file.metadata() or {}).get("resect", "null"))
-        if not isinstance(facts, dict) or (facts.get("kind"), facts.get("version")) != (KIND, 1):
+        header = json.loads((file.metadata() or {}).get("resect", "null"))
+        if not isinstance(header, dict) or (header.get("kind"), header.get("version")) != (KIND, 1):
             raise ValueError(f"{path} is no weight patch of version 1; make it with `resect mask`")
         entries = [
             Entry(
@@ -56,7 +89,7 @@ def read_patch(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
                 file.get_tensor(f"{number}.values"),
                 file.get_tensor(f"{number}.indices"),
             )
-            for number, tensor in enumerate(facts["tensors"])
+            for number, tensor in enumerate(header["tensors"])
         ]
     for entry in entries:
         size = 1
@@ -64,7 +97,7 @@ def read_patch(path: str | Path) -> tuple[dict[str, Any], list[Entry]]:
             size *= side
         if entry.indices.numel() != entry.values.numel() or int(entry.indices[-1]) >= size:
             raise ValueError(f"{path}: indices and values of {entry.name} do not fit its shape")
-    return facts, entries
+    return Patch(header["mask"], header["direction"], entries)
 
 
 class ResectWorkerExtension:
@@ -75,23 +108,18 @@ class ResectWorkerExtension:
 
     model_runner: Any
 
-    def apply_weight_patch(self, path: str) -> dict[str, Any]:
+    def apply_weight_patch(self, path: str) -> Report:
         """Write the values of a patch into the model; a cut and its revert work alike.
 
         Args:
             path: A patch file that every worker can read.
-
-        Returns:
-            What was done: `mask`, `direction`, `weights` and `tensors` of the patch, and `loaded`,
-            how many of this worker's parameters its loader wrote into; 0 for a worker whose layers
-            (pipeline parallel) the patch does not touch.
 
         Raises:
             RuntimeError: This vLLM has no checkpoint weight patches. A patch is not transactional:
                 apply the revert patch after an error.
             ValueError: The file is no patch.
         """
-        facts, entries = read_patch(path)
+        patch = read_patch(path)
         try:
             patches = importlib.import_module(PLACE)
         except ImportError as error:
@@ -111,23 +139,34 @@ class ResectWorkerExtension:
                     values=entry.values.to(device),
                     indices=entry.indices.to(device),
                 )
-                for entry in entries
+                for entry in patch.entries
             ],
         )
         return {
-            "mask": facts["mask"],
-            "direction": facts["direction"],
-            "weights": sum(entry.indices.numel() for entry in entries),
-            "tensors": len(entries),
+            "mask": patch.mask,
+            "direction": patch.direction,
+            "weights": sum(entry.indices.numel() for entry in patch.entries),
+            "tensors": len(patch.entries),
             "loaded": len(loaded),
         }
 
-    def _resect_model(self) -> Any:
+    def _resect_model(self) -> nn.Module:
         get = getattr(self, "get_model", None) or getattr(self.model_runner, "get_model", None)
-        return self.model_runner.model if get is None else get()
+        model: nn.Module = self.model_runner.model if get is None else get()
+        return model
 
 
-def switch(llm: Any, path: str | Path) -> list[dict[str, Any]]:
+class Engine(Protocol):
+    """What we need of a `vllm.LLM`."""
+
+    def collective_rpc(self, method: str, *, args: tuple[str, ...]) -> list[Report]:
+        """Call a method of every worker, and return what each returns."""
+
+    def reset_prefix_cache(self) -> bool | None:
+        """Forget the keys and values of earlier requests; False if some are in use."""
+
+
+def switch(llm: Engine, path: str | Path) -> list[Report]:
     """Apply a patch on every worker of a `vllm.LLM` and forget what was cached before.
 
     Args:
@@ -141,12 +180,12 @@ def switch(llm: Any, path: str | Path) -> list[dict[str, Any]]:
         RuntimeError: No worker's loader took anything, or the prefix cache could not be reset, so
             that replies may mix both models.
     """
-    said: list[dict[str, Any]] = llm.collective_rpc("apply_weight_patch", args=(str(path),))
-    if not any(one["loaded"] for one in said):
+    reports = llm.collective_rpc("apply_weight_patch", args=(str(path),))
+    if not any(report["loaded"] for report in reports):
         raise RuntimeError("no worker's loader took any of the patched tensors")
     if llm.reset_prefix_cache() is False:
         raise RuntimeError(
             "the weights are changed, but the prefix cache is in use and was not reset; finish "
             "all requests and call llm.reset_prefix_cache()"
         )
-    return said
+    return reports
