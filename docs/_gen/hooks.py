@@ -79,10 +79,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
 def study(name: str) -> str:
     """Return the question of a study and its claims with their rules at the default thresholds."""
     from resect.studies import STUDIES
-    from resect.studies.study import rules_of
 
     lines = [f"**{STUDIES[name].question}**", "", "| claim | rule |", "|---|---|"]
-    lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in rules_of(name)]
+    lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in STUDIES[name].rules()]
     return "\n".join(lines)
 
 
@@ -90,10 +89,9 @@ def settings(name: str) -> str:
     """Return a section of a configuration as YAML, with its defaults."""
     import yaml
 
-    from resect.studies.design import Studies
+    from resect.studies import STUDIES
 
-    annotation: Any = Studies.model_fields[name].annotation
-    values = annotation.__args__[0]().model_dump(mode="json")
+    values = STUDIES[name].section().model_dump(mode="json")
     text = yaml.safe_dump({"studies": {name: values}}, sort_keys=False, default_flow_style=None)
     return f"```yaml\n{text}```"
 

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from resect.runs.config import dump_config, parse_config
+from resect.runs.config import RunConfig, dump_config, parse_config
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
-from resect.studies.design import RunConfig
 from tiny_run import tiny_values
 
 FRONTIER = {"fractions": [0.005, 0.01], "protected": [0.01], "scopes": ["tensor"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resect.cli.show import note, table
-from resect.studies.design import RunConfig
+from resect.runs.config import RunConfig
 
 
 def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -> None:

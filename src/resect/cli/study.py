@@ -12,9 +12,9 @@ from resect.cli.options import Jobs
 from resect.cli.show import finish, note, progress, say, so_far, table
 
 if TYPE_CHECKING:
+    from resect.runs.config import RunConfig
     from resect.runs.run import Shard
     from resect.studies.cells import Cell
-    from resect.studies.design import RunConfig
 
 
 Launching = Annotated[
@@ -126,7 +126,6 @@ def list_studies(
     """List the studies, their claims and the rules of the verdicts."""
     from resect.runs.recipes import PREFIX, recipe_names, recipe_title
     from resect.studies import STUDIES
-    from resect.studies.study import rules_of
 
     if recipes:
         table("recipes", [{"name": PREFIX + n, "what": recipe_title(n)} for n in recipe_names()])
@@ -134,7 +133,7 @@ def list_studies(
         return
     for name, study in STUDIES.items():
         say(f"{name}: {study.question}")
-        for claim, rule in rules_of(name):
+        for claim, rule in study.rules():
             say(f"    {claim}")
             say(f"        {rule}")
     note(
@@ -156,7 +155,7 @@ def init_study(
     if bare in recipe_names():
         typer.echo(recipe_text(bare), nl=False)
     elif name in STUDIES:
-        typer.echo(template(name), nl=False)
+        typer.echo(template(STUDIES[name]), nl=False)
     else:
         raise unknown_name("study or recipe", name, [*STUDIES, *recipe_names()])
 

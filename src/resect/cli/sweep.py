@@ -12,7 +12,7 @@ from resect.cli.show import note, progress, say, so_far, table
 from resect.records import Format
 
 if TYPE_CHECKING:
-    from resect.studies.design import RunConfig
+    from resect.runs.config import RunConfig
 
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]

@@ -25,8 +25,8 @@ from resect.evaluation.attacks import parse_attack
 from resect.evaluation.probes import find_probe
 from resect.machine.memory import Free
 from resect.model.shapes import PUBLISHED, empty_model
+from resect.runs.config import RunConfig
 from resect.studies.cells import Cell, Cut, at_seed
-from resect.studies.design import RunConfig
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ from resect.evaluation.judging import judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import prunable_tensors
+from resect.runs.config import RunConfig
 from resect.runs.metrics import note_cell
 from resect.runs.workbench import Loaded, Workbench
 from resect.studies.cells import Cell, Cut, changes_path, is_done, record_path
-from resect.studies.design import RunConfig
 from resect.weights.controls import magnitude_matched
 from resect.weights.mask import Mask
 

@@ -28,9 +28,8 @@ from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
-from resect.runs.config import load_config
+from resect.runs.config import RunConfig, load_config
 from resect.runs.run import chosen_studies, measure_all, open_run, summarise_run
-from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
 Grade = Literal["identical", "within rounding", "differs", "cannot check"]

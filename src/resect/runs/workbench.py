@@ -28,8 +28,9 @@ from resect.model import (
     tokenizer_fingerprint,
 )
 from resect.records import Encoded
+from resect.runs.config import RunConfig
 from resect.studies.cells import Cut, at_seed, mask_path
-from resect.studies.design import RunConfig, Target
+from resect.studies.design import Target
 from resect.weights.controls import magnitude_matched, random_mask
 from resect.weights.mask import Mask, revalued
 from resect.weights.scores import Scores

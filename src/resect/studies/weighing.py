@@ -160,13 +160,3 @@ def minus(sample: Sample, baseline: Sample, name: str) -> Interval:
 def percent(value: float | None) -> str:
     """Return a fraction as a percentage for sentences."""
     return "unknown" if value is None or math.isnan(value) else f"{100 * value:.3g} %"
-
-
-def at_least(interval: Interval, bound: float) -> bool:
-    """Return whether the lower bound reaches `bound`."""
-    return interval.low is not None and interval.low >= bound
-
-
-def at_most(interval: Interval, bound: float) -> bool:
-    """Return whether the upper bound stays within `bound`."""
-    return interval.high is not None and interval.high <= bound

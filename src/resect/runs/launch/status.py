@@ -39,7 +39,8 @@ def status(run: Path) -> dict[str, list[dict[str, Any]]]:
     failed = {row["cell"] for row in parts if row["state"] == "failed"}
     studies = []
     for name in chosen_studies(config):
-        keys = {cell.key for cell in STUDIES[name].plan(config)}
+        study = STUDIES[name]
+        keys = {cell.key for cell in study.plan(config, config.section(study))}
         studies.append(
             {
                 "study": name,
