@@ -173,6 +173,7 @@ def test_a_run_folder_keeps_its_configuration(config: RunConfig, tmp_path: Path)
 
 
 EXTRA: dict[str, dict[str, set[str]]] = {
+    "transfer": {"targets": {"benign"}},
     "specificity": {"targets": {"benign", "matched"}},
     "compression": {"models": {"base", "benign_tuned"}},
     "dissociation": {"targets": {"refusal", "detection", "explanation"}},

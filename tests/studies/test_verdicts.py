@@ -6,8 +6,9 @@ import pytest
 
 from invented_run import Invented, Rate, invented_config
 from resect.records import Claim, VerdictWord
-from resect.studies import STUDIES, emergent
-from resect.studies.cells import Cell
+from resect.runs.demo import demo_config
+from resect.studies import STUDIES, emergent, transfer
+from resect.studies.cells import Cell, Cut
 
 
 def claims(name: str, rate: Rate, section: dict[str, object], prompts: int = 400) -> list[Claim]:
@@ -85,6 +86,46 @@ def test_every_variation_must_pass_by_its_bound() -> None:
     effect = claims("stability", rate, {}, prompts=100)[1]
     assert effect.verdict == "inconclusive"
     assert "8 examples" in effect.reason
+
+
+@pytest.fixture
+def three_categories(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("narrow", "far", "farther")
+    monkeypatch.setattr(transfer, "categories", lambda design: names)
+
+
+@pytest.mark.usefixtures("three_categories")
+@pytest.mark.parametrize("named", [True, False])
+def test_transfer_keeps_its_benign_yardstick(named: bool) -> None:
+    # The demonstration names its benign targets, and none of them is called `benign`.
+    config = invented_config({"transfer": {"benign": ["facts", "howto"]} if named else {}})
+    study = transfer.STUDY
+    section = config.section(study)
+    assert section is not None
+    located = {cell.cut.target for cell in study.plan(config, section) if cell.cut is not None}
+    assert located == {"generation"} | ({"facts", "howto"} if named else set())
+
+    def rate(cell: Cell, probe: str) -> float:
+        return 0.1 if cell.cut is not None and cell.cut.kind == "target" else 0.9
+
+    def places(cut: Cut) -> list[int]:
+        return [0, 1, 2, 3] if cut.target == "generation" else [3, 4, 5, 6]
+
+    result = study.summarise(Invented(config, rate, places=places), section)
+    overlaps = {interval.name: interval.value for interval in result.claims[0].controls}
+    name = "mean Jaccard overlap, harm type and benign behaviour"
+    assert (name in overlaps) == named
+    assert ("benign" in result.shows) == named
+    if named:
+        assert overlaps[name] == pytest.approx(1 / 7)
+
+
+def test_the_demonstration_names_the_yardstick_of_transfer() -> None:
+    config = demo_config((0,), quick=True)
+    section = config.section(transfer.STUDY)
+    assert section is not None
+    assert section.benign
+    assert set(section.benign) <= set(config.targets)
 
 
 def changes(monkeypatch: pytest.MonkeyPatch) -> None:

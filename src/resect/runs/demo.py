@@ -146,6 +146,7 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
     sections: dict[str, dict[str, object]] = {
         "compactness": {"rivals": ["source_method"]},
+        "transfer": {"benign": ["facts", "howto"]},
         "specificity": {
             "benign": ["facts", "howto"],
             "matched": ["same_style", "refusing"],

@@ -10,7 +10,7 @@ from itertools import combinations
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut, at_seed
-from resect.studies.design import Design, Fraction, Section, Share
+from resect.studies.design import Design, Fraction, Section, Share, TargetName
 from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
@@ -24,11 +24,25 @@ SHARED = Stated(
 
 
 class Transfer(Section):
-    """Grid and rule of `transfer`."""
+    """Grid and rule of `transfer`.
+
+    Attributes:
+        fraction: Fraction of the ranking that is cut.
+        benign: Targets of benign behaviours, whose sets are the yardstick of the overlap. Left out,
+            it is the target `benign`, where there is one.
+        share_of_diagonal: What a cut must do to other categories, as a share of what it does to
+            its own.
+        p_value: Largest chance of the overlap of two masks.
+    """
 
     fraction: Fraction = 2e-3
+    benign: tuple[TargetName, ...] | None = None
     share_of_diagonal: Share = 0.5
     p_value: Share = 0.01
+
+
+# In front of the name of a benign behaviour, where harm types stand by their names alone.
+BENIGN = "benign: "
 
 
 def categories(design: Design) -> tuple[str, ...]:
@@ -46,9 +60,12 @@ def _cut(design: Design, section: Transfer, category: str) -> Cut:
     return Cut(design.target, "target", section.fraction, category)
 
 
-def _benign(design: Design, section: Transfer) -> Cut | None:
-    """Return the cut of a benign behaviour, the yardstick for mask overlap, where there is one."""
-    return Cut("benign", "target", section.fraction) if "benign" in design.targets else None
+def _benign(design: Design, section: Transfer) -> list[Cut]:
+    """Return the cuts of benign behaviours, the yardstick of the overlap."""
+    names = section.benign
+    if names is None:
+        names = ("benign",) if "benign" in design.targets else ()
+    return [Cut(name, "target", section.fraction) for name in names]
 
 
 def _random(design: Design, section: Transfer) -> Cut:
@@ -56,8 +73,8 @@ def _random(design: Design, section: Transfer) -> Cut:
 
 
 def plan(design: Design, section: Transfer) -> list[Cell]:
-    """Return intact, one cut a category, the random cut and the benign behaviour's cut."""
-    cuts = [None, _random(design, section), _benign(design, section)]
+    """Return intact, one cut a category, the random cut and those of benign behaviours."""
+    cuts: list[Cut | None] = [None, _random(design, section), *_benign(design, section)]
     cuts += [_cut(design, section, category) for category in categories(design)]
     probes = effect_probes(design)
     return [
@@ -79,16 +96,17 @@ def _overlaps(measured: Measurements, section: Transfer, names: tuple[str, ...])
 
     config = measured.config
     cuts: dict[str, Cut] = {name: _cut(config, section, name) for name in names}
-    if (benign := _benign(config, section)) is not None:
-        cuts[f"benign: {benign.target}"] = benign
+    cuts |= {f"{BENIGN}{cut.target}": cut for cut in _benign(config, section)}
+    # Two benign behaviours are no yardstick for harm types.
+    pairs = [pair for pair in combinations(cuts, 2) if not pair[0].startswith(BENIGN)]
     rows: list[Row] = []
     for seed in config.seeds:
         masks = {name: measured.mask(config.subject, seed, cut) for name, cut in cuts.items()}
-        for left, right in combinations(masks, 2):
+        for left, right in pairs:
             overlap = chance_overlap(masks[left], masks[right])
             rows.append({"seed": seed, "first": left, "second": right, **overlap})
     pooled: list[Row] = []
-    for left, right in combinations(cuts, 2):
+    for left, right in pairs:
         group = [row for row in rows if (row["first"], row["second"]) == (left, right)]
         mean = {key: _mean(group, key) for key in ("jaccard", "expected_jaccard", "enrichment")}
         worst = max(row["p_value"] for row in group)
@@ -117,6 +135,7 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
         for (source, category), sample in drops.items()
     ]
     claim = _claim(measured, section, drops, overlaps)
+    benign = _benign(config, section)
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
@@ -124,7 +143,8 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
         tables={"matrix": matrix, "overlap": overlaps},
         shows=(
             "How far a cut that was located with one harm type lowers the others, and whether "
-            "the sets overlap more than chance, beside their overlap with a benign behaviour."
+            "the sets overlap more than chance"
+            + (", beside their overlap with a benign behaviour." if benign else ".")
         ),
         does_not_show=(
             "That the types share a mechanism and not only a surface: answers of one template "
@@ -182,8 +202,8 @@ def _claim(
     if len(within) > 1:
         diagonal, across_mean = mean_of(within), mean_of(across)
         pooled = [row for row in overlaps if row["seed"] is None]
-        pairs = [row for row in pooled if "benign: " not in row["second"]]
-        benign = [row for row in pooled if "benign: " in row["second"]]
+        pairs = [row for row in pooled if not row["second"].startswith(BENIGN)]
+        benign = [row for row in pooled if row["second"].startswith(BENIGN)]
         verdict, reason = _weigh(config, section, diagonal, across_mean, pairs)
         effect = across_mean.interval(effect.name)
         controls = [
@@ -220,6 +240,8 @@ STUDY = Study(
     summarise=summarise,
     template=TemplateLines(
         harm="with a category column: the harm types",
-        values={"fraction": 1e-5},
+        data=("trivia: ./trivia.jsonl          # a benign behaviour",),
+        targets=("benign: {data: trivia, limit: 412}",),
+        values={"fraction": 1e-5, "benign": ["benign"]},
     ),
 )
