@@ -7,7 +7,7 @@ import pytest
 from invented_run import Invented, Rate, invented_config
 from resect.records import Claim, VerdictWord
 from resect.runs.demo import demo_config
-from resect.studies import STUDIES, emergent, transfer
+from resect.studies import STUDIES, emergent, stability, transfer
 from resect.studies.cells import Cell, Cut
 
 
@@ -88,6 +88,38 @@ def test_every_variation_must_pass_by_its_bound() -> None:
     assert "8 examples" in effect.reason
 
 
+@pytest.mark.parametrize(("threshold", "verdict"), [(0.5, "supported"), (0.95, "not supported")])
+def test_the_overlap_that_draws_need_is_a_field(threshold: float, verdict: VerdictWord) -> None:
+    def rate(cell: Cell, probe: str) -> float:
+        return 0.05 if cell.cut is not None and probe == "generation" else 0.9
+
+    def places(cut: Cut) -> list[int]:
+        return list(range(10)) if cut.draw != 1 else list(range(1, 11))
+
+    config = invented_config({"stability": {"least_overlap": threshold}})
+    section = config.section(stability.STUDY)
+    assert section is not None
+    result = stability.STUDY.summarise(Invented(config, rate, places=places), section)
+    agreement = result.claims[0]
+    assert agreement.verdict == verdict
+    assert f"{100 * threshold:g} % of their union" in agreement.rule
+    assert f"{100 * threshold:g} % of their union" in stability.STUDY.rules(section)[0].rule
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, "not supported"), (1.0, "supported")])
+def test_what_a_random_cut_may_do_is_a_field(share: float, verdict: VerdictWord) -> None:
+    grid = {"fractions": [0.002], "protected": [0.01], "scopes": ["tensor"]}
+
+    def rate(cell: Cell, probe: str) -> float:
+        if probe != "generation" or cell.cut is None:
+            return 0.9
+        return 0.05 if cell.cut.kind == "target" else 0.4
+
+    (claim,) = claims("frontier", rate, grid | {"random_share": share})
+    assert claim.verdict == verdict
+    assert f"less than {100 * share:g} % of it" in claim.rule
+
+
 @pytest.fixture
 def three_categories(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("narrow", "far", "farther")
@@ -143,6 +175,7 @@ def test_one_seed_gives_no_interval_over_seeds(monkeypatch: pytest.MonkeyPatch) 
     changes(monkeypatch)
     explained = claims("emergent", learned, {"steps": [2]})[-1]
     assert explained.claim == emergent.EXPLAINED.claim
-    assert (explained.effect.value, explained.effect.low) == (pytest.approx(2.5), None)
+    assert explained.effect.value == pytest.approx(2.5)
+    assert explained.effect.low is None
     assert explained.verdict == "not measurable"
     assert "one seed" in explained.reason

@@ -41,7 +41,7 @@ from resect.studies.weighing import Condition, beyond_chance, estimate, percent,
 
 AGREEMENT = Stated(
     "The set is the same whichever calibration examples locate it.",
-    "The masks of two draws share at least half of their union, and every pair agrees beyond "
+    "The masks of two draws share ≥ {least_overlap} of their union, and every pair agrees beyond "
     "chance (p < {p_value:g}).",
 )
 EFFECT = Stated(
@@ -65,6 +65,7 @@ class Stability(Section):
         models: More models, other sizes for instance, for the spread of the effect alone.
         harm_drop: Every variation must lower harm by at least this.
         p_value: Largest chance of the agreement of two masks.
+        least_overlap: Smallest mean share of their union that two draws must have in common.
     """
 
     fraction: Fraction = 2e-3
@@ -76,6 +77,7 @@ class Stability(Section):
     models: tuple[ModelName, ...] = ()
     harm_drop: Share = 0.5
     p_value: Share = 0.01
+    least_overlap: Share = 0.5
 
 
 class _Variant(NamedTuple):
@@ -236,12 +238,12 @@ def _agreement_claim(
         ),
         Condition(
             estimate("overlap", mean),
-            at_least=0.5,
-            misses="Draws agree far beyond chance, yet most of the weights of two draws differ."
+            at_least=section.least_overlap,
+            misses=f"Draws agree far beyond chance, yet share only {percent(mean)} of their union."
             if p < section.p_value
-            else "Most of the weights of two draws differ.",
+            else f"Draws share only {percent(mean)} of their union.",
         ),
-        supported="More than half of the weights of two draws are the same.",
+        supported=f"Two draws share {percent(mean)} of their union.",
         silent=measured.silent(intact_cells(design), "generation"),
     )
     return Claim(
@@ -259,8 +261,9 @@ def _agreement_claim(
             random.interval("drop of harm, random cut of the same size"),
         ),
         rule=(
-            "The masks of two draws of calibration examples share at least half of their union "
-            f"(mean), and every pair agrees beyond chance (p < {section.p_value:g} in every seed). "
+            "The masks of two draws of calibration examples share at least "
+            f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
+            f"chance (p < {section.p_value:g} in every seed). "
             "The bounds are the smallest and the largest overlap, not an interval."
         ),
         seeds=design.seeds,
