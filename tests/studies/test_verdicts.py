@@ -179,3 +179,12 @@ def test_one_seed_gives_no_interval_over_seeds(monkeypatch: pytest.MonkeyPatch) 
     assert explained.effect.low is None
     assert explained.verdict == "not measurable"
     assert "one seed" in explained.reason
+
+
+def test_smallest_and_largest_are_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes(monkeypatch)
+    explained = claims("emergent", learned, {"steps": [2]})[-1]
+    assert {interval.bounds for interval in explained.controls} == {"range"}
+    agreement, effect = claims("stability", learned, {})
+    assert agreement.effect.bounds == "range"
+    assert {interval.bounds for interval in (*agreement.controls, effect.effect)} == {"95 %"}

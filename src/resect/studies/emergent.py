@@ -441,7 +441,7 @@ def _geometric_mean(name: str, ratios: Sequence[float]) -> Interval:
 
 def _over_seeds(name: str, rows: list[Row], column: str) -> Interval:
     values = [row[column] for row in rows]
-    return Interval(name, float(np.mean(values)), min(values), max(values))
+    return Interval(name, float(np.mean(values)), min(values), max(values), bounds="range")
 
 
 STUDY = Study(

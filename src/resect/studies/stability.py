@@ -251,7 +251,11 @@ def _agreement_claim(
         claim=AGREEMENT.claim,
         verdict=verdict,
         effect=Interval(
-            "mean Jaccard overlap of two calibration draws", mean, min(values), max(values)
+            "mean Jaccard overlap of two calibration draws",
+            mean,
+            min(values),
+            max(values),
+            bounds="range",
         ),
         controls=(
             Interval(
