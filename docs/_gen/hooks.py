@@ -1,7 +1,8 @@
 """What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
 
 Pages may contain `<!-- study: NAME -->` (question and rules of a study),
-`<!-- settings: NAME -->` (its section of a configuration with the defaults) and
+`<!-- settings: NAME -->` (its section of a configuration with the defaults),
+`<!-- sections of studies -->` (the reference of all of these sections) and
 `<!-- if: PAGE TEXT -->` (a link if the page is there). Generated pages: the command line, the
 notebook, and those at the root of the repository.
 """
@@ -72,6 +73,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
         return f"[{text}]({name})" if there else f"*{text}*"
 
     markdown = re.sub(r"<!-- if: (\S+) (.+?) -->", link, markdown)
+    markdown = markdown.replace("<!-- sections of studies -->", sections())
     markdown = re.sub(r"<!-- study: (\w+) -->", lambda found: study(found[1]), markdown)
     return re.sub(r"<!-- settings: (\w+) -->", lambda found: settings(found[1]), markdown)
 
@@ -83,6 +85,17 @@ def study(name: str) -> str:
     lines = [f"**{STUDIES[name].question}**", "", "| claim | rule |", "|---|---|"]
     lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in STUDIES[name].rules()]
     return "\n".join(lines)
+
+
+def sections() -> str:
+    """Return the reference of the sections of all studies, for mkdocstrings to fill in."""
+    from resect.studies import STUDIES
+
+    return "\n\n".join(
+        f"::: {study.section.__module__}.{study.section.__name__}\n"
+        "    options:\n      heading_level: 3\n      members: false"
+        for study in STUDIES.values()
+    )
 
 
 def settings(name: str) -> str:
