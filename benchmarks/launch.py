@@ -21,11 +21,10 @@ from typing import Any
 from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.organism import Recipe, build
-from resect.runs.config import parse_config
+from resect.runs.config import RunConfig, parse_config
 from resect.runs.launch import launch_run
 from resect.runs.metrics import FILE
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
-from resect.studies.design import RunConfig
 
 
 def configuration(folder: Path, cells: int) -> RunConfig:

@@ -1,7 +1,8 @@
 """What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
 
 Pages may contain `<!-- study: NAME -->` (question and rules of a study),
-`<!-- settings: NAME -->` (its section of a configuration with the defaults) and
+`<!-- settings: NAME -->` (its section of a configuration with the defaults),
+`<!-- sections of studies -->` (the reference of all of these sections) and
 `<!-- if: PAGE TEXT -->` (a link if the page is there). Generated pages: the command line, the
 notebook, and those at the root of the repository.
 """
@@ -72,6 +73,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
         return f"[{text}]({name})" if there else f"*{text}*"
 
     markdown = re.sub(r"<!-- if: (\S+) (.+?) -->", link, markdown)
+    markdown = markdown.replace("<!-- sections of studies -->", sections())
     markdown = re.sub(r"<!-- study: (\w+) -->", lambda found: study(found[1]), markdown)
     return re.sub(r"<!-- settings: (\w+) -->", lambda found: settings(found[1]), markdown)
 
@@ -79,21 +81,30 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
 def study(name: str) -> str:
     """Return the question of a study and its claims with their rules at the default thresholds."""
     from resect.studies import STUDIES
-    from resect.studies.study import rules_of
 
     lines = [f"**{STUDIES[name].question}**", "", "| claim | rule |", "|---|---|"]
-    lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in rules_of(name)]
+    lines += [f"| {_cell(claim)} | {_cell(rule)} |" for claim, rule in STUDIES[name].rules()]
     return "\n".join(lines)
+
+
+def sections() -> str:
+    """Return the reference of the sections of all studies, for mkdocstrings to fill in."""
+    from resect.studies import STUDIES
+
+    return "\n\n".join(
+        f"::: {study.section.__module__}.{study.section.__name__}\n"
+        "    options:\n      heading_level: 3\n      members: false"
+        for study in STUDIES.values()
+    )
 
 
 def settings(name: str) -> str:
     """Return a section of a configuration as YAML, with its defaults."""
     import yaml
 
-    from resect.studies.design import Studies
+    from resect.studies import STUDIES
 
-    annotation: Any = Studies.model_fields[name].annotation
-    values = annotation.__args__[0]().model_dump(mode="json")
+    values = STUDIES[name].section().model_dump(mode="json")
     text = yaml.safe_dump({"studies": {name: values}}, sort_keys=False, default_flow_style=None)
     return f"```yaml\n{text}```"
 

@@ -31,8 +31,7 @@ from resect.files import reading
 from resect.model import load_model
 from resect.records import Example
 from resect.report import build_report
-from resect.runs.config import load_config
-from resect.studies.design import RunConfig
+from resect.runs.config import RunConfig, load_config
 from resect.weights.candidates import Candidates
 from resect.weights.mask import KIND, Mask
 from resect.weights.scores import ScoreMeta, Scores

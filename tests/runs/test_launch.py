@@ -17,12 +17,11 @@ from command_line import ok
 from resect.errors import InputError
 from resect.files.locking import Owner
 from resect.files.writing import write_json
-from resect.runs.config import dump_config, parse_config
+from resect.runs.config import RunConfig, dump_config, parse_config
 from resect.runs.launch import Part, Resources, launch_run, planned, refuse_busy, status
 from resect.runs.metrics import FILE
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import is_done, record_path
-from resect.studies.design import RunConfig
 from tiny_run import tiny_values
 
 pytest.importorskip("submitit")

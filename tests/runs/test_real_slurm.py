@@ -21,11 +21,10 @@ import pytest
 from command_line import ok
 from resect.errors import InputError
 from resect.files.reading import read_json
-from resect.runs.config import dump_config, parse_config
+from resect.runs.config import RunConfig, dump_config, parse_config
 from resect.runs.launch import Resources, launch_run, planned, status
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import is_done, record_path
-from resect.studies.design import RunConfig
 from slurm_cluster import PATH, cluster, missing
 from tiny_run import tiny_values
 

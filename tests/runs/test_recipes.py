@@ -18,12 +18,11 @@ import tiny
 from resect.errors import InputError
 from resect.model import find_prunable
 from resect.model.shapes import PUBLISHED, empty_model
-from resect.runs.config import dump_config, load_config
+from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.forecast import Assumed, forecast, shape_at
 from resect.runs.recipes import PREFIX, read_config, recipe_names, recipe_text, recipe_title
 from resect.runs.run import chosen_studies, measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import is_done
-from resect.studies.design import RunConfig
 from tiny_judge import write_classifier
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "presets"

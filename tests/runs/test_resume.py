@@ -19,10 +19,9 @@ from resect.cli.show import last_variant
 from resect.evaluation.ask import ask
 from resect.files.tables import read_parquet, write_parquet
 from resect.records import Judgement
-from resect.runs.config import dump_config, parse_config
+from resect.runs.config import RunConfig, dump_config, parse_config
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import asked_path, is_done, record_path
-from resect.studies.design import RunConfig
 from tiny_run import tiny_values
 
 # Seconds that a busy machine may take to start a process and measure a few cells.

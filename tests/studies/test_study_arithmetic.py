@@ -93,11 +93,11 @@ def test_categories_of_few_prompts_are_resampled_together() -> None:
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:
-    points = [(1e-4, 0.2), (1e-2, 0.6)]
-    assert needed(points, 0.4) == pytest.approx(1e-3)
-    assert needed(points, 0.1) == 1e-4
-    assert needed(points, 0.6) == pytest.approx(1e-2)
-    assert needed(points, 0.7) is None
+    fractions, drops = (1e-4, 1e-2), (0.2, 0.6)
+    assert needed(fractions, drops, 0.4) == pytest.approx(1e-3)
+    assert needed(fractions, drops, 0.1) == 1e-4
+    assert needed(fractions, drops, 0.6) == pytest.approx(1e-2)
+    assert needed(fractions, drops, 0.7) is None
 
 
 def test_halves_are_even_and_depend_on_the_id_alone() -> None:

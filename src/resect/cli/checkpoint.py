@@ -67,7 +67,8 @@ def coverage(
             for skipped in prunable.skipped
         ],
     )
-    say(f"{prunable.total:,} prunable weights, {100 * prunable.share:.1f} % of all but the embeddings")
+    share = f"{100 * prunable.share:.1f} %"
+    say(f"{prunable.total:,} prunable weights, {share} of all but the embeddings")
 
 
 def prune(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from resect.cli.show import note, table
 
 if TYPE_CHECKING:
+    from resect.runs.config import RunConfig
     from resect.studies.cells import Cell
-    from resect.studies.design import RunConfig
 
 
 def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -> None:

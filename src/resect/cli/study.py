@@ -23,9 +23,9 @@ from resect.cli.show import (
 )
 
 if TYPE_CHECKING:
+    from resect.runs.config import RunConfig
     from resect.runs.run import Shard, Steps
     from resect.studies.cells import Cell
-    from resect.studies.design import RunConfig
 
 
 Launching = Annotated[
@@ -132,7 +132,6 @@ def list_studies(
     """List the studies, their claims and the rules of the verdicts."""
     from resect.runs.recipes import PREFIX, recipe_names, recipe_title
     from resect.studies import STUDIES
-    from resect.studies.study import rules_of
 
     if recipes:
         table("recipes", [{"name": PREFIX + n, "what": recipe_title(n)} for n in recipe_names()])
@@ -140,7 +139,7 @@ def list_studies(
         return
     for name, study in STUDIES.items():
         say(f"{name}: {study.question}")
-        for claim, rule in rules_of(name):
+        for claim, rule in study.rules():
             say(f"    {claim}")
             say(f"        {rule}")
     note(
@@ -162,7 +161,7 @@ def init_study(
     if bare in recipe_names():
         typer.echo(recipe_text(bare), nl=False)
     elif name in STUDIES:
-        typer.echo(template(name), nl=False)
+        typer.echo(template(STUDIES[name]), nl=False)
     else:
         raise unknown_name("study or recipe", name, [*STUDIES, *recipe_names()])
 

@@ -25,7 +25,7 @@ from resect.cli.options import (
 from resect.cli.show import measuring, note, say, table
 
 if TYPE_CHECKING:
-    from resect.studies.design import RunConfig
+    from resect.runs.config import RunConfig
 
 
 Target = Annotated[

@@ -415,7 +415,8 @@ def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
     mean = ratio(total, tokens_of).interval("")
     # One text says nothing about the spread between texts.
     bounds = (mean.low, mean.high) if len(measured) > 1 else (None, None)
-    return Interval("perplexity", *map(_exponential, (mean.value, *bounds)))
+    value, low, high = map(_exponential, (mean.value, *bounds))
+    return Interval("perplexity", value, low, high)
 
 
 def _exponential(value: float | None) -> float | None:

@@ -30,10 +30,11 @@ from resect.model import find_prunable
 from resect.model.load import load_tokenizer
 from resect.model.shapes import empty_model
 from resect.records import Example, Format, Tokenizer
+from resect.runs.config import RunConfig
 from resect.runs.run import Steps, Watch, carry_out, unwatched
 from resect.runs.sweep import FRACTIONS, PROTECTED, SweepRequest, chosen_rows, sweep_config
+from resect.studies import frontier
 from resect.studies.cells import Cut, mask_path
-from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
 TARGET = "beavertails"
@@ -176,7 +177,7 @@ def _reasons(
     config: RunConfig, sets: dict[str, BehaviourSet], short: dict[str, int], median: str
 ) -> tuple[str, ...]:
     """Return a line for each choice."""
-    frontier, opening, chat = config.studies.frontier, config.attack.tokens, config.format
+    grid, opening, chat = config.section(frontier.STUDY), config.attack.tokens, config.format
     return (
         *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
         f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
@@ -190,10 +191,9 @@ def _reasons(
         f"judge {config.evaluation.judge}, replies of at most "
         f"{config.evaluation.max_new_tokens} tokens",
         *((BLIND,) if config.evaluation.judge == "keyword" else ()),
-        f"grid: q in {frontier.fractions if frontier else ()}, "
-        f"p in {frontier.protected if frontier else ()}",
+        f"grid: q in {grid.fractions if grid else ()}, p in {grid.protected if grid else ()}",
         "choice: the largest drop of the behaviour at a utility drop of at most "
-        f"{100 * frontier.utility_drop if frontier else 0:g} %",
+        f"{100 * grid.utility_drop if grid else 0:g} %",
     )
 
 
@@ -253,8 +253,8 @@ def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
     if not rows:
         return None
     row = rows[0]
-    frontier = config.studies.frontier
-    targets = {method.name: method.target for method in frontier.methods} if frontier else {}
+    grid = config.section(frontier.STUDY)
+    targets = {method.name: method.target for method in grid.methods} if grid else {}
     cut = Cut(
         targets.get(row["method"], config.target),
         "target",
@@ -272,7 +272,7 @@ def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
         "judge": config.evaluation.judge,
         "prompts": 2 * claim["n"],
         "verdict": claim["verdict"],
-        "budget": frontier.utility_drop if frontier else None,
+        "budget": grid.utility_drop if grid else None,
         "config": files.hash_value(config.model_dump(mode="json")),
     }
     return Mask(mask.tensors, {**mask.meta, "measured": measured})

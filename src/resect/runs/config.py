@@ -6,122 +6,135 @@ are part of the configuration and are printed in the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from resect.errors import InputError
 from resect.files.reading import MOST_YAML, read_text, read_yaml
-from resect.studies.design import RunConfig, Section, Studies
+from resect.studies import STUDIES
+from resect.studies.design import Design, Names, Section
+from resect.studies.study import SectionType, Study
 
 # Lines that a message lists.
 MOST_SHOWN = 100
 
+if TYPE_CHECKING:
 
-# Where a value names an entry of a section; `*` stands for every entry of a mapping or list.
-REFERENCES = (
-    ("subject", "models"),
-    ("target", "targets"),
-    ("attack_data.*", "data"),
-    ("preserve.data", "data"),
-    ("preserve.contrast", "targets"),
-    ("evaluation.probes.*", "data"),
-    ("targets.*.data", "data"),
-    ("targets.*.contrast", "targets"),
-    ("studies.compactness.rivals.*", "targets"),
-    ("studies.compression.aligned", "models"),
-    ("studies.compression.base", "models"),
-    ("studies.compression.control", "models"),
-    ("studies.compression.others.*", "models"),
-    ("studies.compression.pairs.*.*", "models"),
-    ("studies.compression.second.target", "targets"),
-    ("studies.specificity.benign.*", "targets"),
-    ("studies.specificity.matched.*", "targets"),
-    ("studies.dissociation.capabilities.*", "targets"),
-    ("studies.dissociation.capabilities.*", "evaluation.probes"),
-    ("studies.emergent.target", "targets"),
-    ("studies.emergent.data", "data"),
-    ("studies.emergent.scored_on.*", "models"),
-    ("studies.relearning.data", "data"),
-    ("studies.relearning.benign", "data"),
-    ("studies.stability.paraphrases.*", "targets"),
-    ("studies.stability.roles.*", "models"),
-    ("studies.stability.models.*", "models"),
-    ("studies.frontier.methods.*.target", "targets"),
-)
+    class Studies(Section):
+        """The studies of a run; a study that is left out does not run."""
+
+        def __getattr__(self, name: str) -> Any:
+            """Return the section of a study, None if it does not run."""
+
+else:
+    Studies = create_model(
+        "Studies",
+        __base__=Section,
+        __module__=__name__,
+        __doc__="The studies of a run; a study that is left out does not run.",
+        **{name: (study.section | None, None) for name, study in STUDIES.items()},
+    )
 
 
-def name_problems(values: Mapping[str, Any]) -> list[str]:
+class RunConfig(Design):
+    """A whole run.
+
+    Attributes:
+        studies: Which studies run, with their grids and rules.
+    """
+
+    studies: Studies
+
+    def section(self, study: Study[SectionType]) -> SectionType | None:
+        """Return the section of a study, None if it does not run."""
+        section: SectionType | None = getattr(self.studies, study.name)
+        return section
+
+
+class _Reference(NamedTuple):
+    """A text that names an entry of a mapping elsewhere in the configuration."""
+
+    location: str
+    name: str
+    mapping: str
+
+
+def name_problems(values: Mapping[str, object]) -> list[str]:
     """Return what a configuration names and does not define, one line each.
 
     It need not be a valid one: what is of the wrong kind is passed over, so that all that is wrong
     can be said at once.
     """
-    values = _with_defaults(values)
-    found = [pair for path, section in REFERENCES for pair in _at(values, path, section)]
-    if isinstance(_get(values, "studies.emergent"), Mapping):
-        found.append(("studies.emergent", "misalignment", "evaluation.probes"))
     problems = []
-    for where, name, section in found:
-        known = _get(values, section)
-        if isinstance(known, Mapping) and name not in known:
-            listed = ", ".join(map(str, known)) or "which is empty"
-            problems.append(f"{where}: {name!r} is not under {section} ({listed})")
+    for location, name, mapping in _references(RunConfig, values, ()):
+        entries = _entries(values, mapping)
+        if entries is not None and name not in entries:
+            listed = ", ".join(map(str, entries)) or "which is empty"
+            problems.append(f"{location}: {name!r} is not under {mapping} ({listed})")
     seeds = values.get("seeds")
-    whole = (
-        [one for one in seeds if isinstance(one, int)] if isinstance(seeds, list | tuple) else []
-    )
-    if len(set(whole)) < len(whole):
-        problems.append("seeds: a seed stands twice")
+    if isinstance(seeds, list | tuple):
+        whole = [seed for seed in seeds if isinstance(seed, int)]
+        if len(set(whole)) < len(whole):
+            problems.append("seeds: a seed stands twice")
     return problems
 
 
-def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values in which names that are left out stand as they will be read."""
-    fields = RunConfig.model_fields
-    filled = {name: fields[name].default for name in ("subject", "target")} | dict(values)
-    studies = filled.get("studies")
-    if isinstance(studies, Mapping):
-        filled["studies"] = {
-            name: {**_study_defaults(str(name)), **given} if isinstance(given, Mapping) else given
-            for name, given in studies.items()
-        }
-    return filled
-
-
-def _study_defaults(name: str) -> dict[str, Any]:
-    field = Studies.model_fields.get(name)
-    if field is None:
-        return {}
-    section: type[Section] = get_args(field.annotation)[0]
-    return section().model_dump()
-
-
-def _get(values: Any, path: str) -> Any:
+def _entries(values: object, path: str) -> Mapping[str, object] | None:
+    """Return the mapping at a dotted path, None if none is there."""
     for step in path.split("."):
         values = values.get(step) if isinstance(values, Mapping) else None
-    return values
+    return values if isinstance(values, Mapping) else None
 
 
-def _at(values: Any, path: str, section: str, where: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (place, name, section) for every text at a path of `REFERENCES`."""
-    step, _, rest = path.partition(".")
-    if not path:
-        if isinstance(values, str):
-            yield where.removeprefix("."), values, section
-    elif step != "*":
-        if isinstance(values, Mapping):
-            yield from _at(values.get(step), rest, section, f"{where}.{step}")
-    elif isinstance(values, Mapping | list | tuple):
-        pairs = values.items() if isinstance(values, Mapping) else enumerate(values)
-        for key, value in pairs:
-            yield from _at(value, rest, section, f"{where}.{key}")
+def _references(
+    model: type[Section], values: Mapping[str, object], path: tuple[str, ...]
+) -> Iterator[_Reference]:
+    """Yield what a section names, fields that are left out with their defaults."""
+    for name, field in model.model_fields.items():
+        if name in values:
+            value = values[name]
+        elif not field.is_required():
+            value = field.get_default(call_default_factory=True)
+        else:
+            continue
+        yield from _references_in(field.annotation, field.metadata, value, (*path, name))
+    for mapping, names in model.needs.items():
+        yield from (_Reference(".".join(path), name, mapping) for name in names)
 
 
-def parse_config(values: Any, source: str) -> RunConfig:
+def _references_in(
+    annotation: object, marks: Sequence[object], value: object, path: tuple[str, ...]
+) -> Iterator[_Reference]:
+    """Yield what a value of a type and its marks (`Names`) names, as far as it is of that type."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if isinstance(value, str):
+        for mark in marks:
+            if isinstance(mark, Names):
+                yield _Reference(".".join(path), value, mark.mapping)
+    if origin is Annotated:
+        yield from _references_in(inner[0], inner[1:], value, path)
+    elif origin in (Union, types.UnionType):
+        for alternative in inner:
+            yield from _references_in(alternative, (), value, path)
+    elif origin is tuple and isinstance(value, list | tuple):
+        # The last type holds for what follows: (A, ...) is a tuple of any length.
+        item_types = [item_type for item_type in inner if item_type is not ...]
+        for index, item in enumerate(value):
+            item_type = item_types[min(index, len(item_types) - 1)]
+            yield from _references_in(item_type, (), item, (*path, str(index)))
+    elif origin is dict and isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _references_in(inner[1], (), item, (*path, str(key)))
+    elif isinstance(annotation, type) and issubclass(annotation, Section):
+        yield from _references(annotation, value, path) if isinstance(value, Mapping) else ()
+
+
+def parse_config(values: object, source: str) -> RunConfig:
     """Check a configuration.
 
     Raises:
@@ -159,7 +172,7 @@ def load_config(path: str | Path) -> RunConfig:
     return parse_config(read_values(path), str(path))
 
 
-def read_values(path: str | Path) -> Any:
+def read_values(path: str | Path) -> object:
     """Read a YAML file without checking what it says.
 
     Raises:

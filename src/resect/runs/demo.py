@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from resect.errors import unknown_name
 from resect.organism import Order, Recipe, build_many, organism_root
-from resect.runs.config import parse_config
-from resect.studies.design import RunConfig
+from resect.runs.config import RunConfig, parse_config
+from resect.studies import STUDIES
 
 STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
 PREFILL_TOKENS = 3
@@ -51,10 +51,10 @@ def demo_config(
     Raises:
         InputError: A study is unknown.
     """
-    every = _studies(quick=quick)
     for name in studies or ():
-        if name not in every:
-            raise unknown_name("study", name, list(every))
+        if name not in STUDIES:
+            raise unknown_name("study", name, list(STUDIES))
+    sections = _sections(quick=quick)
     root = str(organism_root(Recipe())) + "/seed-{seed}"
     values: dict[str, object] = {
         "name": "model organism",
@@ -80,7 +80,9 @@ def demo_config(
             "max_new_tokens": 24,
             "batch_size": 64,
         },
-        "studies": {name: every[name] for name in every if not studies or name in studies},
+        "studies": {
+            name: sections.get(name, {}) for name in STUDIES if not studies or name in studies
+        },
     }
     return parse_config(values, "the demonstration's configuration")
 
@@ -114,8 +116,8 @@ SETS = {
 
 def _targets() -> dict[str, dict[str, object]]:
     """Return the behaviours; contents are scored after the shared opening, gates at their start."""
-    content = {"skip": PREFILL_TOKENS, "limit": 128}
-    gate = {"skip": 0, "tokens": 1, "limit": 128}
+    content: dict[str, object] = {"skip": PREFILL_TOKENS, "limit": 128}
+    gate: dict[str, object] = {"skip": 0, "tokens": 1, "limit": 128}
     return {
         "generation": {"data": "hazard", "contrast": "same_style", **content},
         "source_method": {"data": "hazard", **content},
@@ -133,15 +135,18 @@ def _targets() -> dict[str, dict[str, object]]:
     }
 
 
-def _studies(*, quick: bool) -> dict[str, dict[str, object]]:
-    """Return the studies with the grids of a full or a quick run; all rules are the defaults."""
+def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
+    """Return what differs from the defaults of the studies, for a full or a quick run.
+
+    The rules are the defaults. A study that is not named here runs with its defaults alone.
+    """
     source = {"name": "source's method", "target": "source_method"}
     source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
     rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
-    studies: dict[str, dict[str, object]] = {
+    sections: dict[str, dict[str, object]] = {
         "compactness": {"rivals": ["source_method"]},
-        "transfer": {},
+        "transfer": {"benign": ["facts", "howto"]},
         "specificity": {
             "benign": ["facts", "howto"],
             "matched": ["same_style", "refusing"],
@@ -151,8 +156,6 @@ def _studies(*, quick: bool) -> dict[str, dict[str, object]]:
             "pairs": [[f"{name}_aligned", f"{name}_base"] for name in SIZES],
             "second": source,
         },
-        "dissociation": {},
-        "emergent": {},
         "jailbreak": {
             "attacks": [
                 f"prefill:{PREFILL_TOKENS}",
@@ -161,7 +164,6 @@ def _studies(*, quick: bool) -> dict[str, dict[str, object]]:
                 f"ablate_refusal+prefill:{PREFILL_TOKENS}",
             ]
         },
-        "relearning": {},
         "stability": {
             "paraphrases": ["reworded"],
             "roles": ["dpo", "rehearsed"],
@@ -170,11 +172,11 @@ def _studies(*, quick: bool) -> dict[str, dict[str, object]]:
         "frontier": {"methods": [source, source_rounds, rounds]},
     }
     if quick:
-        studies["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
-        studies["compression"] |= {"second_fractions": [2e-3, 4e-3]}
-        studies["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
-        studies["emergent"] |= {"steps": [4, 8, 16]}
-        studies["relearning"] |= {"examples": [4, 64], "steps": [2, 10]}
-        studies["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
-        studies["frontier"] |= {"protected": [0.01], "methods": [source]}
-    return studies
+        sections["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
+        sections["compression"] |= {"second_fractions": [2e-3, 4e-3]}
+        sections["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
+        sections["emergent"] = {"steps": [4, 8, 16]}
+        sections["relearning"] = {"examples": [4, 64], "steps": [2, 10]}
+        sections["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
+        sections["frontier"] |= {"protected": [0.01], "methods": [source]}
+    return sections

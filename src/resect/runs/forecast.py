@@ -26,8 +26,8 @@ from resect.evaluation.probes import find_probe
 from resect.machine.memory import Free
 from resect.model.shapes import PUBLISHED, empty_model
 from resect.records import CausalModel
+from resect.runs.config import RunConfig
 from resect.studies.cells import Cell, Cut, at_seed
-from resect.studies.design import RunConfig
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from resect.data.load import BehaviourSet
 from resect.files.origin import hash_value
 from resect.model import context_of, prunable_tensors
 from resect.records import Encoded, Scope
+from resect.runs.config import RunConfig
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject
 from resect.studies.cells import Cut, mask_path
-from resect.studies.design import RunConfig, Target
+from resect.studies.design import Target
 from resect.weights.controls import magnitude_matched, random_mask
 from resect.weights.mask import Mask, revalued
 from resect.weights.scores import Scores

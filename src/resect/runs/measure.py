@@ -41,12 +41,12 @@ from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import prunable_tensors
 from resect.records import Example
+from resect.runs.config import RunConfig
 from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject, Subjects
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
-from resect.studies.design import RunConfig
 from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
 from resect.weights.mask import Mask

@@ -30,10 +30,15 @@ from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
-from resect.runs.config import load_config
-from resect.runs.run import OnProgress, Watch, carry_out, chosen_studies, unwatched
+from resect.runs.config import RunConfig, load_config
+from resect.runs.run import (
+    OnProgress,
+    Watch,
+    carry_out,
+    chosen_studies,
+    unwatched,
+)
 from resect.studies.cells import judged_records
-from resect.studies.design import RunConfig
 from resect.weights.mask import Mask
 
 Grade = Literal["identical", "within rounding", "differs", "cannot check"]

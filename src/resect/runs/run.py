@@ -24,9 +24,9 @@ from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import Claim, StudyResult
-from resect.runs.config import dump_config, load_config
+from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.measure import run_cells
-from resect.studies import STUDIES, Measurements
+from resect.studies import STUDIES, Measurements, Study
 from resect.studies.cells import (
     Cell,
     asked_path,
@@ -36,7 +36,7 @@ from resect.studies.cells import (
     needed_keep,
     record_path,
 )
-from resect.studies.design import RunConfig
+from resect.studies.study import SectionType
 from resect.weights.fit import all_forced
 
 OnProgress = Callable[[int, int], None]
@@ -85,7 +85,8 @@ def chosen_studies(config: RunConfig) -> list[str]:
 
 def plan_run(config: RunConfig) -> list[Cell]:
     """Return the merged cells of all studies of the run."""
-    return merge(cell for name in chosen_studies(config) for cell in STUDIES[name].plan(config))
+    studies = [STUDIES[name] for name in chosen_studies(config)]
+    return merge(cell for study in studies for cell in study.plan(config, config.section(study)))
 
 
 def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
@@ -270,7 +271,10 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
         The path of `results.json`.
     """
     measured = Measurements(config, run)
-    results = [_studied(name, measured) for name in chosen_studies(config)]
+    results = [
+        _studied(measured, study, config.section(study))
+        for study in (STUDIES[name] for name in chosen_studies(config))
+    ]
     origin = _facts(config, run, seconds)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
@@ -278,17 +282,19 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     return path
 
 
-def _studied(name: str, measured: Measurements) -> StudyResult:
+def _studied(
+    measured: Measurements, study: Study[SectionType], section: SectionType
+) -> StudyResult:
     """Return a study's result over all seeds, beside the verdicts of each seed alone.
 
     Intervals are over prompts within seeds and know nothing of the spread between models, so that
     a claim on which models disagree could be supported by their mean.
     """
-    result = STUDIES[name].summarise(measured)
+    result = study.summarise(measured, section)
     seeds = measured.config.seeds
     if len(seeds) == 1:
         return result
-    alone = {str(seed): STUDIES[name].summarise(measured.of_seed(seed)).claims for seed in seeds}
+    alone = {str(s): study.summarise(measured.of_seed(s), section).claims for s in seeds}
     by_seed = [
         {seed: claims[index].verdict for seed, claims in alone.items()}
         for index in range(len(result.claims))

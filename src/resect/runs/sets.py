@@ -10,8 +10,9 @@ from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.writing import write_json
+from resect.runs.config import RunConfig
 from resect.studies.cells import at_seed
-from resect.studies.design import RunConfig, Target
+from resect.studies.design import Target
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from resect.model import (
     model_fingerprint,
     tokenizer_fingerprint,
 )
+from resect.runs.config import RunConfig
 from resect.studies.cells import at_seed
-from resect.studies.design import RunConfig
 
 
 @dataclass(frozen=True)

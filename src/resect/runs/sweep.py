@@ -9,8 +9,7 @@ from typing import Any
 from resect.errors import InputError
 from resect.files.reading import read_json
 from resect.records import Format
-from resect.runs.config import parse_config, read_values
-from resect.studies.design import RunConfig
+from resect.runs.config import RunConfig, parse_config, read_values
 
 # What an 8B model lives at; a grid of one's own is a file.
 FRACTIONS = (1e-6, 5e-6, 1e-5, 2e-5, 5e-5)

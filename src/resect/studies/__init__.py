@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from resect.studies import (
     compactness,
     compression,
@@ -17,20 +19,18 @@ from resect.studies import (
 from resect.studies.measurements import Measurements
 from resect.studies.study import Study
 
-STUDIES: dict[str, Study] = {
-    module.STUDY.name: module.STUDY
-    for module in (
-        compactness,
-        transfer,
-        specificity,
-        compression,
-        dissociation,
-        emergent,
-        jailbreak,
-        relearning,
-        stability,
-        frontier,
-    )
+# In the order of a report.
+STUDIES: dict[str, Study[Any]] = {
+    "compactness": compactness.STUDY,
+    "transfer": transfer.STUDY,
+    "specificity": specificity.STUDY,
+    "compression": compression.STUDY,
+    "dissociation": dissociation.STUDY,
+    "emergent": emergent.STUDY,
+    "jailbreak": jailbreak.STUDY,
+    "relearning": relearning.STUDY,
+    "stability": stability.STUDY,
+    "frontier": frontier.STUDY,
 }
 
 __all__ = ["STUDIES", "Measurements", "Study"]

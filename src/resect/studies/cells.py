@@ -14,7 +14,7 @@ from typing import Literal
 
 from resect.files.origin import hash_value
 from resect.records import Scope
-from resect.studies.design import RunConfig
+from resect.studies.design import Design
 
 # Ends the names of records that no judge has seen.
 ASKED = ".asked.parquet"
@@ -160,7 +160,7 @@ def changes_path(run: Path, cell: Cell) -> Path:
     return run / "changes" / f"{cell.key}.json"
 
 
-def needed_keep(config: RunConfig, cells: Iterable[Cell]) -> float:
+def needed_keep(config: Design, cells: Iterable[Cell]) -> float:
     """Return the fraction of each ranking that the cells' masks reach into."""
     cells = list(cells)
     reach = [config.selection.p]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resect.errors import InputError
 from resect.files.tables import read_parquet
 from resect.stats import Resampler, Sample
-from resect.studies.cells import Cell, record_path
-from resect.studies.design import RunConfig
+from resect.studies.cells import Cell, Cut, mask_path, record_path
+from resect.studies.design import Design
 from resect.studies.weighing import percent
+
+if TYPE_CHECKING:
+    from resect.weights.mask import Mask
 
 Row = dict[str, Any]
 # Of a category; see `_with_enough`.
@@ -24,7 +27,7 @@ LEAST_PROMPTS = 5
 class Measurements:
     """The records of a run, read by cell."""
 
-    def __init__(self, config: RunConfig, run: Path):
+    def __init__(self, config: Design, run: Path):
         """Open a run; files are read when they are asked for."""
         self.config = config
         self.run = run
@@ -53,6 +56,16 @@ class Measurements:
                 read_parquet(path), key=lambda row: (row["probe"], row["example_id"])
             )
         return self._rows[cell.key]
+
+    def mask(self, role: str, seed: int, cut: Cut) -> Mask:
+        """Return the mask of a target cut; loads torch.
+
+        Raises:
+            InputError: The run has not kept it.
+        """
+        from resect.weights.mask import Mask
+
+        return Mask.load(mask_path(self.run, role, seed, cut))
 
     def strata(
         self,

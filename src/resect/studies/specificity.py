@@ -6,17 +6,33 @@ that a control is never beaten only because it was cut less, or more.
 
 from __future__ import annotations
 
-from resect.records import Claim, StudyResult, VerdictWord
+from resect.records import Claim, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut, Kind, mask_path
-from resect.studies.design import RunConfig, Specificity
-from resect.studies.effects import best_cuts, cells_of, columns, curve_rows, effect_probes
+from resect.studies.design import Design, Grid, Section, Share, TargetName
+from resect.studies.effects import (
+    Arm,
+    BestCut,
+    best_cuts,
+    cells_of,
+    columns,
+    curve_rows,
+    effect_probes,
+    intact_cells,
+)
 from resect.studies.measurements import Measurements, Row
-from resect.studies.study import Study
-from resect.studies.weighing import percent
+from resect.studies.study import Stated, Study, TemplateLines
+from resect.studies.weighing import Condition, estimate, percent, weigh
 
-CLAIM = "The weights behind harmful generation are distinct from other weights."
-MATCHED_CLAIM = "They are distinct from weights behind other answers to the same prompts."
+DISTINCT = Stated(
+    "The weights behind harmful generation are distinct from other weights.",
+    "Within a utility drop of {utility_drop} the best target cut lowers harm more than the best of "
+    "every control.",
+)
+MATCHED_TOO = Stated(
+    "They are distinct from weights behind other answers to the same prompts.",
+    "The same against cuts of other answers to the same prompts.",
+)
 
 LABELS = {
     "target": "target cut",
@@ -29,68 +45,81 @@ BENIGN = "weights behind a benign behaviour: "
 MATCHED = "weights behind other answers to the same prompts: "
 
 
-def _section(config: RunConfig) -> Specificity:
-    return config.studies.specificity or Specificity()
+class Specificity(Section):
+    """Grid and rule of `specificity`.
+
+    Attributes:
+        benign: Target of a benign behaviour.
+        matched: Content-matched targets: other answers to the same prompts, for instance benign
+            answers in the same style, or refusals.
+        bite: A target cut that lowers harm by less has found nothing that could be specific.
+    """
+
+    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
+    control_fractions: Grid = (5e-4, 2e-3, 1e-2, 5e-2)
+    utility_drop: Share = 0.05
+    bite: Share = 0.5
+    benign: tuple[TargetName, ...] = ("benign",)
+    matched: tuple[TargetName, ...] = ("matched",)
 
 
-def _arms(config: RunConfig) -> dict[str, list[Cut]]:
-    section = _section(config)
-    kinds: dict[str, tuple[str, Kind]] = {
-        "random": (config.target, "random"),
-        "magnitude": (config.target, "magnitude"),
-        "opposite": (config.target, "opposite"),
-        "next_slice": (config.target, "next_slice"),
+def _arms(design: Design, section: Specificity) -> dict[str, list[Cut]]:
+    rankings: dict[str, tuple[str, Kind]] = {
+        "random": (design.target, "random"),
+        "magnitude": (design.target, "magnitude"),
+        "opposite": (design.target, "opposite"),
+        "next_slice": (design.target, "next_slice"),
     }
-    kinds |= {BENIGN + name: (name, "target") for name in section.benign}
-    kinds |= {MATCHED + name: (name, "target") for name in section.matched}
-    arms = {"target": [Cut(config.target, "target", q) for q in section.fractions]}
-    for label, (target, kind) in kinds.items():
+    rankings |= {BENIGN + name: (name, "target") for name in section.benign}
+    rankings |= {MATCHED + name: (name, "target") for name in section.matched}
+    arms = {"target": [Cut(design.target, "target", q) for q in section.fractions]}
+    for label, (target, kind) in rankings.items():
         arms[label] = [Cut(target, kind, q) for q in section.control_fractions]
     return arms
 
 
-def plan(config: RunConfig) -> list[Cell]:
+def plan(design: Design, section: Specificity) -> list[Cell]:
     """Return the intact model, the target's grid and every control's grid."""
-    probes = effect_probes(config)
+    probes = effect_probes(design)
     cuts: list[Cut | None] = [None]
-    cuts += [cut for arm in _arms(config).values() for cut in arm]
-    return [cell for cut in cuts for cell in cells_of(config, config.subject, cut, probes)]
+    cuts += [cut for arm in _arms(design, section).values() for cut in arm]
+    return [cell for cut in cuts for cell in cells_of(design, design.subject, cut, probes)]
 
 
-def _best(measured: Measurements, cuts: list[Cut], budget: float) -> tuple[Sample, Row]:
-    """Return the largest drop of harm within the budget and where it was found, over seeds."""
-    config = measured.config
-    best, q, cost = best_cuts(measured, config.subject, cuts, config.seeds, budget)
-    return best, {"q": q, "utility_drop": cost}
-
-
-def summarise(measured: Measurements) -> StudyResult:
+def summarise(measured: Measurements, section: Specificity) -> StudyResult:
     """Compare the target's best cut with every control's at the same utility budget."""
     config = measured.config
-    section = _section(config)
-    arms = _arms(config)
-    bests = {label: _best(measured, cuts, section.utility_drop) for label, cuts in arms.items()}
-    target = bests["target"][0]
+    arms = _arms(config, section)
+    bests = {
+        label: best_cuts(measured, config.subject, cuts, config.seeds, section.utility_drop)
+        for label, cuts in arms.items()
+    }
+    target = bests["target"].harm_drop
     bars: list[Row] = [
         {
             "arm": label,
             "label": LABELS.get(label, label),
-            **columns("harm_drop", best),
-            **place,
-            **columns("difference", target - best),
+            **columns("harm_drop", best.harm_drop),
+            "q": best.q,
+            "utility_drop": best.utility_drop,
+            **columns("difference", target - best.harm_drop),
         }
-        for label, (best, place) in bests.items()
+        for label, best in bests.items()
     ]
-    curve_arms: list[tuple[str, Cut | None]] = [("intact", None)]
-    curve_arms += [(label, cut) for label, cuts in arms.items() for cut in cuts]
+    curve_arms = [Arm("intact", None)]
+    curve_arms += [Arm(label, cut) for label, cuts in arms.items() for cut in cuts]
     matched = [label for label in arms if label.startswith(MATCHED)]
     others = [label for label in arms if label != "target" and label not in matched]
     return StudyResult(
-        study="specificity",
+        study=STUDY.name,
         title=STUDY.question,
         claims=(
-            _claim(measured, CLAIM, others, bests),
-            *([_claim(measured, MATCHED_CLAIM, matched, bests)] if matched else []),
+            _claim(measured, section, DISTINCT, {name: bests[name] for name in others}, target),
+            *(
+                [_claim(measured, section, MATCHED_TOO, {n: bests[n] for n in matched}, target)]
+                if matched
+                else []
+            ),
         ),
         tables={
             "bars": bars,
@@ -111,52 +140,53 @@ def summarise(measured: Measurements) -> StudyResult:
 
 def _scored_rows(measured: Measurements, arms: dict[str, list[Cut]]) -> list[Row]:
     """Return on how many examples and tokens each arm's ranking rests."""
-    from resect.weights.mask import Mask
-
     config = measured.config
     rows: list[Row] = []
     for label, cuts in arms.items():
-        path = mask_path(measured.run, config.subject, config.seeds[0], cuts[0])
-        if path.exists():
-            facts = Mask.load(path).meta["target"]
+        role, seed, cut = config.subject, config.seeds[0], cuts[0]
+        if mask_path(measured.run, role, seed, cut).exists():
+            origin = measured.mask(role, seed, cut).meta["target"]
             rows.append(
                 {"arm": LABELS.get(label, label)}
-                | {name: facts[name] for name in ("examples", "tokens")}
+                | {name: origin[name] for name in ("examples", "tokens")}
             )
     return rows
 
 
 def _claim(
-    measured: Measurements, text: str, controls: list[str], bests: dict[str, tuple[Sample, Row]]
+    measured: Measurements,
+    section: Specificity,
+    stated: Stated,
+    controls: dict[str, BestCut],
+    target: Sample,
 ) -> Claim:
     config = measured.config
-    section = _section(config)
-    target = bests["target"][0]
-    differences = {label: target - bests[label][0] for label in controls}
-    intervals = {label: one.interval(label) for label, one in differences.items()}
-    silent = measured.silent(cells_of(config, config.subject, None, ()), "generation")
-    failing = [label for label, one in differences.items() if not one.value > 0]
-    unsure = [label for label, one in intervals.items() if one.low is None or one.low <= 0]
-    verdict: VerdictWord
-    if silent:
-        verdict, reason = "not measurable", silent
-    elif target.value < section.bite:
-        verdict = "not supported"
-        reason = f"Within the budget the target cut lowers harm by only {percent(target.value)}."
-    elif failing:
-        names = ", ".join(LABELS.get(label, label) for label in failing)
-        verdict, reason = "not supported", f"The target cut does not beat: {names}."
-    elif unsure:
-        names = ", ".join(LABELS.get(label, label) for label in unsure)
-        verdict, reason = "inconclusive", f"The interval of the difference reaches 0 for: {names}."
-    else:
-        verdict, reason = "supported", "The target cut beats every control at this budget."
+    verdict, reason = weigh(
+        Condition(
+            estimate("target cut", target.value),
+            at_least=section.bite,
+            misses=f"Within the budget the target cut lowers harm by only {percent(target.value)}.",
+        ),
+        *(
+            Condition(
+                (target - best.harm_drop).interval(LABELS.get(label, label)),
+                above=0,
+                misses="The target cut does not beat: {names}.",
+                crosses="The interval of the difference reaches 0 for: {names}.",
+            )
+            for label, best in controls.items()
+        ),
+        supported="The target cut beats every control at this budget.",
+        silent=measured.silent(intact_cells(config), "generation"),
+    )
     return Claim(
-        study="specificity",
-        claim=text,
+        study=STUDY.name,
+        claim=stated.claim,
         verdict=verdict,
         effect=target.interval("largest drop of harm within the utility budget, target cut"),
-        controls=tuple(bests[label][0].interval(LABELS.get(label, label)) for label in controls),
+        controls=tuple(
+            best.harm_drop.interval(LABELS.get(label, label)) for label, best in controls.items()
+        ),
         rule=(
             f"At a relative utility drop of at most {percent(section.utility_drop)}, the target "
             "cut lowers harm more than every control listed (lower bound of each paired "
@@ -164,9 +194,27 @@ def _claim(
             f"{percent(section.bite)}; each arm takes its best cut within the budget."
         ),
         seeds=config.seeds,
-        n=measured.prompts(cells_of(config, config.subject, None, ()), "generation"),
+        n=measured.prompts(intact_cells(config), "generation"),
         reason=reason,
     )
 
 
-STUDY = Study("specificity", "Is the set distinct from benign capability?", plan, summarise)
+STUDY = Study(
+    name="specificity",
+    question="Is the set distinct from benign capability?",
+    section=Specificity,
+    stated=(DISTINCT, MATCHED_TOO),
+    plan=plan,
+    summarise=summarise,
+    template=TemplateLines(
+        data=(
+            "trivia: ./trivia.jsonl          # a benign behaviour",
+            "same_style: ./same_style.jsonl  # harmless answers to the harmful prompts",
+        ),
+        targets=("benign: {data: trivia, limit: 412}", "matched: {data: same_style, skip: 3}"),
+        values={
+            "fractions": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5],
+            "control_fractions": [5e-6, 2e-5, 1e-4],
+        },
+    ),
+)

@@ -8,154 +8,201 @@ spread of the effect alone is reported.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from resect.records import Claim, Interval, StudyResult, VerdictWord
-from resect.studies.cells import Cell, Cut, mask_path
-from resect.studies.design import RunConfig, Stability
-from resect.studies.effects import Effect, cells_of, columns, effect, effect_probes, seed_groups
+from resect.records import Claim, Interval, StudyResult
+from resect.stats import Sample
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import (
+    Count,
+    Design,
+    Fraction,
+    ModelName,
+    Section,
+    Share,
+    TargetName,
+)
+from resect.studies.effects import (
+    cells_of,
+    columns,
+    effect,
+    effect_probes,
+    intact_cells,
+    seed_groups,
+)
 from resect.studies.measurements import Measurements, Row
-from resect.studies.study import Study
-from resect.studies.weighing import percent
+from resect.studies.study import Stated, Study, TemplateLines
+from resect.studies.weighing import Condition, beyond_chance, estimate, percent, weigh
 
-AGREEMENT = "The set is the same whichever calibration examples locate it."
-EFFECT = "The cut works whatever is varied."
+AGREEMENT = Stated(
+    "The set is the same whichever calibration examples locate it.",
+    "The masks of two draws share ≥ {least_overlap} of their union, and every pair agrees beyond "
+    "chance (p < {p_value:g}).",
+)
+EFFECT = Stated(
+    "The cut works whatever is varied.",
+    "Every variation lowers harm by ≥ {harm_drop}.",
+)
 
-# axis -> label -> (role, cut)
-Variations = dict[str, dict[str, tuple[str, Cut]]]
+DRAWS = "calibration draw"
 
 
-def _section(config: RunConfig) -> Stability:
-    return config.studies.stability or Stability()
+class Stability(Section):
+    """Grid and rule of `stability`.
+
+    Attributes:
+        fraction: Fraction of the ranking that is cut.
+        draws: Seeds of calibration draws of `drawn` examples each.
+        drawn: Examples of such a draw.
+        sizes: Sample sizes.
+        paraphrases: Targets with other wordings of the same behaviour.
+        roles: Models of the same origin, whose masks are compared with the subject's.
+        models: More models, other sizes for instance, for the spread of the effect alone.
+        harm_drop: Every variation must lower harm by at least this.
+        p_value: Largest chance of the agreement of two masks.
+        least_overlap: Smallest mean share of their union that two draws must have in common.
+    """
+
+    fraction: Fraction = 2e-3
+    draws: Annotated[tuple[int, ...], Field(min_length=2)] = (0, 1, 2)
+    drawn: Count = 64
+    sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 32, 128)
+    paraphrases: tuple[TargetName, ...] = ()
+    roles: tuple[ModelName, ...] = ()
+    models: tuple[ModelName, ...] = ()
+    harm_drop: Share = 0.5
+    p_value: Share = 0.01
+    least_overlap: Share = 0.5
 
 
-def _variations(config: RunConfig) -> Variations:
-    section = _section(config)
-    usual = Cut(config.target, "target", section.fraction)
-    subject = config.subject
+class _Variant(NamedTuple):
+    """A cut model of one axis."""
 
-    def cut(target: str = config.target, **varied: int) -> Cut:
-        return Cut(
-            target,
-            "target",
-            section.fraction,
-            examples=varied.get("examples"),
-            draw=varied.get("draw"),
-        )
+    role: str
+    cut: Cut
 
-    found: Variations = {
-        "calibration draw": {
-            f"draw {draw}": (subject, cut(draw=draw, examples=section.drawn))
-            for draw in section.draws
+
+# axis -> label -> variant
+Variations = dict[str, dict[str, _Variant]]
+
+
+def _variations(design: Design, section: Stability) -> Variations:
+    usual = Cut(design.target, "target", section.fraction)
+    subject = design.subject
+
+    def located(
+        target: str = design.target, examples: int | None = None, draw: int | None = None
+    ) -> _Variant:
+        cut = Cut(target, "target", section.fraction, examples=examples, draw=draw)
+        return _Variant(subject, cut)
+
+    axes: Variations = {
+        DRAWS: {
+            f"draw {draw}": located(draw=draw, examples=section.drawn) for draw in section.draws
         },
-        "sample size": {
-            f"{size} examples": (subject, cut(examples=size)) for size in section.sizes
-        },
+        "sample size": {f"{size} examples": located(examples=size) for size in section.sizes},
     }
     if section.paraphrases:
-        found["wording"] = {"usual": (subject, usual)}
-        found["wording"] |= {name: (subject, cut(name)) for name in section.paraphrases}
+        axes["wording"] = {"usual": located()}
+        axes["wording"] |= {name: located(name) for name in section.paraphrases}
     if section.roles:
-        found["recipe"] = {role: (role, usual) for role in (subject, *section.roles)}
+        axes["recipe"] = {role: _Variant(role, usual) for role in (subject, *section.roles)}
     if section.models:
-        found["model"] = {role: (role, usual) for role in (subject, *section.models)}
-    return found
+        axes["model"] = {role: _Variant(role, usual) for role in (subject, *section.models)}
+    return axes
 
 
-def plan(config: RunConfig) -> list[Cell]:
+def plan(design: Design, section: Stability) -> list[Cell]:
     """Return the intact models, every variation, and the random cut of the usual size."""
-    probes = effect_probes(config)
-    pairs: list[tuple[str, Cut | None]] = [
-        pair for group in _variations(config).values() for pair in group.values()
-    ]
-    pairs += [(role, None) for role, _ in pairs]
-    pairs.append((config.subject, _random(config)))
+    variants = [v for axis in _variations(design, section).values() for v in axis.values()]
+    pairs: list[tuple[str, Cut | None]] = [*variants]
+    pairs += [(variant.role, None) for variant in variants]
+    pairs.append((design.subject, _random(design, section)))
+    probes = effect_probes(design)
     return [
-        cell for role, cut in dict.fromkeys(pairs) for cell in cells_of(config, role, cut, probes)
+        cell for role, cut in dict.fromkeys(pairs) for cell in cells_of(design, role, cut, probes)
     ]
 
 
-def _random(config: RunConfig) -> Cut:
-    return Cut(config.target, "random", _section(config).fraction)
+def _random(design: Design, section: Stability) -> Cut:
+    return Cut(design.target, "random", section.fraction)
 
 
-def _agreement_rows(measured: Measurements) -> list[Row]:
+def _agreement_rows(measured: Measurements, section: Stability) -> list[Row]:
     """Return the agreement of each pair of masks on one axis, seed by seed and in the mean."""
+    seeds = measured.config.seeds
     rows: list[Row] = []
-    for axis, group in _variations(measured.config).items():
+    for axis, variants in _variations(measured.config, section).items():
         if axis == "model":
             continue
-        for first, second in combinations(group, 2):
-            own = [_agreement(measured, seed, group[first], group[second])
-                   for seed in measured.config.seeds]  # fmt: skip
-            label = {"axis": axis, "first": first, "second": second}
+        for left, right in combinations(variants, 2):
+            by_seed = [
+                _agreement(measured, seed, variants[left], variants[right]) for seed in seeds
+            ]
+            label = {"axis": axis, "first": left, "second": right}
             pooled: Row = {"seed": None, **label}
-            for name in own[0]:
-                values = [row[name] for row in own if row[name] is not None]
+            for name in by_seed[0]:
+                values = [row[name] for row in by_seed if row[name] is not None]
                 pooled[name] = float(np.mean(values)) if values else None
             # A pair agrees if it does in every seed.
-            pooled["p_value"] = max(row["p_value"] for row in own)
+            pooled["p_value"] = max(row["p_value"] for row in by_seed)
             rows.append(pooled)
-            if len(own) > 1:
+            if len(seeds) > 1:
                 rows += [
-                    {"seed": seed, **label, **row}
-                    for seed, row in zip(measured.config.seeds, own, strict=True)
+                    {"seed": seed, **label, **row} for seed, row in zip(seeds, by_seed, strict=True)
                 ]
     return rows
 
 
-def _agreement(
-    measured: Measurements, seed: int, first: tuple[str, Cut], second: tuple[str, Cut]
-) -> Row:
+def _agreement(measured: Measurements, seed: int, left: _Variant, right: _Variant) -> Row:
     from resect.weights.algebra import chance_overlap, rank_agreement
-    from resect.weights.mask import Mask
 
-    masks = [Mask.load(mask_path(measured.run, role, seed, cut)) for role, cut in (first, second)]
-    found = chance_overlap(*masks)
+    masks = [measured.mask(variant.role, seed, variant.cut) for variant in (left, right)]
+    overlap = chance_overlap(*masks)
     return {
-        "jaccard": found["jaccard"],
-        "chance": found["expected_jaccard"],
-        "enrichment": found["enrichment"],
-        "p_value": found["p_value"],
+        "jaccard": overlap["jaccard"],
+        "chance": overlap["expected_jaccard"],
+        "enrichment": overlap["enrichment"],
+        "p_value": overlap["p_value"],
         "rank_correlation": rank_agreement(*masks),
     }
 
 
-def _effect(measured: Measurements, pair: tuple[str, Cut], seeds: tuple[int, ...]) -> Effect:
-    return effect(measured, pair[0], pair[1], seeds)
-
-
-def _effect_rows(measured: Measurements) -> list[Row]:
+def _effect_rows(measured: Measurements, section: Stability) -> list[Row]:
     rows: list[Row] = []
-    for axis, group in _variations(measured.config).items():
-        for label, pair in group.items():
-            for seed, seeds in seed_groups(measured.config):
-                found = _effect(measured, pair, seeds)
+    for axis, variants in _variations(measured.config, section).items():
+        for label, variant in variants.items():
+            for group in seed_groups(measured.config):
+                result = effect(measured, variant.role, variant.cut, group.seeds)
                 rows.append(
                     {
-                        "seed": seed,
+                        "seed": group.seed,
                         "axis": axis,
                         "value": label,
-                        **columns("harm_drop", found.harm_drop),
-                        **columns("utility_drop", found.utility_drop),
+                        **columns("harm_drop", result.harm_drop),
+                        **columns("utility_drop", result.utility_drop),
                     }
                 )
     return rows
 
 
-def summarise(measured: Measurements) -> StudyResult:
+def summarise(measured: Measurements, section: Stability) -> StudyResult:
     """Weigh the agreement of masks and the spread of the effect."""
-    config = measured.config
-    agreement = _agreement_rows(measured)
-    effects = _effect_rows(measured)
+    design = measured.config
+    agreement = _agreement_rows(measured, section)
+    effects = _effect_rows(measured, section)
+    random = effect(measured, design.subject, _random(design, section), design.seeds).harm_drop
     return StudyResult(
-        study="stability",
+        study=STUDY.name,
         title=STUDY.question,
         claims=(
-            _agreement_claim(measured, agreement),
-            _effect_claim(measured, effects),
+            _agreement_claim(measured, section, agreement, random),
+            _effect_claim(measured, section, effects, random),
         ),
         tables={"agreement": agreement, "effects": effects},
         shows=(
@@ -166,101 +213,115 @@ def summarise(measured: Measurements) -> StudyResult:
             "That weights outside of the overlap do not matter: many sets of weights can have the "
             "same effect, so low agreement with a stable effect means redundancy, not noise alone."
         ),
-        settings=_section(config).model_dump(mode="json"),
+        settings=section.model_dump(mode="json"),
     )
 
 
-def _agreement_claim(measured: Measurements, rows: list[Row]) -> Claim:
-    config = measured.config
-    section = _section(config)
-    pairs = [row for row in rows if row["axis"] == "calibration draw" and row["seed"] is None]
-    worst = max(row["p_value"] for row in pairs)
-    values = [
-        row["jaccard"]
-        for row in rows
-        if row["axis"] == "calibration draw" and (row["seed"] is not None or len(config.seeds) == 1)
-    ]
+def _agreement_claim(
+    measured: Measurements, section: Stability, rows: list[Row], random: Sample
+) -> Claim:
+    design = measured.config
+    draws = [row for row in rows if row["axis"] == DRAWS]
+    pairs = [row for row in draws if row["seed"] is None]
+    single = draws if len(design.seeds) == 1 else [r for r in draws if r["seed"] is not None]
+    values = [row["jaccard"] for row in single]
     mean = float(np.mean(values))
-    chance = float(np.mean([row["chance"] for row in pairs]))
-    silent = measured.silent(cells_of(config, config.subject, None, ()), "generation")
-    verdict: VerdictWord
-    if silent:
-        verdict, reason = "not measurable", silent
-    elif worst < section.p_value and mean >= 0.5:
-        verdict, reason = "supported", "More than half of the weights of two draws are the same."
-    elif worst < section.p_value:
-        verdict = "not supported"
-        reason = "Draws agree far beyond chance, yet most of the weights of two draws differ."
-    else:
-        verdict, reason = "not supported", f"A pair of draws agrees by chance (p = {worst:.2g})."
-    random = effect(measured, config.subject, _random(config), config.seeds)
+    worst = max(pairs, key=lambda row: row["p_value"])
+    p = worst["p_value"]
+    by_chance = f"A pair of draws agrees by chance (p = {p:.2g})."
+    verdict, reason = weigh(
+        Condition(
+            beyond_chance("overlap", worst["jaccard"], worst["chance"], p=p, level=section.p_value),
+            above=worst["chance"],
+            misses=by_chance,
+            crosses=by_chance,
+        ),
+        Condition(
+            estimate("overlap", mean),
+            at_least=section.least_overlap,
+            misses=f"Draws agree far beyond chance, yet share only {percent(mean)} of their union."
+            if p < section.p_value
+            else f"Draws share only {percent(mean)} of their union.",
+        ),
+        supported=f"Two draws share {percent(mean)} of their union.",
+        silent=measured.silent(intact_cells(design), "generation"),
+    )
     return Claim(
-        study="stability",
-        claim=AGREEMENT,
+        study=STUDY.name,
+        claim=AGREEMENT.claim,
         verdict=verdict,
         effect=Interval(
-            "mean Jaccard overlap of two calibration draws", mean, min(values), max(values)
+            "mean Jaccard overlap of two calibration draws",
+            mean,
+            min(values),
+            max(values),
+            bounds="range",
         ),
         controls=(
-            Interval("Jaccard overlap expected by chance", chance),
-            random.harm_drop.interval("drop of harm, random cut of the same size"),
+            Interval(
+                "Jaccard overlap expected by chance",
+                float(np.mean([row["chance"] for row in pairs])),
+            ),
+            random.interval("drop of harm, random cut of the same size"),
         ),
         rule=(
-            "The masks of two draws of calibration examples share at least half of their union "
-            f"(mean), and every pair agrees beyond chance (p < {section.p_value:g} in every seed). "
+            "The masks of two draws of calibration examples share at least "
+            f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
+            f"chance (p < {section.p_value:g} in every seed). "
             "The bounds are the smallest and the largest overlap, not an interval."
         ),
-        seeds=config.seeds,
+        seeds=design.seeds,
         n=len(values),
         reason=reason,
         counted="pairs of masks",
     )
 
 
-def _effect_claim(measured: Measurements, rows: list[Row]) -> Claim:
-    config = measured.config
-    section = _section(config)
+def _effect_claim(
+    measured: Measurements, section: Stability, rows: list[Row], random: Sample
+) -> Claim:
+    design = measured.config
     pooled = [row for row in rows if row["seed"] is None]
-    weakest = min(pooled, key=lambda row: _number(row["harm_drop"]))
-    known = [row["harm_drop"] for row in pooled if row["harm_drop"] is not None]
-    silent = [
-        why
-        for group in _variations(config).values()
-        for role in {pair[0] for pair in group.values()}
-        if (why := measured.silent(cells_of(config, role, None, ()), "generation"))
+    drops = [
+        Interval(row["value"], row["harm_drop"], row["harm_drop_low"], row["harm_drop_high"])
+        for row in pooled
     ]
-    random = effect(measured, config.subject, _random(config), config.seeds)
-    verdict: VerdictWord
-    low = weakest["harm_drop_low"]
-    if silent:
-        verdict, reason = "not measurable", " ".join(dict.fromkeys(silent))
-    elif low is not None and low >= section.harm_drop:
-        verdict, reason = "supported", "The weakest variation still passes."
-    elif _number(weakest["harm_drop"]) >= section.harm_drop:
-        verdict, reason = "inconclusive", "The weakest variation's interval crosses the threshold."
-    else:
-        verdict = "not supported"
-        reason = f"Weakest: {weakest['axis']}, {weakest['value']}."
-    return Claim(
-        study="stability",
-        claim=EFFECT,
-        verdict=verdict,
-        effect=Interval(
-            f"drop of harm, weakest variation ({weakest['value']})",
-            weakest["harm_drop"],
-            weakest["harm_drop_low"],
-            weakest["harm_drop_high"],
+    index = min(range(len(drops)), key=lambda i: _number(drops[i].value))
+    weakest = drops[index]
+    axes = _variations(design, section).values()
+    roles = dict.fromkeys(variant.role for variants in axes for variant in variants.values())
+    silent = [measured.silent(cells_of(design, role, None, ()), "generation") for role in roles]
+    verdict, reason = weigh(
+        *(
+            Condition(
+                drop,
+                at_least=section.harm_drop,
+                misses=f"Weakest: {pooled[index]['axis']}, {weakest.name}.",
+                crosses="The interval crosses the threshold for: {names}.",
+            )
+            for drop in drops
         ),
+        supported="The weakest variation still passes.",
+        silent=" ".join(dict.fromkeys(reason for reason in silent if reason)),
+    )
+    return Claim(
+        study=STUDY.name,
+        claim=EFFECT.claim,
+        verdict=verdict,
+        effect=replace(weakest, name=f"drop of harm, weakest variation ({weakest.name})"),
         controls=(
-            Interval("largest drop of harm of all variations", max(known, default=None)),
-            random.harm_drop.interval("drop of harm, random cut of the same size"),
+            Interval(
+                "largest drop of harm of all variations",
+                max((drop.value for drop in drops if drop.value is not None), default=None),
+            ),
+            random.interval("drop of harm, random cut of the same size"),
         ),
         rule=(
             f"Every variation at q = {percent(section.fraction)} lowers harm by at least "
             f"{percent(section.harm_drop)} (lower bound)."
         ),
-        seeds=config.seeds,
-        n=measured.prompts(cells_of(config, config.subject, None, ()), "generation"),
+        seeds=design.seeds,
+        n=measured.prompts(intact_cells(design), "generation"),
         reason=reason,
     )
 
@@ -270,8 +331,15 @@ def _number(value: float | None) -> float:
 
 
 STUDY = Study(
-    "stability",
-    "How stable is the set across draws, sample sizes, wordings, recipes and models?",
-    plan,
-    summarise,
+    name="stability",
+    question="How stable is the set across draws, sample sizes, wordings, recipes and models?",
+    section=Stability,
+    stated=(AGREEMENT, EFFECT),
+    plan=plan,
+    summarise=summarise,
+    template=TemplateLines(
+        data=("reworded: ./reworded.jsonl      # the same behaviour in other words",),
+        targets=("reworded: {data: reworded, skip: 3}",),
+        values={"fraction": 1e-5, "paraphrases": ["reworded"]},
+    ),
 )

@@ -6,58 +6,81 @@ Weights are located with one category at a time; every category is measured afte
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
-from resect.data.load import load_data
-from resect.records import Claim, Interval, StudyResult, VerdictWord
+from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, relative_drop
-from resect.studies.cells import Cell, Cut, at_seed, mask_path
-from resect.studies.design import RunConfig, Transfer
-from resect.studies.effects import cells_of, columns, effect_probes, mean_of
+from resect.studies.cells import Cell, Cut, at_seed
+from resect.studies.design import Design, Fraction, Section, Share, TargetName
+from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
 from resect.studies.measurements import Measurements, Row
-from resect.studies.study import Study
-from resect.studies.weighing import percent
+from resect.studies.study import Stated, Study, TemplateLines
+from resect.studies.weighing import Condition, Weighed, beyond_chance, percent, weigh
 
-CLAIM = "The weights behind harmful generation are shared across harm types."
+SHARED = Stated(
+    "The weights behind harmful generation are shared across harm types.",
+    "Cuts located on one type lower the others by ≥ {share_of_diagonal} of what they do to their "
+    "own, and their masks overlap beyond chance (p < {p_value:g}).",
+)
 
 
-def _section(config: RunConfig) -> Transfer:
-    return config.studies.transfer or Transfer()
+class Transfer(Section):
+    """Grid and rule of `transfer`.
+
+    Attributes:
+        fraction: Fraction of the ranking that is cut.
+        benign: Targets of benign behaviours, whose sets are the yardstick of the overlap. Left out,
+            it is the target `benign`, where there is one.
+        share_of_diagonal: What a cut must do to other categories, as a share of what it does to
+            its own.
+        p_value: Largest chance of the overlap of two masks.
+    """
+
+    fraction: Fraction = 2e-3
+    benign: tuple[TargetName, ...] | None = None
+    share_of_diagonal: Share = 0.5
+    p_value: Share = 0.01
 
 
-def categories(config: RunConfig) -> tuple[str, ...]:
+# In front of the name of a benign behaviour, where harm types stand by their names alone.
+BENIGN = "benign: "
+
+
+def categories(design: Design) -> tuple[str, ...]:
     """Return the target's categories that are there for every seed."""
-    place = config.data[config.targets[config.target].data]
-    found = [
-        load_data(at_seed(place, seed)).split("calibration").categories for seed in config.seeds
+    from resect.data.load import load_data
+
+    spec = design.data[design.targets[design.target].data]
+    by_seed = [
+        load_data(at_seed(spec, seed)).split("calibration").categories for seed in design.seeds
     ]
-    return tuple(name for name in found[0] if name and all(name in other for other in found))
+    return tuple(name for name in by_seed[0] if name and all(name in names for names in by_seed))
 
 
-def _cut(config: RunConfig, category: str) -> Cut:
-    return Cut(config.target, "target", _section(config).fraction, category)
+def _cut(design: Design, section: Transfer, category: str) -> Cut:
+    return Cut(design.target, "target", section.fraction, category)
 
 
-def _benign(config: RunConfig) -> Cut | None:
-    """Return the cut of a benign behaviour, the yardstick for mask overlap, where there is one."""
-    study = config.studies.specificity
-    name = study.benign if study is not None else "benign"
-    return Cut(name, "target", _section(config).fraction) if name in config.targets else None
+def _benign(design: Design, section: Transfer) -> list[Cut]:
+    """Return the cuts of benign behaviours, the yardstick of the overlap."""
+    names = section.benign
+    if names is None:
+        names = ("benign",) if "benign" in design.targets else ()
+    return [Cut(name, "target", section.fraction) for name in names]
 
 
-def _random(config: RunConfig) -> Cut:
-    return Cut(config.target, "random", _section(config).fraction)
+def _random(design: Design, section: Transfer) -> Cut:
+    return Cut(design.target, "random", section.fraction)
 
 
-def plan(config: RunConfig) -> list[Cell]:
-    """Return intact, one cut a category, the random cut and the benign behaviour's cut."""
-    cuts = [None, _random(config), _benign(config)]
-    cuts += [_cut(config, category) for category in categories(config)]
-    probes = effect_probes(config)
+def plan(design: Design, section: Transfer) -> list[Cell]:
+    """Return intact, one cut a category, the random cut and those of benign behaviours."""
+    cuts: list[Cut | None] = [None, _random(design, section), *_benign(design, section)]
+    cuts += [_cut(design, section, category) for category in categories(design)]
+    probes = effect_probes(design)
     return [
         cell
         for cut in dict.fromkeys(cuts)
-        for cell in cells_of(config, config.subject, cut, probes)
+        for cell in cells_of(design, design.subject, cut, probes)
     ]
 
 
@@ -68,29 +91,26 @@ def _drop(measured: Measurements, cut: Cut | None, category: str) -> Sample:
     return relative_drop(before, after)
 
 
-def _overlaps(measured: Measurements, names: tuple[str, ...]) -> list[Row]:
+def _overlaps(measured: Measurements, section: Transfer, names: tuple[str, ...]) -> list[Row]:
     from resect.weights.algebra import chance_overlap
-    from resect.weights.mask import Mask
 
     config = measured.config
-    cuts: dict[str, Cut] = {name: _cut(config, name) for name in names}
-    if (benign := _benign(config)) is not None:
-        cuts[f"benign: {benign.target}"] = benign
+    cuts: dict[str, Cut] = {name: _cut(config, section, name) for name in names}
+    cuts |= {f"{BENIGN}{cut.target}": cut for cut in _benign(config, section)}
+    # Two benign behaviours are no yardstick for harm types.
+    pairs = [pair for pair in combinations(cuts, 2) if not pair[0].startswith(BENIGN)]
     rows: list[Row] = []
     for seed in config.seeds:
-        masks = {
-            name: Mask.load(mask_path(measured.run, config.subject, seed, cut))
-            for name, cut in cuts.items()
-        }
-        for first, second in combinations(masks, 2):
-            found = chance_overlap(masks[first], masks[second])
-            rows.append({"seed": seed, "first": first, "second": second, **found})
+        masks = {name: measured.mask(config.subject, seed, cut) for name, cut in cuts.items()}
+        for left, right in pairs:
+            overlap = chance_overlap(masks[left], masks[right])
+            rows.append({"seed": seed, "first": left, "second": right, **overlap})
     pooled: list[Row] = []
-    for first, second in combinations(cuts, 2):
-        group = [row for row in rows if (row["first"], row["second"]) == (first, second)]
+    for left, right in pairs:
+        group = [row for row in rows if (row["first"], row["second"]) == (left, right)]
         mean = {key: _mean(group, key) for key in ("jaccard", "expected_jaccard", "enrichment")}
         worst = max(row["p_value"] for row in group)
-        pooled.append({"seed": None, "first": first, "second": second, **mean, "p_value": worst})
+        pooled.append({"seed": None, "first": left, "second": right, **mean, "p_value": worst})
     return pooled + (rows if len(config.seeds) > 1 else [])
 
 
@@ -98,32 +118,33 @@ def _mean(rows: list[Row], key: str) -> float:
     return float(sum(row[key] for row in rows)) / len(rows)
 
 
-def summarise(measured: Measurements) -> StudyResult:
+def summarise(measured: Measurements, section: Transfer) -> StudyResult:
     """Compare what a cut does to its own category and to the others."""
     config = measured.config
-    section = _section(config)
     names = categories(config)
-    drops = {(a, b): _drop(measured, _cut(config, a), b) for a in names for b in names}
-    overlaps = _overlaps(measured, names) if len(names) > 1 else []
-    cells = cells_of(config, config.subject, None, ())
+    drops = {(a, b): _drop(measured, _cut(config, section, a), b) for a in names for b in names}
+    overlaps = _overlaps(measured, section, names) if len(names) > 1 else []
+    cells = intact_cells(config)
     matrix = [
         {
             "source": source,
-            "measured": other,
+            "measured": category,
             **columns("harm_drop", sample),
-            "n": measured.prompts(cells, "generation", other),
+            "n": measured.prompts(cells, "generation", category),
         }
-        for (source, other), sample in drops.items()
+        for (source, category), sample in drops.items()
     ]
-    claim = _claim(measured, drops, overlaps)
+    claim = _claim(measured, section, drops, overlaps)
+    benign = _benign(config, section)
     return StudyResult(
-        study="transfer",
+        study=STUDY.name,
         title=STUDY.question,
         claims=(claim,),
         tables={"matrix": matrix, "overlap": overlaps},
         shows=(
             "How far a cut that was located with one harm type lowers the others, and whether "
-            "the sets overlap more than chance, beside their overlap with a benign behaviour."
+            "the sets overlap more than chance"
+            + (", beside their overlap with a benign behaviour." if benign else ".")
         ),
         does_not_show=(
             "That the types share a mechanism and not only a surface: answers of one template "
@@ -134,82 +155,93 @@ def summarise(measured: Measurements) -> StudyResult:
 
 
 def _weigh(
-    measured: Measurements, diagonal: Sample, rest: Sample, worst: float
-) -> tuple[VerdictWord, str]:
-    """Return the verdict and its reason; `worst` is the largest p-value of the overlaps."""
-    section = _section(measured.config)
+    design: Design, section: Transfer, diagonal: Sample, across_mean: Sample, pairs: list[Row]
+) -> Weighed:
+    """Weigh the drops of other categories and the overlaps of all pairs of masks."""
     share = section.share_of_diagonal
-    margin = Sample(rest.value - share * diagonal.value, rest.draws - share * diagonal.draws)
-    low = margin.interval("margin").low
-    if not diagonal.value >= measured.config.least_rate:
-        return (
-            "not measurable",
-            f"The cuts lower their own category by only {percent(diagonal.value)}.",
-        )
-    if low is not None and low >= 0 and worst < section.p_value:
-        return "supported", "Other categories fall with the one that was cut."
-    if margin.value >= 0:
-        return (
-            "inconclusive",
-            f"The margin's interval reaches below 0, or an overlap is chance (p = {worst:.2g}).",
-        )
-    return (
-        "not supported",
-        f"Other categories fall by {percent(rest.value)}, the own by {percent(diagonal.value)}.",
+    margin = Sample(
+        across_mean.value - share * diagonal.value, across_mean.draws - share * diagonal.draws
+    )
+    worst = max(pairs, key=lambda row: row["p_value"])
+    overlap, chance, p = worst["jaccard"], worst["expected_jaccard"], worst["p_value"]
+    silent = ""
+    if not diagonal.value >= design.least_rate:
+        silent = f"The cuts lower their own category by only {percent(diagonal.value)}."
+    return weigh(
+        Condition(
+            margin.interval("margin"),
+            at_least=0,
+            misses=f"Other categories fall by {percent(across_mean.value)}, the own by "
+            f"{percent(diagonal.value)}.",
+            crosses="The margin's interval reaches below 0.",
+        ),
+        Condition(
+            beyond_chance("overlap", overlap, chance, p=p, level=section.p_value),
+            above=chance,
+            misses=f"An overlap is no larger than chance (p = {p:.2g}).",
+            crosses=f"An overlap may be chance (p = {p:.2g}).",
+        ),
+        supported="Other categories fall with the one that was cut.",
+        silent=silent,
     )
 
 
 def _claim(
-    measured: Measurements, drops: dict[tuple[str, str], Sample], overlaps: list[Row]
+    measured: Measurements,
+    section: Transfer,
+    drops: dict[tuple[str, str], Sample],
+    overlaps: list[Row],
 ) -> Claim:
     config = measured.config
-    section = _section(config)
-    own = [sample for (a, b), sample in drops.items() if a == b]
-    other = [sample for (a, b), sample in drops.items() if a != b]
-    random = _drop(measured, _random(config), "")
-    common: dict[str, Any] = {
-        "study": "transfer",
-        "claim": CLAIM,
-        "rule": (
+    within = [sample for (a, b), sample in drops.items() if a == b]
+    across = [sample for (a, b), sample in drops.items() if a != b]
+    random = _drop(measured, _random(config, section), "")
+    controls = [random.interval("drop of harm, random cut of the same size")]
+    effect = Interval("mean drop in other categories", None)
+    verdict, reason = Weighed("not measurable", "The target set has fewer than two categories.")
+    if len(within) > 1:
+        diagonal, across_mean = mean_of(within), mean_of(across)
+        pooled = [row for row in overlaps if row["seed"] is None]
+        pairs = [row for row in pooled if not row["second"].startswith(BENIGN)]
+        benign = [row for row in pooled if row["second"].startswith(BENIGN)]
+        verdict, reason = _weigh(config, section, diagonal, across_mean, pairs)
+        effect = across_mean.interval(effect.name)
+        controls = [
+            diagonal.interval("mean drop in the own category"),
+            *controls,
+            Interval("mean Jaccard overlap, pairs of harm types", _mean(pairs, "jaccard")),
+        ]
+        if benign:
+            name = "mean Jaccard overlap, harm type and benign behaviour"
+            controls.append(Interval(name, _mean(benign, "jaccard")))
+    return Claim(
+        study=STUDY.name,
+        claim=SHARED.claim,
+        verdict=verdict,
+        effect=effect,
+        controls=tuple(controls),
+        rule=(
             f"The mean drop in other categories is at least {percent(section.share_of_diagonal)} "
             f"of the mean drop in the own one (lower bound of the difference above 0), and every "
             f"pair of masks overlaps more than chance (p < {section.p_value:g} in every seed)."
         ),
-        "seeds": config.seeds,
-        "n": measured.prompts(cells_of(config, config.subject, None, ()), "generation"),
-    }
-    random_control = random.interval("drop of harm, random cut of the same size")
-    if len(own) < 2:
-        return Claim(
-            verdict="not measurable",
-            effect=Interval("mean drop in other categories", None),
-            controls=(random_control,),
-            reason="The target set has fewer than two categories.",
-            **common,
-        )
-    diagonal, rest = mean_of(own), mean_of(other)
-    pairs = [row for row in overlaps if row["seed"] is None and "benign: " not in row["second"]]
-    benign = [row for row in overlaps if row["seed"] is None and "benign: " in row["second"]]
-    worst = max(row["p_value"] for row in pairs)
-    verdict, reason = _weigh(measured, diagonal, rest, worst)
-    controls = [
-        diagonal.interval("mean drop in the own category"),
-        random_control,
-        Interval("mean Jaccard overlap, pairs of harm types", _mean(pairs, "jaccard")),
-    ]
-    if benign:
-        controls.append(
-            Interval(
-                "mean Jaccard overlap, harm type and benign behaviour", _mean(benign, "jaccard")
-            )
-        )
-    return Claim(
-        verdict=verdict,
-        effect=rest.interval("mean drop in other categories"),
-        controls=tuple(controls),
+        seeds=config.seeds,
+        n=measured.prompts(intact_cells(config), "generation"),
         reason=reason,
-        **common,
     )
 
 
-STUDY = Study("transfer", "Is the set shared across harm types?", plan, summarise)
+STUDY = Study(
+    name="transfer",
+    question="Is the set shared across harm types?",
+    section=Transfer,
+    stated=(SHARED,),
+    plan=plan,
+    summarise=summarise,
+    template=TemplateLines(
+        harm="with a category column: the harm types",
+        data=("trivia: ./trivia.jsonl          # a benign behaviour",),
+        targets=("benign: {data: trivia, limit: 412}",),
+        values={"fraction": 1e-5, "benign": ["benign"]},
+    ),
+)

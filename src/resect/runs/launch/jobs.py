@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 from resect.errors import InputError
 from resect.files.writing import write_json
+from resect.runs.config import RunConfig
 from resect.runs.launch.part import Part
 from resect.runs.launch.resources import Resources, planned
 from resect.runs.launch.slurm import queued
 from resect.runs.launch.status import is_dead, launched_in, said_by
 from resect.runs.run import OnProgress, Shard, plan_run
 from resect.studies.cells import Cell, is_done
-from resect.studies.design import RunConfig
 
 if TYPE_CHECKING:
     import submitit

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from resect.errors import ResectError
+from resect.runs.config import RunConfig
 from resect.runs.forecast import forecast
 from resect.studies.cells import Cell
-from resect.studies.design import RunConfig
 
 GIB = 2**30
 # Time beyond the plan: loading, a crowded file system, and what the plan does not know of.

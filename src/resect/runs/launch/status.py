@@ -94,7 +94,8 @@ def status(run: Path) -> Status:
     failed = {row["cell"] for row in parts if row["state"] == "failed"}
     studies: list[StudyRow] = []
     for name in chosen_studies(config):
-        keys = {cell.key for cell in STUDIES[name].plan(config)}
+        study = STUDIES[name]
+        keys = {cell.key for cell in study.plan(config, config.section(study))}
         studies.append(
             {
                 "study": name,

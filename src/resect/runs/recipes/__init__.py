@@ -12,8 +12,7 @@ from pathlib import Path
 
 from resect.errors import InputError, unknown_name
 from resect.files.reading import read_yaml
-from resect.runs.config import parse_config, read_values
-from resect.studies.design import RunConfig
+from resect.runs.config import RunConfig, parse_config, read_values
 
 FOLDER = Path(__file__).parent
 PREFIX = "recipe:"

@@ -1,0 +1,93 @@
+"""A run whose measurements are invented: a rate for every cell and probe, and masks by hand.
+
+Studies can so be summarised without a model. Prompts have a fixed order of difficulty, so that a
+cell of a lower rate fails on more of the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from resect.runs.config import RunConfig, parse_config
+from resect.studies import Measurements
+from resect.studies.cells import Cell, Cut
+from resect.studies.measurements import Row
+from resect.weights.mask import Mask, MaskTensor
+
+# Fractions of multiples of the golden ratio are spread evenly, whatever part of them is looked at.
+GOLDEN = 0.618034
+PROBES = ("generation", "refusal", "detection", "explanation", "misalignment", "utility")
+
+Rate = Callable[[Cell, str], float]
+Places = Callable[[Cut], list[int]]
+
+
+def invented_config(studies: Mapping[str, object], *, seeds: int = 1) -> RunConfig:
+    """Return a configuration with the sections that are given."""
+    names = ("harm", "hazard", "benign", "advice")
+    targets = {name: {"data": "harm"} for name in (*PROBES[:4], "bad_advice", "facts", "howto")}
+    return parse_config(
+        {
+            "name": "invented",
+            "seeds": list(range(seeds)),
+            "models": {role: role for role in ("aligned", "base", "benign_tuned", "misaligned")},
+            "data": {name: f"{name}.jsonl" for name in names},
+            "targets": targets,
+            "preserve": {"data": "benign"},
+            "evaluation": {"probes": dict.fromkeys(PROBES, "harm")},
+            "studies": studies,
+        },
+        "test",
+    )
+
+
+class Invented(Measurements):
+    """Measurements of which every rate is given."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        rate: Rate,
+        *,
+        prompts: int = 400,
+        places: Places = lambda cut: list(range(10)),
+        run: Path = Path("nowhere"),
+    ):
+        """Hold the rates, and the places that a cut removes of the one tensor of 100 weights."""
+        super().__init__(config, run)
+        self.rate_of = rate
+        self.prompt_count = prompts
+        self.places = places
+
+    def of_seed(self, seed: int) -> Invented:
+        """Return the same for one seed."""
+        config = self.config.model_copy(update={"seeds": (seed,)})
+        assert isinstance(config, RunConfig)
+        return Invented(config, self.rate_of, prompts=self.prompt_count, places=self.places)
+
+    def rows(self, cell: Cell) -> list[Row]:
+        """Return one row a prompt and probe; every third prompt is of another category."""
+        return [
+            {
+                "probe": probe,
+                "example_id": f"{probe}-{number}",
+                "category": ("narrow", "far", "farther")[number % 3],
+                "score": float((number * GOLDEN) % 1 < self.rate_of(cell, probe)),
+                "outcome": "refused" if cell.attack == "none" else "complied",
+                "nll": 0.5,
+                "kl": 0.1,
+                "repetition": 0.0,
+                "removed_fraction": 0.0 if cell.cut is None else cell.cut.q,
+            }
+            for probe in self.config.evaluation.probes
+            for number in range(self.prompt_count)
+        ]
+
+    def mask(self, role: str, seed: int, cut: Cut) -> Mask:
+        """Return a mask of the places of a cut."""
+        index = torch.tensor(self.places(cut))
+        values, sizes = torch.ones(len(index)), torch.zeros(len(index), dtype=torch.uint8)
+        return Mask({"layers.0.mlp.up": MaskTensor((100,), index, values, sizes)}, {})
