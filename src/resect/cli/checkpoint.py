@@ -67,7 +67,10 @@ def coverage(
             for skipped in prunable.skipped
         ],
     )
-    say(f"{prunable.total:,} prunable weights, {100 * prunable.share:.1f} % of all but the embeddings")
+    say(
+        f"{prunable.total:,} prunable weights, "
+        f"{100 * prunable.share:.1f} % of all but the embeddings"
+    )
 
 
 def prune(
