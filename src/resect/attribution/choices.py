@@ -57,16 +57,7 @@ def planned(
     if settings.accumulator != "auto":
         return replace(settings, batch_tokens=tokens)
     chosen = plan_for(
-        model,
-        coverage,
-        encoded,
-        sums=sums,
-        batch_tokens=tokens,
-        batch_size=settings.batch_size,
-        # What the user has chosen is not made smaller before it has failed.
-        fixed=settings.batch_tokens != "auto",
-        keep=settings.fraction(coverage.total),
-        processes=processes,
+        model, coverage, encoded, settings, tokens=tokens, sums=sums, processes=processes
     )
     if processes.rank == 0:
         _log.log(logging.INFO if chosen.fits else logging.WARNING, "%s", chosen.summary())
@@ -159,12 +150,10 @@ def plan_for(
     model: CausalModel,
     coverage: Coverage,
     encoded: Sequence[Encoded],
+    settings: Pass,
     *,
+    tokens: int,
     sums: int,
-    batch_tokens: int,
-    batch_size: int | None = None,
-    fixed: bool = False,
-    keep: float = 1e-2,
     processes: Processes = ALONE,
 ) -> Plan:
     """Plan a pass of a loaded model on this machine, the same in all processes.
@@ -173,26 +162,26 @@ def plan_for(
         model: A Hugging Face causal LM.
         coverage: Its prunable weights.
         encoded: The examples.
+        settings: What the user has chosen.
+        tokens: Tokens of a batch, padding included, unless the settings say its examples.
         sums: Kinds of sums that are kept of each weight.
-        batch_tokens: Tokens of a batch, padding included.
-        batch_size: Examples of a batch instead.
-        fixed: Batches are not to be made smaller.
-        keep: Fraction of candidates.
         processes: The processes that share the examples; all call this with the same arguments.
 
     Raises:
         InputError: Another process has ended.
     """
     longest = max(len(example.input_ids) for example in encoded)
-    batch = (batch_size or 0) * longest or max(batch_tokens, longest)
+    batch = (settings.batch_size or 0) * longest or max(tokens, longest)
+    # What the user has chosen is not made smaller before it has failed.
+    fixed = settings.batch_size or settings.batch_tokens != "auto"
     work = Work(
         tokens=sum(len(example.input_ids) for example in encoded),
         scored=sum(example.scored_tokens for example in encoded),
         batch_tokens=batch,
-        longest=batch if fixed or batch_size else longest,
+        longest=batch if fixed else longest,
         # Sums of sharded weights are sharded likewise.
         sums=sums / processes.count if any(map(is_sharded, model.parameters())) else sums,
-        keep=keep,
+        keep=settings.fraction(coverage.total),
     )
     free = least_free({parameter.device for parameter in model.parameters()}, processes)
     return plan(shape_of(model, coverage), work, replace(free, holds_model=True))

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -85,26 +86,22 @@ def locate(
         p: Fraction that is protected, in [0, 1].
         scope: Rank within each tensor or over the model.
         rounds: Number of parts, r.
-        settings: How the passes are made; `keep` is set to what q needs. `AttributeSettings` also
-            say where the data are from.
+        settings: How the passes are made (`keep` follows q), and where the data are from.
         on_progress: Called with examples done and examples in all, over all rounds.
-        work: Folder in which finished rounds are kept; rounds that are there already are not
-            done again.
+        work: Folder in which finished rounds are kept, and from which they are read again.
 
     Raises:
-        InputError: A number is out of range, an example cannot be scored, or the settings name a
-            method that cannot contrast.
+        InputError: A number is out of range, or an example or a contrast cannot be scored.
         MismatchError: The preserve scores belong to another model or tokenizer.
     """
     check_fractions(q, p)
-    settings = replace(settings or Pass(), keep=q)
-    chosen = both(settings, origin_of(settings))
+    chosen = both(replace(settings or Pass(), keep=q), origin_of(settings or Pass()))
     _check(rounds, chosen, contrast)
     encoded = contrasted(target, contrast)
     protected = _protected(preserve_scores, p, scope)
     request = [q, p, scope, rounds, chosen, len(contrast), encoded, _digest(protected)]
     folder = None if work is None else work / hash_value([*request, model_fingerprint(model)])
-    loaded = LoadedModel(model, tokenizer)
+    search = _Search(LoadedModel(model, tokenizer), encoded, chosen, protected, q, scope)
     aimed = Mask({}, {})
     for number in range(rounds):
         path = None if folder is None else folder / f"round-{number}.mask.safetensors"
@@ -112,16 +109,84 @@ def locate(
             addition = Mask.load(path)
         else:
             turn = _Turn(number, rounds)
-            cut = _without(aimed, protected) if number else None
-            scores = _scores_of(loaded, encoded, chosen, cut, _shifted(on_progress, turn))
-            addition = _next(scores, aimed, q, scope, turn)
+            scores = search.scores(aimed, turn, on_progress)
+            meta: dict[str, object] = {}
             if number == 0:
-                origin = select(scores, preserve_scores, q=q, p=p, scope=scope).meta
-                addition = Mask(addition.tensors, {**origin, **_origin(rounds, contrast)})
+                meta |= select(scores, preserve_scores, q=q, p=p, scope=scope).meta
+                meta |= _origin(rounds, contrast)
+            addition = Mask(search.addition(scores, aimed, turn), meta)
             if path is not None:
                 addition.save(path)
         aimed = aimed.union(addition) if number else addition
     return _without(aimed, protected)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all rounds of a call share.
+
+    Attributes:
+        loaded: The model and its tokenizer.
+        encoded: Examples of the behaviour, and of what is subtracted.
+        settings: How the passes are made.
+        protected: Flat indices by tensor of what the preserve set protects.
+        q: Fraction of the target's ranking.
+        scope: Rank within each tensor or over the model.
+    """
+
+    loaded: LoadedModel
+    encoded: list[Encoded]
+    settings: AttributeSettings
+    protected: Mapping[str, Tensor]
+    q: float
+    scope: Scope
+
+    def scores(self, aimed: Mask, turn: _Turn, report: Progress | None) -> Scores:
+        """Score the model from which the earlier parts have been cut."""
+        cut: AbstractContextManager[object] = contextlib.nullcontext()
+        if turn.number:
+            cut = removed(self.loaded.model, _without(aimed, self.protected))
+        with cut:
+            return attribute(
+                *self.loaded, self.encoded, self.settings, on_progress=_shifted(report, turn)
+            )
+
+    def addition(self, scores: Scores, aimed: Mask, turn: _Turn) -> dict[str, MaskTensor]:
+        """Return the weights that a round adds to the target set.
+
+        Args:
+            scores: Signed scores of the model without the earlier parts.
+            aimed: The target set so far; without any tensor in the first round.
+            turn: Which round it is.
+        """
+        free = {}
+        for name, tensor in scores.tensors.items():
+            ranks = (tensor.value > 0).nonzero().squeeze(1)
+            if name in aimed.tensors:
+                ranks = ranks[~torch.isin(tensor.index[ranks], aimed.tensors[name].index)]
+            free[name] = ranks  # by falling score, since candidates are
+
+        def room(size: int, taken: int) -> int:
+            return max(0, math.floor(self.q * size) * (turn.number + 1) // turn.rounds - taken)
+
+        if self.scope == "tensor":
+            taken = {name: tensor.index.numel() for name, tensor in aimed.tensors.items()}
+            heads = [
+                room(tensor.size, taken.get(name, 0)) for name, tensor in scores.tensors.items()
+            ]
+        else:
+            count = room(scores.total, aimed.count)
+            values = torch.cat([scores.tensors[name].value[ranks] for name, ranks in free.items()])
+            owners = torch.repeat_interleave(torch.tensor([len(ranks) for ranks in free.values()]))
+            best = owners[values.argsort(descending=True, stable=True)[:count]]
+            heads = torch.bincount(best, minlength=len(free)).tolist()
+        tensors = {}
+        for (name, tensor), head in zip(scores.tensors.items(), heads, strict=True):
+            index, order = tensor.index[free[name][:head]].sort()
+            value = tensor.weight[free[name][:head]][order]
+            number = torch.full((index.numel(),), turn.number, dtype=torch.uint8)
+            tensors[name] = MaskTensor(tensor.shape, index, value, number)
+        return tensors
 
 
 def contrasted(target: Sequence[Encoded], contrast: Sequence[Encoded]) -> list[Encoded]:
@@ -170,17 +235,6 @@ def _origin(rounds: int, contrast: Sequence[Encoded]) -> dict[str, object]:
     return origin
 
 
-def _scores_of(
-    loaded: LoadedModel,
-    encoded: Sequence[Encoded],
-    settings: AttributeSettings,
-    cut: Mask | None,
-    report: Progress | None,
-) -> Scores:
-    with contextlib.nullcontext() if cut is None else removed(loaded.model, cut):
-        return attribute(*loaded, encoded, settings, on_progress=report)
-
-
 def _shifted(report: Progress | None, turn: _Turn) -> Progress | None:
     if report is None:
         return None
@@ -222,44 +276,6 @@ def _without(aimed: Mask, protected: Mapping[str, Tensor]) -> Mask:
         for name, tensor in aimed.tensors.items()
     }
     return Mask(tensors, aimed.meta)
-
-
-def _next(scores: Scores, aimed: Mask, q: float, scope: Scope, turn: _Turn) -> Mask:
-    """Return the weights that a round adds to the target set.
-
-    Args:
-        scores: Signed scores of the model without the earlier parts.
-        aimed: The target set so far; without any tensor in the first round.
-        q: Fraction of the target's ranking.
-        scope: Rank within each tensor or over the model.
-        turn: Which round it is.
-    """
-    free = {}
-    for name, tensor in scores.tensors.items():
-        ranks = (tensor.value > 0).nonzero().squeeze(1)
-        if name in aimed.tensors:
-            ranks = ranks[~torch.isin(tensor.index[ranks], aimed.tensors[name].index)]
-        free[name] = ranks  # by falling score, since candidates are
-
-    def room(size: int, taken: int) -> int:
-        return max(0, math.floor(q * size) * (turn.number + 1) // turn.rounds - taken)
-
-    if scope == "tensor":
-        taken = {name: tensor.index.numel() for name, tensor in aimed.tensors.items()}
-        heads = [room(tensor.size, taken.get(name, 0)) for name, tensor in scores.tensors.items()]
-    else:
-        count = room(scores.total, aimed.count)
-        values = torch.cat([scores.tensors[name].value[ranks] for name, ranks in free.items()])
-        owners = torch.repeat_interleave(torch.tensor([len(ranks) for ranks in free.values()]))
-        best = owners[values.argsort(descending=True, stable=True)[:count]]
-        heads = torch.bincount(best, minlength=len(free)).tolist()
-    tensors = {}
-    for (name, tensor), head in zip(scores.tensors.items(), heads, strict=True):
-        index, order = tensor.index[free[name][:head]].sort()
-        value = tensor.weight[free[name][:head]][order]
-        number = torch.full((index.numel(),), turn.number, dtype=torch.uint8)
-        tensors[name] = MaskTensor(tensor.shape, index, value, number)
-    return Mask(tensors, {})
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,10 @@ def coverage(
             for skipped in prunable.skipped
         ],
     )
-    share = f"{100 * prunable.share:.1f} %"
-    say(f"{prunable.total:,} prunable weights, {share} of all but the embeddings")
+    say(
+        f"{prunable.total:,} prunable weights, "
+        f"{100 * prunable.share:.1f} % of all but the embeddings"
+    )
 
 
 def prune(

@@ -15,8 +15,8 @@ two random sets of k₁ and k₂ share a hypergeometric number; let X be its sum
 
 A hypergeometric number is a sum of independent draws of 0 or 1 (Vatutin and Mikhailov 1982), so X
 is one too, and from Λ + 1 on its upper tail lies under that of the Poisson distribution (Hoeffding
-1956; Anderson and Samuels 1967): there the p-value is an upper bound of the exact one, and close to
-it where sets are sparse.
+1956; Anderson and Samuels 1967): there the p-value is an upper bound of the exact one. It is close
+while X² is small beside k₁ and k₂; of masks that share much it is far too large, and tiny still.
 """
 
 from __future__ import annotations
