@@ -10,29 +10,16 @@ A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
 
 from resect.errors import InputError, unknown_name
 from resect.evaluation.judges.exact import judge_exact
+from resect.evaluation.judges.family import Judge as Judge
+from resect.evaluation.judges.family import each as each
 from resect.evaluation.judges.keyword import find_rules, judge_keyword
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
-from resect.evaluation.probes import Goal
-from resect.records import Judgement, Reply
-
-JudgeOne = Callable[[Reply, Goal], Judgement]
-# Judges many replies at once, in their order, since a judge that is a model works in batches.
-Judge = Callable[[Sequence[Reply], Sequence[Goal]], list[Judgement]]
-
-
-def each(judge: JudgeOne) -> Judge:
-    """Return a judge of many replies from a judge of one."""
-
-    def judge_many(replies: Sequence[Reply], goals: Sequence[Goal]) -> list[Judgement]:
-        return [judge(reply, goal) for reply, goal in zip(replies, goals, strict=True)]
-
-    return judge_many
 
 
 def _exact(option: str) -> Judge:

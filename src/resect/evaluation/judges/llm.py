@@ -28,13 +28,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resect.errors import InputError, unknown_name
 from resect.evaluation.judges import fence
+from resect.evaluation.judges.family import Judge
 from resect.evaluation.probes import Goal
 from resect.records import Judgement, Reply
 
 if TYPE_CHECKING:
     from inspect_ai.model import Model
-
-    from resect.evaluation.judges import Judge
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from resect.errors import InputError
+from resect.evaluation.judges.family import Judge
 from resect.evaluation.probes import Goal
 from resect.records import Judgement, Reply
 
 if TYPE_CHECKING:
-    from resect.evaluation.judges import Judge
     from resect.model import LoadedModel
 
 ADAPTER = "qylu4156/strongreject-15k-v1"
