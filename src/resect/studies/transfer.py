@@ -6,6 +6,7 @@ Weights are located with one category at a time; every category is measured afte
 from __future__ import annotations
 
 from itertools import combinations
+from typing import NamedTuple
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, relative_drop
@@ -39,6 +40,13 @@ class Transfer(Section):
     benign: tuple[TargetName, ...] | None = None
     share_of_diagonal: Share = 0.5
     p_value: Share = 0.01
+
+
+class _Entry(NamedTuple):
+    """An entry of the matrix: the category that located the cut, and the one that was measured."""
+
+    source: str
+    category: str
 
 
 # In front of the name of a benign behaviour, where harm types stand by their names alone.
@@ -122,7 +130,11 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
     """Compare what a cut does to its own category and to the others."""
     config = measured.config
     names = categories(config)
-    drops = {(a, b): _drop(measured, _cut(config, section, a), b) for a in names for b in names}
+    drops = {
+        _Entry(source, category): _drop(measured, _cut(config, section, source), category)
+        for source in names
+        for category in names
+    }
     overlaps = _overlaps(measured, section, names) if len(names) > 1 else []
     cells = intact_cells(config)
     matrix = [
@@ -189,12 +201,12 @@ def _weigh(
 def _claim(
     measured: Measurements,
     section: Transfer,
-    drops: dict[tuple[str, str], Sample],
+    drops: dict[_Entry, Sample],
     overlaps: list[Row],
 ) -> Claim:
     config = measured.config
-    within = [sample for (a, b), sample in drops.items() if a == b]
-    across = [sample for (a, b), sample in drops.items() if a != b]
+    within = [drop for entry, drop in drops.items() if entry.source == entry.category]
+    across = [drop for entry, drop in drops.items() if entry.source != entry.category]
     random = _drop(measured, _random(config, section), "")
     controls = [random.interval("drop of harm, random cut of the same size")]
     effect = Interval("mean drop in other categories", None)
