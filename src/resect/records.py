@@ -25,6 +25,11 @@ Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "refused", "refused_late", "wrong", "benign", "incoherent"]
 VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
+Bounds = Literal["95 %", "range"]
+
+# Metadata of a field that JSON holds only where its value is not the default, so that files look as
+# they did before there was such a field.
+LEFT_OUT_BY_DEFAULT = {"left out": "by default"}
 
 OUTCOMES: tuple[Outcome, ...] = (
     "complied",
@@ -263,12 +268,22 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Interval:
-    """A named value with its 95 % interval; bounds are None where none can be computed."""
+    """A named value with two bounds.
+
+    Attributes:
+        name: What was measured, with its unit in brackets at the end unless it is a fraction.
+        value: The estimate; None where it could not be measured.
+        low: Lower bound; None where none can be computed.
+        high: Upper bound; None where none can be computed.
+        bounds: What `low` and `high` are: a 95 % interval, or the smallest and the largest of a
+            few values. JSON holds it for a range alone; where it is missing it is "95 %".
+    """
 
     name: str
     value: float | None
     low: float | None = None
     high: float | None = None
+    bounds: Bounds = field(default="95 %", metadata=LEFT_OUT_BY_DEFAULT)
 
 
 @dataclass(frozen=True)

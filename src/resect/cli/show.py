@@ -279,8 +279,9 @@ def _interval(effect: dict[str, Any]) -> str:
     value, low, high = effect["value"], effect["low"], effect["high"]
     if value is None:
         return "–"
+    word = "range " if effect.get("bounds") == "range" else ""
     if effect["name"].endswith("(×)"):
-        bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        bounds = "" if low is None or high is None else f" [{word}{low:.2f}, {high:.2f}]"
         return f"{value:.2f} ×{bounds}"
-    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    bounds = "" if low is None or high is None else f" [{word}{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f} %{bounds}"

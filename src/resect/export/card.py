@@ -17,6 +17,7 @@ import yaml
 from resect import files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_yaml, refuse_links_out
+from resect.report.words import bounds_of
 from resect.weights.mask import Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
@@ -76,7 +77,9 @@ def checkpoint_card(card: Card) -> str:
             "original": card.original_name or None,
         },
     }
-    return _render("checkpoint.md", meta, mask, card=card, run=_run_facts(card))
+    run = _run_facts(card)
+    bounds = bounds_of(claim["effect"] for claim in run["claims"]) if run else ""
+    return _render("checkpoint.md", meta, mask, card=card, run=run, bounds=bounds)
 
 
 def mask_card(mask: Mask, repository: str, file: str) -> str:

@@ -15,13 +15,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from resect.errors import InputError
+from resect.records import LEFT_OUT_BY_DEFAULT
 
 # JSON escapes the first 32 by itself.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -111,7 +112,11 @@ def write_text(path: str | Path, text: str) -> None:
 def plain(value: Any) -> Any:
     """Turn dataclasses, tuples, sets and paths into what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return {
+            field.name: plain(getattr(value, field.name))
+            for field in fields(value)
+            if field.metadata != LEFT_OUT_BY_DEFAULT or getattr(value, field.name) != field.default
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

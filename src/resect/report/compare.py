@@ -20,7 +20,15 @@ from resect.report.html import read_results, tally
 from resect.report.markdown import table, text
 from resect.report.page import figure_of, render
 from resect.report.tables import Table, csv_text
-from resect.report.words import SIGNS, interval, is_fraction, slug
+from resect.report.words import (
+    SIGNS,
+    bounds_of,
+    bounds_sentence,
+    interval,
+    is_fraction,
+    is_range,
+    slug,
+)
 
 
 def build_comparison(runs: list[Path], output: Path) -> Path:
@@ -68,6 +76,7 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
         claims=claims,
         figures=[figure_of(one, files=True) for one in drawn],
         effects=_table(rows),
+        ranges=any("bounds" in row for row in rows),
     )
     write_figures(drawn, output / "figures")
     files.write_text(output / "tables" / "effects.csv", csv_text(rows))
@@ -135,9 +144,21 @@ def _rows(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "prompts": claim["n"],
             "same_rule": not one["differs"],
         }
+        | ({"bounds": "range"} if is_range(claim["effect"]) else {})
         for one in claims
         for label, claim in one["runs"].items()
     ]
+
+
+def _effect(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the effect that a row of the table of effects holds."""
+    return {
+        "name": row["which"],
+        "value": row["effect"],
+        "low": row["effect_low"],
+        "high": row["effect_high"],
+        "bounds": row.get("bounds"),
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -149,16 +170,14 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             row["claim"],
             row["run"],
             f"{SIGNS[row['verdict']][0]} {row['verdict']}",
-            interval(
-                {"name": row["which"], "value": row["effect"]}
-                | {"low": row["effect_low"], "high": row["effect_high"]}
-            ),
+            interval(_effect(row)),
             row["which"],
             str(row["prompts"]),
         )
         for row in rows
     )
-    head = (*columns, ("effect [95 % interval]", True), ("which is", False), ("prompts", True))
+    bounds = bounds_of(_effect(row) for row in rows)
+    head = (*columns, (f"effect [{bounds}]", True), ("which is", False), ("prompts", True))
     return Table("effects", "", head, shown, "tables/effects.csv")
 
 
@@ -170,7 +189,10 @@ def _drawings(claims: list[dict[str, Any]]) -> list[Drawing]:
             panel for one in claims if one["study"] == study and (panel := _panel(one)) is not None
         )
         if panels:
-            caption = f"{study.replace('_', ' ')}: the effect in each run, with 95 % intervals."
+            effects = (run["effect"] for one in claims for run in one["runs"].values()
+                       if one["study"] == study)  # fmt: skip
+            bounds = bounds_sentence(effects)
+            caption = f"{study.replace('_', ' ')}: the effect in each run, with {bounds}."
             drawn.append(Drawing(f"compare-{slug(study)}", caption, panels))
     return drawn
 
@@ -220,5 +242,6 @@ def _markdown(labels: list[str], claims: list[dict[str, Any]]) -> str:
         mark = " (rules differ)" if one["differs"] else ""
         rows.append([text(one["claim"]) + mark, *cells])
     signs = ", ".join(f"{sign} {word}" for word, (sign, _) in SIGNS.items())
-    lines = ["# resect: runs side by side", "", f"{signs}; effects with 95 % intervals.", ""]
+    bounds = bounds_sentence(run["effect"] for one in claims for run in one["runs"].values())
+    lines = ["# resect: runs side by side", "", f"{signs}; effects with {bounds}.", ""]
     return "\n".join([*lines, *table(["claim", *(text(label) for label in labels)], rows)]) + "\n"

@@ -23,7 +23,7 @@ from resect.report.figures.spec import Drawing
 from resect.report.markdown import markdown
 from resect.report.page import figure_of, render
 from resect.report.tables import csv_text, file_of, tables_of
-from resect.report.words import SIGNS, quote, slug
+from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
 REPLIES_EACH = 3
 # Panels side by side on a wide page; style.css has the same number.
@@ -119,6 +119,7 @@ def _contents(
         "sections": sections,
         "claims": claims,
         "tally": tally(claims),
+        "ranges": any(is_range(one) for claim in claims for one in effects_of(claim)),
         "facts": _facts(results["provenance"]),
         "config": without_home(read_text(config)) if config.is_file() else "",
         "citation": _citation(results),

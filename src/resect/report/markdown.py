@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from resect.errors import visible
-from resect.report.words import SIGNS, cell, interval
+from resect.report.words import SIGNS, bounds_of, cell, effects_of, interval
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -48,7 +48,8 @@ def markdown(summary: dict[str, Any]) -> str:
         ]
         for claim in claims
     ]
-    lines += [*table(["claim", "verdict", "effect [95 % interval]", "which is"], rows), ""]
+    bounds = bounds_of(claim["effect"] for claim in claims)
+    lines += [*table(["claim", "verdict", f"effect [{bounds}]", "which is"], rows), ""]
     for study in summary["studies"]:
         lines += _study(study)
     lines += ["## Cite and rebuild", "", *fenced(summary["citation"], "bibtex"), ""]
@@ -75,8 +76,9 @@ def _study(study: dict[str, Any]) -> list[str]:
             f"**{_verdict(claim)}.** {text(claim['reason'])}",
         ]
         lines += ["", f"Rule: {text(claim['rule'])}", ""]
-        rows = [[text(one["name"]), interval(one)] for one in (claim["effect"], *claim["controls"])]
-        lines += [*table(["quantity", "value [95 % interval]"], rows), ""]
+        effects = effects_of(claim)
+        rows = [[text(effect["name"]), interval(effect)] for effect in effects]
+        lines += [*table(["quantity", f"value [{bounds_of(effects)}]"], rows), ""]
         lines += [f"> {text(claim['quote'])}", ""]
     lines += [f"**Shows.** {text(study['shows'])}", ""]
     lines += [f"**Does not show.** {text(study['does_not_show'])}", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from resect.errors import visible as visible
@@ -58,7 +59,7 @@ def readable(value: Any, *, options: bool = True) -> str:
 def glued(value: Any, options: bool = True) -> str:
     """Return text for the page in which a number stays on one line with its unit and bounds."""
     text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value, options=options))
-    return re.sub(r"(?<=[%×\d]) (?=\[-?\d)", "\u00a0", text)
+    return re.sub(r"(?<=[%×\d]) (?=\[(?:range )?-?\d)", "\u00a0", text)
 
 
 def sentence(value: Any, options: bool = True) -> str:
@@ -86,8 +87,14 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
     """Return a fraction with its bounds, in percent with one decimal, so that columns align."""
     if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{_tenth(low)}, {_tenth(high)}]"
-    return f"{_tenth(value)} %{bounds}"
+    return f"{_tenth(value)} %{_brackets(low, high, _tenth)}"
+
+
+def _brackets(
+    low: float | None, high: float | None, write: Callable[[float], str], word: str = ""
+) -> str:
+    """Return bounds in brackets with a space before them; nothing where one is not known."""
+    return "" if low is None or high is None else f" [{word}{write(low)}, {write(high)}]"
 
 
 def _tenth(fraction: float) -> str:
@@ -96,17 +103,46 @@ def _tenth(fraction: float) -> str:
 
 
 def interval(effect: dict[str, Any]) -> str:
-    """Return a claim's effect or control with its bounds, in its unit."""
+    """Return a claim's effect or control with its bounds, in its unit; a range is called one."""
     value, low, high = effect["value"], effect["low"], effect["high"]
-    found = UNIT.search(effect["name"])
-    if found is None:
-        return spread(value, low, high)
-    if value is None:
+    if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return (
-        f"{value:.3g} {found[1]}{bounds}" if found[1] != "correlation" else f"{value:.2f}{bounds}"
-    )
+    word = "range " if is_range(effect) else ""
+    unit = UNIT.search(effect["name"])
+    if unit is None:
+        return f"{_tenth(value)} %{_brackets(low, high, _tenth, word)}"
+    bounds = _brackets(low, high, "{:.3g}".format, word)
+    return f"{value:.2f}{bounds}" if unit[1] == "correlation" else f"{value:.3g} {unit[1]}{bounds}"
+
+
+def effects_of(claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the effect of a claim and its controls."""
+    return [claim["effect"], *claim["controls"]]
+
+
+def is_range(effect: dict[str, Any]) -> bool:
+    """Return whether the bounds of an effect are the smallest and the largest of a few values."""
+    return effect.get("bounds") == "range" and effect["low"] is not None
+
+
+def bounds_of(effects: Iterable[dict[str, Any]]) -> str:
+    """Return what the bounds of effects are, for a heading."""
+    ranges = _which_are_ranges(effects)
+    if ranges and all(ranges):
+        return "range"
+    return "95 % interval or range" if any(ranges) else "95 % interval"
+
+
+def bounds_sentence(effects: Iterable[dict[str, Any]]) -> str:
+    """Return what the bounds of effects are, for a sentence or a caption."""
+    ranges = _which_are_ranges(effects)
+    if ranges and all(ranges):
+        return "ranges from the smallest to the largest value"
+    return "95 % intervals, or ranges where it says so" if any(ranges) else "95 % intervals"
+
+
+def _which_are_ranges(effects: Iterable[dict[str, Any]]) -> list[bool]:
+    return [is_range(effect) for effect in effects if effect["low"] is not None]
 
 
 def is_fraction(effect: dict[str, Any]) -> bool:
@@ -145,12 +181,10 @@ def quote(claim: dict[str, Any], run: str, version: str) -> str:
     behind = f"{counted(claim)}, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
     if claim["effect"]["value"] is None:
         return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
-    controls = [one for one in claim["controls"] if one["value"] is not None]
-    beside = f"; {controls[0]['name']}: {interval(controls[0])}" if controls else ""
-    return (
-        f"{who}: {claim['effect']['name']}: {interval(claim['effect'])}{beside} "
-        f"(95 % intervals; {behind})."
-    )
+    controls = [one for one in claim["controls"] if one["value"] is not None][:1]
+    effects = [claim["effect"], *controls]
+    said = "; ".join(f"{effect['name']}: {interval(effect)}" for effect in effects)
+    return f"{who}: {said} ({bounds_sentence(effects)}; {behind})."
 
 
 def counted(claim: dict[str, Any]) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures.spec import Drawing, Panel, Point, Series, Style
-from resect.report.words import interval, is_fraction, readable
+from resect.report.words import bounds_sentence, effects_of, interval, is_fraction, readable
 
 
 def draw(study: str, claims: list[dict[str, Any]]) -> list[Drawing]:
     """Return one panel a claim; effects that are no fractions are left to the tables."""
     panels = tuple(panel for claim in claims if (panel := _panel(claim)) is not None)
-    caption = "The effect of each claim beside its controls, with 95 % intervals."
+    bounds = bounds_sentence(effect for claim in claims for effect in effects_of(claim))
+    caption = f"The effect of each claim beside its controls, with {bounds}."
     return [Drawing(f"{study}-claims", caption, panels)] if panels else []
 
 
