@@ -26,6 +26,9 @@ Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "refused", "refused_late", "wrong", "benign", "incoherent"]
 VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
 Bounds = Literal["95 %", "range"]
+# What a cell of a study's table holds, and a row of it by the names of its columns.
+Value = str | int | float | bool | None
+Row = Mapping[str, Value]
 
 # Metadata of a field that JSON holds only where its value is not the default, so that files look as
 # they did before there was such a field.
@@ -340,7 +343,26 @@ class StudyResult:
     study: str
     title: str
     claims: tuple[Claim, ...]
-    tables: dict[str, list[dict[str, Any]]]
+    tables: Mapping[str, Sequence[Row]]
     shows: str
     does_not_show: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `results.json` of a run holds.
+
+    Attributes:
+        name: Name of the run.
+        quick: Whether the run is a short one, whose numbers are not to be quoted.
+        claims: The claims of all studies, in their order.
+        studies: What each study found.
+        provenance: Software, data, models and settings behind the numbers.
+    """
+
+    name: str
+    quick: bool
+    claims: tuple[Claim, ...]
+    studies: tuple[StudyResult, ...]
+    provenance: Mapping[str, object]

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import example_run
 from resect.cli import app
 from resect.errors import InputError
+from resect.records import Interval
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, drawings, where
 from resect.report.figures.paper import figure_of
 from resect.report.figures.parts import violin
-from resect.report.figures.screen import _path, bare, panel_svg
+from resect.report.figures.screen import Pixel, _path, bare, panel_svg
 from resect.report.figures.spec import COLOURS, ORDER, looks
 from resect.report.page import hash_source
 from resect.report.tables import csv_text, shape
@@ -83,7 +84,7 @@ def test_missing_tables_and_columns_are_left_out(name: str) -> None:
 
 
 def test_page_and_files_show_the_same_ticks() -> None:
-    for study in example_run.results()["studies"]:
+    for study in example_run.records().studies:
         for drawing in drawings(study):
             axes = figure_of(drawing).axes
             assert len(axes) == len(drawing.panels)
@@ -169,7 +170,7 @@ def test_relearning_keeps_steps_and_examples_apart() -> None:
 
 def test_markup_without_quotes_says_the_same() -> None:
     """Every mark and text of a figure is there after its quotes have gone."""
-    for study in example_run.results()["studies"]:
+    for study in example_run.records().studies:
         for drawing in drawings(study):
             for panel in drawing.panels:
                 full, short = Reader(), Reader()
@@ -180,7 +181,8 @@ def test_markup_without_quotes_says_the_same() -> None:
 
 
 def test_lines_are_steps_between_rounded_places() -> None:
-    assert _path([(10.04, 20.0), (12.0, 19.96), (11.0, 30.06)]) == "M10 20l2 0l-1 10.1"
+    points = [Pixel(10.04, 20.0), Pixel(12.0, 19.96), Pixel(11.0, 30.06)]
+    assert _path(points) == "M10 20l2 0l-1 10.1"
 
 
 def test_names_are_for_readers() -> None:
@@ -196,12 +198,11 @@ def test_names_are_for_readers() -> None:
 
 
 def test_words_keep_units_and_tables_keep_bounds() -> None:
-    effect = {"name": "overlap (×)", "value": 140.0, "low": None, "high": None}
-    assert interval(effect) == "140 ×"
-    assert interval(example_run.interval("drop", 0.5)) == "50.0 % [46.0, 54.0]"
-    said = quote(example_run.claim("s", 1), "my run", "1.2")
-    for part in ("does not support", "70.0 % [66.0, 74.0]", "180 prompts", "1.2", "my run"):
-        assert part in said
+    assert interval(Interval("overlap (×)", 140.0)) == "140 ×"
+    assert interval(Interval(**example_run.interval("drop", 0.5))) == "50.0 % [46.0, 54.0]"
+    sentence = quote(example_run.records().claims[1], "my run", "1.2")
+    for words in ("does not support", "70.0 % [66.0, 74.0]", "180 prompts", "1.2", "my run"):
+        assert words in sentence
     rows = [{"seed": None, "arm": "target", **example_run.triple("harm", 0.5), "n": 9}] * 3
     table = shape("x", rows, "x.csv")
     assert ("harm", True) in table.columns

@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import NamedTuple
 
 from resect.errors import visible as visible
+from resect.records import Claim, Interval, VerdictWord
 
 LONGEST_REPLY = 600
 LONGEST_LABEL = 100
 # An effect is a fraction and is written in percent, unless its name ends with one of these units.
 UNIT = re.compile(r"\((×|examples|steps|prompts|weights|nats|correlation)\)$")
-SIGNS = {
-    "supported": ("✓", "yes"),
-    "not supported": ("✗", "no"),
-    "inconclusive": ("?", "unsure"),
-    "not measurable": ("–", "none"),
+
+
+class Sign(NamedTuple):
+    """How a verdict looks: the mark before its word, and the class that colours it on the page."""
+
+    mark: str
+    style: str
+
+
+SIGNS: dict[VerdictWord, Sign] = {
+    "supported": Sign("✓", "yes"),
+    "not supported": Sign("✗", "no"),
+    "inconclusive": Sign("?", "unsure"),
+    "not measurable": Sign("–", "none"),
 }
 QUOTES = {
     "supported": "supports the claim",
@@ -36,7 +46,7 @@ ATTACKS = {
 }
 
 
-def readable(value: Any, *, options: bool = True) -> str:
+def readable(value: object, *, options: bool = True) -> str:
     """Return text of a study with attacks in words and names without underscores.
 
     Args:
@@ -44,11 +54,11 @@ def readable(value: Any, *, options: bool = True) -> str:
         options: Say how an attack's training is set; otherwise its name alone.
     """
 
-    def attack(found: re.Match[str]) -> str:
-        name, given = found[1], found[2].removeprefix(":")
-        if given.isdigit():
-            return f"{ATTACKS[name]} of {given} tokens"
-        settings = given.replace("=", " ").split(",") if given and options else []
+    def attack(match: re.Match[str]) -> str:
+        name, setting = match[1], match[2].removeprefix(":")
+        if setting.isdigit():
+            return f"{ATTACKS[name]} of {setting} tokens"
+        settings = setting.replace("=", " ").split(",") if setting and options else []
         return ", ".join((ATTACKS[name], *settings))
 
     text = ATTACK.sub(attack, visible(value))
@@ -56,13 +66,13 @@ def readable(value: Any, *, options: bool = True) -> str:
     return re.sub(r"(?<=[a-z0-9])_(?=[a-z0-9])", " ", text)
 
 
-def glued(value: Any, options: bool = True) -> str:
+def glued(value: object, options: bool = True) -> str:
     """Return text for the page in which a number stays on one line with its unit and bounds."""
     text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value, options=options))
     return re.sub(r"(?<=[%×\d]) (?=\[(?:range )?-?\d)", "\u00a0", text)
 
 
-def sentence(value: Any, options: bool = True) -> str:
+def sentence(value: object, options: bool = True) -> str:
     """Return `glued` text with a capital first: a reason may begin with a checkpoint's name."""
     text = glued(value, options)
     return text[:1].upper() + text[1:]
@@ -102,30 +112,35 @@ def _tenth(fraction: float) -> str:
     return "0.0" if text == "-0.0" else text
 
 
-def interval(effect: dict[str, Any]) -> str:
+def interval(effect: Interval) -> str:
     """Return a claim's effect or control with its bounds, in its unit; a range is called one."""
-    value, low, high = effect["value"], effect["low"], effect["high"]
+    value, low, high = effect.value, effect.low, effect.high
     if value is None or math.isnan(value):
         return "–"
     word = "range " if is_range(effect) else ""
-    unit = UNIT.search(effect["name"])
+    unit = UNIT.search(effect.name)
     if unit is None:
         return f"{_tenth(value)} %{_brackets(low, high, _tenth, word)}"
     bounds = _brackets(low, high, "{:.3g}".format, word)
     return f"{value:.2f}{bounds}" if unit[1] == "correlation" else f"{value:.3g} {unit[1]}{bounds}"
 
 
-def effects_of(claim: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the effect of a claim and its controls."""
-    return [claim["effect"], *claim["controls"]]
+def is_fraction(effect: Interval) -> bool:
+    """Return whether an effect is written in percent."""
+    return UNIT.search(effect.name) is None
 
 
-def is_range(effect: dict[str, Any]) -> bool:
+def is_range(effect: Interval) -> bool:
     """Return whether the bounds of an effect are the smallest and the largest of a few values."""
-    return effect.get("bounds") == "range" and effect["low"] is not None
+    return effect.bounds == "range" and effect.low is not None
 
 
-def bounds_of(effects: Iterable[dict[str, Any]]) -> str:
+def effects_of(claim: Claim) -> tuple[Interval, ...]:
+    """Return the effect of a claim and its controls."""
+    return (claim.effect, *claim.controls)
+
+
+def bounds_of(effects: Iterable[Interval]) -> str:
     """Return what the bounds of effects are, for a heading."""
     ranges = _which_are_ranges(effects)
     if ranges and all(ranges):
@@ -133,7 +148,7 @@ def bounds_of(effects: Iterable[dict[str, Any]]) -> str:
     return "95 % interval or range" if any(ranges) else "95 % interval"
 
 
-def bounds_sentence(effects: Iterable[dict[str, Any]]) -> str:
+def bounds_sentence(effects: Iterable[Interval]) -> str:
     """Return what the bounds of effects are, for a sentence or a caption."""
     ranges = _which_are_ranges(effects)
     if ranges and all(ranges):
@@ -141,16 +156,11 @@ def bounds_sentence(effects: Iterable[dict[str, Any]]) -> str:
     return "95 % intervals, or ranges where it says so" if any(ranges) else "95 % intervals"
 
 
-def _which_are_ranges(effects: Iterable[dict[str, Any]]) -> list[bool]:
-    return [is_range(effect) for effect in effects if effect["low"] is not None]
+def _which_are_ranges(effects: Iterable[Interval]) -> list[bool]:
+    return [is_range(effect) for effect in effects if effect.low is not None]
 
 
-def is_fraction(effect: dict[str, Any]) -> bool:
-    """Return whether an effect is written in percent."""
-    return UNIT.search(effect["name"]) is None
-
-
-def cell(value: Any) -> str:
+def cell(value: object) -> str:
     """Return a table cell."""
     if value is None:
         return "–"
@@ -161,36 +171,36 @@ def cell(value: Any) -> str:
     return visible(value)
 
 
-def label(value: Any) -> str:
+def label(value: object) -> str:
     """Return a text of a figure: one line, cut where it would cover the rest."""
     text = " ".join(visible(value).split())
     return text if len(text) <= LONGEST_LABEL else f"{text[:LONGEST_LABEL]} …"
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return a reply, cut where it becomes too long to read."""
     text = visible(value)
     return text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
 
 
-def quote(claim: dict[str, Any], run: str, version: str) -> str:
+def quote(claim: Claim, run: str, version: str) -> str:
     """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
-    text = claim["claim"].rstrip(".")
-    seeds = ", ".join(str(seed) for seed in claim["seeds"])
-    who = f"resect{f' {version}' if version else ''} {QUOTES[claim['verdict']]} “{text}” for {run}"
-    behind = f"{counted(claim)}, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
-    if claim["effect"]["value"] is None:
-        return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
-    controls = [one for one in claim["controls"] if one["value"] is not None][:1]
-    effects = [claim["effect"], *controls]
-    said = "; ".join(f"{effect['name']}: {interval(effect)}" for effect in effects)
-    return f"{who}: {said} ({bounds_sentence(effects)}; {behind})."
+    text = claim.claim.rstrip(".")
+    seeds = ", ".join(str(seed) for seed in claim.seeds)
+    opening = f"resect{f' {version}' if version else ''} {QUOTES[claim.verdict]} “{text}” for {run}"
+    sample = f"{counted(claim)}, seed{'s' if len(claim.seeds) != 1 else ''} {seeds}"
+    if claim.effect.value is None:
+        return f"{opening} ({sample}): {claim.reason.rstrip('.')}."
+    controls = [control for control in claim.controls if control.value is not None][:1]
+    effects = [claim.effect, *controls]
+    numbers = "; ".join(f"{effect.name}: {interval(effect)}" for effect in effects)
+    return f"{opening}: {numbers} ({bounds_sentence(effects)}; {sample})."
 
 
-def counted(claim: dict[str, Any]) -> str:
+def counted(claim: Claim) -> str:
     """Return how many prompts, or other things, an effect was measured on."""
-    what = str(claim.get("counted", "prompts"))
-    return f"{claim['n']} {what.removesuffix('s') if claim['n'] == 1 else what}"
+    unit = claim.counted
+    return f"{claim.n} {unit.removesuffix('s') if claim.n == 1 else unit}"
 
 
 def slug(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,13 @@ def test_json_holds_what_bounds_are_for_a_range_alone() -> None:
     ],
 )
 def test_a_range_is_called_one_in_every_unit(name: str, text: str) -> None:
-    effect = plain(RANGE) | {"name": name}
-    assert interval(effect) == text
-    assert interval(plain(MEASURED) | {"name": name}) == text.replace("range ", "")
+    assert interval(replace(RANGE, name=name)) == text
+    assert interval(replace(MEASURED, name=name)) == text.replace("range ", "")
 
 
 def test_headings_and_sentences_name_both_kinds() -> None:
-    unknown = plain(Interval("overlap", 0.5))
-    only, both = [plain(RANGE), unknown], [plain(RANGE), plain(MEASURED)]
+    unknown = Interval("overlap", 0.5)
+    only, both = [RANGE, unknown], [RANGE, MEASURED]
     assert [bounds_of(some) for some in ([unknown], only, both)] == [
         "95 % interval", "range", "95 % interval or range",
     ]  # fmt: skip
