@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import example_run
 from resect.cli import app
 from resect.errors import InputError
-from resect.records import Interval
+from resect.records import Interval, Row
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, drawings, where
 from resect.report.figures.paper import figure_of
@@ -129,7 +129,7 @@ def test_colours_stand_out_and_are_not_needed_to_tell_series_apart() -> None:
 
 
 def test_where_is_measured_against_chance() -> None:
-    rows = [
+    rows: list[Row] = [
         {"layer": 0, "kind": "a", "removed": 30, "size": 100},
         {"layer": 1, "kind": "a", "removed": 10, "size": 300},
     ]
