@@ -93,6 +93,10 @@ def test_page_and_files_show_the_same_ticks() -> None:
                 assert [one.get_text() for one in axis.get_xticklabels()] == [
                     text for _, text in panel.x.ticks
                 ]
+                assert [one.get_text() for one in axis.get_yticklabels()] == [
+                    text for _, text in panel.y.ticks
+                ]
+                assert axis.get_title("left").startswith(panel.title)
 
 
 class Reader(HTMLParser):
