@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resect.errors import InputError, visible
+from resect.report.words import cell
 
 # Where nobody watches, wide tables must not be folded to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -138,7 +139,9 @@ def _bar(label: str, so_far: SoFar | None) -> Iterator[Callable[[int, int], None
             now = time.perf_counter()
             if so_far is not None and now - last[0] >= SECONDS_BETWEEN_EVENTS:
                 last[0] = now
-                known = ", ".join(f"{name} {_cell(value)}" for name, value in so_far().items())
+                known = ", ".join(
+                    f"{name} {cell(value, thousands=True)}" for name, value in so_far().items()
+                )
                 bar.update(task, description=f"{label} ({known})" if known else label)
 
         yield update
@@ -184,7 +187,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
             Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
         )
     for row in rows:
-        shown.add_row(*(Text(visible(_cell(row.get(column)))) for column in columns))
+        shown.add_row(*(Text(cell(row.get(column), thousands=True)) for column in columns))
     out.print(shown)
 
 
@@ -209,18 +212,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
 
 
 # Shown as -> probe of the records.

@@ -17,7 +17,7 @@ import yaml
 from resect import files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_yaml, refuse_links_out
-from resect.report.words import bounds_of
+from resect.report.words import bounds_of, cell
 from resect.weights.mask import Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
@@ -122,13 +122,10 @@ def _render(name: str, meta: Mapping[str, Any], mask: Mask, **more: Any) -> str:
     )
 
 
-def _cell(value: Any) -> str:
-    """Return a value for a table cell: one line, no bar."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return " ".join(str(value).replace("|", "\\|").split())
+def _cell(value: object) -> str:
+    """Return a value for a table cell of Markdown: one line, no bar, a truth value as in Python."""
+    text = cell(str(value) if isinstance(value, bool) else value)
+    return " ".join(text.replace("|", "\\|").split())
 
 
 def _metadata(text: str) -> dict[str, Any]:

@@ -160,15 +160,27 @@ def _which_are_ranges(effects: Iterable[Interval]) -> list[bool]:
     return [is_range(effect) for effect in effects if effect.low is not None]
 
 
-def cell(value: object) -> str:
-    """Return a table cell."""
+def cell(value: object, *, thousands: bool = False) -> str:
+    """Return a table cell: what is unknown as a dash, numbers with four digits at most.
+
+    Args:
+        value: What stands in it.
+        thousands: Write whole numbers with commas.
+    """
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return plain_number(value)
+    if isinstance(value, int) and thousands:
+        return f"{value:,}"
     return visible(value)
+
+
+def decimals(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a table cell of a column that aligns: three decimals, bounds with two."""
+    return "–" if value is None else f"{value:.3f}{_brackets(low, high, '{:.2f}'.format)}"
 
 
 def label(value: object) -> str:
