@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tiny
 from resect.audit import AuditRequest, Effects, audit_models, load_tuned
 from resect.audit.changes import TensorChange, change_of, shares
-from resect.audit.effects import effects_of
+from resect.audit.effects import Models, effects_of
 from resect.audit.rule import decide
 from resect.cli import app
 from resect.data.encode import encode
@@ -202,7 +202,7 @@ def test_parts_of_a_change_are_what_models_with_them_show(
     control = magnitude_matched(mask, prunable_tensors(model), label="0")
     sets = {name: load_data(str(place)) for name, place in files(tmp_path).items()}
     request = AuditRequest("", "", batch_size=2)
-    found = effects_of(request, (model, tuned, tokenizer), (mask, [control]), sets)
+    found = effects_of(request, Models(model, tuned, tokenizer), mask, [control], sets)
 
     def encoded(data: BehaviourSet) -> list[Encoded]:
         return encode(data.split("evaluation").examples, tokenizer, format="chat")
@@ -233,7 +233,7 @@ def test_parts_of_a_change_are_what_models_with_them_show(
     assert found.inside.low is not None
     assert found.inside.high is not None
     assert found.inside.low < found.inside.high
-    assert effects_of(request, (model, tuned, tokenizer), (mask, []), {}) is None
+    assert effects_of(request, Models(model, tuned, tokenizer), mask, [], {}) is None
 
 
 def files(folder: Path) -> dict[str, Path]:
