@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from resect.export import export_checkpoint, load_mask, unexport_checkpoint
 from resect.files.writing import write_json
 from resect.model import find_prunable, load_model, prunable_tensors
 from resect.model.shapes import empty_model
+from resect.records import Claim, Interval, Results
 from resect.stats import rng
 from resect.weights.controls import random_mask
 from resect.weights.mask import Mask, MaskTensor
@@ -153,12 +155,17 @@ def test_a_card_repeats_the_claims_of_a_run_that_measured_the_mask_alone(tmp_pat
     mask = make(load_model(folder).model)
     run = tmp_path / "run"
     mask.save(run / "masks" / "x.mask.safetensors")
-    claim: dict[str, Any] = {"study": "s", "claim": "Cuts | work.", "verdict": "inconclusive"}
-    claim["effect"] = {"name": "e", "value": 0.123456, "low": 0.1, "high": None}
-    write_json(run / "results.json", {"name": "n", "quick": True, "claims": [claim]})
+    claim = Claim(
+        "s", "Cuts | work.", "inconclusive", Interval("e", 0.123456, 0.1), (Interval("c", 0.0),),
+        rule="", seeds=(0,), n=1, reason="",
+    )  # fmt: skip
+    spread = replace(claim, effect=Interval("e", 0.2, 0.1, 0.3, bounds="range"))
+    write_json(run / "results.json", Results("n", True, (claim, spread), (), {"seeds": [0]}))
     export_checkpoint(folder, mask, tmp_path / "cut", run=run)
     text = (tmp_path / "cut" / "README.md").read_text("utf-8")
     assert "| s | Cuts \\| work. | inconclusive | 0.1235 | 0.1 to – |" in text
+    assert "| verdict | effect | 95 % interval or range |" in text
+    assert "| 0.2 | 0.1 to 0.3 (range) |" in text
     assert "(shortened)" in text
     other = random_mask(mask, prunable_tensors(load_model(folder).model))
     with pytest.raises(MismatchError, match="did not measure this mask"):
