@@ -20,8 +20,8 @@ def audit() -> dict[str, Any]:
     def change(value: float) -> dict[str, Any]:
         return {"name": "change", "value": value, "low": value - 0.1, "high": value + 0.1}
 
-    def share(part: str, weights: int) -> dict[str, Any]:
-        row = {"part": part, "weights": weights, "masked": weights // 50, "changed": 0.97}
+    def share(name: str, weights: int) -> dict[str, Any]:
+        row = {"part": name, "weights": weights, "masked": weights // 50, "changed": 0.97}
         row |= {"energy": weights / 40000, "share": 0.05, "chance": 0.02, "matched": 0.021}
         row |= {"enrichment": 2.5, "matched_enrichment": 2.4, "p_value": 0.05}
         return row | {"predicted": -0.01, "predicted_masked": None}
@@ -36,7 +36,7 @@ def audit() -> dict[str, Any]:
         "shares": {
             "model": [share("all prunable weights", 40000)],
             "modules": [share("self_attn.q_proj", 900), share("mlp.down_proj", 12000)],
-            "layers": [share(f"layer {at}", size) for at, size in enumerate((900, 12000, 8000))],
+            "layers": [share(f"layer {index}", (900, 12000, 8000)[index]) for index in range(3)],
         },
         "measured": [
             {"name": f"harm, {way}", "before": 0.0, "after": 0.05, "rise": change(0.05), "n": 64}
@@ -53,9 +53,9 @@ def audit() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write(folder: Path, facts: dict[str, Any]) -> Path:
+def write(folder: Path, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "audit.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "audit.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
 
 
@@ -72,18 +72,18 @@ def test_the_page_has_the_policy_of_every_page(tmp_path: Path) -> None:
 
 
 def test_a_broken_audit_is_named_with_its_field(tmp_path: Path) -> None:
-    facts = audit()
-    facts["measured"][1]["rise"].pop("value")
+    content = audit()
+    content["measured"][1]["rise"].pop("value")
     with pytest.raises(InputError, match=r"measured\[1\]\.rise\.value: Field required"):
-        build_audit_report(write(tmp_path, facts))
+        build_audit_report(write(tmp_path, content))
     assert not (tmp_path / "audit.html").exists()
 
 
 @pytest.mark.skipif(BROWSER is None, reason=NONE)
 def test_numbers_sort_as_numbers_and_nothing_runs(tmp_path: Path) -> None:
-    facts = audit()
-    facts["facts"]["tuned"] = "<script>window.ran = 1</script>" + "w" * 500
-    file = build_audit_report(write(tmp_path / "audit", facts))
+    content = audit()
+    content["facts"]["tuned"] = "<script>window.ran = 1</script>" + "w" * 500
+    file = build_audit_report(write(tmp_path / "audit", content))
     column = """(label, heading) => {
       const table = document.querySelector(`[aria-label^="${label}"] table`);
       const head = [...table.tHead.rows[0].cells].find((one) => one.textContent === heading);

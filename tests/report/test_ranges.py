@@ -50,13 +50,13 @@ def test_a_range_is_called_one_in_every_unit(name: str, text: str) -> None:
 
 def test_headings_and_sentences_name_both_kinds() -> None:
     unknown = Interval("overlap", 0.5)
-    only, both = [RANGE, unknown], [RANGE, MEASURED]
-    assert [bounds_of(some) for some in ([unknown], only, both)] == [
+    only, mixed = [RANGE, unknown], [RANGE, MEASURED]
+    assert [bounds_of(some) for some in ([unknown], only, mixed)] == [
         "95 % interval", "range", "95 % interval or range",
     ]  # fmt: skip
     assert bounds_sentence([]) == bounds_sentence([unknown]) == "95 % intervals"
     assert bounds_sentence(only) == "ranges from the smallest to the largest value"
-    assert bounds_sentence(both) == "95 % intervals, or ranges where it says so"
+    assert bounds_sentence(mixed) == "95 % intervals, or ranges where it says so"
 
 
 def test_every_page_and_text_calls_a_range_one(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_every_page_and_text_calls_a_range_one(tmp_path: Path) -> None:
     build_report(run)
     summary = json.loads((run / "report.json").read_text(encoding="utf-8"))
     quotes = [claim["quote"] for study in summary["studies"] for claim in study["claims"]]
-    assert [at for at, quote in enumerate(quotes) if "[range 66.0, 74.0]" in quote] == [15]
+    assert [index for index, quote in enumerate(quotes) if "[range 66.0, 74.0]" in quote] == [15]
     assert "(95 % intervals, or ranges where it says so; 180 prompts" in quotes[15]
     assert "(95 % intervals; 180 prompts" in quotes[0]
     text = (run / "report.md").read_text(encoding="utf-8")

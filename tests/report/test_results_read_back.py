@@ -30,8 +30,8 @@ def written(folder: Path, change: Callable[[Row], object]) -> Path:
 
 
 def study(results: Row, name: str) -> Row:
-    found: Row = next(study for study in results["studies"] if study["study"] == name)
-    return found
+    match: Row = next(study for study in results["studies"] if study["study"] == name)
+    return match
 
 
 # What is done to the results, and the field that the message names.
