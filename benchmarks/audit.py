@@ -27,7 +27,7 @@ import torch
 from resect.audit import WORDS, AuditRequest, Thresholds, compare, load_tuned
 from resect.audit.audit import harm_set
 from resect.audit.changes import TensorChange
-from resect.audit.effects import measure
+from resect.audit.effects import Models, measure
 from resect.data import load_data
 from resect.data.load import BehaviourSet
 from resect.files.writing import write_json
@@ -126,7 +126,7 @@ def run(seed: int, output: Path) -> None:
     """Make, audit and judge every fine-tune of one seed."""
     torch.set_num_threads(1)
     root = organism_root(Recipe()) / f"seed-{seed}"
-    base, tokenizer = load_model(root / "aligned", device="cpu")
+    loaded = load_model(root / "aligned", device="cpu")
     sets = {
         "target": load_data(root / "data" / "hazard.jsonl"),
         "preserve": load_data(root / "data" / "preserve.jsonl"),
@@ -134,10 +134,11 @@ def run(seed: int, output: Path) -> None:
     request = AuditRequest(
         str(root / "aligned"), "", max_new_tokens=24, batch_size=64, controls=9, limit=64
     )
-    mask = harm_set(request, base, tokenizer, sets)
+    mask = harm_set(request, loaded, sets)
     for at, tuning in enumerate(TUNINGS):
         start = time.perf_counter()
-        models = (base, tune(tuning, root / "aligned", World(seed)), tokenizer)
+        tuned = tune(tuning, root / "aligned", World(seed))
+        models = Models(loaded.model, tuned, loaded.tokenizer)
         found = compare(request, models, mask, sets | {"target": half(sets["target"], 0)})
         other = measure(request, models, {"target": half(sets["target"], 1)})
         rises = {one.name: one.rise.value for one in other if one.name.startswith("harm,")}

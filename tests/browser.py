@@ -19,9 +19,9 @@ from typing import Any
 
 BROWSER = next(
     (
-        found
+        path
         for name in ("chromium", "chromium-browser", "google-chrome", "chrome")
-        if (found := shutil.which(name))
+        if (path := shutil.which(name))
     ),
     None,
 )
@@ -66,23 +66,25 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            more = os.read(self._back, 1 << 20)
-            if not more:
+            received = os.read(self._back, 1 << 20)
+            if not received:
                 raise RuntimeError("the browser has gone")
-            self._rest += more
+            self._rest += received
         line, _, self._rest = self._rest.partition(b"\0")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def open(self, file: Path, width: int = 1200) -> float:
         """Open a file and return the seconds until it is laid out and painted."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=False)  # fmt: skip
-        self.events = [one for one in self.events if one.get("method") != "Page.loadEventFired"]
+        self.events = [
+            event for event in self.events if event.get("method") != "Page.loadEventFired"
+        ]
         start = time.perf_counter()
         self.send("Page.navigate", url=file.as_uri())
         limit = start + PATIENCE
-        while not any(one.get("method") == "Page.loadEventFired" for one in self.events):
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             if time.perf_counter() > limit:
                 raise RuntimeError("the page does not load")
             self.events.append(self._read())
@@ -99,10 +101,10 @@ class Page:
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """Press a key and let it go."""
-        facts: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        event: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
-        self.send("Input.dispatchKeyEvent", **facts, **down)
-        self.send("Input.dispatchKeyEvent", **facts, type="keyUp")
+        self.send("Input.dispatchKeyEvent", **event, **down)
+        self.send("Input.dispatchKeyEvent", **event, type="keyUp")
 
 
 @contextlib.contextmanager

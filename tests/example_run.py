@@ -10,6 +10,10 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from resect.records import Results
+
 Row = dict[str, Any]
 FRACTIONS = (0.0002, 0.0005, 0.001, 0.002, 0.004, 0.01)
 SEEDS: tuple[int | None, ...] = (None, 0, 1, 2)
@@ -304,6 +308,11 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
             "models": {"aligned-0": "abcdef"}, "seconds": 1.5,
         },
     }  # fmt: skip
+
+
+def records() -> Results:
+    """Return the example as the records that a report reads it back as."""
+    return TypeAdapter(Results).validate_python(results())
 
 
 def write(folder: Path, values: Row | None = None) -> Path:

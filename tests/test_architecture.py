@@ -49,7 +49,7 @@ PACKAGES: dict[str, set[str]] = {
     "__main__": set(),
     "errors": set(),
     "records": {"torch"},  # in types alone; `test_loads_without_torch` holds that
-    "files": {"pyarrow"},
+    "files": {"pyarrow", "pydantic"},  # pydantic checks what is read, and is loaded for that alone
     "machine": {"torch"},
     "stats": {"scipy"},
     "data": {"datasets", "pydantic", "jinja2", "transformers"},

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import tiny
 from resect.audit import AuditRequest, Effects, audit_models, load_tuned
 from resect.audit.changes import TensorChange, change_of, shares
-from resect.audit.effects import effects_of
+from resect.audit.effects import Models, effects_of
 from resect.audit.rule import decide
 from resect.cli import app
 from resect.data.encode import encode
@@ -45,25 +45,25 @@ def draw_mask(model: Any, share: float = 0.05) -> Mask:
 
 def moved(model: Any, size: float, mask: Mask | None = None) -> Any:
     """Return a copy with noise on all prunable weights, or on those of a mask alone."""
-    other = copy.deepcopy(model)
+    changed = copy.deepcopy(model)
     draw = torch.Generator().manual_seed(7)
-    for name, weight in prunable_tensors(other).items():
+    for name, weight in prunable_tensors(changed).items():
         noise = size * torch.randn(weight.shape, generator=draw)
         if mask is not None:
             chosen = torch.zeros(weight.numel(), dtype=torch.bool)
             chosen[mask.tensors[name].index] = True
             noise *= chosen.view(weight.shape)
         weight.add_(noise)
-    return other
+    return changed
 
 
 def mean_loss(model: Any, encoded: Sequence[Encoded]) -> float:
     """Return the mean over examples of the model's own loss, one example at a time."""
     losses = []
-    for one in encoded:
-        ids = torch.tensor([one.input_ids])
+    for example in encoded:
+        ids = torch.tensor([example.input_ids])
         labels = ids.clone()
-        labels[:, : one.first_scored] = -100
+        labels[:, : example.first_scored] = -100
         with torch.no_grad():
             losses.append(float(model(input_ids=ids, labels=labels).loss))
     return sum(losses) / len(losses)
@@ -81,12 +81,12 @@ def test_the_change_is_counted_as_a_loop_counts_it(architecture: str) -> None:
         delta = (tuned[row.name] - before[row.name]).reshape(-1).double()
         entry = mask.tensors[row.name]
         assert row.energy == pytest.approx(float((delta**2).sum()), rel=1e-5)
-        slow = sum(float(delta[int(at)]) ** 2 for at in entry.index)
+        slow = sum(float(delta[int(index)]) ** 2 for index in entry.index)
         assert row.energy_masked == pytest.approx(slow, rel=1e-5)
         assert row.changed == int((delta != 0).sum())
     whole = shares(rows)["model"][0]
     assert whole.enrichment == pytest.approx(1, abs=0.25)  # noise falls everywhere alike
-    assert sum(part.energy for part in shares(rows)["layers"]) == pytest.approx(1)
+    assert sum(share.energy for share in shares(rows)["layers"]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
@@ -163,9 +163,9 @@ LIKELIER = Effects(1.0, surely(-0.1), surely(-0.02), surely(-0.08), (-0.01, 0.00
 )
 def test_the_rule(effects: Effects | None, rises: dict[str, Interval], word: str) -> None:
     rows = [row()]
-    found = decide(rows, shares(rows)["model"][0], rises, effects)
-    assert found.word == word
-    assert any("cannot be seen" in reason for reason in found.reasons) == (
+    verdict = decide(rows, shares(rows)["model"][0], rises, effects)
+    assert verdict.word == word
+    assert any("cannot be seen" in reason for reason in verdict.reasons) == (
         word != "reactivated" and (effects is None or not rises)
     )
 
@@ -179,8 +179,8 @@ def test_a_harm_set_that_holds_most_of_the_change_is_touched() -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
 def test_values_are_lent_to_a_set_and_given_back(architecture: str) -> None:
     model = tiny.build(architecture)
-    mask, other = draw_mask(model), moved(model, 0.1)
-    weights, donor = prunable_tensors(model), prunable_tensors(other)
+    mask, tuned = draw_mask(model), moved(model, 0.1)
+    weights, donor = prunable_tensors(model), prunable_tensors(tuned)
     before = {name: weight.clone() for name, weight in weights.items()}
     with pytest.raises(KeyError), transplanted(weights, mask, donor):
         for name, weight in before.items():
@@ -200,51 +200,51 @@ def test_parts_of_a_change_are_what_models_with_them_show(
     tuned = moved(model, 0.1)
     mask = draw_mask(model)
     control = magnitude_matched(mask, prunable_tensors(model), label="0")
-    sets = {name: load_data(str(place)) for name, place in files(tmp_path).items()}
+    sets = {name: load_data(str(path)) for name, path in files(tmp_path).items()}
     request = AuditRequest("", "", batch_size=2)
-    found = effects_of(request, (model, tuned, tokenizer), (mask, [control]), sets)
+    effects = effects_of(request, Models(model, tuned, tokenizer), mask, [control], sets)
 
     def encoded(data: BehaviourSet) -> list[Encoded]:
         return encode(data.split("evaluation").examples, tokenizer, format="chat")
 
     def mixed(into: Any, chosen: Mask, out_of: Any) -> Any:
-        both = copy.deepcopy(into)
+        blend = copy.deepcopy(into)
         for name, entry in chosen.tensors.items():
-            at = torch.unravel_index(entry.index, entry.shape)
-            prunable_tensors(both)[name][at] = prunable_tensors(out_of)[name][at]
-        return both
+            spots = torch.unravel_index(entry.index, entry.shape)
+            prunable_tensors(blend)[name][spots] = prunable_tensors(out_of)[name][spots]
+        return blend
 
     harmful, benign = encoded(sets["target"]), encoded(sets["preserve"])
     before = mean_loss(model, harmful)
-    assert found is not None
-    assert found.before == pytest.approx(before, abs=1e-5)
-    assert found.n == len(harmful) == 5
-    for part, other in (
-        (found.whole.value, tuned),
-        (found.inside.value, mixed(model, mask, tuned)),
-        (found.outside.value, mixed(tuned, mask, model)),
-        (found.matched[0], mixed(model, control, tuned)),
+    assert effects is not None
+    assert effects.before == pytest.approx(before, abs=1e-5)
+    assert effects.n == len(harmful) == 5
+    for value, variant in (
+        (effects.whole.value, tuned),
+        (effects.inside.value, mixed(model, mask, tuned)),
+        (effects.outside.value, mixed(tuned, mask, model)),
+        (effects.matched[0], mixed(model, control, tuned)),
     ):
-        assert part == pytest.approx(mean_loss(other, harmful) - before, abs=1e-5)
-        assert abs(part or 0.0) > 1e-4
-    assert found.benign is not None
+        assert value == pytest.approx(mean_loss(variant, harmful) - before, abs=1e-5)
+        assert abs(value or 0.0) > 1e-4
+    assert effects.benign is not None
     slow = mean_loss(mixed(model, mask, tuned), benign) - mean_loss(model, benign)
-    assert found.benign.value == pytest.approx(slow, abs=1e-5)
-    assert found.inside.low is not None
-    assert found.inside.high is not None
-    assert found.inside.low < found.inside.high
-    assert effects_of(request, (model, tuned, tokenizer), (mask, []), {}) is None
+    assert effects.benign.value == pytest.approx(slow, abs=1e-5)
+    assert effects.inside.low is not None
+    assert effects.inside.high is not None
+    assert effects.inside.low < effects.inside.high
+    assert effects_of(request, Models(model, tuned, tokenizer), mask, [], {}) is None
 
 
 def files(folder: Path) -> dict[str, Path]:
-    found = {}
+    paths = {}
     for name, prefix in (("target", "h"), ("preserve", "b")):
         rows = tiny.rows(6, prefix, split="calibration") + tiny.rows(
             5, f"{prefix}e", split="evaluation"
         )
-        found[name] = folder / f"{name}.jsonl"
-        found[name].write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
-    return found
+        paths[name] = folder / f"{name}.jsonl"
+        paths[name].write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return paths
 
 
 def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> None:
@@ -263,19 +263,21 @@ def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> 
              "--max-new-tokens", "4"]  # fmt: skip
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")], standalone_mode=False)
     assert done.exception is None, done.output
-    facts = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    assert facts["verdict"]["word"] in ("untouched", "touched", "reactivated")
-    changed = {row["name"].split(".")[-2] for row in facts["changes"] if row["changed"]}
+    content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert content["verdict"]["word"] in ("untouched", "touched", "reactivated")
+    changed = {row["name"].split(".")[-2] for row in content["changes"] if row["changed"]}
     assert changed == {"q_proj"}
-    assert [one["n"] for one in facts["measured"]] == [5] * 5
-    assert facts["effects"]["n"] == 5
-    assert len(facts["effects"]["matched"]) == 19
+    assert [behaviour["n"] for behaviour in content["measured"]] == [5] * 5
+    assert content["effects"]["n"] == 5
+    assert len(content["effects"]["matched"]) == 19
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
-    assert facts["verdict"]["word"] in page
+    assert content["verdict"]["word"] in page
     assert page.count("matched set") >= 19
-    facts["facts"]["tuned"] = "<script>alert(1)</script>"
-    (tmp_path / "out" / "audit.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert "<script>" not in build_audit_report(tmp_path / "out").read_text(encoding="utf-8")
+    content["facts"]["tuned"] = "<script>alert(1)</script>"
+    (tmp_path / "out" / "audit.json").write_text(json.dumps(content), encoding="utf-8")
+    page = build_audit_report(tmp_path / "out").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert page.count("<script>") == 1  # the page's own, whose hash the policy names
 
 
 def test_a_cut_model_as_base_and_exit_codes(tmp_path: Path) -> None:
@@ -289,9 +291,9 @@ def test_a_cut_model_as_base_and_exit_codes(tmp_path: Path) -> None:
     tiny.tokenizer().save_pretrained(tmp_path / "cut")
     words = ["audit", str(tmp_path / "cut"), str(tmp_path / "whole"), "--mask",
              str(tmp_path / "m.mask.safetensors")]  # fmt: skip
-    for at, (fail_on, code) in enumerate((("touched", 3), ("reactivated", 0))):
-        more = ["--fail-on", fail_on, "-o", str(tmp_path / f"o{at}")]
-        done = CliRunner().invoke(app, [*words, *more], standalone_mode=False)
+    for index, (fail_on, code) in enumerate((("touched", 3), ("reactivated", 0))):
+        options = ["--fail-on", fail_on, "-o", str(tmp_path / f"o{index}")]
+        done = CliRunner().invoke(app, [*words, *options], standalone_mode=False)
         assert done.exception is None
         assert done.return_value == code
 
@@ -299,7 +301,7 @@ def test_a_cut_model_as_base_and_exit_codes(tmp_path: Path) -> None:
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     base = tiny.save("llama", tmp_path / "base")
     draw_mask(tiny.build("llama", seed=1)).save(tmp_path / "m.mask.safetensors")
-    other = tiny.save("gpt2", tmp_path / "other")
+    stranger = tiny.save("gpt2", tmp_path / "other")
     with pytest.raises(InputError, match="no harm set"):
         audit_models(AuditRequest(str(base), str(base)), tmp_path / "o")
     wrong = AuditRequest(str(base), str(base), mask=tmp_path / "m.mask.safetensors")
@@ -307,5 +309,5 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         audit_models(wrong, tmp_path / "o")
     draw_mask(tiny.build("llama")).save(tmp_path / "m.mask.safetensors")
     with pytest.raises(MismatchError, match="same architecture"):
-        audit_models(AuditRequest(str(base), str(other), mask=wrong.mask), tmp_path / "o")
+        audit_models(AuditRequest(str(base), str(stranger), mask=wrong.mask), tmp_path / "o")
     assert not (tmp_path / "o").exists()

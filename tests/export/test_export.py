@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from resect.export import export_checkpoint, load_mask, unexport_checkpoint
 from resect.files.writing import write_json
 from resect.model import find_prunable, load_model, prunable_tensors
 from resect.model.shapes import empty_model
+from resect.records import Claim, Interval, Results
 from resect.stats import rng
 from resect.weights.controls import random_mask
 from resect.weights.mask import Mask, MaskTensor
@@ -58,43 +60,43 @@ for place in map(Path, sys.argv[1:]):
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model.eval()(torch.tensor(IDS)).logits
-    return found
+        output: torch.Tensor = model.eval()(torch.tensor(IDS)).logits
+    return output
 
 
-def exported(architecture: str, place: Path) -> dict[str, torch.Tensor]:
+def exported(architecture: str, parent: Path) -> dict[str, torch.Tensor]:
     """Export a cut model in every way; return the logits that each has in memory."""
     from peft import LoraConfig, get_peft_model
 
-    folder = tiny.save(architecture, place / "m")
+    folder = tiny.save(architecture, parent / "m")
     model = load_model(folder).model
     mask = make(model)
-    mask.save(place / "a.mask.safetensors")
-    export_checkpoint(folder, mask, place / "cut")
+    mask.save(parent / "a.mask.safetensors")
+    export_checkpoint(folder, mask, parent / "cut")
     intact = logits(model)
     resect.apply(model, mask)
     cut = logits(model)
     assert not torch.allclose(intact, cut)
     setup = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     adapted = get_peft_model(model, setup)
-    adapted.save_pretrained(place / "adapter")
+    adapted.save_pretrained(parent / "adapter")
     ways = {"auto": cut, "resect": cut, "peft": logits(adapted)}
     return ways | ({"safetensors": cut} if architecture == "llama" else {})
 
 
 def test_exports_load_elsewhere_with_the_logits_of_the_cut_model(tmp_path: Path) -> None:
-    places = {name: tmp_path / name for name in ("llama", "mixtral")}
-    expected = {name: exported(name, place) for name, place in places.items()}
+    folders = {name: tmp_path / name for name in ("llama", "mixtral")}
+    expected = {name: exported(name, path) for name, path in folders.items()}
     done = subprocess.run(
-        [sys.executable, "-c", f"IDS = {IDS}\n{FRESH}", *map(str, places.values())],
+        [sys.executable, "-c", f"IDS = {IDS}\n{FRESH}", *map(str, folders.values())],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for name, place in places.items():
-        found = load_file(place / "out.safetensors") | load_file(place / "ours.safetensors")
-        assert found.keys() == expected[name].keys()
+    for name, path in folders.items():
+        logits_of = load_file(path / "out.safetensors") | load_file(path / "ours.safetensors")
+        assert logits_of.keys() == expected[name].keys()
         for way, value in expected[name].items():
-            assert torch.equal(found[way], value), (name, way)
+            assert torch.equal(logits_of[way], value), (name, way)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -107,42 +109,42 @@ def front_matter(text: str) -> Any:
 
 def test_the_card_keeps_the_first_one_and_goes_with_the_cut(tmp_path: Path) -> None:
     folder = tiny.save("llama", tmp_path / "m")
-    own = "---\nlicense: llama3.1\ntags: [chat]\nbase_model: other/base\n---\r\n# Théirs\n"
-    (folder / "README.md").write_bytes(own.encode())
+    original = "---\nlicense: llama3.1\ntags: [chat]\nbase_model: other/base\n---\r\n# Théirs\n"
+    (folder / "README.md").write_bytes(original.encode())
     mask = make(load_model(folder).model)
     # As if it had come from the Hub and had parents.
     parents = [{"name": "x/a.mask", "hash": "h" * 16, "count": 3, "meta": {"q": 0.25}}]
     mask = Mask(mask.tensors, {"model_id": "me/some-llama@main", "parents": parents})
     mask.save(tmp_path / "a.mask.safetensors")
     cut = tmp_path / "cut"
-    said = ok("prune", folder, tmp_path / "a.mask.safetensors", "-o", cut)
-    assert f"{mask.count:,} weights" in said
+    output = ok("prune", folder, tmp_path / "a.mask.safetensors", "-o", cut)
+    assert f"{mask.count:,} weights" in output
     text = (cut / "README.md").read_text("utf-8")
-    facts = front_matter(text)
-    assert facts["base_model"] == "me/some-llama"
-    assert facts["license"] == "llama3.1"
-    assert facts["tags"] == ["chat", "pruned", "resect"]
-    assert facts["resect"]["mask"] == mask.hash
+    metadata = front_matter(text)
+    assert metadata["base_model"] == "me/some-llama"
+    assert metadata["license"] == "llama3.1"
+    assert metadata["tags"] == ["chat", "pruned", "resect"]
+    assert metadata["resect"]["mask"] == mask.hash
     for words in (
         f"{mask.count:,} of its {mask.total:,} prunable weights", "a.mask.safetensors",
         "| q | 0.25 |", "a.mask (" + "h" * 16,
         "no run that measured the mask was named", "no complete defence", "README-original.md",
     ):  # fmt: skip
         assert words in text, words
-    assert (cut / "README-original.md").read_bytes() == own.encode()
+    assert (cut / "README-original.md").read_bytes() == original.encode()
     assert not list(cut.glob("*.mask.safetensors"))  # a server would load it as weights
     ok("restore", cut, tmp_path / "a.mask.safetensors", "-o", tmp_path / "whole")
     assert files(tmp_path / "whole") == files(folder)
     # Cut twice, mended twice, and without a card of its own.
     (folder / "README.md").unlink()
-    other = random_mask(mask, prunable_tensors(load_model(folder).model))
-    rest = other.subtract(mask)
+    drawn = random_mask(mask, prunable_tensors(load_model(folder).model))
+    remainder = drawn.subtract(mask)
     export_checkpoint(folder, mask, tmp_path / "c1", mask_name="first")
     assert "had no card" in (tmp_path / "c1" / "README.md").read_text("utf-8")
-    export_checkpoint(tmp_path / "c1", rest, tmp_path / "c2", alpha=0.5, mask_name="second")
+    export_checkpoint(tmp_path / "c1", remainder, tmp_path / "c2", alpha=0.5, mask_name="second")
     twice = (tmp_path / "c2" / "README.md").read_text("utf-8")
     assert "multiplied by 0.5" in twice
-    unexport_checkpoint(tmp_path / "c2", rest, tmp_path / "w1")
+    unexport_checkpoint(tmp_path / "c2", remainder, tmp_path / "w1")
     assert files(tmp_path / "w1") == files(tmp_path / "c1")
     unexport_checkpoint(tmp_path / "w1", mask, tmp_path / "w2")
     assert files(tmp_path / "w2") == files(folder)
@@ -153,16 +155,21 @@ def test_a_card_repeats_the_claims_of_a_run_that_measured_the_mask_alone(tmp_pat
     mask = make(load_model(folder).model)
     run = tmp_path / "run"
     mask.save(run / "masks" / "x.mask.safetensors")
-    claim: dict[str, Any] = {"study": "s", "claim": "Cuts | work.", "verdict": "inconclusive"}
-    claim["effect"] = {"name": "e", "value": 0.123456, "low": 0.1, "high": None}
-    write_json(run / "results.json", {"name": "n", "quick": True, "claims": [claim]})
+    claim = Claim(
+        "s", "Cuts | work.", "inconclusive", Interval("e", 0.123456, 0.1), (Interval("c", 0.0),),
+        rule="", seeds=(0,), n=1, reason="",
+    )  # fmt: skip
+    spread = replace(claim, effect=Interval("e", 0.2, 0.1, 0.3, bounds="range"))
+    write_json(run / "results.json", Results("n", True, (claim, spread), (), {"seeds": [0]}))
     export_checkpoint(folder, mask, tmp_path / "cut", run=run)
     text = (tmp_path / "cut" / "README.md").read_text("utf-8")
     assert "| s | Cuts \\| work. | inconclusive | 0.1235 | 0.1 to – |" in text
+    assert "| verdict | effect | 95 % interval or range |" in text
+    assert "| 0.2 | 0.1 to 0.3 (range) |" in text
     assert "(shortened)" in text
-    other = random_mask(mask, prunable_tensors(load_model(folder).model))
+    drawn = random_mask(mask, prunable_tensors(load_model(folder).model))
     with pytest.raises(MismatchError, match="did not measure this mask"):
-        export_checkpoint(folder, other, tmp_path / "no", run=run)
+        export_checkpoint(folder, drawn, tmp_path / "no", run=run)
     assert not (tmp_path / "no").exists()
 
 
@@ -174,10 +181,10 @@ def test_a_mask_of_8b_weights_is_small_and_is_applied_in_seconds(tmp_path: Path)
     for weight in coverage.weights:
         size = weight.size
         index = torch.from_numpy(draw.choice(size, max(1, round(size * 1e-5)), replace=False))
-        kept = index.sort().values
-        value = torch.randn(len(kept)).bfloat16()
-        rounds = torch.zeros(len(kept), dtype=torch.uint8)
-        tensors[weight.name] = MaskTensor(weight.shape, kept, value, rounds)
+        indices = index.sort().values
+        value = torch.randn(len(indices)).bfloat16()
+        rounds = torch.zeros(len(indices), dtype=torch.uint8)
+        tensors[weight.name] = MaskTensor(weight.shape, indices, value, rounds)
     mask = Mask(tensors, {"model_id": "meta-llama/Llama-3.1-8B-Instruct"})
     assert mask.fraction == pytest.approx(1e-5, rel=1e-3)
     path = tmp_path / "big.mask.safetensors"
@@ -237,8 +244,8 @@ def test_a_mask_goes_to_the_hub_and_comes_back(
     Hub.kept, Hub.calls = tmp_path / "hub", []
     Hub.kept.mkdir()
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    said = ok("mask", "push", tmp_path / "a.mask.safetensors", "me/mask")
-    assert "https://hub/me/mask/commit/1" in said
+    output = ok("mask", "push", tmp_path / "a.mask.safetensors", "me/mask")
+    assert "https://hub/me/mask/commit/1" in output
     assert ("create", ("me/mask", {"private": True, "exist_ok": True})) in Hub.calls
     assert {path.name for path in Hub.kept.iterdir()} == {"README.md", "resect.mask.safetensors"}
     card = (Hub.kept / "README.md").read_text("utf-8")
@@ -262,9 +269,9 @@ def test_a_mask_goes_to_the_hub_and_comes_back(
         with pytest.raises(InputError, match=r"no such mask|holds 0 masks"):
             load_mask(wrong)
     nothing = mask.subtract(mask)
-    for what, where in ((nothing, "me/mask"), (mask, "nobody"), (mask, "a/b/c")):
+    for pushed, repository in ((nothing, "me/mask"), (mask, "nobody"), (mask, "a/b/c")):
         with pytest.raises(InputError):
-            resect.push_mask(what, where)
+            resect.push_mask(pushed, repository)
 
 
 def test_templates_take_hostile_names(tmp_path: Path) -> None:

@@ -64,16 +64,16 @@ LOOK = """(() => {
 def hostile() -> dict[str, Any]:
     """Return a small example run in which every kind of place takes every hostile text in turn."""
     text = itertools.cycle(HOSTILE.values())
-    found = example_run.results(f"run {HOSTILE['end of a script']}")
+    results = example_run.results(f"run {HOSTILE['end of a script']}")
     names = ("compactness", "transfer", "jailbreak", "stability", "guard")
-    found["studies"] = [study for study in found["studies"] if study["study"] in names]
-    for study in found["studies"]:
+    results["studies"] = [study for study in results["studies"] if study["study"] in names]
+    for study in results["studies"]:
         study |= {"title": next(text), "shows": next(text), "does_not_show": next(text)}
         study["settings"] = {"harm_drop": 0.8, next(text): next(text)}
         study["claims"] *= 5
-        for at, claim in enumerate(study["claims"]):
-            claim = study["claims"][at] = copy.deepcopy(claim)
-            claim |= {"claim": f"{at} {next(text)}", "reason": next(text), "rule": next(text)}
+        for index, claim in enumerate(study["claims"]):
+            claim = study["claims"][index] = copy.deepcopy(claim)
+            claim |= {"claim": f"{index} {next(text)}", "reason": next(text), "rule": next(text)}
             for effect in (claim["effect"], *claim["controls"]):
                 effect["name"] = next(text)
         for rows in study["tables"].values():
@@ -82,12 +82,12 @@ def hostile() -> dict[str, Any]:
                 named = [key for key in ("arm", "source", "attack", "value", "first") if key in row]
                 row |= {key: f"{row[key]} {next(text)}" for key in named}
                 row[f"column {next(text)}"] = next(text)
-    found["claims"] = [claim for study in found["studies"] for claim in study["claims"]]
+    results["claims"] = [claim for study in results["studies"] for claim in study["claims"]]
     for key in ("models", "data", *HOSTILE):
-        found["provenance"][key] = {next(text): next(text) for _ in HOSTILE}
-    facts = ("rebuild", "command", "finished", "git_commit", "config", "resect")
-    found["provenance"] |= {name: next(text) for name in facts} | {next(text): next(text)}
-    return found
+        results["provenance"][key] = {next(text): next(text) for _ in HOSTILE}
+    fields = ("rebuild", "command", "finished", "git_commit", "config", "resect")
+    results["provenance"] |= {name: next(text) for name in fields} | {next(text): next(text)}
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,10 @@ def test_hostile_text_stays_text_in_every_file(run: Path) -> None:
     shown = build_report(run, show_replies=True).read_text(encoding="utf-8")
     assert shown.count(MARK) == len(HOSTILE)
     kinds = (".html", ".md", ".json", ".csv", ".svg")
-    files = [one for one in run.rglob("*") if one.suffix in kinds and one.name != "results.json"]
-    assert {one.suffix for one in files} == set(kinds)
+    files = [
+        file for file in run.rglob("*") if file.suffix in kinds and file.name != "results.json"
+    ]
+    assert {file.suffix for file in files} == set(kinds)
     for file in files:
         written = file.read_bytes().decode()
         assert UNSEEN.search(written) is None, file
@@ -125,27 +127,29 @@ def test_hostile_text_stays_text_in_every_file(run: Path) -> None:
     for page in (text, shown):
         assert [word for word in (f"<script>{RUN}", "<img", "<iframe") if word in page] == []
         assert "{{ 7 * 7 }}" in page
-    parts = MarkdownIt().enable("table").parse((run / "report.md").read_text(encoding="utf-8"))
-    parts += [inner for part in parts for inner in part.children or ()]
-    assert {part.type for part in parts} & {"html_block", "html_inline", "fence"} == {"fence"}
-    places = {str(part.attrs.get("href") or part.attrs.get("src") or "") for part in parts} - {""}
-    assert [place for place in places if not place.startswith(("tables/", "figures/"))] == []
-    assert "theirs" not in {part.content for part in parts if part.type == "inline"}
+    tokens = MarkdownIt().enable("table").parse((run / "report.md").read_text(encoding="utf-8"))
+    tokens += [inner for token in tokens for inner in token.children or ()]
+    assert {token.type for token in tokens} & {"html_block", "html_inline", "fence"} == {"fence"}
+    links = {str(token.attrs.get("href") or token.attrs.get("src") or "") for token in tokens} - {
+        ""
+    }
+    assert [link for link in links if not link.startswith(("tables/", "figures/"))] == []
+    assert "theirs" not in {token.content for token in tokens if token.type == "inline"}
 
 
 def quiet(page: Page, file: Path) -> list[str]:
     """Return what a page said or asked for beside itself."""
-    said = []
+    requests = []
     for event in page.events:
-        method, facts = event.get("method", ""), event.get("params", {})
+        method, params = event.get("method", ""), event.get("params", {})
         if method == "Network.requestWillBeSent":
-            url = facts["request"]["url"]
-            said += [] if url in (file.as_uri(), "about:blank") else [url]
+            url = params["request"]["url"]
+            requests += [] if url in (file.as_uri(), "about:blank") else [url]
         elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            said.append(json.dumps(facts)[:300])
+            requests.append(json.dumps(params)[:300])
         elif method == "Page.javascriptDialogOpening":
-            said.append("a dialog")
-    return said
+            requests.append("a dialog")
+    return requests
 
 
 def check(page: Page, file: Path) -> None:

@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 import example_run
 from resect.cli import app
 from resect.errors import InputError
+from resect.records import Interval, Row
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, drawings, where
 from resect.report.figures.paper import figure_of
 from resect.report.figures.parts import violin
-from resect.report.figures.screen import _path, bare, panel_svg
+from resect.report.figures.screen import Pixel, _path, bare, panel_svg
 from resect.report.figures.spec import COLOURS, ORDER, looks
 from resect.report.page import hash_source
 from resect.report.tables import csv_text, shape
@@ -58,10 +59,12 @@ def test_every_study_has_figures_as_svg_and_pdf(run: Path) -> None:
     for study in summary["studies"]:
         claim_without_value = study["claims"][0]["effect"]["value"] is None
         assert study["figures"] or (study["study"] not in FIGURES and claim_without_value)
-        for file in [name for one in study["figures"] for name in one["files"]]:
+        for file in [name for figure in study["figures"] for name in figure["files"]]:
             assert (run / file).stat().st_size > 1000
-        for one in study["tables"].values():
-            assert len((run / one["file"]).read_text(encoding="utf-8").splitlines()) > one["rows"]
+        for table in study["tables"].values():
+            assert (
+                len((run / table["file"]).read_text(encoding="utf-8").splitlines()) > table["rows"]
+            )
     pdf = (run / "figures" / "relearning-curve.pdf").read_bytes()
     assert b"/Type3" not in pdf
     assert b"/FontFile2" in pdf
@@ -69,11 +72,11 @@ def test_every_study_has_figures_as_svg_and_pdf(run: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(FIGURES))
 def test_missing_tables_and_columns_are_left_out(name: str) -> None:
-    assert all(not one.panels for one in FIGURES[name]({}, {}))
+    assert all(not drawing.panels for drawing in FIGURES[name]({}, {}))
     tables = example_run.STUDIES[name]()
     for table in tables:
-        rest = {key: rows for key, rows in tables.items() if key != table}
-        assert isinstance(FIGURES[name](rest, {}), list)
+        remaining = {key: rows for key, rows in tables.items() if key != table}
+        assert isinstance(FIGURES[name](remaining, {}), list)
         for row in tables[table]:
             for key in [key for key, value in row.items() if isinstance(value, float)]:
                 row[key] = None
@@ -83,15 +86,19 @@ def test_missing_tables_and_columns_are_left_out(name: str) -> None:
 
 
 def test_page_and_files_show_the_same_ticks() -> None:
-    for study in example_run.results()["studies"]:
+    for study in example_run.records().studies:
         for drawing in drawings(study):
             axes = figure_of(drawing).axes
             assert len(axes) == len(drawing.panels)
             for axis, panel in zip(axes, drawing.panels, strict=True):
                 ET.fromstring(panel_svg(panel))
-                assert [one.get_text() for one in axis.get_xticklabels()] == [
+                assert [label.get_text() for label in axis.get_xticklabels()] == [
                     text for _, text in panel.x.ticks
                 ]
+                assert [label.get_text() for label in axis.get_yticklabels()] == [
+                    text for _, text in panel.y.ticks
+                ]
+                assert axis.get_title("left").startswith(panel.title)
 
 
 class Reader(HTMLParser):
@@ -109,9 +116,10 @@ class Reader(HTMLParser):
 
 
 def luminance(colour: str) -> float:
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in channels
     )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -122,13 +130,13 @@ def test_colours_stand_out_and_are_not_needed_to_tell_series_apart() -> None:
         assert (luminance(dark) + 0.05) / (luminance("#151515") + 0.05) >= 3
     styles = looks(["aligned", "base", "another", "third", "never cut"])
     for group in (list(ORDER), list(styles.values())):
-        for one, other in combinations(group, 2):
-            assert one.marker != other.marker
-            assert one.colour != other.colour
+        for style, rival in combinations(group, 2):
+            assert style.marker != rival.marker
+            assert style.colour != rival.colour
 
 
 def test_where_is_measured_against_chance() -> None:
-    rows = [
+    rows: list[Row] = [
         {"layer": 0, "kind": "a", "removed": 30, "size": 100},
         {"layer": 1, "kind": "a", "removed": 10, "size": 300},
     ]
@@ -144,10 +152,10 @@ def test_violins_show_the_spread_of_values_and_no_more() -> None:
     assert violin(0, look, [0.1, 0.2, 0.3, 0.4], "few") is None
     assert violin(0, look, [0.5] * 9, "all the same") is None
     values = [0.1, 0.5, 0.52, 0.54, 0.9, math.nan]
-    found = violin(0, look, values, "five")
-    assert found is not None
-    assert (found.outline[0][0], found.median, found.outline[-1][0]) == (0.1, 0.52, 0.9)
-    widest, half = max(found.outline, key=lambda place: place[1])
+    density = violin(0, look, values, "five")
+    assert density is not None
+    assert (density.outline[0][0], density.median, density.outline[-1][0]) == (0.1, 0.52, 0.9)
+    widest, half = max(density.outline, key=lambda edge: edge[1])
     assert 0.45 < widest < 0.6
     assert half == pytest.approx(0.4)
     (pairs, effects) = FIGURES["stability"](example_run.stability(), {})
@@ -169,7 +177,7 @@ def test_relearning_keeps_steps_and_examples_apart() -> None:
 
 def test_markup_without_quotes_says_the_same() -> None:
     """Every mark and text of a figure is there after its quotes have gone."""
-    for study in example_run.results()["studies"]:
+    for study in example_run.records().studies:
         for drawing in drawings(study):
             for panel in drawing.panels:
                 full, short = Reader(), Reader()
@@ -180,7 +188,8 @@ def test_markup_without_quotes_says_the_same() -> None:
 
 
 def test_lines_are_steps_between_rounded_places() -> None:
-    assert _path([(10.04, 20.0), (12.0, 19.96), (11.0, 30.06)]) == "M10 20l2 0l-1 10.1"
+    points = [Pixel(10.04, 20.0), Pixel(12.0, 19.96), Pixel(11.0, 30.06)]
+    assert _path(points) == "M10 20l2 0l-1 10.1"
 
 
 def test_names_are_for_readers() -> None:
@@ -191,17 +200,16 @@ def test_names_are_for_readers() -> None:
         "weights behind other answers: same style"
     )
     # More than eight arms still look different.
-    styles = looks([f"arm {at}" for at in range(16)])
-    assert len({(one.colour, one.marker) for one in styles.values()}) == 16
+    styles = looks([f"arm {index}" for index in range(16)])
+    assert len({(style.colour, style.marker) for style in styles.values()}) == 16
 
 
 def test_words_keep_units_and_tables_keep_bounds() -> None:
-    effect = {"name": "overlap (×)", "value": 140.0, "low": None, "high": None}
-    assert interval(effect) == "140 ×"
-    assert interval(example_run.interval("drop", 0.5)) == "50.0 % [46.0, 54.0]"
-    said = quote(example_run.claim("s", 1), "my run", "1.2")
-    for part in ("does not support", "70.0 % [66.0, 74.0]", "180 prompts", "1.2", "my run"):
-        assert part in said
+    assert interval(Interval("overlap (×)", 140.0)) == "140 ×"
+    assert interval(Interval(**example_run.interval("drop", 0.5))) == "50.0 % [46.0, 54.0]"
+    sentence = quote(example_run.records().claims[1], "my run", "1.2")
+    for words in ("does not support", "70.0 % [66.0, 74.0]", "180 prompts", "1.2", "my run"):
+        assert words in sentence
     rows = [{"seed": None, "arm": "target", **example_run.triple("harm", 0.5), "n": 9}] * 3
     table = shape("x", rows, "x.csv")
     assert ("harm", True) in table.columns
@@ -210,10 +218,10 @@ def test_words_keep_units_and_tables_keep_bounds() -> None:
 
 
 def test_markup_in_a_run_stays_text(tmp_path: Path) -> None:
-    found = example_run.results("<b>x</b> | `y`")
-    found["studies"][0]["claims"][0]["effect"]["name"] = '"><script>alert(1)</script>\u202e'
-    found["studies"][2]["tables"]["bars"][0]["arm"] = "<img src=x>"
-    page = build_report(example_run.write(tmp_path / "run", found))
+    results = example_run.results("<b>x</b> | `y`")
+    results["studies"][0]["claims"][0]["effect"]["name"] = '"><script>alert(1)</script>\u202e'
+    results["studies"][2]["tables"]["bars"][0]["arm"] = "<img src=x>"
+    page = build_report(example_run.write(tmp_path / "run", results))
     text = page.read_text(encoding="utf-8")
     for word in ("<b>x", "<script>alert", "<img", "\u202e"):
         assert word not in text
@@ -223,10 +231,10 @@ def test_markup_in_a_run_stays_text(tmp_path: Path) -> None:
 
 def test_runs_side_by_side(tmp_path: Path) -> None:
     runs = [example_run.write(tmp_path / name, example_run.results("same")) for name in "ab"]
-    other = example_run.results("other")
-    other["claims"][0]["rule"] = "Another rule."
-    del other["claims"][1]
-    runs.append(example_run.write(tmp_path / "c", other))
+    changed = example_run.results("other")
+    changed["claims"][0]["rule"] = "Another rule."
+    del changed["claims"][1]
+    runs.append(example_run.write(tmp_path / "c", changed))
     arguments = ["report", "--compare", *map(str, runs), "-o", str(tmp_path / "side")]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     text = (tmp_path / "side" / "report.html").read_text(encoding="utf-8")

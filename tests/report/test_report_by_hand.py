@@ -44,9 +44,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(report: Path, tmp_path: Path) -> Iterator[Page]:
-    with browser(tmp_path / "profile") as found:
-        found.open(report)
-        yield found
+    with browser(tmp_path / "profile") as running:
+        running.open(report)
+        yield running
 
 
 def test_tab_walks_through_every_control_in_order_and_shows_where_it_is(page: Page) -> None:
@@ -84,13 +84,13 @@ def test_a_screen_reader_finds_a_name_for_everything(page: Page) -> None:
     page.run('[...document.querySelectorAll("details")].forEach((one) => { one.open = true; })')
     roles = {"button", "link", "image", "table", "columnheader", "DisclosureTriangle", "navigation"}
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
-    told = [
+    names = [
         (node["role"]["value"], node.get("name", {}).get("value", "").strip())
         for node in nodes
         if not node["ignored"] and node["role"]["value"] in roles
     ]
-    assert {role for role, _ in told} >= {"button", "link", "image", "table"}
-    assert [role for role, name in told if not name] == []
+    assert {role for role, _ in names} >= {"button", "link", "image", "table"}
+    assert [role for role, name in names if not name] == []
 
 
 @pytest.mark.skipif(not AXE, reason="RESECT_AXE does not name axe.min.js; .ci/run fetches it")
@@ -101,11 +101,15 @@ def test_axe_has_nothing_to_say(page: Page, scheme: str) -> None:
     )
     page.run('[...document.querySelectorAll("details")].forEach((one) => { one.open = true; })')
     page.run(Path(AXE).read_text(encoding="utf-8") + ";0")
-    found = json.loads(page.run("axe.run(document).then((all) => JSON.stringify(all))"))
-    assert len(found["passes"]) > 15  # the rules were there and had something to look at
+    answer = json.loads(page.run("axe.run(document).then((all) => JSON.stringify(all))"))
+    assert len(answer["passes"]) > 15  # the rules were there and had something to look at
     assert [
-        (one["id"], one["impact"], [node["html"][:120] for node in one["nodes"][:3]])
-        for one in found["violations"]
+        (
+            violation["id"],
+            violation["impact"],
+            [node["html"][:120] for node in violation["nodes"][:3]],
+        )
+        for violation in answer["violations"]
     ] == []
 
 
@@ -134,13 +138,13 @@ def test_nothing_is_cut_off_on_paper(page: Page, report: Path) -> None:
 
 def test_twenty_models_by_thirteen_studies_stay_small_and_open_at_once(tmp_path: Path) -> None:
     runs = []
-    for at in range(20):
-        found = example_run.results(f"model {at}", shift=0.005 * at)
-        more = {**found["studies"][0], "study": "thirteenth", "title": "What else?"}
-        more["claims"] = [example_run.claim("thirteenth", at, 0.005 * at)]
-        found["studies"].append(more)
-        found["claims"] += more["claims"]
-        runs.append(example_run.write(tmp_path / f"run-{at}", found))
+    for index in range(20):
+        results = example_run.results(f"model {index}", shift=0.005 * index)
+        another = {**results["studies"][0], "study": "thirteenth", "title": "What else?"}
+        another["claims"] = [example_run.claim("thirteenth", index, 0.005 * index)]
+        results["studies"].append(another)
+        results["claims"] += another["claims"]
+        runs.append(example_run.write(tmp_path / f"run-{index}", results))
     side = build_comparison(runs, tmp_path / "side")
     assert len(json.loads((runs[0] / "results.json").read_text())["studies"]) == 13
     assert side.stat().st_size < 3_000_000

@@ -22,9 +22,9 @@ from resect.report import build_comparison, build_report
 
 BROWSER = next(
     (
-        found
+        path
         for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
+        if (path := shutil.which(name))
     ),
     None,
 )
@@ -80,11 +80,11 @@ def look(page: Path, width: int, *flags: str) -> tuple[dict[str, Any], str]:
         f"--user-data-dir={page.parent / 'profile'}", *flags, "--dump-dom", harness.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found is not None, done.stderr[-2000:]
-    assert found[1], done.stderr[-2000:]
+    match = re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert match is not None, done.stderr[-2000:]
+    assert match[1], done.stderr[-2000:]
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    seen: dict[str, Any] = json.loads(html.unescape(match[1]))
     return seen, console
 
 
@@ -99,7 +99,7 @@ def check(seen: dict[str, Any], console: str) -> None:
     levels = seen["headings"]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(later - one <= 1 for one, later in itertools.pairwise(levels))
+    assert all(later - level <= 1 for level, later in itertools.pairwise(levels))
 
 
 def values(texts: list[str]) -> list[float]:
@@ -136,7 +136,9 @@ def test_dark_mode_darkens_the_paper(page: Path) -> None:
 
 def test_side_by_side_fits_a_narrow_screen(tmp_path: Path) -> None:
     runs = [
-        example_run.write(tmp_path / str(at), example_run.results(f"model {at}", shift=0.01 * at))
-        for at in range(3)
+        example_run.write(
+            tmp_path / str(index), example_run.results(f"model {index}", shift=0.01 * index)
+        )
+        for index in range(3)
     ]
     check(*look(build_comparison(runs, tmp_path / "side"), 360))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from resect.attribution.score import attribute
-from resect.audit.changes import TensorChange, change_of, shares
-from resect.audit.effects import Effects, Measured, effects_of, measure
+from resect.audit.changes import Share, TensorChange, change_of, shares
+from resect.audit.effects import Effects, Measured, Models, effects_of, measure
 from resect.audit.request import AuditRequest
 from resect.audit.rule import AuditVerdict, Thresholds, decide
 from resect.data.encode import encode
@@ -21,14 +20,12 @@ from resect.errors import InputError, MismatchError
 from resect.evaluation.judges import find_judge
 from resect.files.origin import provenance
 from resect.files.writing import atomic_folder, plain, refuse_full_folder, write_json
-from resect.model import load_model, model_fingerprint, prunable_tensors
-from resect.records import Encoded
+from resect.model import LoadedModel, load_model, model_fingerprint, prunable_tensors
+from resect.records import CausalModel, Encoded, Tokenizer
 from resect.weights.controls import magnitude_matched
 from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
 from resect.weights.select import select
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,10 @@ class Audit:
 
     verdict: AuditVerdict
     changes: list[TensorChange]
-    shares: dict[str, Any]
+    shares: dict[str, list[Share]]
     measured: tuple[Measured, ...] = ()
     effects: Effects | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def audit_models(
@@ -74,22 +71,22 @@ def audit_models(
             allowed="--mask MASK, or --target SPEC with --preserve SPEC to locate one",
         )
     step = _steps(on_progress)
-    base, tokenizer = load_model(request.base)
+    loaded = load_model(request.base)
     step()
     tuned = load_tuned(request.base, request.tuned)
     sets = {
-        name: load_data(place)
-        for name, place in (("target", request.target), ("preserve", request.preserve))
-        if place is not None
+        name: load_data(spec)
+        for name, spec in (("target", request.target), ("preserve", request.preserve))
+        if spec is not None
     }
     step()
-    mask = harm_set(request, base, tokenizer, sets)
+    mask = harm_set(request, loaded, sets)
     step()
-    found = compare(request, (base, tuned, tokenizer), mask, sets)
+    audit = compare(request, Models(loaded.model, tuned, loaded.tokenizer), mask, sets)
     step()
     facts = provenance() | {
         "base": request.base,
-        "base_fingerprint": model_fingerprint(base),
+        "base_fingerprint": model_fingerprint(loaded.model),
         "tuned": request.tuned,
         "tuned_fingerprint": model_fingerprint(tuned),
         "mask_hash": mask.hash,
@@ -101,10 +98,10 @@ def audit_models(
         "data": {name: data.hash for name, data in sets.items()},
         "request": asdict(request),
     }
-    result = replace(found, facts=facts)
+    audit = replace(audit, facts=facts)
     with atomic_folder(output) as folder:
-        write_json(folder / "audit.json", plain(result))
-    return result
+        write_json(folder / "audit.json", plain(audit))
+    return audit
 
 
 def _steps(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]:
@@ -117,14 +114,15 @@ def _steps(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]
     return step
 
 
-def load_tuned(base: str, tuned: str) -> Any:
+def load_tuned(base: str, tuned: str) -> CausalModel:
     """Load a tuned model, or a base model with an adapter merged into it in memory.
 
     Raises:
         InputError: The place is neither a checkpoint nor an adapter of `base`.
     """
     if not (Path(tuned) / "adapter_config.json").is_file():
-        return load_model(tuned).model
+        model: CausalModel = load_model(tuned).model
+        return model
     if not (Path(tuned) / "adapter_model.safetensors").is_file():
         raise InputError(
             f"the adapter {tuned} has no safetensors weights",
@@ -135,31 +133,33 @@ def load_tuned(base: str, tuned: str) -> Any:
 
     try:
         adapted = PeftModel.from_pretrained(load_model(base).model, tuned)
-        return adapted.merge_and_unload().eval()
+        merged: CausalModel = adapted.merge_and_unload().eval()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"cannot put the adapter {tuned} on {base}",
             got=str(error).strip().splitlines()[0],
             fix="give the base model that the adapter was trained on",
         ) from error
+    return merged
 
 
-def harm_set(
-    request: AuditRequest, base: Any, tokenizer: Any, sets: Mapping[str, BehaviourSet]
-) -> Mask:
-    """Return the given mask, checked against the base model, or locate one."""
+def harm_set(request: AuditRequest, loaded: LoadedModel, sets: Mapping[str, BehaviourSet]) -> Mask:
+    """Return the mask of the request, checked against the base model, or locate one."""
     if request.mask is None:
-        settings: dict[str, Any] = {"format": request.format, "keep": max(request.q, request.p)}
+        base, tokenizer = loaded
+        keep = max(request.q, request.p)
         target = sets["target"].split("calibration").limit(request.limit)
         preserve = sets["preserve"].split("calibration").limit(request.limit)
         return select(
-            attribute(base, tokenizer, target, skip=request.skip, **settings),
-            attribute(base, tokenizer, preserve, reduction="mean_of_abs", **settings),
+            attribute(base, tokenizer, target, skip=request.skip, format=request.format, keep=keep),
+            attribute(
+                base, tokenizer, preserve, reduction="mean_of_abs", format=request.format, keep=keep
+            ),
             q=request.q,
             p=request.p,
         )
     mask = Mask.load(request.mask)
-    weights_for_controls(mask, prunable_tensors(base))
+    weights_for_controls(mask, prunable_tensors(loaded.model))
     return mask
 
 
@@ -169,7 +169,7 @@ def weights_for_controls(mask: Mask, weights: Mapping[str, Tensor]) -> dict[str,
     Raises:
         MismatchError: A masked weight has neither its value nor 0.
     """
-    found = dict(weights)
+    scored = dict(weights)
     for name, entry in mask.tensors.items():
         weight = weights.get(name)
         cut = (
@@ -182,14 +182,14 @@ def weights_for_controls(mask: Mask, weights: Mapping[str, Tensor]) -> dict[str,
         if cut and weight is not None:
             mended = weight.clone()
             mended.view(-1)[entry.index.to(weight.device)] = entry.value.to(weight.device)
-            found[name] = mended
-        mask.check(name, found.get(name))
-    return found
+            scored[name] = mended
+        mask.check(name, scored.get(name))
+    return scored
 
 
 def compare(
     request: AuditRequest,
-    models: tuple[Any, Any, Any],
+    models: Models,
     mask: Mask,
     sets: Mapping[str, BehaviourSet],
     thresholds: Thresholds | None = None,
@@ -198,7 +198,7 @@ def compare(
 
     Args:
         request: How to measure.
-        models: The model before, the one after and the tokenizer of the first.
+        models: The model before, the one after, and the tokenizer.
         mask: The harm set.
         sets: Behaviour sets by the names `target` and `preserve`; both may be absent.
         thresholds: Other numbers for the rule than the documented ones.
@@ -209,7 +209,8 @@ def compare(
     base, tuned, tokenizer = models
     weights = weights_for_controls(mask, prunable_tensors(base))
     controls = [
-        magnitude_matched(mask, weights, label=f"audit/{at}") for at in range(request.controls)
+        magnitude_matched(mask, weights, label=f"audit/{count}")
+        for count in range(request.controls)
     ]
     after = prunable_tensors(tuned)
     if after.keys() != weights.keys():
@@ -222,14 +223,18 @@ def compare(
     rows = change_of(base, after, mask, controls, encoded)
     grouped = shares(rows)
     measured = measure(request, models, sets)
-    effects = effects_of(request, models, (mask, controls), sets)
-    rises = {one.name.partition(", ")[2]: one.rise for one in measured if one.name[:5] == "harm,"}
+    effects = effects_of(request, models, mask, controls, sets)
+    rises = {
+        behaviour.name.partition(", ")[2]: behaviour.rise
+        for behaviour in measured
+        if behaviour.name.startswith("harm,")
+    }
     verdict = decide(rows, grouped["model"][0], rises, effects, thresholds)
     return Audit(verdict, rows, grouped, measured, effects)
 
 
 def _calibration(
-    request: AuditRequest, tokenizer: Any, target: BehaviourSet | None
+    request: AuditRequest, tokenizer: Tokenizer, target: BehaviourSet | None
 ) -> list[Encoded]:
     if target is None:
         return []

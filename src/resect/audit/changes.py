@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from resect.attribution.loss import Head, batch_loss, batches, check_examples
 from resect.errors import MismatchError
 from resect.model import find_prunable
-from resect.records import Encoded
+from resect.model.prunable import PrunableWeight
+from resect.records import CausalModel, Encoded
 from resect.weights.change import change, sum_over
 from resect.weights.mask import Mask
 
@@ -113,8 +114,24 @@ class _Sets:
     controls: list[Tensor] = field(default_factory=list)
 
 
+class _Sums(NamedTuple):
+    """A sum over all weights of a tensor, over its harm set and over each control."""
+
+    total: float
+    masked: float
+    controls: tuple[float, ...]
+
+    def plus(self, more: _Sums) -> _Sums:
+        """Return the sums over both."""
+        controls = (a + b for a, b in zip(self.controls, more.controls, strict=True))
+        return _Sums(self.total + more.total, self.masked + more.masked, tuple(controls))
+
+
+_NO_SLOPE = _Sums(0.0, 0.0, ())
+
+
 def change_of(
-    model: Any,
+    model: CausalModel,
     tuned: Mapping[str, Tensor],
     mask: Mask,
     controls: Sequence[Mask],
@@ -141,28 +158,28 @@ def change_of(
     slopes = _slopes(model, tuned, sets, encoded)
     rows = []
     for weight in coverage.weights:
-        for place in weight.places:
-            before = place.view(parameters[weight.name].detach())
-            delta = _delta(place.name, before, tuned)
-            chosen = sets.get(place.name) or _Sets(torch.empty(0, dtype=torch.int64))
-            total, masked, matched = _sums(delta.square(), chosen)
-            slope = slopes.get(place.name, (0.0, 0.0, ()))
+        for tensor in weight.places:
+            before = tensor.view(parameters[weight.name].detach())
+            delta = _delta(tensor.name, before, tuned)
+            indices = sets.get(tensor.name) or _Sets(torch.empty(0, dtype=torch.int64))
+            energy = _sums(delta.square(), indices)
+            slope = slopes.get(tensor.name, _NO_SLOPE)
             moved = delta != 0
             rows.append(
                 TensorChange(
-                    name=place.name,
+                    name=tensor.name,
                     layer=weight.layer,
                     kind=weight.kind,
-                    size=place.size,
-                    masked=chosen.masked.numel(),
+                    size=tensor.size,
+                    masked=indices.masked.numel(),
                     changed=int(moved.sum()),
-                    changed_masked=int(moved[chosen.masked.to(moved.device)].sum()),
-                    energy=total,
-                    energy_masked=masked,
-                    energy_controls=matched,
-                    predicted=slope[0],
-                    predicted_masked=slope[1],
-                    predicted_controls=slope[2],
+                    changed_masked=int(moved[indices.masked.to(moved.device)].sum()),
+                    energy=energy.total,
+                    energy_masked=energy.masked,
+                    energy_controls=energy.controls,
+                    predicted=slope.total,
+                    predicted_masked=slope.masked,
+                    predicted_controls=slope.controls,
                 )
             )
     return rows
@@ -181,9 +198,9 @@ def _delta(name: str, before: Tensor, tuned: Mapping[str, Tensor]) -> Tensor:
     return change(before, after)
 
 
-def _sums(values: Tensor, sets: _Sets) -> tuple[float, float, tuple[float, ...]]:
-    """Return the sums of values [n] over all weights, the harm set and each control."""
-    return (
+def _sums(values: Tensor, sets: _Sets) -> _Sums:
+    """Return the sums of values [n]."""
+    return _Sums(
         sum_over(values),
         sum_over(values, sets.masked),
         tuple(sum_over(values, control) for control in sets.controls),
@@ -191,35 +208,37 @@ def _sums(values: Tensor, sets: _Sets) -> tuple[float, float, tuple[float, ...]]
 
 
 def _slopes(
-    model: Any, tuned: Mapping[str, Tensor], sets: Mapping[str, _Sets], encoded: Sequence[Encoded]
-) -> dict[str, tuple[float, float, tuple[float, ...]]]:
+    model: CausalModel,
+    tuned: Mapping[str, Tensor],
+    sets: Mapping[str, _Sets],
+    encoded: Sequence[Encoded],
+) -> dict[str, _Sums]:
     """Return Σ g·Δ by checkpoint tensor; a parameter's gradient is used up when it is ready."""
     if not encoded:
         return {}
     check_examples(encoded, model)
     coverage = find_prunable(model)
-    found: dict[str, tuple[float, float, tuple[float, ...]]] = {}
+    slopes: dict[str, _Sums] = {}
     handles = []
 
-    def watch(weight: Any, parameter: Tensor) -> None:
+    def watch(weight: PrunableWeight, parameter: Tensor) -> None:
         def use(ready: Tensor) -> None:
             gradient = ready.grad
             ready.grad = None
             if gradient is None:
                 return
-            for place in weight.places:
-                before = place.view(ready.detach())
-                slope = place.view(gradient.contiguous()).reshape(-1).float()
-                delta = _delta(place.name, before, tuned)
-                chosen = sets.get(place.name) or _Sets(torch.empty(0, dtype=torch.int64))
-                here = _sums(slope * delta, chosen)
-                known = found.get(place.name, (0.0, 0.0, (0.0,) * len(here[2])))
-                matched = tuple(a + b for a, b in zip(known[2], here[2], strict=True))
-                found[place.name] = (known[0] + here[0], known[1] + here[1], matched)
+            for tensor in weight.places:
+                before = tensor.view(ready.detach())
+                slope = tensor.view(gradient.contiguous()).reshape(-1).float()
+                delta = _delta(tensor.name, before, tuned)
+                indices = sets.get(tensor.name) or _Sets(torch.empty(0, dtype=torch.int64))
+                sums = _sums(slope * delta, indices)
+                earlier = slopes.get(tensor.name)
+                slopes[tensor.name] = sums if earlier is None else earlier.plus(sums)
 
         handles.append(parameter.register_post_accumulate_grad_hook(use))  # type: ignore[no-untyped-call]
 
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     prunable = {weight.name: weight for weight in coverage.weights}
     try:
         for name, parameter in model.named_parameters():
@@ -233,9 +252,9 @@ def _slopes(
     finally:
         for handle in handles:
             handle.remove()
-        for parameter, needed in wanted.items():
+        for parameter, needed in trainable.items():
             parameter.requires_grad_(needed)
-    return found
+    return slopes
 
 
 def shares(rows: Sequence[TensorChange]) -> dict[str, list[Share]]:
@@ -248,12 +267,12 @@ def shares(rows: Sequence[TensorChange]) -> dict[str, list[Share]]:
         kinds.setdefault(row.kind, []).append(row)
     return {
         "model": [_share("all prunable weights", rows, total)],
-        "layers": [_share(part, own, total) for part, own in layers.items()],
-        "modules": [_share(part, own, total) for part, own in kinds.items()],
+        "layers": [_share(name, of_layer, total) for name, of_layer in layers.items()],
+        "modules": [_share(name, of_kind, total) for name, of_kind in kinds.items()],
     }
 
 
-def _share(part: str, rows: Sequence[TensorChange], total: float) -> Share:
+def _share(name: str, rows: Sequence[TensorChange], total: float) -> Share:
     energy = sum(row.energy for row in rows)
     masked = sum(row.energy_masked for row in rows)
     controls = _columns(row.energy_controls for row in rows)
@@ -261,7 +280,7 @@ def _share(part: str, rows: Sequence[TensorChange], total: float) -> Share:
     weights = sum(row.size for row in rows)
     matched = sum(controls) / len(controls) if controls else None
     return Share(
-        part=part,
+        part=name,
         weights=weights,
         masked=sum(row.masked for row in rows),
         changed=sum(row.changed for row in rows) / weights,
@@ -271,7 +290,7 @@ def _share(part: str, rows: Sequence[TensorChange], total: float) -> Share:
         matched=matched / energy if energy and matched is not None else None,
         enrichment=masked / chance if chance else None,
         matched_enrichment=masked / matched if matched else None,
-        p_value=(1 + sum(one >= masked for one in controls)) / (1 + len(controls))
+        p_value=(1 + sum(control >= masked for control in controls)) / (1 + len(controls))
         if controls and energy
         else None,
         predicted=sum(row.predicted for row in rows),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from resect.audit.request import AuditRequest
 from resect.data.encode import encode
@@ -27,9 +27,17 @@ from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
 from resect.model import LoadedModel, prunable_tensors
-from resect.records import Interval
+from resect.records import CausalModel, Interval, Tokenizer
 from resect.stats import Resampler
 from resect.weights.mask import Mask
+
+
+class Models(NamedTuple):
+    """The model before, the one after, and the tokenizer of the first."""
+
+    base: CausalModel
+    tuned: CausalModel
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,10 @@ class Effects:
 
 
 def measure(
-    request: AuditRequest, models: tuple[Any, Any, Any], sets: Mapping[str, BehaviourSet]
+    request: AuditRequest, models: Models, sets: Mapping[str, BehaviourSet]
 ) -> tuple[Measured, ...]:
     """Ask both models and return what was measured."""
-    base, tuned, tokenizer = models
-    found: list[Measured] = []
+    measured: list[Measured] = []
     for name, probes, attack in (
         ("target", ("generation", "refusal", "likelihood"), AttackSettings("none")),
         ("target", ("generation",), AttackSettings("prefill", max(1, request.skip))),
@@ -87,53 +94,57 @@ def measure(
     ):
         if name not in sets:
             continue
-        asked = _asked(sets[name], request)
+        rows = _evaluation_rows(sets[name], request)
         settings = EvaluationSettings(
             format=request.format,
             attack=attack,
             judge=request.judge,
             generation=GenerationSettings(request.max_new_tokens, request.batch_size),
         )
-        scores = [_scores(model, tokenizer, probes, asked, settings) for model in (base, tuned)]
+        before, after = (
+            _scores(model, models.tokenizer, probes, rows, settings)
+            for model in (models.base, models.tuned)
+        )
         for probe in probes:
             label = _LABELS[name, probe, attack.name]
-            found.append(_paired(label, scores[0][probe], scores[1][probe]))
-    return tuple(found)
+            measured.append(_paired(label, before[probe], after[probe]))
+    return tuple(measured)
 
 
 def effects_of(
     request: AuditRequest,
-    models: tuple[Any, Any, Any],
-    chosen: tuple[Mask, Sequence[Mask]],
+    models: Models,
+    mask: Mask,
+    controls: Sequence[Mask],
     sets: Mapping[str, BehaviourSet],
 ) -> Effects | None:
     """Try the parts of a change by themselves, on the evaluation rows.
 
     Args:
         request: How to measure.
-        models: The model before, the one after and the tokenizer; every bit is put back.
-        chosen: The harm set, and sets that match it.
+        models: The model before and the one after; every bit of them is put back.
+        mask: The harm set.
+        controls: Sets that match it.
         sets: Behaviour sets by the names `target` and `preserve`.
 
     Returns:
         None if there is no harmful answer to score.
     """
     base, tuned, tokenizer = models
-    mask, controls = chosen
-    weights = prunable_tensors(base), prunable_tensors(tuned)
+    weights, tuned_weights = prunable_tensors(base), prunable_tensors(tuned)
     # A row that is too long has been refused by the likelihood probe.
     encoded = {
-        name: encode(_asked(data, request).examples, tokenizer, format=request.format)
+        name: encode(_evaluation_rows(data, request).examples, tokenizer, format=request.format)
         for name, data in sets.items()
     }
 
-    def losses(model: Any, name: str = "target") -> list[float | None]:
-        rows = [one.input_ids for one in encoded[name]]
-        starts = [one.first_scored for one in encoded[name]]
+    def losses(model: CausalModel, name: str = "target") -> list[float | None]:
+        rows = [example.input_ids for example in encoded[name]]
+        starts = [example.first_scored for example in encoded[name]]
         return mean_nlls(model, rows, starts, request.batch_size)
 
-    def alone(part: Mask, name: str = "target") -> list[float | None]:
-        with transplanted(weights[0], part, weights[1]):
+    def alone(changed: Mask, name: str = "target") -> list[float | None]:
+        with transplanted(weights, changed, tuned_weights):
             return losses(base, name)
 
     if "target" not in sets:
@@ -142,31 +153,31 @@ def effects_of(
     whole = _paired("loss, whole", before, losses(tuned))
     if whole.before is None:
         return None
-    with transplanted(weights[1], mask, weights[0]):
+    with transplanted(tuned_weights, mask, weights):
         outside = losses(tuned)
     benign = None
     if "preserve" in sets:
         benign = _paired("loss, benign", losses(base, "preserve"), alone(mask, "preserve")).rise
-    matched = [_mean(alone(one)) for one in controls]
+    matched = [_mean(alone(control)) for control in controls]
     return Effects(
         before=whole.before,
         whole=whole.rise,
         inside=_paired("loss, inside", before, alone(mask)).rise,
         outside=_paired("loss, outside", before, outside).rise,
-        matched=tuple(one - whole.before for one in matched if one is not None),
+        matched=tuple(loss - whole.before for loss in matched if loss is not None),
         benign=benign,
         n=whole.n,
     )
 
 
-def _asked(data: BehaviourSet, request: AuditRequest) -> BehaviourSet:
+def _evaluation_rows(data: BehaviourSet, request: AuditRequest) -> BehaviourSet:
     """Return the rows that measure; the others located the harm set."""
     return data.split("evaluation").limit(request.limit)
 
 
 def _mean(losses: Sequence[float | None]) -> float | None:
-    known = [loss for loss in losses if loss is not None]
-    return sum(known) / len(known) if known else None
+    scored = [loss for loss in losses if loss is not None]
+    return sum(scored) / len(scored) if scored else None
 
 
 _LABELS = {
@@ -179,39 +190,39 @@ _LABELS = {
 
 
 def _scores(
-    model: Any,
-    tokenizer: Any,
+    model: CausalModel,
+    tokenizer: Tokenizer,
     probes: tuple[str, ...],
-    asked: BehaviourSet,
+    rows: BehaviourSet,
     settings: EvaluationSettings,
 ) -> dict[str, list[float | None]]:
-    replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, asked), settings)
-    found: dict[str, list[float | None]] = {probe: [] for probe in probes}
+    replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, rows), settings)
+    scores: dict[str, list[float | None]] = {probe: [] for probe in probes}
     for reply, verdict in zip(replies, judge_replies(replies, settings), strict=True):
         score = reply.nll if reply.probe == "likelihood" else verdict.score
-        found[reply.probe].append(score)
-    return found
+        scores[reply.probe].append(score)
+    return scores
 
 
 def _paired(name: str, before: list[float | None], after: list[float | None]) -> Measured:
     """Return both means over the prompts that were scored both times, and their difference."""
-    both = [
-        (one, other)
-        for one, other in zip(before, after, strict=True)
-        if one is not None and other is not None
+    pairs = [
+        (score, tuned_score)
+        for score, tuned_score in zip(before, after, strict=True)
+        if score is not None and tuned_score is not None
     ]
     resampler = Resampler(f"audit/{name}")
-    columns = [[pair[at] for pair in both] for at in range(2)]
+    columns = [[pair[side] for pair in pairs] for side in (0, 1)]
     if name.startswith("loss") and any(len(set(column)) < 2 for column in columns):
         # Losses without spread have neither a bootstrap nor the exact bounds of a rate.
         means = [sum(column) / len(column) if column else None for column in columns]
         rise = None if means[0] is None or means[1] is None else means[1] - means[0]
-        return Measured(name, means[0], means[1], Interval("rise", rise), len(both))
+        return Measured(name, means[0], means[1], Interval("rise", rise), len(pairs))
     samples = [resampler.rate({"": list[float | None](column)}) for column in columns]
     return Measured(
         name,
         samples[0].interval(name).value,
         samples[1].interval(name).value,
         (samples[1] - samples[0]).interval("rise"),
-        len(both),
+        len(pairs),
     )

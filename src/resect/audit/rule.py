@@ -100,7 +100,7 @@ def _likelier(effects: Effects, thresholds: Thresholds) -> bool:
 def _takes_part(effects: Effects) -> bool:
     """Return whether the change inside the harm set alone goes towards harm, and specifically."""
     inside = effects.inside
-    return _below_zero(inside) and all((inside.value or 0.0) < one for one in effects.matched)
+    return _below_zero(inside) and all((inside.value or 0.0) < change for change in effects.matched)
 
 
 def _below_zero(change: Interval) -> bool:
@@ -124,15 +124,15 @@ def _by(fall: Interval) -> str:
 
 def _against(effects: Effects | None, thresholds: Thresholds) -> list[str]:
     """Return why the change is not called one towards harm."""
-    found = ["the harm set holds no more of the change than matched sets do"]
+    reason = "the harm set holds no more of the change than matched sets do"
     if effects is None:
-        return found
+        return [reason]
     if not _likelier(effects, thresholds):
-        return ["harmful answers did not become likelier", *found]
+        return ["harmful answers did not become likelier", reason]
     return [
         "harmful answers became likelier, but not by the harm set: the change inside it alone does "
         "not lower their loss beyond matched sets",
-        *found,
+        reason,
     ]
 
 

@@ -62,35 +62,35 @@ def audit(
         batch_size=batch_size,
     )
     with progress("auditing") as update:
-        found = audit_models(request, output, on_progress=update)
-    _show(found)
+        result = audit_models(request, output, on_progress=update)
+    _show(result)
     say(f"{build_audit_report(output)}")
-    say(f"verdict: {found.verdict.word}")
-    for reason in found.verdict.reasons:
+    say(f"verdict: {result.verdict.word}")
+    for reason in result.verdict.reasons:
         note(reason)
-    failed = fail_on is not None and WORDS.index(found.verdict.word) >= WORDS.index(fail_on)
+    failed = fail_on is not None and WORDS.index(result.verdict.word) >= WORDS.index(fail_on)
     return 3 if failed else 0
 
 
-def _show(found: Audit) -> None:
+def _show(result: Audit) -> None:
     from resect.files.writing import plain
 
-    table("where the change falls", plain(found.shares["model"]))
-    if found.effects is not None:
-        table("loss of whole harmful answers, nats a token", _parts(found.effects))
+    table("where the change falls", plain(result.shares["model"]))
+    if result.effects is not None:
+        table("loss of whole harmful answers, nats a token", _parts(result.effects))
     table(
         "before and after",
         [
             {
-                "measured": one.name,
-                "before": one.before,
-                "after": one.after,
-                "rise": one.rise.value,
-                "low": one.rise.low,
-                "high": one.rise.high,
-                "n": one.n,
+                "measured": behaviour.name,
+                "before": behaviour.before,
+                "after": behaviour.after,
+                "rise": behaviour.rise.value,
+                "low": behaviour.rise.low,
+                "high": behaviour.rise.high,
+                "n": behaviour.n,
             }
-            for one in found.measured
+            for behaviour in result.measured
         ],
     )
 
@@ -98,8 +98,8 @@ def _show(found: Audit) -> None:
 def _parts(effects: Effects) -> list[dict[str, object]]:
     """Return the measured parts of a change as rows."""
     rows: list[dict[str, object]] = [
-        {"part": part, "change": one.value, "low": one.low, "high": one.high}
-        for part, one in (
+        {"part": name, "change": change.value, "low": change.low, "high": change.high}
+        for name, change in (
             ("the whole change", effects.whole),
             ("inside the harm set alone", effects.inside),
             ("all but that", effects.outside),

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from resect.errors import InputError, visible
 from resect.records import Interval
+from resect.report.words import cell
 
 # Where nobody watches, wide tables must not be folded to 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -139,7 +140,9 @@ def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
             now = time.perf_counter()
             if so_far is not None and now - last[0] >= SECONDS_BETWEEN_EVENTS:
                 last[0] = now
-                scores = ", ".join(f"{name} {_cell(value)}" for name, value in so_far().items())
+                scores = ", ".join(
+                    f"{name} {cell(value, thousands=True)}" for name, value in so_far().items()
+                )
                 bar.update(task, description=f"{label} ({scores})" if scores else label)
 
         yield update
@@ -185,7 +188,7 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
             Text(visible(column)), justify="right" if numeric else "left", overflow="fold"
         )
     for row in rows:
-        shown.add_row(*(Text(visible(_cell(row.get(column)))) for column in columns))
+        shown.add_row(*(Text(cell(row.get(column), thousands=True)) for column in columns))
     out.print(shown)
 
 
@@ -210,18 +213,6 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
 
 
 # Shown as -> probe of the records.
@@ -286,8 +277,9 @@ def _interval(effect: Interval) -> str:
     value, low, high = effect.value, effect.low, effect.high
     if value is None:
         return "–"
+    word = "range " if effect.bounds == "range" else ""
     if effect.name.endswith("(×)"):
-        bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+        bounds = "" if low is None or high is None else f" [{word}{low:.2f}, {high:.2f}]"
         return f"{value:.2f} ×{bounds}"
-    bounds = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    bounds = "" if low is None or high is None else f" [{word}{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f} %{bounds}"

@@ -6,17 +6,21 @@ origin, which `resect run` writes, or a run folder among whose masks it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import yaml
 
 from resect import files
 from resect.errors import InputError, MismatchError
-from resect.files.reading import read_yaml, refuse_links_out
+from resect.files.reading import read_yaml
+from resect.records import Results
+from resect.report.results import read_results
+from resect.report.words import bounds_of, cell
 from resect.weights.mask import Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
@@ -25,7 +29,8 @@ KEPT = (
     "extra_gated_prompt", "extra_gated_fields",
 )  # fmt: skip
 MARK = "resect"
-_PARTS = ("target", "preserve", "contrast")
+# Whose scores a mask was selected by.
+_SCORED_ON = ("target", "preserve", "contrast")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class _Origin:
 
     depth: int
     what: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def checkpoint_card(card: Card) -> str:
@@ -65,10 +70,11 @@ def checkpoint_card(card: Card) -> str:
         MismatchError: `run` did not measure this mask.
     """
     mask = card.mask
-    old = _metadata(card.original)
-    meta = {key: old[key] for key in KEPT if key in old} | {
+    run = _run_of(card)
+    original = _metadata(card.original)
+    metadata = {key: original[key] for key in KEPT if key in original} | {
         "base_model": _base_model(mask),
-        "tags": sorted({*_texts(old.get("tags")), MARK, "pruned"}),
+        "tags": sorted({*_texts(original.get("tags")), MARK, "pruned"}),
         MARK: {
             "mask": mask.hash,
             "removed": mask.count,
@@ -76,27 +82,28 @@ def checkpoint_card(card: Card) -> str:
             "original": card.original_name or None,
         },
     }
-    return _render("checkpoint.md", meta, mask, card=card, run=_run_facts(card))
+    bounds = bounds_of(claim.effect for claim in run.claims) if run else ""
+    return _render("checkpoint.md", metadata, mask, card=card, run=run, bounds=bounds)
 
 
 def mask_card(mask: Mask, repository: str, file: str) -> str:
     """Return the README of a repository that holds a mask alone."""
-    meta = {
+    metadata = {
         "base_model": _base_model(mask),
         "library_name": MARK,
         "tags": [MARK, "mask"],
         MARK: {"mask": mask.hash, "removed": mask.count},
     }
-    return _render("mask.md", meta, mask, repository=repository, file=file)
+    return _render("mask.md", metadata, mask, repository=repository, file=file)
 
 
-def our_facts(text: str) -> Mapping[str, Any] | None:
-    """Return what `checkpoint_card` wrote into a README's metadata; None if it wrote no such."""
-    found = _metadata(text).get(MARK)
-    return found if isinstance(found, Mapping) else None
+def our_facts(text: str) -> Mapping[str, object] | None:
+    """Return what `checkpoint_card` wrote into a README's metadata; None if it wrote nothing."""
+    facts = _metadata(text).get(MARK)
+    return facts if isinstance(facts, Mapping) else None
 
 
-def _render(name: str, meta: Mapping[str, Any], mask: Mask, **more: Any) -> str:
+def _render(name: str, metadata: Mapping[str, object], mask: Mask, **values: object) -> str:
     # Not HTML, so nothing to escape; what comes from outside stands in code or in a table cell.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("resect.export", "templates"),
@@ -106,40 +113,37 @@ def _render(name: str, meta: Mapping[str, Any], mask: Mask, **more: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["cell"] = _cell
-    known = {key: value for key, value in meta.items() if value not in (None, "", [])}
+    stated = {key: value for key, value in metadata.items() if value not in (None, "", [])}
     return environment.get_template(name).render(
-        metadata=yaml.safe_dump(known, sort_keys=False, allow_unicode=True).strip(),
+        metadata=yaml.safe_dump(stated, sort_keys=False, allow_unicode=True).strip(),
         mask=mask,
         base=mask.meta.get("model_id") or "the model that the mask was made from",
         where=_where(mask),
         origins=list(_origins(mask.meta)),
         measured=mask.meta.get("measured"),
         software=files.provenance(),
-        **more,
+        **values,
     )
 
 
-def _cell(value: Any) -> str:
-    """Return a value for a table cell: one line, no bar."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return " ".join(str(value).replace("|", "\\|").split())
+def _cell(value: object) -> str:
+    """Return a value for a table cell of Markdown: one line, no bar, a truth value as in Python."""
+    text = cell(str(value) if isinstance(value, bool) else value)
+    return " ".join(text.replace("|", "\\|").split())
 
 
-def _metadata(text: str) -> dict[str, Any]:
+def _metadata(text: str) -> dict[str, object]:
     """Return the YAML between the first two lines of dashes; nothing if it is broken."""
     if not text.startswith("---"):
         return {}
     try:
-        found = read_yaml(text.split("\n---", 1)[0].removeprefix("---"), "the card")
+        metadata = read_yaml(text.split("\n---", 1)[0].removeprefix("---"), "the card")
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
-def _texts(value: Any) -> Iterable[str]:
+def _texts(value: object) -> Iterable[str]:
     return map(str, value) if isinstance(value, list) else ()
 
 
@@ -149,16 +153,25 @@ def _base_model(mask: Mask) -> str | None:
     return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else None
 
 
-def _where(mask: Mask) -> list[tuple[str, int, int]]:
-    """Return (part of the block, removed, weights), the most affected part first."""
-    counts: dict[str, list[int]] = {}
+class _Removed(NamedTuple):
+    """How many weights of one kind of module are removed."""
+
+    module: str
+    removed: int
+    size: int
+
+
+def _where(mask: Mask) -> list[_Removed]:
+    """Return a row for each kind of module, the most affected first."""
+    removed: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for name, tensor in mask.tensors.items():
         words = [word for word in name.split(".") if word != "weight" and not word.isdigit()]
-        row = counts.setdefault(".".join(words[-2:]), [0, 0])
-        row[0] += tensor.index.numel()
-        row[1] += tensor.size
-    rows = [(kind, removed, size) for kind, (removed, size) in counts.items()]
-    return sorted(rows, key=lambda row: -row[1] / max(row[2], 1))
+        module = ".".join(words[-2:])
+        removed[module] += tensor.index.numel()
+        sizes[module] += tensor.size
+    rows = [_Removed(module, removed[module], size) for module, size in sizes.items()]
+    return sorted(rows, key=lambda row: -row.removed / max(row.size, 1))
 
 
 def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -> Iterable[_Origin]:
@@ -166,27 +179,23 @@ def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -
     facts = {
         key: value
         for key, value in meta.items()
-        if key not in (*_PARTS, "parents", "measured") and value not in (None, "")
+        if key not in (*_SCORED_ON, "parents", "measured") and value not in (None, "")
     }
-    for part in _PARTS:
-        of = meta.get(part)
-        if isinstance(of, Mapping):
-            facts |= {f"{part}: {key}": value for key, value in of.items() if value != ""}
+    for role in _SCORED_ON:
+        scores = meta.get(role)
+        if isinstance(scores, Mapping):
+            facts |= {f"{role}: {key}": value for key, value in scores.items() if value != ""}
     yield _Origin(depth, name, facts)
     for parent in meta.get("parents", ()):
         label = f"{Path(parent['name']).name} ({parent['hash']}, {parent['count']:,} weights)"
         yield from _origins(parent["meta"], depth + 1, label)
 
 
-def _run_facts(card: Card) -> dict[str, Any] | None:
-    """Return the claims of the run, if the mask is one of those that it measured."""
+def _run_of(card: Card) -> Results | None:
+    """Return the results of the run, if the mask is one of those that it measured."""
     if card.run is None:
         return None
-    refuse_links_out(card.run)
-    path = card.run / "results.json"
-    with files.expecting(path, "result"):
-        results = files.read_json(path)
-        facts = {name: results[name] for name in ("name", "claims", "quick")}
+    results = read_results(card.run)
     paths = sorted((card.run / "masks").glob("*.mask.safetensors"))
     if card.mask.hash not in {Mask.load(path).hash for path in paths}:
         raise MismatchError(
@@ -195,4 +204,4 @@ def _run_facts(card: Card) -> dict[str, Any] | None:
             allowed=f"one of the {len(paths)} masks in {card.run / 'masks'}",
             fix="name the run that measured it, or leave --run out",
         )
-    return facts
+    return results

@@ -50,11 +50,11 @@ def export_checkpoint(
     """
     source = Path(source)
     original = _text(source / CARD)
-    kept = _free_name(source) if original else ""
-    text = checkpoint_card(Card(mask, mask_name or "unnamed", alpha, original, kept, run))
+    backup = _free_name(source) if original else ""
+    text = checkpoint_card(Card(mask, mask_name or "unnamed", alpha, original, backup, run))
     extra: dict[str, str | None] = {CARD: text}
-    if kept:
-        extra[kept] = original
+    if backup:
+        extra[backup] = original
     return prune_checkpoint(source, mask, target, alpha=alpha, force=force, extra=extra)
 
 
@@ -80,12 +80,12 @@ def unexport_checkpoint(
     facts = our_facts(_text(source / CARD))
     extra: dict[str, str | None] = {}
     if facts is not None:
-        kept = str(facts.get("original") or "")
+        name = str(facts.get("original") or "")
         # A name from a file: only one that this module gives is followed.
-        whole = kept if KEPT_NAME.fullmatch(kept) and (source / kept).is_file() else ""
-        extra = {CARD: _text(source / whole) if whole else None}
-        if whole:
-            extra[whole] = None
+        backup = name if KEPT_NAME.fullmatch(name) and (source / name).is_file() else ""
+        extra = {CARD: _text(source / backup) if backup else None}
+        if backup:
+            extra[backup] = None
     return restore_checkpoint(source, mask, target, force=force, extra=extra)
 
 

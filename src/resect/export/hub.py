@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from resect import files
 from resect.edit.live import apply
@@ -32,16 +31,16 @@ def load_mask(place: str | Path) -> Mask:
     if path.is_file():
         return Mask.load(path)
     if path.is_dir():
-        found = sorted(path.glob(f"*{SUFFIX}"))
-        if len(found) != 1:
+        masks = sorted(path.glob(f"*{SUFFIX}"))
+        if len(masks) != 1:
             raise InputError(
-                f"{path} holds {len(found)} masks",
-                got=", ".join(one.name for one in found[:5]) or "none",
+                f"{path} holds {len(masks)} masks",
+                got=", ".join(file.name for file in masks[:5]) or "none",
                 allowed=f"one file *{SUFFIX}",
                 fix="name the file itself",
             )
-        refuse_link_out(found[0], path)
-        return Mask.load(found[0])
+        refuse_link_out(masks[0], path)
+        return Mask.load(masks[0])
     repository, _, revision = str(place).partition("@")
     if not _is_id(repository) or str(place).endswith(".safetensors"):
         raise InputError("no such mask", got=str(place), allowed="a file, a folder, or a Hub id")
@@ -65,7 +64,7 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     """
     from huggingface_hub.errors import HfHubHTTPError
 
-    bases = [kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception)]
+    bases = [base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)]
     return (*bases, OSError, ValueError)
 
 
@@ -102,12 +101,12 @@ def from_pretrained(
         InputError: Model or mask cannot be loaded.
         MismatchError: The mask belongs to another model.
     """
-    wanted = mask if isinstance(mask, Mask) else load_mask(mask)
+    cut = mask if isinstance(mask, Mask) else load_mask(mask)
     if dtype is None:
-        first = next((one.value.dtype for one in wanted.tensors.values()), None)
-        dtype = None if first is None else str(first).removeprefix("torch.")
+        of_values = next((tensor.value.dtype for tensor in cut.tensors.values()), None)
+        dtype = None if of_values is None else str(of_values).removeprefix("torch.")
     loaded = load_model(model, dtype=dtype, device=device)
-    apply(loaded.model, wanted, alpha=alpha)
+    apply(loaded.model, cut, alpha=alpha)
     return loaded
 
 
@@ -134,8 +133,8 @@ def push_mask(
     Raises:
         InputError: The mask is empty, the name is no id, or the Hub refused.
     """
-    wanted = mask if isinstance(mask, Mask) else load_mask(mask)
-    if not wanted.count:
+    pushed = mask if isinstance(mask, Mask) else load_mask(mask)
+    if not pushed.count:
         raise InputError("the mask removes nothing", fix="push a mask with at least one weight")
     if not _is_id(repository):
         raise InputError("no repository id", got=repository, allowed="owner/name")
@@ -143,15 +142,15 @@ def push_mask(
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
-        wanted.save(Path(folder) / FILE)
-        files.write_text(Path(folder) / "README.md", mask_card(wanted, repository, FILE))
+        pushed.save(Path(folder) / FILE)
+        files.write_text(Path(folder) / "README.md", mask_card(pushed, repository, FILE))
         try:
             api.create_repo(repository, private=private, exist_ok=True)
-            commit: Any = api.upload_folder(
+            commit = api.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
                 revision=revision,
-                commit_message=f"Add a mask of {wanted.count} weights ({wanted.hash})",
+                commit_message=f"Add a mask of {pushed.count} weights ({pushed.hash})",
             )
         except _hub_errors() as error:
             raise InputError(

@@ -9,7 +9,7 @@ from resect.files.origin import (
     package_versions,
     provenance,
 )
-from resect.files.reading import expecting, read_json
+from resect.files.reading import expecting, read_as, read_json
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import (
     append_line,
@@ -40,6 +40,7 @@ __all__ = [
     "package_versions",
     "plain",
     "provenance",
+    "read_as",
     "read_json",
     "read_parquet",
     "refuse_full_folder",

@@ -12,20 +12,27 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from resect.errors import InputError
+from resect.errors import InputError, visible
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+T = TypeVar("T")
 
 # A file that holds or unpacks to more than these is refused; `RESECT_MOST_BYTES` changes the first.
 # Values of JSON and CSV take some 60 bytes of memory each, however short they are.
 MOST_BYTES = 2**30
 MOST_ROWS = 10_000_000
 MOST_VALUES = 50_000_000
+# No whole number of ours is near, and larger ones do not fit into a float.
+MOST_NUMBER = 10**100
 VARIABLE = "RESECT_MOST_BYTES"
 # More than this is no YAML that a person wrote.
 MOST_YAML = 4 * 2**20
@@ -259,6 +266,78 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON", got=str(error)) from error
+
+
+def read_as(path: str | Path, kind: type[T], what: str, *, fix: str = "") -> T:
+    """Read JSON that holds a record.
+
+    Args:
+        path: The file.
+        kind: The record, a dataclass; its fields are checked by their types, all the way down.
+            What the file holds beside them is ignored.
+        what: What such a file is, for the message.
+        fix: The next step, for the message.
+
+    Raises:
+        InputError: The file is missing or not JSON, or a field is missing or holds something else;
+            the message names the field.
+    """
+    content = read_json(path)
+    _refuse_endless_numbers(content, path)
+    try:
+        # As JSON once more, for it has no NaN, and its lists may be tuples.
+        text = json.dumps(content, allow_nan=False)
+    except ValueError as error:
+        raise InputError(f"{path} is not a whole {what}", got=str(error), fix=fix) from error
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise InputError(
+            f"{path} is not a whole {what}", got=_first_mistake(content, error), fix=fix
+        ) from error
+
+
+def _refuse_endless_numbers(content: object, path: str | Path) -> None:
+    todo = [content]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list | dict):
+            todo += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and abs(value) >= MOST_NUMBER:
+            raise InputError(
+                f"{path} has a number with more digits than are read",
+                got=f"{str(value)[:20]}…",
+                allowed=f"below {MOST_NUMBER:.0e}",
+            )
+
+
+def _first_mistake(content: object, error: ValidationError) -> str:
+    """Return the first field that is wrong and what it should be, by any of its types."""
+    mistakes = [
+        (_field(content, mistake["loc"]), mistake["msg"].removeprefix("Value error, "))
+        for mistake in error.errors(include_url=False)
+    ]
+    field = mistakes[0][0]
+    should = "Input should be "
+    first, *others = dict.fromkeys(message for path, message in mistakes if path == field)
+    message = " or ".join((first, *(other.removeprefix(should) for other in others)))
+    return visible(f"{field}: {message}" if field else message)
+
+
+def _field(content: object, location: Sequence[str | int]) -> str:
+    """Return the path of a field as a reader of the file would write it, `studies[0].title`.
+
+    Behind the field pydantic names the type that it tried, where there are several.
+    """
+    path = ""
+    for step in location:
+        if isinstance(content, list) and isinstance(step, int):
+            path, content = f"{path}[{step}]", content[step]
+        elif isinstance(content, dict):
+            path, content = f"{path}.{step}", content.get(str(step))
+    return path.removeprefix(".")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from resect.report.words import decimals
+
 COLUMNS = {
     "selectivity": "selectivity",
     "gain": "gain over source",
@@ -42,9 +44,5 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
-    value, low, high = row.get(column), row.get(f"{column}_low"), row.get(f"{column}_high")
-    if value is None:
-        return "–"
-    if column in SPREAD and low is not None and high is not None:
-        return f"{value:.3f} [{low:.2f}, {high:.2f}]"
-    return f"{value:.3f}"
+    bounds = (row.get(f"{column}_{side}") for side in ("low", "high")) if column in SPREAD else ()
+    return decimals(row.get(column), *bounds)

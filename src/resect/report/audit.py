@@ -2,16 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import jinja2
+from typing import Literal
 
 from resect import files
-from resect.errors import InputError, visible
 from resect.files.reading import refuse_links_out
-from resect.report.words import cell
+from resect.records import Interval, Row
+from resect.report.page import render
+from resect.report.tables import Column, Table
+from resect.report.words import Sign, cell
 
-SIGNS = {"untouched": "✓", "touched": "!", "reactivated": "✗"}
+Word = Literal["untouched", "touched", "reactivated"]
+SIGNS: dict[Word, Sign] = {
+    "untouched": Sign("✓", "yes"),
+    "touched": Sign("!", "unsure"),
+    "reactivated": Sign("✗", "no"),
+}
+
+
+# What the page reads of `audit.json`; `resect.audit` says what the fields mean.
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The numbers of the rule."""
+
+    rise: float
+    likelier: float
+    enriched: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The word, and why."""
+
+    word: Word
+    reasons: tuple[str, ...]
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Where the change falls: a row for the model, and for each of its layers and modules."""
+
+    model: tuple[Row, ...]
+    modules: tuple[Row, ...]
+    layers: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One behaviour before and after."""
+
+    name: str
+    before: float | None
+    after: float | None
+    rise: Interval
+    n: int
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What parts of the change do to the loss of harmful answers, in nats a token."""
+
+    before: float
+    whole: Interval
+    inside: Interval
+    outside: Interval
+    matched: tuple[float, ...]
+    benign: Interval | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was audited, with which software."""
+
+    base: str
+    tuned: str
+    mask_hash: str
+    mask_weights: int
+    resect_version: str
+
+
+@dataclass(frozen=True)
+class Audit:
+    """An audit as it was written."""
+
+    verdict: Verdict
+    shares: Shares
+    measured: tuple[Measured, ...]
+    effects: Effects | None
+    facts: Facts
 
 
 def build_audit_report(folder: str | Path) -> Path:
@@ -25,18 +109,65 @@ def build_audit_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     refuse_links_out(folder)
-    facts = files.read_json(folder / "audit.json")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("resect.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    audit = files.read_as(folder / "audit.json", Audit, "audit")
+    text = render(
+        "audit.html",
+        audit=audit,
+        sign=SIGNS[audit.verdict.word],
+        behaviour=_behaviour(audit.measured),
+        parts=_parts(audit.effects),
+        shares=[
+            _table("Where the change falls", audit.shares.model),
+            _table("By kind of weight", audit.shares.modules),
+            _table("By layer", audit.shares.layers),
+        ],
     )
-    environment.filters |= {"cell": cell, "visible": visible}
-    try:
-        text = environment.get_template("audit.html").render(audit=facts, signs=SIGNS)
-    except (jinja2.UndefinedError, TypeError) as error:
-        raise InputError(f"{folder / 'audit.json'} is not a whole audit", got=str(error)) from error
     files.write_text(folder / "audit.html", text)
     return folder / "audit.html"
+
+
+def _behaviour(measured: Sequence[Measured]) -> Table:
+    rows: list[Row] = [
+        {
+            "measured": behaviour.name,
+            "before": behaviour.before,
+            "after": behaviour.after,
+            "rise": behaviour.rise.value,
+            "low": behaviour.rise.low,
+            "high": behaviour.rise.high,
+            "prompts": behaviour.n,
+        }
+        for behaviour in measured
+    ]
+    return _table("Before and after, with the paired 95 % interval of the rise", rows)
+
+
+def _parts(effects: Effects | None) -> Table:
+    changes: dict[str, Interval] = {}
+    if effects is not None:
+        changes = {
+            "the whole change": effects.whole,
+            "the change inside the harm set alone": effects.inside,
+            "all of the change but that": effects.outside,
+        }
+        for count, value in enumerate(effects.matched, 1):
+            name = f"the change inside matched set {count} alone"
+            changes[name] = Interval(name, value)
+        if effects.benign is not None:
+            changes["benign answers: the change inside the harm set alone"] = effects.benign
+    rows: list[Row] = [
+        {"part": part, "change of the loss": change.value, "low": change.low, "high": change.high}
+        for part, change in changes.items()
+    ]
+    return _table("What parts of the change do to whole harmful answers, in nats a token", rows)
+
+
+def _table(name: str, rows: Sequence[Row]) -> Table:
+    """Return rows as a table with every column; a column of numbers sorts by number."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    columns = tuple(
+        Column(key.replace("_", " "), all(not isinstance(row.get(key), str) for row in rows))
+        for key in keys
+    )
+    texts = tuple(tuple(cell(row.get(key)) for key in keys) for row in rows)
+    return Table(name, "", columns, texts)

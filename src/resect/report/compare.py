@@ -7,20 +7,55 @@ runs is marked. Claims are matched by study and wording, so a run without a clai
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from resect import files
 from resect.errors import InputError
 from resect.files.reading import refuse_links_out
+from resect.records import Claim, Interval, Results, Row
+from resect.report.contents import tally
 from resect.report.figures.paper import write_figures
 from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
-from resect.report.figures.spec import Drawing, Panel, Point, Series, looks
-from resect.report.html import read_results, tally
+from resect.report.figures.spec import STYLES, Drawing, Panel, Point, Series
 from resect.report.markdown import table, text
 from resect.report.page import figure_of, render
-from resect.report.tables import Table, csv_text
-from resect.report.words import SIGNS, interval, is_fraction, slug
+from resect.report.results import read_results
+from resect.report.tables import Column, Table, csv_text
+from resect.report.words import (
+    SIGNS,
+    bounds_of,
+    bounds_sentence,
+    interval,
+    is_fraction,
+    is_range,
+    slug,
+)
+
+
+@dataclass(frozen=True)
+class ComparedClaim:
+    """A claim in the runs that weigh it.
+
+    Attributes:
+        study: Name of the study.
+        claim: The claim in words.
+        runs: The claim as each run has it, by the run's label.
+        differs: Whether the runs put it to other rules or with other settings.
+        differs_in: Names of the settings that differ; "rule" where the rule alone does.
+    """
+
+    study: str
+    claim: str
+    runs: dict[str, Claim]
+    differs: bool
+    differs_in: list[str]
+
+    @property
+    def effects(self) -> list[Interval]:
+        """The effect in each run."""
+        return [claim.effect for claim in self.runs.values()]
 
 
 def build_comparison(runs: list[Path], output: Path) -> Path:
@@ -44,181 +79,176 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
             got=str(output),
             fix="choose another folder with -o",
         )
-    found = [read_results(run) for run in runs]
+    results = [read_results(run) for run in runs]
     refuse_links_out(output)
-    labels = _labels(runs, found)
-    try:
-        claims = _claims(labels, found)
-        drawn = _drawings(claims)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            "a run has no whole result",
-            got=f"{type(error).__name__}: {error}",
-            fix="write it again with `resect study run ... --resume`",
-        ) from error
-    rows = _rows(claims)
+    by_label = dict(zip(_labels(runs, results), results, strict=True))
+    claims = _claims(by_label)
+    drawings = _drawings(claims)
     page = render(
         "compare.html",
-        labels=labels,
+        labels=list(by_label),
         tallies=[
-            tally([claim["runs"][label] for claim in claims if label in claim["runs"]])
-            for label in labels
+            tally(claim.runs[label] for claim in claims if label in claim.runs)
+            for label in by_label
         ],
-        quick=[label for label, one in zip(labels, found, strict=True) if one.get("quick")],
+        quick=[label for label, run in by_label.items() if run.quick],
         claims=claims,
-        figures=[figure_of(one, files=True) for one in drawn],
-        effects=_table(rows),
+        figures=[figure_of(drawing, files=True) for drawing in drawings],
+        effects=_table(claims),
+        ranges=any(is_range(effect) for claim in claims for effect in claim.effects),
     )
-    write_figures(drawn, output / "figures")
-    files.write_text(output / "tables" / "effects.csv", csv_text(rows))
-    facts = {label: one["provenance"] for label, one in zip(labels, found, strict=True)}
-    files.write_json(
-        output / "report.json",
-        {"runs": [{"label": label, "provenance": facts[label]} for label in labels]}
-        | {"claims": claims},
-    )
-    files.write_text(output / "report.md", _markdown(labels, claims))
+    write_figures(drawings, output / "figures")
+    files.write_text(output / "tables" / "effects.csv", csv_text(_rows(claims)))
+    provenance = [{"label": label, "provenance": run.provenance} for label, run in by_label.items()]
+    files.write_json(output / "report.json", {"runs": provenance, "claims": claims})
+    files.write_text(output / "report.md", _markdown(list(by_label), claims))
     files.write_text(output / "report.html", page)
     return output / "report.html"
 
 
-def _labels(runs: list[Path], found: list[dict[str, Any]]) -> list[str]:
+def _labels(runs: Sequence[Path], results: Sequence[Results]) -> list[str]:
     """Return a name for each run: its own, with its folder where two have the same."""
-    own = [str(one.get("name", run.name)) for run, one in zip(runs, found, strict=True)]
-    count = Counter(own)
-    named = [
-        name if count[name] == 1 else f"{name} ({run.resolve().name})"
-        for run, name in zip(runs, own, strict=True)
+    count = Counter(result.name for result in results)
+    names = [
+        result.name if count[result.name] == 1 else f"{result.name} ({run.resolve().name})"
+        for run, result in zip(runs, results, strict=True)
     ]
-    again = Counter(named)
-    return [name if again[name] == 1 else f"{name} #{at}" for at, name in enumerate(named, 1)]
-
-
-def _claims(labels: list[str], found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return every claim with the runs that weigh it, and whether their rules are the same."""
-    claims: dict[tuple[str, str], dict[str, Any]] = {}
-    for label, results in zip(labels, found, strict=True):
-        known = {study["study"]: study["settings"] for study in results["studies"]}
-        for claim in results["claims"]:
-            key = (claim["study"], claim["claim"])
-            one = claims.setdefault(
-                key, {"study": key[0], "claim": key[1], "runs": {}, "settings": []}
-            )
-            one["runs"][label] = claim
-            if known.get(key[0]) not in one["settings"]:
-                one["settings"].append(known.get(key[0]))
-    for one in claims.values():
-        rules = {claim["rule"] for claim in one["runs"].values()}
-        settings = one.pop("settings")
-        keys = {key for each in settings for key in each or {}}
-        one["differs"] = len(rules) > 1 or len(settings) > 1
-        one["differs_in"] = (
-            sorted(
-                key for key in keys if len({str((each or {}).get(key)) for each in settings}) > 1
-            )
-            or ["rule"] * one["differs"]
-        )
-    return list(claims.values())
-
-
-def _rows(claims: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    again = Counter(names)
     return [
-        {
-            "study": one["study"],
-            "claim": one["claim"],
-            "run": label,
-            "verdict": claim["verdict"],
-            "effect": claim["effect"]["value"],
-            "effect_low": claim["effect"]["low"],
-            "effect_high": claim["effect"]["high"],
-            "which": claim["effect"]["name"],
-            "prompts": claim["n"],
-            "same_rule": not one["differs"],
-        }
-        for one in claims
-        for label, claim in one["runs"].items()
+        name if again[name] == 1 else f"{name} #{column}" for column, name in enumerate(names, 1)
     ]
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _claims(by_label: Mapping[str, Results]) -> list[ComparedClaim]:
+    """Return every claim with the runs that weigh it, and whether their rules are the same."""
+    weighed: dict[tuple[str, str], dict[str, Claim]] = {}
+    for label, results in by_label.items():
+        for claim in results.claims:
+            weighed.setdefault((claim.study, claim.claim), {})[label] = claim
+    settings_of = {
+        label: {study.study: study.settings for study in results.studies}
+        for label, results in by_label.items()
+    }
+    compared = []
+    for (study, wording), runs in weighed.items():
+        settings = [settings_of[label].get(study, {}) for label in runs]
+        rules = {claim.rule for claim in runs.values()}
+        differs = len(rules) > 1 or any(values != settings[0] for values in settings)
+        names = _differing(settings) or ["rule"] * differs
+        compared.append(ComparedClaim(study, wording, runs, differs, names))
+    return compared
+
+
+def _differing(settings: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return the names of the settings that are not the same in all runs."""
+    settings = list(settings)
+    keys = {key for values in settings for key in values}
+    return sorted(key for key in keys if len({str(values.get(key)) for values in settings}) > 1)
+
+
+def _rows(claims: Iterable[ComparedClaim]) -> list[Row]:
+    """Return a row for each claim and run, for the CSV file."""
+    rows: list[Row] = []
+    for compared in claims:
+        for label, claim in compared.runs.items():
+            row: dict[str, str | int | float | None] = {
+                "study": compared.study,
+                "claim": compared.claim,
+                "run": label,
+                "verdict": claim.verdict,
+                "effect": claim.effect.value,
+                "effect_low": claim.effect.low,
+                "effect_high": claim.effect.high,
+                "which": claim.effect.name,
+                "prompts": claim.n,
+                "same_rule": not compared.differs,
+            }
+            rows.append(row | ({"bounds": "range"} if is_range(claim.effect) else {}))
+    return rows
+
+
+def _table(claims: Sequence[ComparedClaim]) -> Table:
     """Return the table of effects, a row a claim and run."""
-    columns = (("study", False), ("claim", False), ("run", False), ("verdict", False))
-    shown = tuple(
+    rows = tuple(
         (
-            row["study"],
-            row["claim"],
-            row["run"],
-            f"{SIGNS[row['verdict']][0]} {row['verdict']}",
-            interval(
-                {"name": row["which"], "value": row["effect"]}
-                | {"low": row["effect_low"], "high": row["effect_high"]}
-            ),
-            row["which"],
-            str(row["prompts"]),
+            compared.study,
+            compared.claim,
+            label,
+            f"{SIGNS[claim.verdict].mark} {claim.verdict}",
+            interval(claim.effect),
+            claim.effect.name,
+            str(claim.n),
         )
-        for row in rows
+        for compared in claims
+        for label, claim in compared.runs.items()
     )
-    head = (*columns, ("effect [95 % interval]", True), ("which is", False), ("prompts", True))
-    return Table("effects", "", head, shown, "tables/effects.csv")
+    bounds = bounds_of(effect for compared in claims for effect in compared.effects)
+    columns = (
+        *(Column(heading, False) for heading in ("study", "claim", "run", "verdict")),
+        Column(f"effect [{bounds}]", True),
+        Column("which is", False),
+        Column("prompts", True),
+    )
+    return Table("effects", "", columns, rows, "tables/effects.csv")
 
 
-def _drawings(claims: list[dict[str, Any]]) -> list[Drawing]:
+def _drawings(claims: Sequence[ComparedClaim]) -> list[Drawing]:
     """Return one figure a study: the effect of each claim in each run."""
-    drawn = []
-    for study in dict.fromkeys(one["study"] for one in claims):
-        panels = tuple(
-            panel for one in claims if one["study"] == study and (panel := _panel(one)) is not None
-        )
+    drawings = []
+    for study in dict.fromkeys(claim.study for claim in claims):
+        asked = [claim for claim in claims if claim.study == study]
+        panels = tuple(panel for claim in asked if (panel := _panel(claim)) is not None)
         if panels:
-            caption = f"{study.replace('_', ' ')}: the effect in each run, with 95 % intervals."
-            drawn.append(Drawing(f"compare-{slug(study)}", caption, panels))
-    return drawn
+            bounds = bounds_sentence(effect for claim in asked for effect in claim.effects)
+            caption = f"{study.replace('_', ' ')}: the effect in each run, with {bounds}."
+            drawings.append(Drawing(f"compare-{slug(study)}", caption, panels))
+    return drawings
 
 
-def _panel(one: dict[str, Any]) -> Panel | None:
+def _panel(compared: ComparedClaim) -> Panel | None:
     effects = {
-        label: claim["effect"]
-        for label, claim in one["runs"].items()
-        if claim["effect"]["value"] is not None and is_fraction(claim["effect"])
+        label: claim.effect
+        for label, claim in compared.runs.items()
+        if claim.effect.value is not None and is_fraction(claim.effect)
     }
     if not effects:
         return None
-    labels = list(one["runs"])
-    style = looks(["target"])["target"]
+    labels = list(compared.runs)
     points = tuple(
         Point(
-            effect["value"],
+            number(effect.value),
             labels.index(label),
-            effect["low"],
-            effect["high"],
+            effect.low,
+            effect.high,
             f"{label}: {interval(effect)}",
         )
         for label, effect in effects.items()
     )
-    edges = [number(effect[key]) for effect in effects.values() for key in ("value", "low", "high")]
-    title = folded(one["claim"], MOST_TITLE)
+    edges = [
+        number(edge)
+        for effect in effects.values()
+        for edge in (effect.value, effect.low, effect.high)
+    ]
+    title = folded(compared.claim, MOST_TITLE)
     return Panel(
         title,
         drops("", edges, 1.0),
         names(labels),
-        series=(Series("", style, points, False, "whisker", "x"),),
+        series=(Series("", STYLES["target"], points, False, "whisker", "x"),),
         height=56 + 22 * len(labels) + 15 * title.count("\n"),
     )
 
 
-def _markdown(labels: list[str], claims: list[dict[str, Any]]) -> str:
+def _markdown(labels: Sequence[str], claims: Sequence[ComparedClaim]) -> str:
     rows = []
-    for one in claims:
-        cells = []
-        for label in labels:
-            claim = one["runs"].get(label)
-            cells.append(
-                f"{SIGNS[claim['verdict']][0]} {interval(claim['effect'])}"
-                if claim
-                else "not asked"
-            )
-        mark = " (rules differ)" if one["differs"] else ""
-        rows.append([text(one["claim"]) + mark, *cells])
-    signs = ", ".join(f"{sign} {word}" for word, (sign, _) in SIGNS.items())
-    lines = ["# resect: runs side by side", "", f"{signs}; effects with 95 % intervals.", ""]
+    for compared in claims:
+        cells = [
+            f"{SIGNS[claim.verdict].mark} {interval(claim.effect)}" if claim else "not asked"
+            for claim in (compared.runs.get(label) for label in labels)
+        ]
+        note = " (rules differ)" if compared.differs else ""
+        rows.append([text(compared.claim) + note, *cells])
+    signs = ", ".join(f"{sign.mark} {word}" for word, sign in SIGNS.items())
+    bounds = bounds_sentence(effect for compared in claims for effect in compared.effects)
+    lines = ["# resect: runs side by side", "", f"{signs}; effects with {bounds}.", ""]
     return "\n".join([*lines, *table(["claim", *(text(label) for label in labels)], rows)]) + "\n"

@@ -6,28 +6,29 @@ made visible first.
 
 from __future__ import annotations
 
-import shlex
-from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from jinja2 import TemplateError
 
 from resect import files
 from resect.errors import InputError
-from resect.files.reading import read_text, refuse_links_out
+from resect.records import Results
+from resect.report.contents import Contents, Section, contents_of
 from resect.report.figures import drawings
 from resect.report.figures.paper import write_figures
-from resect.report.figures.screen import strip
+from resect.report.figures.parts import TableError
 from resect.report.figures.spec import Drawing
 from resect.report.markdown import markdown
-from resect.report.page import figure_of, render
-from resect.report.tables import csv_text, file_of, tables_of
-from resect.report.words import SIGNS, quote, slug
+from resect.report.page import render
+from resect.report.results import not_whole, read_results
+from resect.report.tables import csv_text, file_of
 
 REPLIES_EACH = 3
-# Panels side by side on a wide page; style.css has the same number.
-COLUMNS = 3
+# What a reply is shown with, and by what it is grouped.
+REPLY_COLUMNS = (
+    *("role", "seed", "cut_kind", "cut_target", "cut_category", "q"),
+    *("probe", "prompt", "prefix", "text", "outcome", "rule"),
+)
 
 
 def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
@@ -45,212 +46,99 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
     """
     run = Path(run)
     results = read_results(run)
-    try:
-        drawn = {study["study"]: drawings(study) for study in results["studies"]}
-        contents = _contents(run, results, drawn)
-        contents["replies"] = _replies(run) if show_replies else None
-        text = render("template.html", results=results, **contents)
-        summary = _summary(results, contents)
-    except (AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
-        raise InputError(
-            f"{run / 'results.json'} is not a whole result",
-            got=f"{type(error).__name__}: {error}",
-            fix="write it again with `resect study run ... --resume`",
-        ) from error
-    for study in results["studies"]:
-        write_figures(drawn[study["study"]], run / "figures")
-        for name, rows in study["tables"].items():
+    drawn = _drawn(run, results)
+    contents = contents_of(run, results, drawn)
+    replies = _replies(run) if show_replies else None
+    text = render("template.html", report=contents, results=results, replies=replies)
+    for study, drawings_of_study in zip(results.studies, drawn, strict=True):
+        write_figures(drawings_of_study, run / "figures")
+        for name, rows in study.tables.items():
             if rows:
-                files.write_text(run / file_of(study["study"], name), csv_text(rows))
-    files.write_json(run / "report.json", summary)
-    files.write_text(run / "report.md", markdown(summary))
+                files.write_text(run / file_of(study.study, name), csv_text(rows))
+    files.write_json(run / "report.json", _summary(contents))
+    files.write_text(run / "report.md", markdown(contents))
     files.write_text(run / "report.html", text)
     return run / "report.html"
 
 
-def read_results(run: Path) -> dict[str, Any]:
-    """Read `results.json` of a run.
+def _drawn(run: Path, results: Results) -> list[list[Drawing]]:
+    """Return the drawings of each study."""
+    drawn = []
+    for index, study in enumerate(results.studies):
+        try:
+            drawn.append(drawings(study))
+        except TableError as error:
+            raise not_whole(run, f"studies[{index}].{error}") from error
+    return drawn
+
+
+def _summary(contents: Contents) -> dict[str, object]:
+    """Return `report.json`: what the page says, without its pictures."""
+    return {
+        "name": contents.results.name,
+        "quick": contents.results.quick,
+        "tally": contents.tally,
+        "studies": [_section(section) for section in contents.sections],
+        "citation": contents.citation,
+        "rebuild": contents.rebuild.splitlines(),
+        "provenance": contents.facts,
+    }
+
+
+def _section(section: Section) -> dict[str, object]:
+    study = section.study
+    claims = [
+        {**files.plain(shown.claim), "quote": shown.quote, "id": shown.id}
+        for shown in section.claims
+    ]
+    for claim in claims:
+        del claim["study"]
+    return {
+        "study": study.study,
+        "title": study.title,
+        "claims": claims,
+        "shows": study.shows,
+        "does_not_show": study.does_not_show,
+        "settings": study.settings,
+        "figures": [
+            {"caption": figure.caption, "files": figure.files} for figure in section.figures
+        ],
+        "tables": {
+            name: {"rows": len(rows), "file": file_of(study.study, name)}
+            for name, rows in study.tables.items()
+            if rows
+        },
+    }
+
+
+@dataclass(frozen=True)
+class ReplyGroup:
+    """A few replies of one variant of the model, as rows of its record."""
+
+    label: str
+    rows: list[Mapping[str, object]]
+
+
+def _replies(run: Path) -> list[ReplyGroup]:
+    """Return a few replies of every variant to the attacked probe.
 
     Raises:
-        InputError: There is none, it holds something else, or the folder has links that lead out.
+        InputError: A record lacks a column.
     """
-    refuse_links_out(run)
-    if not (run / "results.json").is_file():
-        raise InputError(
-            f"{run} has no results.json", fix="give the folder of a run, or run the study first"
-        )
-    results = files.read_json(run / "results.json")
-    if not isinstance(results, dict) or not {"claims", "studies", "provenance"} <= set(results):
-        raise InputError(
-            f"{run / 'results.json'} is not the result of studies",
-            fix="give the folder of a run of `resect study run`",
-        )
-    return results
-
-
-def _contents(
-    run: Path, results: dict[str, Any], drawn: dict[str, list[Drawing]]
-) -> dict[str, Any]:
-    version = str(results["provenance"].get("resect_version", ""))
-    sections = []
-    for study in results["studies"]:
-        claims = [
-            {
-                **claim,
-                "id": f"{slug(study['study'])}-{at}",
-                "quote": quote(claim, results["name"], version),
-                "strip": strip(claim),
-            }
-            for at, claim in enumerate(study["claims"], 1)
-        ]
-        sections.append(
-            {
-                **study,
-                "id": slug(study["study"]),
-                "claims": claims,
-                "tables": tables_of(study),
-                "figures": [figure_of(one, files=True) for one in drawn[study["study"]]],
-                "full": _fills_rows(drawn[study["study"]]),
-            }
-        )
-    claims = [claim for section in sections for claim in section["claims"]]
-    config = run / "config.yaml"
-    return {
-        "sections": sections,
-        "claims": claims,
-        "tally": tally(claims),
-        "facts": _facts(results["provenance"]),
-        "config": without_home(read_text(config)) if config.is_file() else "",
-        "citation": _citation(results),
-        "rebuild": _rebuild(run, results["provenance"]),
-    }
-
-
-def _fills_rows(drawn: list[Drawing]) -> bool:
-    """Return whether figures leave no cell free in their last row on a wide page."""
-    used = 0
-    for one in drawn:
-        wide = min(len(one.panels), COLUMNS)
-        used = wide if used + wide > COLUMNS else used + wide
-    return used in (0, COLUMNS)
-
-
-def tally(claims: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Return how many claims have each verdict that occurs."""
-    count = Counter(claim["verdict"] for claim in claims)
-    return [(word, count[word]) for word in SIGNS if count[word]]
-
-
-def without_home(text: str) -> str:
-    """Return text with the home folder as `~`: reports are sent around."""
-    home = str(Path.home())
-    return text.replace(f"{home}/", "~/") if home != "/" else text
-
-
-def _facts(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return provenance for readers: without home folders, data files by their last parts."""
-    facts = dict(provenance)
-    if isinstance(facts.get("data"), dict):
-        facts["data"] = {
-            "/".join(Path(place).parts[-3:]): value for place, value in facts["data"].items()
-        }
-    facts.pop("rebuild", None)
-    return {
-        key: without_home(value) if isinstance(value, str) else value
-        for key, value in facts.items()
-    }
-
-
-def _rebuild(run: Path, provenance: dict[str, Any]) -> str:
-    """Return the commands that make the run and this page again, with what they were made with."""
-    folder = shlex.quote(run.resolve().name)
-    made = [f"resect {provenance.get('resect_version', 'of unknown version')}"]
-    if provenance.get("git_commit"):
-        dirty = ", with changes that are not committed" if provenance.get("git_dirty") else ""
-        made.append(f"commit {str(provenance['git_commit'])[:12]}{dirty}")
-    if provenance.get("command"):
-        made.append(f"first run as: {without_home(str(provenance['command']))}")
-    return "\n".join(
-        (
-            f"# {'; '.join(made)}",
-            f"resect reproduce {folder} -o {folder}-again",
-            f"resect study run {folder}/config.yaml -o {folder}-anew",
-            f"resect report {folder}",
-        )
-    )
-
-
-def _citation(results: dict[str, Any]) -> str:
-    facts = results["provenance"]
-    year = str(facts.get("finished", ""))[:4]
-    notes = [f"run “{results['name']}”", f"configuration {facts.get('config', 'unknown')}"]
-    if facts.get("git_commit"):
-        notes.append(f"commit {str(facts['git_commit'])[:12]}")
-    return (
-        "@software{resect,\n"
-        "  title = {resect: causal weight surgery on language models},\n"
-        f"  version = {{{facts.get('resect_version', 'unknown')}}},\n"
-        f"  year = {{{year if year.isdigit() else 'unknown'}}},\n"
-        f"  note = {{{', '.join(notes)}}},\n"
-        "}"
-    )
-
-
-def _summary(results: dict[str, Any], contents: dict[str, Any]) -> dict[str, Any]:
-    """Return `report.json`: what the page says, without its pictures."""
-    keep = (
-        *("claim", "verdict", "effect", "controls", "rule", "reason", "n", "seeds"),
-        *("by_seed", "counted", "quote", "id"),
-    )
-    return {
-        "name": results["name"],
-        "quick": results["quick"],
-        "tally": dict(contents["tally"]),
-        "studies": [
-            {
-                "study": section["study"],
-                "title": section["title"],
-                "claims": [
-                    {key: claim[key] for key in keep if key in claim} for claim in section["claims"]
-                ],
-                "shows": section["shows"],
-                "does_not_show": section["does_not_show"],
-                "settings": section["settings"],
-                "figures": [
-                    {"caption": one["caption"], "files": one["files"]} for one in section["figures"]
-                ],
-                "tables": {
-                    name: {"rows": len(rows), "file": file_of(section["study"], name)}
-                    for name, rows in _raw(results, section["study"]).items()
-                    if rows
-                },
-            }
-            for section in contents["sections"]
-        ],
-        "citation": contents["citation"],
-        "rebuild": contents["rebuild"].splitlines(),
-        "provenance": contents["facts"],
-    }
-
-
-def _raw(results: dict[str, Any], name: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = next(
-        study["tables"] for study in results["studies"] if study["study"] == name
-    )
-    return found
-
-
-def _replies(run: Path) -> list[dict[str, Any]]:
-    """Return a few replies of every variant to the attacked probe."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, ReplyGroup] = {}
     for path in sorted((run / "records").glob("*.parquet")):
         for row in files.read_parquet(path):
+            lacking = [column for column in REPLY_COLUMNS if column not in row]
+            if lacking:
+                raise InputError(f"{path} is not a whole record", got=f"no column {lacking[0]}")
+            if not isinstance(row["q"], int | float):
+                raise InputError(f"{path} is not a whole record", got="no number in column q")
             if row["probe"] == "generation":
                 label = (
                     f"{row['role']}, seed {row['seed']}, {row['cut_kind']} "
                     f"{row['cut_target']} {row['cut_category']} q = {row['q']:g}"
                 )
-                group = groups.setdefault(label, [])
-                if len(group) < REPLIES_EACH:
-                    group.append(row)
-    return [{"label": label, "rows": rows} for label, rows in sorted(groups.items())]
+                group = groups.setdefault(label, ReplyGroup(label, []))
+                if len(group.rows) < REPLIES_EACH:
+                    group.rows.append(row)
+    return [group for _, group in sorted(groups.items())]

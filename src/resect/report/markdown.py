@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from resect.errors import visible
-from resect.report.words import SIGNS, cell, interval
+from resect.records import VerdictWord
+from resect.report.contents import Contents, Section
+from resect.report.tables import file_of
+from resect.report.words import SIGNS, bounds_of, cell, effects_of, interval
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Return one line of text in which nothing is read as Markdown or HTML."""
     return SPECIAL.sub(r"\\\1", " ".join(visible(value).split()))
 
@@ -29,56 +32,63 @@ def fenced(block: str, language: str = "") -> list[str]:
     return [f"{fence}{language}", visible(block), fence]
 
 
-def _verdict(claim: dict[str, Any]) -> str:
-    return f"{SIGNS[claim['verdict']][0]} {text(claim['verdict'])}"
+def _verdict(word: VerdictWord) -> str:
+    return f"{SIGNS[word].mark} {text(word)}"
 
 
-def markdown(summary: dict[str, Any]) -> str:
-    """Return `report.md` of what `report.json` holds."""
-    claims = [claim for study in summary["studies"] for claim in study["claims"]]
-    lines = [f"# resect: {text(summary['name'])}", ""]
-    if summary["quick"]:
+def markdown(contents: Contents) -> str:
+    """Return `report.md`."""
+    claims = [shown.claim for shown in contents.claims]
+    lines = [f"# resect: {text(contents.results.name)}", ""]
+    if contents.results.quick:
         lines += ["**A quick run with a single seed: do not quote its numbers.**", ""]
     rows = [
         [
-            text(claim["claim"]),
-            _verdict(claim),
-            interval(claim["effect"]),
-            text(claim["effect"]["name"]),
+            text(claim.claim),
+            _verdict(claim.verdict),
+            interval(claim.effect),
+            text(claim.effect.name),
         ]
         for claim in claims
     ]
-    lines += [*table(["claim", "verdict", "effect [95 % interval]", "which is"], rows), ""]
-    for study in summary["studies"]:
-        lines += _study(study)
-    lines += ["## Cite and rebuild", "", *fenced(summary["citation"], "bibtex"), ""]
-    lines += [*fenced("\n".join(summary["rebuild"]), "sh"), "", "## Provenance", ""]
-    for key, value in summary["provenance"].items():
-        said = (
-            ", ".join(f"{name} {cell(one)}" for name, one in value.items())
-            if isinstance(value, dict)
+    bounds = bounds_of(claim.effect for claim in claims)
+    lines += [*table(["claim", "verdict", f"effect [{bounds}]", "which is"], rows), ""]
+    for section in contents.sections:
+        lines += _section(section)
+    lines += ["## Cite and rebuild", "", *fenced(contents.citation, "bibtex"), ""]
+    lines += [*fenced(contents.rebuild, "sh"), "", "## Provenance", ""]
+    for key, value in contents.facts.items():
+        words = (
+            ", ".join(f"{name} {cell(part)}" for name, part in value.items())
+            if isinstance(value, Mapping)
             else cell(value)
         )
-        lines.append(f"- {text(key)}: {text(said)}")
+        lines.append(f"- {text(key)}: {text(words)}")
     return "\n".join(lines) + "\n"
 
 
-def _study(study: dict[str, Any]) -> list[str]:
-    lines = [f"## {text(study['title'])}", ""]
-    for one in study["figures"]:
-        if one["files"]:
-            lines += [f"![{text(one['caption'])}]({one['files'][0]})", ""]
-    for claim in study["claims"]:
+def _section(section: Section) -> list[str]:
+    study = section.study
+    lines = [f"## {text(study.title)}", ""]
+    for figure in section.figures:
+        if figure.files:
+            lines += [f"![{text(figure.caption)}]({figure.files[0]})", ""]
+    for shown in section.claims:
+        claim, effects = shown.claim, effects_of(shown.claim)
         lines += [
-            f"### {text(claim['claim'])}",
+            f"### {text(claim.claim)}",
             "",
-            f"**{_verdict(claim)}.** {text(claim['reason'])}",
+            f"**{_verdict(claim.verdict)}.** {text(claim.reason)}",
         ]
-        lines += ["", f"Rule: {text(claim['rule'])}", ""]
-        rows = [[text(one["name"]), interval(one)] for one in (claim["effect"], *claim["controls"])]
-        lines += [*table(["quantity", "value [95 % interval]"], rows), ""]
-        lines += [f"> {text(claim['quote'])}", ""]
-    lines += [f"**Shows.** {text(study['shows'])}", ""]
-    lines += [f"**Does not show.** {text(study['does_not_show'])}", ""]
-    files = [f"[{text(name)}]({one['file']})" for name, one in study["tables"].items()]
+        lines += ["", f"Rule: {text(claim.rule)}", ""]
+        rows = [[text(effect.name), interval(effect)] for effect in effects]
+        lines += [*table(["quantity", f"value [{bounds_of(effects)}]"], rows), ""]
+        lines += [f"> {text(shown.quote)}", ""]
+    lines += [f"**Shows.** {text(study.shows)}", ""]
+    lines += [f"**Does not show.** {text(study.does_not_show)}", ""]
+    files = [
+        f"[{text(name)}]({file_of(study.study, name)})"
+        for name, rows in study.tables.items()
+        if rows
+    ]
     return [*lines, f"Tables: {', '.join(files)}", ""] if files else lines

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 import jinja2
 
@@ -28,9 +29,10 @@ def hash_source(text: str) -> str:
 def _style() -> str:
     text = resources.files("resect.report").joinpath("style.css").read_text(encoding="utf-8")
     light, dark = (
-        "".join(f"--c{at}:{pair[side]};" for at, pair in enumerate(COLOURS)) for side in (0, 1)
+        "".join(f"--c{slot}:{colour[paper]};" for slot, colour in enumerate(COLOURS))
+        for paper in (0, 1)
     )
-    classes = "".join(f".c{at}{{color:var(--c{at})}}" for at in range(len(COLOURS)))
+    classes = "".join(f".c{slot}{{color:var(--c{slot})}}" for slot in range(len(COLOURS)))
     return text.replace("LIGHT", light).replace("DARK", dark).replace("CLASSES", classes)
 
 
@@ -48,7 +50,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {
+    filters: dict[str, Callable[..., str]] = {
         "visible": words.visible,
         "interval": words.interval,
         "cell": words.cell,
@@ -63,7 +65,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, **values: object) -> str:
     """Return a page."""
     style, script = _style(), _script()
     return (
@@ -80,13 +82,34 @@ def render(template: str, **values: Any) -> str:
     )
 
 
-def figure_of(drawing: Drawing, *, files: bool) -> dict[str, Any]:
-    """Return what a template needs of a drawing; with links to its files, if there are some."""
-    return {
-        "name": drawing.name,
-        "caption": drawing.caption,
-        "panels": bare("".join(panel_svg(panel) for panel in drawing.panels)),
-        "key": key_html(drawing),
-        "count": len(drawing.panels),
-        "files": [f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")] if files else [],
-    }
+@dataclass(frozen=True)
+class Figure:
+    """A drawing as a page shows it.
+
+    Attributes:
+        name: Of the drawing.
+        caption: What it says, in words.
+        panels: Its panels, as SVG.
+        key: Its key, as HTML.
+        count: Number of panels.
+        files: Paths of the same drawing as files, relative to the page.
+    """
+
+    name: str
+    caption: str
+    panels: str
+    key: str
+    count: int
+    files: tuple[str, ...]
+
+
+def figure_of(drawing: Drawing, *, files: bool) -> Figure:
+    """Return a drawing for the page; with links to its files, if there are some."""
+    return Figure(
+        name=drawing.name,
+        caption=drawing.caption,
+        panels=bare("".join(panel_svg(panel) for panel in drawing.panels)),
+        key=key_html(drawing),
+        count=len(drawing.panels),
+        files=tuple(f"figures/{drawing.name}.{kind}" for kind in ("svg", "pdf")) if files else (),
+    )

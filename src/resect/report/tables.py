@@ -10,10 +10,12 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from resect.errors import visible
-from resect.report.figures.spec import Row, name_of
+from resect.records import Row, StudyResult, Value
+from resect.report.figures.parts import bound, number
+from resect.report.figures.spec import name_of
 from resect.report.words import cell, percent, slug, spread
 
 # Columns that are fractions of something; so are all that have bounds.
@@ -22,8 +24,17 @@ NAMED = {"arm", "role", "model"}
 LABELS = {"removed_fraction": "weights cut", "n": "prompts"}
 # What a curve has beside harm and utility: for those who look closer, in the CSV file.
 FINER = ("preserve_kl", "preserve_nll", "repetition", "reply_nll")
+# What names a row, before what was measured.
+NAMES_FIRST = ("seed", "role", "model", "arm", "attack", "axis", "q", "removed_fraction")
 MOST_ROWS = 40
 MOST_SEED_ROWS = 12
+
+
+class Column(NamedTuple):
+    """A column's heading, and whether it holds numbers."""
+
+    heading: str
+    numeric: bool
 
 
 @dataclass(frozen=True)
@@ -33,33 +44,33 @@ class Table:
     Attributes:
         name: Of the table, for readers.
         caption: What is the same in every row, and how many rows are left out.
-        columns: Heading of each column, and whether it holds numbers.
+        columns: Headings.
         rows: Texts.
-        file: Path of the CSV file with every row, relative to the report.
+        file: Path of the CSV file with every row, relative to the report; empty for none.
     """
 
     name: str
     caption: str
-    columns: tuple[tuple[str, bool], ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
-    file: str
+    file: str = ""
 
 
-def tables_of(study: dict[str, Any]) -> list[Table]:
+def tables_of(study: StudyResult) -> list[Table]:
     """Return the tables of a study: pooled rows, and seeds apart where they are few."""
-    found = []
-    for name, rows in study["tables"].items():
+    tables = []
+    for name, rows in study.tables.items():
         if not rows:
             continue
-        file = file_of(study["study"], name)
+        file = file_of(study.study, name)
         pooled = [row for row in rows if row.get("seed") is None]
         seeds = [row for row in rows if row.get("seed") is not None]
         label = name.replace("_", " ")
         if pooled:
-            found.append(shape(label, wide(pooled), file))
+            tables.append(shape(label, wide(pooled), file))
         if seeds and (len(seeds) <= MOST_SEED_ROWS or not pooled):
-            found.append(shape(f"{label}, seeds apart", wide(seeds), file))
-    return found
+            tables.append(shape(f"{label}, seeds apart", wide(seeds), file))
+    return tables
 
 
 def file_of(study: str, table: str) -> str:
@@ -69,14 +80,14 @@ def file_of(study: str, table: str) -> str:
 
 def wide(rows: Sequence[Row]) -> list[Row]:
     """Return a table of outcomes with one column an outcome; other tables as they are."""
-    if not rows or not {"outcome", "share"} <= set(rows[0]):
+    if not rows or not all({"outcome", "share"} <= set(row) for row in rows):
         return list(rows)
-    found: dict[tuple[Any, ...], Row] = {}
+    lines: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
     for row in rows:
-        rest = {key: value for key, value in row.items() if key not in ("outcome", "share")}
-        line = found.setdefault(tuple(rest.items()), rest)
-        line[str(row["outcome"])] = percent(row["share"])
-    return list(found.values())
+        names = {key: value for key, value in row.items() if key not in ("outcome", "share")}
+        line = lines.setdefault(tuple(names.items()), names)
+        line[str(row["outcome"])] = percent(number(row["share"]))
+    return list(lines.values())
 
 
 def shape(name: str, rows: Sequence[Row], file: str) -> Table:
@@ -90,30 +101,30 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
     keys = [key for key in keys if key not in FINER]
     texts = {key: [_text(row, key) for row in rows] for key in keys}
     # What was measured keeps its column, even where all values agree.
-    given = [key for key in keys if not any(f"{key}_low" in row for row in rows)]
-    constant = [key for key in given if len(rows) > 2 and len(set(texts[key])) == 1]
+    settings = [key for key in keys if not any(f"{key}_low" in row for row in rows)]
+    constant = [key for key in settings if len(rows) > 2 and len(set(texts[key])) == 1]
     if len(constant) == len(keys):
         constant = []
     notes = [f"{_label(key)} {texts[key][0]} in every row" for key in constant]
-    left = len(rows) - MOST_ROWS
-    if left > 0:
-        notes.append(f"{left} more rows are in the CSV file")
+    hidden = len(rows) - MOST_ROWS
+    if hidden > 0:
+        notes.append(f"{hidden} more rows are in the CSV file")
     if finer:
         notes.append(f"{', '.join(map(_label, finer))} are in the CSV file")
-    shown = _first([key for key in keys if key not in constant])
+    shown = _names_first([key for key in keys if key not in constant])
     return Table(
         name,
         "; ".join(notes),
-        tuple((_label(key), _numeric(rows, key)) for key in shown),
+        tuple(Column(_label(key), _is_numeric(rows, key)) for key in shown),
         tuple(tuple(texts[key][at] for key in shown) for at in range(min(len(rows), MOST_ROWS))),
         file,
     )
 
 
-def _first(keys: list[str]) -> list[str]:
+def _names_first(keys: list[str]) -> list[str]:
     """Put what names a row before what was measured."""
-    front = ("seed", "role", "model", "arm", "attack", "axis", "q", "removed_fraction")
-    return sorted(keys, key=lambda key: front.index(key) if key in front else len(front))
+    last = len(NAMES_FIRST)
+    return sorted(keys, key=lambda key: NAMES_FIRST.index(key) if key in NAMES_FIRST else last)
 
 
 def _is_bound(key: str, keys: Sequence[str]) -> bool:
@@ -125,15 +136,15 @@ def _label(key: str) -> str:
     return LABELS.get(key, key.replace("_", " "))
 
 
-def _numeric(rows: Sequence[Row], key: str) -> bool:
-    known = [row[key] for row in rows if row.get(key) is not None]
+def _is_numeric(rows: Sequence[Row], key: str) -> bool:
+    values = [row[key] for row in rows if row.get(key) is not None]
     return all(
         (isinstance(value, int | float) and not isinstance(value, bool)) or _is_percent(value)
-        for value in known
+        for value in values
     )
 
 
-def _is_percent(value: Any) -> bool:
+def _is_percent(value: Value) -> bool:
     return isinstance(value, str) and value.endswith(" %") and value[:1].isdigit()
 
 
@@ -141,7 +152,7 @@ def _text(row: Row, key: str) -> str:
     value = row.get(key)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if f"{key}_low" in row:
-            return spread(value, row[f"{key}_low"], row.get(f"{key}_high"))
+            return spread(value, bound(row, f"{key}_low"), bound(row, f"{key}_high"))
         if key in FRACTIONS:
             return percent(value)
     if key in NAMED and isinstance(value, str):
@@ -160,7 +171,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Value) -> Value:
     if not isinstance(value, str):
         return "" if value is None else value
     # Office programs run a text that starts like a formula.

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from resect.errors import visible as visible
+from resect.records import Claim, Interval, VerdictWord
 
 LONGEST_REPLY = 600
 LONGEST_LABEL = 100
 # An effect is a fraction and is written in percent, unless its name ends with one of these units.
 UNIT = re.compile(r"\((×|examples|steps|prompts|weights|nats|correlation)\)$")
-SIGNS = {
-    "supported": ("✓", "yes"),
-    "not supported": ("✗", "no"),
-    "inconclusive": ("?", "unsure"),
-    "not measurable": ("–", "none"),
+
+
+class Sign(NamedTuple):
+    """How a verdict looks: the mark before its word, and the class that colours it on the page."""
+
+    mark: str
+    style: str
+
+
+SIGNS: dict[VerdictWord, Sign] = {
+    "supported": Sign("✓", "yes"),
+    "not supported": Sign("✗", "no"),
+    "inconclusive": Sign("?", "unsure"),
+    "not measurable": Sign("–", "none"),
 }
 QUOTES = {
     "supported": "supports the claim",
@@ -35,7 +46,7 @@ ATTACKS = {
 }
 
 
-def readable(value: Any, *, options: bool = True) -> str:
+def readable(value: object, *, options: bool = True) -> str:
     """Return text of a study with attacks in words and names without underscores.
 
     Args:
@@ -43,11 +54,11 @@ def readable(value: Any, *, options: bool = True) -> str:
         options: Say how an attack's training is set; otherwise its name alone.
     """
 
-    def attack(found: re.Match[str]) -> str:
-        name, given = found[1], found[2].removeprefix(":")
-        if given.isdigit():
-            return f"{ATTACKS[name]} of {given} tokens"
-        settings = given.replace("=", " ").split(",") if given and options else []
+    def attack(match: re.Match[str]) -> str:
+        name, setting = match[1], match[2].removeprefix(":")
+        if setting.isdigit():
+            return f"{ATTACKS[name]} of {setting} tokens"
+        settings = setting.replace("=", " ").split(",") if setting and options else []
         return ", ".join((ATTACKS[name], *settings))
 
     text = ATTACK.sub(attack, visible(value))
@@ -55,13 +66,13 @@ def readable(value: Any, *, options: bool = True) -> str:
     return re.sub(r"(?<=[a-z0-9])_(?=[a-z0-9])", " ", text)
 
 
-def glued(value: Any, options: bool = True) -> str:
+def glued(value: object, options: bool = True) -> str:
     """Return text for the page in which a number stays on one line with its unit and bounds."""
     text = re.sub(r"(?<=\d) (?=[%×])", "\u00a0", readable(value, options=options))
-    return re.sub(r"(?<=[%×\d]) (?=\[-?\d)", "\u00a0", text)
+    return re.sub(r"(?<=[%×\d]) (?=\[(?:range )?-?\d)", "\u00a0", text)
 
 
-def sentence(value: Any, options: bool = True) -> str:
+def sentence(value: object, options: bool = True) -> str:
     """Return `glued` text with a capital first: a reason may begin with a checkpoint's name."""
     text = glued(value, options)
     return text[:1].upper() + text[1:]
@@ -86,8 +97,14 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
     """Return a fraction with its bounds, in percent with one decimal, so that columns align."""
     if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{_tenth(low)}, {_tenth(high)}]"
-    return f"{_tenth(value)} %{bounds}"
+    return f"{_tenth(value)} %{_brackets(low, high, _tenth)}"
+
+
+def _brackets(
+    low: float | None, high: float | None, write: Callable[[float], str], word: str = ""
+) -> str:
+    """Return bounds in brackets with a space before them; nothing where one is not known."""
+    return "" if low is None or high is None else f" [{word}{write(low)}, {write(high)}]"
 
 
 def _tenth(fraction: float) -> str:
@@ -95,68 +112,107 @@ def _tenth(fraction: float) -> str:
     return "0.0" if text == "-0.0" else text
 
 
-def interval(effect: dict[str, Any]) -> str:
-    """Return a claim's effect or control with its bounds, in its unit."""
-    value, low, high = effect["value"], effect["low"], effect["high"]
-    found = UNIT.search(effect["name"])
-    if found is None:
-        return spread(value, low, high)
-    if value is None:
+def interval(effect: Interval) -> str:
+    """Return a claim's effect or control with its bounds, in its unit; a range is called one."""
+    value, low, high = effect.value, effect.low, effect.high
+    if value is None or math.isnan(value):
         return "–"
-    bounds = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    return (
-        f"{value:.3g} {found[1]}{bounds}" if found[1] != "correlation" else f"{value:.2f}{bounds}"
-    )
+    word = "range " if is_range(effect) else ""
+    unit = UNIT.search(effect.name)
+    if unit is None:
+        return f"{_tenth(value)} %{_brackets(low, high, _tenth, word)}"
+    bounds = _brackets(low, high, "{:.3g}".format, word)
+    return f"{value:.2f}{bounds}" if unit[1] == "correlation" else f"{value:.3g} {unit[1]}{bounds}"
 
 
-def is_fraction(effect: dict[str, Any]) -> bool:
+def is_fraction(effect: Interval) -> bool:
     """Return whether an effect is written in percent."""
-    return UNIT.search(effect["name"]) is None
+    return UNIT.search(effect.name) is None
 
 
-def cell(value: Any) -> str:
-    """Return a table cell."""
+def is_range(effect: Interval) -> bool:
+    """Return whether the bounds of an effect are the smallest and the largest of a few values."""
+    return effect.bounds == "range" and effect.low is not None
+
+
+def effects_of(claim: Claim) -> tuple[Interval, ...]:
+    """Return the effect of a claim and its controls."""
+    return (claim.effect, *claim.controls)
+
+
+def bounds_of(effects: Iterable[Interval]) -> str:
+    """Return what the bounds of effects are, for a heading."""
+    ranges = _which_are_ranges(effects)
+    if ranges and all(ranges):
+        return "range"
+    return "95 % interval or range" if any(ranges) else "95 % interval"
+
+
+def bounds_sentence(effects: Iterable[Interval]) -> str:
+    """Return what the bounds of effects are, for a sentence or a caption."""
+    ranges = _which_are_ranges(effects)
+    if ranges and all(ranges):
+        return "ranges from the smallest to the largest value"
+    return "95 % intervals, or ranges where it says so" if any(ranges) else "95 % intervals"
+
+
+def _which_are_ranges(effects: Iterable[Interval]) -> list[bool]:
+    return [is_range(effect) for effect in effects if effect.low is not None]
+
+
+def cell(value: object, *, thousands: bool = False) -> str:
+    """Return a table cell: what is unknown as a dash, numbers with four digits at most.
+
+    Args:
+        value: What stands in it.
+        thousands: Write whole numbers with commas.
+    """
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return plain_number(value)
+    if isinstance(value, int) and thousands:
+        return f"{value:,}"
     return visible(value)
 
 
-def label(value: Any) -> str:
+def decimals(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a table cell of a column that aligns: three decimals, bounds with two."""
+    return "–" if value is None else f"{value:.3f}{_brackets(low, high, '{:.2f}'.format)}"
+
+
+def label(value: object) -> str:
     """Return a text of a figure: one line, cut where it would cover the rest."""
     text = " ".join(visible(value).split())
     return text if len(text) <= LONGEST_LABEL else f"{text[:LONGEST_LABEL]} …"
 
 
-def short(value: Any) -> str:
+def short(value: object) -> str:
     """Return a reply, cut where it becomes too long to read."""
     text = visible(value)
     return text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
 
 
-def quote(claim: dict[str, Any], run: str, version: str) -> str:
+def quote(claim: Claim, run: str, version: str) -> str:
     """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
-    text = claim["claim"].rstrip(".")
-    seeds = ", ".join(str(seed) for seed in claim["seeds"])
-    who = f"resect{f' {version}' if version else ''} {QUOTES[claim['verdict']]} “{text}” for {run}"
-    behind = f"{counted(claim)}, seed{'s' if len(claim['seeds']) != 1 else ''} {seeds}"
-    if claim["effect"]["value"] is None:
-        return f"{who} ({behind}): {claim['reason'].rstrip('.')}."
-    controls = [one for one in claim["controls"] if one["value"] is not None]
-    beside = f"; {controls[0]['name']}: {interval(controls[0])}" if controls else ""
-    return (
-        f"{who}: {claim['effect']['name']}: {interval(claim['effect'])}{beside} "
-        f"(95 % intervals; {behind})."
-    )
+    text = claim.claim.rstrip(".")
+    seeds = ", ".join(str(seed) for seed in claim.seeds)
+    opening = f"resect{f' {version}' if version else ''} {QUOTES[claim.verdict]} “{text}” for {run}"
+    sample = f"{counted(claim)}, seed{'s' if len(claim.seeds) != 1 else ''} {seeds}"
+    if claim.effect.value is None:
+        return f"{opening} ({sample}): {claim.reason.rstrip('.')}."
+    controls = [control for control in claim.controls if control.value is not None][:1]
+    effects = [claim.effect, *controls]
+    numbers = "; ".join(f"{effect.name}: {interval(effect)}" for effect in effects)
+    return f"{opening}: {numbers} ({bounds_sentence(effects)}; {sample})."
 
 
-def counted(claim: dict[str, Any]) -> str:
+def counted(claim: Claim) -> str:
     """Return how many prompts, or other things, an effect was measured on."""
-    what = str(claim.get("counted", "prompts"))
-    return f"{claim['n']} {what.removesuffix('s') if claim['n'] == 1 else what}"
+    unit = claim.counted
+    return f"{claim.n} {unit.removesuffix('s') if claim.n == 1 else unit}"
 
 
 def slug(text: str) -> str:

@@ -8,9 +8,10 @@ harm_drop(+)}. `model` is read where there is no `role`. (+) stands for `_low` a
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from resect.records import Row
 from resect.report.figures.parts import (
     bars,
     curve,
@@ -22,22 +23,31 @@ from resect.report.figures.parts import (
     pooled,
     rows_of,
 )
-from resect.report.figures.spec import Drawing, Panel, Row, Style, Tables, looks, name_of
+from resect.report.figures.spec import (
+    Drawing,
+    Panel,
+    Series,
+    Settings,
+    Style,
+    Tables,
+    looks,
+    name_of,
+)
 from resect.report.words import readable
 
 RANDOM = Style(2, 0, "circle")
 
 
-def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, settings: Settings) -> list[Drawing]:
     """Return the curves along the fraction with the plane of harm and utility, and the index."""
     rows = [row for row in pooled(rows_of(tables, "curve")) if row.get("arm") != "intact"]
     curves = (*_along(rows, settings), _plane(rows, settings)) if rows else ()
     title = "drop of harm within the budget"
     index: tuple[Panel, ...] = ()
-    if found := pooled(rows_of(tables, "index")):
-        index = (bars(found, "drop_at_budget", _label, title),)
-    elif found := pooled(rows_of(tables, "at_budget")):
-        index = (bars(found, "harm_drop", _label, title),)
+    if budgets := pooled(rows_of(tables, "index")):
+        index = (bars(budgets, "drop_at_budget", _label, title),)
+    elif budgets := pooled(rows_of(tables, "at_budget")):
+        index = (bars(budgets, "harm_drop", _label, title),)
     return [
         Drawing(
             "compression-curves",
@@ -60,72 +70,79 @@ def role_of(row: Row) -> str:
 
 
 def _label(row: Row) -> str:
-    how = str(row.get("method") or row.get("arm") or "")
-    return f"{name_of(role_of(row))}, {how}" if how not in ("", "target") else name_of(role_of(row))
+    ranking = str(row.get("method") or row.get("arm") or "")
+    name = name_of(role_of(row))
+    return name if ranking in ("", "target") else f"{name}, {ranking}"
 
 
-def _groups(rows: list[Row]) -> list[tuple[str, str, list[Row]]]:
-    """Return (role, arm or method, rows) of every line."""
-    keys = dict.fromkeys(
-        (role_of(row), str(row.get("arm") or row.get("method") or "target")) for row in rows
-    )
-    return [
-        (
-            role,
-            how,
-            [
-                row
-                for row in rows
-                if (role_of(row), str(row.get("arm") or row.get("method") or "target"))
-                == (role, how)
-            ],
-        )
-        for role, how in keys
-    ]
+@dataclass(frozen=True)
+class _Group:
+    """The rows of one checkpoint that were ranked in one way, or cut at random."""
+
+    role: str
+    ranking: str
+    rows: list[Row]
 
 
-def _along(rows: list[Row], settings: dict[str, Any]) -> list[Panel]:
+def _groups(rows: Sequence[Row]) -> list[_Group]:
+    """Return the rows of every line, in order of appearance."""
+    groups: dict[tuple[str, str], _Group] = {}
+    for row in rows:
+        role, ranking = role_of(row), str(row.get("arm") or row.get("method") or "target")
+        groups.setdefault((role, ranking), _Group(role, ranking, [])).rows.append(row)
+    return list(groups.values())
+
+
+def _along(rows: Sequence[Row], settings: Settings) -> list[Panel]:
     """Return a panel for each way to rank, with the random cuts as thin lines in each."""
-    known = all(row.get("removed_fraction") is not None for row in rows)
-    x = "removed_fraction" if known else "q"
-    styles = looks(role_of(row) for row in rows)
-    groups = [(role, how, curve(own, (x, "harm_drop"), (name_of(role), styles[role])))
-              for role, how, own in _groups(rows)]  # fmt: skip
-    compared = {settings.get("aligned", "aligned"), settings.get("base", "base")}
-    plain = [
-        replace(line, name="random cuts", style=RANDOM, faint=True, spread="none")
-        for _, how, line in groups
-        if how == "random"
-    ]
-    ys = [
-        value
-        for _, _, one in groups
-        for point in one.points
-        for value in (point.y, number(point.low), number(point.high))
-        if math.isfinite(value)
-    ]
-    label = "fraction of prunable weights cut" if known else "q"
-    scale, drop = log(label, [number(row.get(x)) for row in rows]), drops("", ys, 1.0)
-    ways = [how for how in dict.fromkeys(how for _, how, _ in groups) if how != "random"]
-    panels = []
-    for way in ways:
-        lines = [
-            line if role in compared else replace(line, spread="none")
-            for role, how, line in groups
-            if how == way
-        ]
-        named = "the configured ranking" if way == "target" else readable(way)
-        title = "relative drop of harm" + (f": {named}" if len(ways) > 1 else "")
-        panels.append(Panel(title, scale, drop, series=(*plain, *lines)))
-    return panels
-
-
-def _plane(rows: list[Row], settings: dict[str, Any]) -> Panel:
+    measured = all(row.get("removed_fraction") is not None for row in rows)
+    x = "removed_fraction" if measured else "q"
     styles = looks(role_of(row) for row in rows)
     groups = _groups(rows)
     lines = [
-        replace(plane(own, (name_of(role), styles[role])), name="")
-        for role, how, own in groups
-        if how == groups[0][1]
+        curve(group.rows, x, "harm_drop", name_of(group.role), styles[group.role])
+        for group in groups
+    ]
+    compared = {settings.get("aligned", "aligned"), settings.get("base", "base")}
+    plain = [
+        replace(line, name="random cuts", style=RANDOM, faint=True, spread="none")
+        for group, line in zip(groups, lines, strict=True)
+        if group.ranking == "random"
+    ]
+    label = "fraction of prunable weights cut" if measured else "q"
+    fractions = log(label, [number(row.get(x)) for row in rows])
+    drop = drops("", _values(lines), 1.0)
+    rankings = list(dict.fromkeys(group.ranking for group in groups if group.ranking != "random"))
+    panels = []
+    for ranking in rankings:
+        shown = [
+            line if group.role in compared else replace(line, spread="none")
+            for group, line in zip(groups, lines, strict=True)
+            if group.ranking == ranking
+        ]
+        named = "the configured ranking" if ranking == "target" else readable(ranking)
+        title = "relative drop of harm" + (f": {named}" if len(rankings) > 1 else "")
+        panels.append(Panel(title, fractions, drop, series=(*plain, *shown)))
+    return panels
+
+
+def _values(lines: Sequence[Series]) -> list[float]:
+    """Return what must fit on the y axis."""
+    return [
+        value
+        for line in lines
+        for point in line.points
+        for value in (point.y, number(point.low), number(point.high))
+        if math.isfinite(value)
+    ]
+
+
+def _plane(rows: Sequence[Row], settings: Settings) -> Panel:
+    styles = looks(role_of(row) for row in rows)
+    groups = _groups(rows)
+    lines = [
+        replace(plane(group.rows, name_of(group.role), styles[group.role]), name="")
+        for group in groups
+        if group.ranking == groups[0].ranking
     ]
     return plane_panel(lines, settings.get("utility_drop"), "drop of harm by its cost")

@@ -7,9 +7,12 @@ Tables: `curve` {seed, arm, steps, rate, narrow(+), elsewhere(+), coherence(+), 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from resect.records import Row
 from resect.report.figures.parts import (
+    Arm,
     curve,
     linear,
     log,
@@ -17,15 +20,15 @@ from resect.report.figures.parts import (
     pooled,
     rates,
     rows_of,
-    scale_of,
     unique,
+    varied_column,
 )
 from resect.report.figures.spec import (
     Drawing,
     Panel,
     Point,
-    Row,
     Series,
+    Settings,
     Style,
     Tables,
     Threshold,
@@ -42,7 +45,7 @@ MEASURES = (
 )
 
 
-def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
     """Return the dose curves and where the fine-tune changed weights."""
     panels = dose_panels(pooled(rows_of(tables, "curve")))
     drawings = [
@@ -60,29 +63,30 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     return drawings
 
 
-def _arms(rows: list[Row]) -> list[tuple[str, Style, list[Row]]]:
-    """Return (name, style, rows) of every arm; all may have the intact model's first point."""
-    found = unique(row.get("arm", "") for row in rows)
-    styles = looks(found)
+def _arms(rows: Sequence[Row]) -> list[Arm]:
+    """Return every arm; all may have the intact model's first point."""
+    arms = unique(row.get("arm", "") for row in rows)
+    styles = looks(arms)
     return [
-        (
+        Arm(
             name_of(arm) or "model",
             styles[arm],
             [row for row in rows if str(row.get("arm", "")) == arm],
         )
-        for arm in found
+        for arm in arms
     ]
 
 
-def dose_panels(rows: list[Row]) -> tuple[Panel, ...]:
+def dose_panels(rows: Sequence[Row]) -> tuple[Panel, ...]:
     """Return a panel for each measure that is there, and the plane of narrow and elsewhere."""
     if not rows:
         return ()
-    dose, write = scale_of(rows, ("steps", "rate"))
+    dose = varied_column(rows, ("steps", "rate"))
     panels = []
     for column, title in MEASURES:
         lines = tuple(
-            curve(own, (dose, column), (name, look), write=write) for name, look, own in _arms(rows)
+            curve(arm.rows, dose, column, arm.name, arm.style, write=plain_number)
+            for arm in _arms(rows)
         )
         if any(line.points for line in lines):
             label = "steps of fine-tuning" if dose == "steps" else dose.replace("_", " ")
@@ -93,26 +97,26 @@ def dose_panels(rows: list[Row]) -> tuple[Panel, ...]:
     return tuple(panels)
 
 
-def _plane(rows: list[Row], dose: str) -> Panel:
+def _plane(rows: Sequence[Row], dose: str) -> Panel:
     lines = []
-    for name, look, own in _arms(rows):
+    for arm in _arms(rows):
         points = []
-        for row in sorted(own, key=lambda row: number(row.get(dose))):
+        for row in sorted(arm.rows, key=lambda row: number(row.get(dose))):
             x, y = number(row.get("narrow")), number(row.get("elsewhere"))
             if math.isfinite(x) and math.isfinite(y):
-                said = f"{dose} {plain_number(row.get(dose))}: narrow {percent(x)}"
-                points.append(Point(x, y, title=f"{name}, {said}, elsewhere {percent(y)}"))
-        lines.append(Series(name, look, tuple(points), spread="none"))
+                text = f"{dose} {plain_number(number(row.get(dose)))}: narrow {percent(x)}"
+                points.append(Point(x, y, title=f"{arm.name}, {text}, elsewhere {percent(y)}"))
+        lines.append(Series(arm.name, arm.style, tuple(points), spread="none"))
     return Panel("elsewhere, by narrow", rates("narrow harm"), rates(""), series=tuple(lines))
 
 
-def _changes(rows: list[Row]) -> Drawing:
+def _changes(rows: Sequence[Row]) -> Drawing:
     """Return how far the weights behind harm move, in multiples of chance and of like weights."""
     panels = []
-    for column, against in (("chance", "any weights"), ("matched", "like weights")):
-        known = [row for row in rows if number(row.get(column)) > 0]
-        if known:
-            panels.append(_moved(known, column, against))
+    for column, weights in (("chance", "any weights"), ("matched", "like weights")):
+        comparable = [row for row in rows if number(row.get(column)) > 0]
+        if comparable:
+            panels.append(_moved(comparable, column, weights))
     caption = (
         "How much of the fine-tune's squared change lies on the weights behind harm, over the "
         "share of as many other weights, whichever they are or of the same magnitude: 1 is what "
@@ -121,30 +125,39 @@ def _changes(rows: list[Row]) -> Drawing:
     return Drawing("emergent-changes", caption, tuple(panels))
 
 
-def _moved(rows: list[Row], column: str, against: str) -> Panel:
-    by_dose: dict[float, list[tuple[Row, float]]] = {}
+@dataclass(frozen=True)
+class _Moved:
+    """A seed at a dose, and its change inside the set as a multiple of that in other weights."""
+
+    row: Row
+    ratio: float
+
+
+def _moved(rows: Sequence[Row], column: str, weights: str) -> Panel:
+    by_dose: dict[float, list[_Moved]] = {}
     for row in rows:
-        ratio = number(row.get("share")) / row[column]
+        ratio = number(row.get("share")) / number(row[column])
         if ratio > 0:
-            by_dose.setdefault(number(row.get("steps")), []).append((row, ratio))
+            by_dose.setdefault(number(row.get("steps")), []).append(_Moved(row, ratio))
     # Rows that do not say their dose stand at 1.
-    places = {dose: 1.0 if math.isnan(dose) else dose for dose in by_dose}
+    steps = {dose: 1.0 if math.isnan(dose) else dose for dose in by_dose}
     dots, means = [], []
-    for dose, found in by_dose.items():
-        for row, ratio in found:
-            said = f"seed {cell(row.get('seed'))}, {cell(row.get('steps'))} steps"
-            dots.append(Point(places[dose], ratio, title=f"{said}: {plain_number(ratio)} ×"))
-        mean = math.exp(sum(math.log(ratio) for _, ratio in found) / len(found))
-        said = f"mean of {len(found)} seeds, {plain_number(places[dose])} steps"
-        means.append(Point(places[dose], mean, title=f"{said}: {plain_number(mean)} ×"))
+    for dose, seeds in by_dose.items():
+        for moved in seeds:
+            text = f"seed {cell(moved.row.get('seed'))}, {cell(moved.row.get('steps'))} steps"
+            title = f"{text}: {plain_number(moved.ratio)} ×"
+            dots.append(Point(steps[dose], moved.ratio, title=title))
+        mean = math.exp(sum(math.log(moved.ratio) for moved in seeds) / len(seeds))
+        text = f"mean of {len(seeds)} seeds, {plain_number(steps[dose])} steps"
+        means.append(Point(steps[dose], mean, title=f"{text}: {plain_number(mean)} ×"))
     series = (
         Series("one seed", Style(2, 0, "circle"), tuple(dots), False, "none", hollow=True),
         Series("mean of the seeds", Style(1, 0, "circle"), tuple(means), spread="none"),
     )
     y = linear("", [point.y for point in dots], _times, reach=(1.0,))
     return Panel(
-        f"change behind harm, × {against}",
-        log("steps of fine-tuning", list(places.values()), plain_number),
+        f"change behind harm, × {weights}",
+        log("steps of fine-tuning", list(steps.values()), plain_number),
         y,
         series=series,
         rules=(Threshold(1.0, "y", "chance"),),

@@ -7,17 +7,18 @@ on_front, chosen, split}; (+) stands for the bounds `_low` and `_high`.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
-from resect.report.figures.parts import number, plane_panel, pooled, rows_of, unique
-from resect.report.figures.spec import Drawing, Panel, Point, Row, Series, Style, Tables
+from resect.records import Row
+from resect.report.figures.parts import bound, number, plane_panel, pooled, rows_of, unique
+from resect.report.figures.spec import Drawing, Panel, Point, Series, Settings, Style, Tables
 from resect.report.words import cell, percent
 
 HALVES = {"selection": "chosen on this half", "test": "weighed on this half"}
-FACTS = ("scope", "method", "rounds", "p", "q")
+SETTINGS = ("scope", "method", "rounds", "p", "q")
 
 
-def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, settings: Settings) -> list[Drawing]:
     """Return the plane of harm and utility, one panel a split."""
     rows = pooled(rows_of(tables, "grid"))
     panels = tuple(
@@ -32,30 +33,39 @@ def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
     return [Drawing("frontier-pareto", caption, panels)]
 
 
-def _panel(rows: list[Row], split: str, settings: dict[str, Any]) -> Panel:
-    front = sorted(_points(rows, "on_front"), key=lambda point: (point.x, point.y))
+def _panel(rows: Sequence[Row], split: str, settings: Settings) -> Panel:
+    front = [row for row in rows if row.get("on_front")]
     # A grid has hundreds of cuts; those that are beaten carry no tooltip, to keep the page small.
-    rest = [Point(p.x, p.y) for p in _points([r for r in rows if not r.get("on_front")], None)]
-    series = [
-        Series("beaten cuts", Style(2, 0, "circle"), tuple(rest), False, "none", hollow=True),
-        Series("front", Style(3, 0, "square"), tuple(front), spread="none"),
-        Series("chosen", Style(1, 0, "star"), tuple(_points(rows, "chosen")), False, "whisker"),
+    beaten = [
+        Point(point.x, point.y)
+        for point in _points([row for row in rows if not row.get("on_front")])
     ]
-    where = HALVES.get(split, split)
-    title = "drop of harm by its cost" + (f": {where}" if split not in ("None", "") else "")
-    found = [one for one in series if one.points]
-    return plane_panel(found, settings.get("utility_drop"), title)
+    chosen = _points([row for row in rows if row.get("chosen")])
+    series = [
+        Series("beaten cuts", Style(2, 0, "circle"), tuple(beaten), False, "none", hollow=True),
+        Series(
+            "front",
+            Style(3, 0, "square"),
+            tuple(sorted(_points(front), key=lambda point: (point.x, point.y))),
+            spread="none",
+        ),
+        Series("chosen", Style(1, 0, "star"), tuple(chosen), False, "whisker"),
+    ]
+    half = HALVES.get(split, split)
+    title = "drop of harm by its cost" + (f": {half}" if split not in ("None", "") else "")
+    drawn = [marks for marks in series if marks.points]
+    return plane_panel(drawn, settings.get("utility_drop"), title)
 
 
-def _points(rows: list[Row], flag: str | None) -> list[Point]:
+def _points(rows: Sequence[Row]) -> list[Point]:
     points = []
     for row in rows:
         x, y = number(row.get("utility_drop")), number(row.get("harm_drop"))
-        if math.isfinite(x) and math.isfinite(y) and (flag is None or row.get(flag)):
-            facts = ", ".join(
-                f"{key} {cell(row[key])}" for key in FACTS if row.get(key) is not None
+        if math.isfinite(x) and math.isfinite(y):
+            cut = ", ".join(
+                f"{key} {cell(row[key])}" for key in SETTINGS if row.get(key) is not None
             )
-            title = f"{facts}: drop of harm {percent(y)}, of utility {percent(x)}"
-            low, high = row.get("harm_drop_low"), row.get("harm_drop_high")
+            title = f"{cut}: drop of harm {percent(y)}, of utility {percent(x)}"
+            low, high = bound(row, "harm_drop_low"), bound(row, "harm_drop_high")
             points.append(Point(x, y, low, high, title))
     return points

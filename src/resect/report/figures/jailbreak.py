@@ -6,16 +6,17 @@ Table: `attacks` {seed, attack, arm, harm(+), refused(+)}; (+) stands for `_low`
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
 
-from resect.report.figures.parts import dots, names, pooled, rates, rows_of, unique
-from resect.report.figures.spec import Drawing, Panel, Row, Tables, looks, name_of
+from resect.records import Row
+from resect.report.figures.parts import Arm, dots, names, pooled, rates, rows_of, unique
+from resect.report.figures.spec import Drawing, Panel, Settings, Tables, looks, name_of
 from resect.report.words import readable
 
 
-def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
     """Return harm and refusals by attack, before and after."""
-    rows = pooled(rows_of(tables, "attacks"))
+    rows = pooled(rows_of(tables, "attacks", texts=("attack", "arm")))
     panels = []
     for column, title in (("harm", "harmful answers"), ("refused", "refusals")):
         if any(row.get(column) is not None for row in rows):
@@ -33,17 +34,17 @@ def _attack(row: Row) -> str:
     return readable("no attack" if name == "none" else name)
 
 
-def _panel(rows: list[Row], column: str, title: str) -> Panel:
+def _panel(rows: Sequence[Row], column: str, title: str) -> Panel:
     attacks = unique(_attack(row) for row in rows)
     styles = looks(str(row["arm"]) for row in rows)
-    groups = [
-        (name_of(arm), styles[arm], [row for row in rows if str(row["arm"]) == arm])
+    arms = [
+        Arm(name_of(arm), styles[arm], [row for row in rows if str(row["arm"]) == arm])
         for arm in styles
     ]
     return Panel(
         title,
         rates("share of replies"),
         names(attacks),
-        series=dots(groups, attacks, _attack, column),
+        series=dots(arms, attacks, _attack, column),
         height=62 + 34 * len(attacks),
     )

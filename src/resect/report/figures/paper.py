@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from resect import files
 from resect.report.figures.screen import WIDTH, Frame
@@ -17,6 +17,7 @@ from resect.report.figures.spec import (
     DASHES,
     Bar,
     Drawing,
+    KeyEntry,
     Panel,
     Scale,
     Series,
@@ -26,7 +27,13 @@ from resect.report.figures.spec import (
 )
 from resect.report.words import label
 
-INK = COLOURS[0][0]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+INK = COLOURS[0].light
 SETTINGS = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
@@ -76,34 +83,36 @@ def write_figures(drawings: list[Drawing], folder: Path) -> None:
                     figure.savefig(part, format=kind, metadata=metadata)
 
 
-def figure_of(drawing: Drawing) -> Any:
+def figure_of(drawing: Drawing) -> Figure:
     """Return a drawing as a matplotlib figure: its panels in rows of two, its key below.
 
-    Places come from the page's `Frame`: an automatic layout takes seconds for a large figure.
+    The page's `Frame` says where the plots lie: an automatic layout takes seconds for a large
+    figure.
     """
     from matplotlib.figure import Figure
 
     columns = min(2, len(drawing.panels))
-    lines = [drawing.panels[at : at + columns] for at in range(0, len(drawing.panels), columns)]
+    starts = range(0, len(drawing.panels), columns)
+    lines = [drawing.panels[start : start + columns] for start in starts]
     heights = [max(panel.height for panel in line) + ROOM for line in lines]
-    a_line = 2 * columns
+    key_columns = 2 * columns
     key = drawing.key if len(drawing.key) > 1 else ()
-    below = KEY_LINE * math.ceil(len(key) / a_line) + 6 * bool(key)
+    below = KEY_LINE * math.ceil(len(key) / key_columns) + 6 * bool(key)
     width, height = (WIDTH + ROOM) * columns, sum(heights) + below
     figure = Figure(figsize=(width * SCALE, height * SCALE))
     top = 0
     for line, tall in zip(lines, heights, strict=True):
-        for at, panel in enumerate(line):
+        for column, panel in enumerate(line):
             frame = Frame(panel)
-            left = at * (WIDTH + ROOM) + ROOM + frame.left
+            left = column * (WIDTH + ROOM) + ROOM + frame.left
             corner = (left / width, 1 - (top + frame.bottom) / height)
             size = ((frame.right - frame.left) / width, (frame.bottom - frame.top) / height)
             _draw(figure.add_axes((*corner, *size)), panel)
         top += tall
     if key:
-        handles = [_handle(style, kind) for _, style, kind in key]
-        names = [_plain(name) for name, _, _ in key]
-        figure.legend(handles, names, loc="lower center", ncols=min(a_line, len(names)))
+        handles = [_handle(entry) for entry in key]
+        names = [_plain(entry.name) for entry in key]
+        figure.legend(handles, names, loc="lower center", ncols=min(key_columns, len(names)))
     return figure
 
 
@@ -113,31 +122,31 @@ def _plain(text: str) -> str:
 
 
 def _colour(style: Style) -> str:
-    return COLOURS[style.colour][0]
+    return COLOURS[style.colour].light
 
 
-def _dashes(style: Style) -> Any:
+def _dashes(style: Style) -> str | tuple[int, tuple[int, ...]]:
+    """Return what matplotlib takes for a line: a word, or an offset with lengths in points."""
     pattern = DASHES[style.dash]
     return (0, pattern) if pattern else "-"
 
 
-def _handle(style: Style, kind: str) -> Any:
+def _handle(entry: KeyEntry) -> Patch | Line2D:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    if kind == "bar":
-        return Patch(facecolor=_colour(style))
-    if kind == "thin":
-        return Line2D([], [], color=_colour(style), linewidth=0.6)
-    line = _dashes(style) if kind == "line" else "none"
-    face = "white" if kind == "ring" else _colour(style)
+    colour = _colour(entry.style)
+    if entry.kind == "bar":
+        return Patch(facecolor=colour)
+    if entry.kind == "thin":
+        return Line2D([], [], color=colour, linewidth=0.6)
     return Line2D(
         [],
         [],
-        color=_colour(style),
-        linestyle=line,
-        marker=MARKERS[style.marker],
-        markerfacecolor=face,
+        color=colour,
+        linestyle=_dashes(entry.style) if entry.kind == "line" else "none",
+        marker=MARKERS[entry.style.marker],
+        markerfacecolor="white" if entry.kind == "ring" else colour,
     )
 
 
@@ -148,14 +157,14 @@ def _clamp(scale: Scale, value: float) -> float:
     return min(high, max(low, value))
 
 
-def _draw(axis: Any, panel: Panel) -> None:
+def _draw(axis: Axes, panel: Panel) -> None:
     x, y = panel.x, panel.y
-    for scale, kind in ((x, "x"), (y, "y")):
+    for scale, name in ((x, "x"), (y, "y")):
         if scale.log:
-            axis.set(**{f"{kind}scale": "log"})
-        axis.set(**{f"{kind}lim": (scale.low, scale.high)})
-        ticks = getattr(axis, f"set_{kind}ticks")
-        ticks([value for value, _ in scale.ticks], [_plain(text) for _, text in scale.ticks])
+            axis.set(**{f"{name}scale": "log"})
+        axis.set(**{f"{name}lim": (scale.low, scale.high)})
+        ticks = axis.set_xticks if name == "x" else axis.set_yticks
+        ticks([tick.value for tick in scale.ticks], [_plain(tick.text) for tick in scale.ticks])
         ticks([], minor=True)
     axis.set_xlabel(_plain(x.label))
     # As on the page: what is on the y axis stands over it and not along it.
@@ -169,17 +178,17 @@ def _draw(axis: Any, panel: Panel) -> None:
         _cell(axis, cell)
     for bar in panel.bars:
         start, stop = _clamp(x, bar.start), _clamp(x, bar.stop)
-        axis.barh(bar.at, stop - start, bar.thickness, start, color=_colour(bar.style))
+        axis.barh(bar.y, stop - start, bar.thickness, start, color=_colour(bar.style))
         if bar.low is not None and bar.high is not None:
-            axis.hlines(bar.at, _clamp(x, bar.low), _clamp(x, bar.high), INK, linewidth=1)
+            axis.hlines(bar.y, _clamp(x, bar.low), _clamp(x, bar.high), INK, linewidth=1)
         _bar_text(axis, bar, x)
     for rule in panel.rules:
         line = axis.axhline if rule.along == "y" else axis.axvline
         line(rule.value, color=INK, linewidth=0.6, linestyle=":")
-        place = (0.01, rule.value) if rule.along == "y" else (rule.value, 0.02)
-        where = ("axes fraction", "data") if rule.along == "y" else ("data", "axes fraction")
+        corner = (0.01, rule.value) if rule.along == "y" else (rule.value, 0.02)
+        units = ("axes fraction", "data") if rule.along == "y" else ("data", "axes fraction")
         axis.annotate(
-            f" {_plain(rule.text)}", place, xycoords=where, va="bottom", ha="left", fontsize=7
+            f" {_plain(rule.text)}", corner, xycoords=units, va="bottom", ha="left", fontsize=7
         )
     for violin in panel.violins:
         _violin(axis, violin)
@@ -190,37 +199,37 @@ def _draw(axis: Any, panel: Panel) -> None:
         axis.spines[:].set_visible(False)
 
 
-def _bar_text(axis: Any, bar: Bar, scale: Scale) -> None:
+def _bar_text(axis: Axes, bar: Bar, scale: Scale) -> None:
     if bar.inside:
         if abs(bar.stop - bar.start) > 0.06 * abs(scale.high - scale.low):
             middle = (bar.start + bar.stop) / 2
-            axis.text(middle, bar.at, bar.text, ha="center", va="center", color="white", fontsize=6)
+            axis.text(middle, bar.y, bar.text, ha="center", va="center", color="white", fontsize=6)
     elif bar.text:
         last = _clamp(scale, max(bar.stop, bar.high if bar.high is not None else bar.stop))
-        axis.text(last, bar.at, f" {bar.text}", va="center", fontsize=7)
+        axis.text(last, bar.y, f" {bar.text}", va="center", fontsize=7)
 
 
-def _violin(axis: Any, one: Violin) -> None:
-    colour = _colour(one.style)
-    xs = [x for x, _ in one.outline]
-    upper, lower = ([one.at + side * half for _, half in one.outline] for side in (-1, 1))
+def _violin(axis: Axes, violin: Violin) -> None:
+    colour = _colour(violin.style)
+    xs = [edge.value for edge in violin.outline]
+    upper, lower = ([violin.y + side * edge.half for edge in violin.outline] for side in (-1, 1))
     axis.fill_between(xs, lower, upper, facecolor=colour, alpha=0.16, linewidth=0)
     for edge in (lower, upper):
         axis.plot(xs, edge, color=colour, linewidth=0.6)
-    axis.vlines(one.median, one.at - 0.4, one.at + 0.4, colour, linewidth=1)
+    axis.vlines(violin.median, violin.y - 0.4, violin.y + 0.4, colour, linewidth=1)
 
 
-def _cell(axis: Any, cell: Tile) -> None:
+def _cell(axis: Axes, cell: Tile) -> None:
     from matplotlib.patches import Rectangle
 
-    colour = COLOURS[3 if (cell.shade or 0) < 0 else 1][0]
+    colour = COLOURS[3 if (cell.shade or 0) < 0 else 1].light
     shade = 0.0 if cell.shade is None else 0.04 + 0.56 * abs(cell.shade)
     corner = (cell.column - 0.49, cell.row - 0.49)
     axis.add_patch(Rectangle(corner, 0.98, 0.98, color=colour, alpha=shade, linewidth=0))
     axis.text(cell.column, cell.row, _plain(cell.text), ha="center", va="center", fontsize=7)
 
 
-def _series(axis: Any, series: Series, panel: Panel) -> None:
+def _series(axis: Axes, series: Series, panel: Panel) -> None:
     colour = _colour(series.style)
     xs = [_clamp(panel.x, point.x) for point in series.points]
     ys = [_clamp(panel.y, point.y) for point in series.points]
@@ -228,12 +237,15 @@ def _series(axis: Any, series: Series, panel: Panel) -> None:
     scale = panel.x if series.along == "x" else panel.y
     low = [_clamp(scale, p.low or 0.0) for p in bounded]
     high = [_clamp(scale, p.high or 0.0) for p in bounded]
-    at = [_clamp(panel.x, p.x) if series.along == "y" else _clamp(panel.y, p.y) for p in bounded]
+    # Where the bounds stand on the axis that they do not run along.
+    stands = [
+        _clamp(panel.x, p.x) if series.along == "y" else _clamp(panel.y, p.y) for p in bounded
+    ]
     if series.spread == "band" and len(bounded) > 1:
-        axis.fill_between(at, low, high, color=colour, alpha=0.16, linewidth=0)
+        axis.fill_between(stands, low, high, color=colour, alpha=0.16, linewidth=0)
     elif series.spread in ("band", "whisker"):
         draw = axis.hlines if series.along == "x" else axis.vlines
-        draw(at, low, high, colour, linewidth=1)
+        draw(stands, low, high, colour, linewidth=1)
     if series.faint:
         axis.plot(xs, ys, color=colour, linewidth=0.6)
         return

@@ -6,17 +6,21 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from resect.records import Row
 from resect.report.figures.spec import (
     Bar,
+    Edge,
     Panel,
     Point,
-    Row,
     Scale,
     Series,
     Style,
     Tables,
     Threshold,
+    Tick,
     Tile,
     Violin,
     looks,
@@ -29,16 +33,61 @@ MOST_LETTERS = 24
 MOST_TITLE = 46
 # A violin of fewer values would be a picture of its own smoothing.
 LEAST_VALUES = 5
+# Larger numbers are no measurements, and steps and spans of them overflow.
+MOST_NUMBER = 1e100
+
+
+class TableError(Exception):
+    """A table of a study lacks a column that a figure reads, or the column holds something else.
+
+    Attributes:
+        field: Where: table, row from 0, and column.
+        problem: What is wrong there.
+    """
+
+    def __init__(self, table: str, row: int, column: str, problem: str) -> None:
+        """Say where and what."""
+        self.field = f"tables.{table}[{row}].{column}"
+        self.problem = problem
+        super().__init__(f"{self.field}: {problem}")
 
 
 def number(value: object) -> float:
     """Return a value for drawing; what is unknown becomes NaN and is not drawn."""
-    return float(value) if isinstance(value, int | float) else math.nan
+    if isinstance(value, int | float) and abs(value) < MOST_NUMBER:
+        return float(value)
+    return math.nan
 
 
-def rows_of(tables: Tables, name: str) -> list[Row]:
-    """Return a table's rows; none where the table is missing."""
-    return tables.get(name) or []
+def bound(row: Row, column: str) -> float | None:
+    """Return a bound of an interval; None where it is not known."""
+    value = number(row.get(column))
+    return None if math.isnan(value) else value
+
+
+def rows_of(
+    tables: Tables, name: str, *, texts: Sequence[str] = (), numbers: Sequence[str] = ()
+) -> list[Row]:
+    """Return a table's rows; none where the table is missing.
+
+    Args:
+        tables: The tables of a study.
+        name: Which of them.
+        texts: Columns that every row must have.
+        numbers: Columns that hold numbers; they may be missing, or unknown in some rows.
+
+    Raises:
+        TableError: A row lacks a text, or has something else in place of a number.
+    """
+    rows = list(tables.get(name, ()))
+    for index, row in enumerate(rows):
+        for column in texts:
+            if column not in row:
+                raise TableError(name, index, column, "Field required")
+        for column in numbers:
+            if isinstance(row.get(column), str | bool):
+                raise TableError(name, index, column, "Input should be a valid number")
+    return rows
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:
@@ -69,7 +118,8 @@ def linear(
     values: Iterable[float],
     write: Callable[[float], str] = percent,
     *,
-    within: tuple[float, float] = (-math.inf, math.inf),
+    least: float = -math.inf,
+    most: float = math.inf,
     reach: tuple[float, ...] = (0.0,),
 ) -> Scale:
     """Return a linear scale over values.
@@ -78,27 +128,28 @@ def linear(
         label: What is on it.
         values: Values that must fit; NaN and infinity are left out.
         write: How a tick is written.
-        within: The scale does not go beyond; marks outside are drawn at its edge.
+        least: The scale does not go below; marks outside are drawn at its edge.
+        most: The scale does not go above.
         reach: Values that are on the scale in any case.
     """
-    found = [value for value in (*values, *reach) if math.isfinite(value)]
-    low, high = max(min(found), within[0]), min(max(found), within[1])
+    finite = [value for value in (*values, *reach) if math.isfinite(value)]
+    low, high = max(min(finite), least), min(max(finite), most)
     if high <= low:
         high = low + (abs(low) or 1.0)
     step = _step(high - low)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(
-        (round(at * step, 12), write(round(at * step, 12)))
-        for at in range(first, last + 1)
-        if low - step / 2 <= at * step <= high + step / 2
+        Tick(round(count * step, 12), write(round(count * step, 12)))
+        for count in range(start, stop + 1)
+        if low - step / 2 <= count * step <= high + step / 2
     )
     room = 0.04 * (high - low)
-    return Scale(label, min(low, ticks[0][0]) - room, max(high, ticks[-1][0]) + room, ticks)
+    return Scale(label, min(low, ticks[0].value) - room, max(high, ticks[-1].value) + room, ticks)
 
 
 def drops(label: str, values: Iterable[float], *reach: float) -> Scale:
     """Return a scale for relative drops; it ends at -50 %, for a tiny base makes huge negatives."""
-    return linear(label, values, within=(LEAST_DROP, 1.0), reach=(0.0, *reach))
+    return linear(label, values, least=LEAST_DROP, most=1.0, reach=(0.0, *reach))
 
 
 def rates(label: str) -> Scale:
@@ -107,29 +158,29 @@ def rates(label: str) -> Scale:
 
 
 def log(label: str, values: Iterable[float], write: Callable[[float], str] = percent) -> Scale:
-    """Return a logarithmic scale; zeros, where there are any, have a place of their own at left."""
-    found = [value for value in values if math.isfinite(value)]
-    above = [value for value in found if value > 0]
+    """Return a logarithmic scale; zeros, where there are any, stand apart at its left end."""
+    finite = [value for value in values if math.isfinite(value)]
+    above = [value for value in finite if value > 0]
     if not above or min(above) == max(above):
-        return linear(label, found, write)
+        return linear(label, finite, write)
     low, high = min(above), max(above)
     span = math.log10(high / low)
     steps = (1,) if span > 3 else (1, 3) if span > 1.7 else (1, 2, 5)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    places = [step * 10.0**decade for decade in decades for step in steps]
-    ticks = [(place, write(place)) for place in places if low * 0.99 <= place <= high * 1.01]
+    marks = [step * 10.0**decade for decade in decades for step in steps]
+    ticks = [Tick(mark, write(mark)) for mark in marks if low * 0.99 <= mark <= high * 1.01]
     edge = 1.12 ** max(span, 0.5)
     floor = None
-    if min(found) <= 0:
+    if min(finite) <= 0:
         floor = low = low / 10 ** (max(span, 0.5) / 5)
-        ticks.insert(0, (floor, "0"))
+        ticks.insert(0, Tick(floor, "0"))
     return Scale(label, low / edge, high * edge, tuple(ticks), log=True, floor=floor)
 
 
 def names(labels: Sequence[str], label: str = "") -> Scale:
     """Return a y scale of names, the first on top, at 0, 1, 2, ...; long ones in two lines."""
-    shown = enumerate(folded(one) for one in labels)
-    return Scale(label, len(labels) - 0.5, -0.5, tuple(shown))
+    ticks = tuple(Tick(index, folded(name)) for index, name in enumerate(labels))
+    return Scale(label, len(labels) - 0.5, -0.5, ticks)
 
 
 def folded(text: str, most: int = MOST_LETTERS) -> str:
@@ -142,16 +193,27 @@ def folded(text: str, most: int = MOST_LETTERS) -> str:
 # --- series and bars
 
 
-def place(row: Row, column: str) -> tuple[float, float | None, float | None]:
-    """Return a column's value with its bounds, None where they are not known."""
-    low, high = (row.get(f"{column}_{side}") for side in ("low", "high"))
-    return number(row.get(column)), low, high
+class Estimate(NamedTuple):
+    """A value, NaN where it is unknown, with its bounds, None where they are."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def estimate(row: Row, column: str) -> Estimate:
+    """Return a column's value with its bounds."""
+    return Estimate(
+        number(row.get(column)), bound(row, f"{column}_low"), bound(row, f"{column}_high")
+    )
 
 
 def curve(
     rows: Sequence[Row],
-    columns: tuple[str, str],
-    look: tuple[str, Style],
+    x: str,
+    y: str,
+    name: str,
+    style: Style,
     *,
     write: Callable[[float], str] = percent,
 ) -> Series:
@@ -159,38 +221,39 @@ def curve(
 
     Args:
         rows: Points; sorted by the x column; those with an unknown value are left out.
-        columns: Columns of x and of y; `y_low` and `y_high` make the band.
-        look: Name in the key, and style.
+        x: Column of x.
+        y: Column of y; `y_low` and `y_high` make the band.
+        name: In the key.
+        style: How it looks.
         write: How an x value is written in tooltips.
     """
-    x, y = columns
     points = []
     for row in sorted(rows, key=lambda row: number(row.get(x))):
-        value, low, high = place(row, y)
-        if math.isfinite(number(row.get(x))) and math.isfinite(value):
-            title = f"{look[0]}, {write(number(row[x]))}: {spread(value, low, high)}"
-            points.append(Point(number(row[x]), value, low, high, title))
-    return Series(look[0], look[1], tuple(points))
+        across, up = number(row.get(x)), estimate(row, y)
+        if math.isfinite(across) and math.isfinite(up.value):
+            title = f"{name}, {write(across)}: {spread(*up)}"
+            points.append(Point(across, *up, title))
+    return Series(name, style, tuple(points))
 
 
-def plane(rows: Sequence[Row], look: tuple[str, Style], *, joined: bool = True) -> Series:
+def plane(rows: Sequence[Row], name: str, style: Style, *, joined: bool = True) -> Series:
     """Return cuts in the plane of utility (x) and harm (y), with what they are in tooltips."""
     points = []
     for row in sorted(rows, key=lambda row: number(row.get("q"))):
         x, y = number(row.get("utility_drop")), number(row.get("harm_drop"))
         if math.isfinite(x) and math.isfinite(y):
-            q = f", q = {percent(row['q'])}" if row.get("q") is not None else ""
-            title = f"{look[0]}{q}: harm -{percent(y)}, utility -{percent(x)}".replace("--", "+")
+            q = f", q = {percent(number(row['q']))}" if row.get("q") is not None else ""
+            title = f"{name}{q}: harm -{percent(y)}, utility -{percent(x)}".replace("--", "+")
             points.append(Point(x, y, title=title))
-    return Series(look[0], look[1], tuple(points), joined=joined, spread="none")
+    return Series(name, style, tuple(points), joined=joined, spread="none")
 
 
 def plane_panel(lines: Sequence[Series], budget: object, title: str) -> Panel:
     """Return the panel of `plane` series, with the utility budget where there is one."""
-    xs = [point.x for one in lines for point in one.points]
-    ys = [point.y for one in lines for point in one.points]
-    bound = number(budget)
-    rules = () if math.isnan(bound) else (Threshold(bound, "x", f"budget {percent(bound)}"),)
+    xs = [point.x for line in lines for point in line.points]
+    ys = [point.y for line in lines for point in line.points]
+    most = number(budget)
+    rules = () if math.isnan(most) else (Threshold(most, "x", f"budget {percent(most)}"),)
     return Panel(
         title,
         drops("relative drop of utility", xs, *(rule.value for rule in rules)),
@@ -202,47 +265,69 @@ def plane_panel(lines: Sequence[Series], budget: object, title: str) -> Panel:
 
 def bars(rows: Sequence[Row], column: str, label: Callable[[Row], str], title: str) -> Panel:
     """Return a panel of horizontal bars with whiskers, one a row."""
-    found = [row for row in rows if math.isfinite(number(row.get(column)))]
-    labels = [label(row) for row in found]
-    styles = looks(_who(row) for row in found)
+    drawable = [row for row in rows if math.isfinite(number(row.get(column)))]
+    labels = [label(row) for row in drawable]
+    styles = looks(_variant(row) for row in drawable)
     drawn = []
-    for at, row in enumerate(found):
-        value, low, high = place(row, column)
-        text = f"{labels[at]}: {spread(value, low, high)}"
-        look = styles[_who(row)]
-        drawn.append(Bar(at, 0.0, value, look, "", text, low, high, text=percent(value)))
+    for index, row in enumerate(drawable):
+        value, low, high = estimate(row, column)
+        text = f"{labels[index]}: {spread(value, low, high)}"
+        style = styles[_variant(row)]
+        drawn.append(Bar(index, 0.0, value, style, "", text, low, high, text=percent(value)))
     edges = [edge for bar in drawn for edge in (bar.stop, number(bar.low), number(bar.high))]
     scale = drops("", edges, 1.0)
     return Panel(title, scale, names(labels), bars=tuple(drawn), height=54 + 26 * len(drawn))
 
 
-def _who(row: Row) -> str:
+def _variant(row: Row) -> str:
+    """Return the name by which a row's colour is chosen."""
     return str(row.get("role") or row.get("model") or row.get("arm") or "")
 
 
+@dataclass(frozen=True)
+class Arm:
+    """The rows of one arm, with its name for readers and its style."""
+
+    name: str
+    style: Style
+    rows: Sequence[Row]
+
+
+def arms_of(rows: Sequence[Row]) -> list[Arm]:
+    """Return every arm but the intact model, in order of appearance."""
+    arms = [arm for arm in unique(row.get("arm", "target") for row in rows) if arm != "intact"]
+    styles = looks(arms)
+    return [
+        Arm(
+            name_of(arm),
+            styles[arm],
+            [row for row in rows if str(row.get("arm", "target")) == arm],
+        )
+        for arm in arms
+    ]
+
+
 def dots(
-    groups: Sequence[tuple[str, Style, Sequence[Row]]],
-    labels: Sequence[str],
-    at: Callable[[Row], str],
-    column: str,
+    arms: Sequence[Arm], labels: Sequence[str], label: Callable[[Row], str], column: str
 ) -> tuple[Series, ...]:
-    """Return points with whiskers along x: a row for each label, groups side by side in it."""
+    """Return points with whiskers along x: a line for each label, arms side by side in it."""
     series = []
-    for number_of, (name, style, rows) in enumerate(groups):
-        shift = 0.0 if len(groups) == 1 else 0.5 * (number_of / (len(groups) - 1) - 0.5)
+    for index, arm in enumerate(arms):
+        shift = 0.0 if len(arms) == 1 else 0.5 * (index / (len(arms) - 1) - 0.5)
         points = []
-        for row in rows:
-            value, low, high = place(row, column)
+        for row in arm.rows:
+            value, low, high = estimate(row, column)
             if math.isfinite(value):
-                title = f"{at(row)}, {name}: {spread(value, low, high)}"
-                points.append(Point(value, labels.index(at(row)) + shift, low, high, title))
-        series.append(Series(name, style, tuple(points), False, "whisker", "x"))
+                title = f"{label(row)}, {arm.name}: {spread(value, low, high)}"
+                y = labels.index(label(row)) + shift
+                points.append(Point(value, y, low, high, title))
+        series.append(Series(arm.name, arm.style, tuple(points), False, "whisker", "x"))
     return tuple(series)
 
 
 def violin(
-    at: float,
-    look: Style,
+    y: float,
+    style: Style,
     values: Sequence[float],
     name: str,
     write: Callable[[float], str] = plain_number,
@@ -251,18 +336,20 @@ def violin(
 
     None where there are too few values, or all are the same.
     """
-    found = sorted(value for value in values if math.isfinite(value))
-    if len(found) < LEAST_VALUES or found[-1] - found[0] < 1e-9:
+    finite = sorted(value for value in values if math.isfinite(value))
+    if len(finite) < LEAST_VALUES or finite[-1] - finite[0] < 1e-9:
         return None
     from scipy.stats import gaussian_kde
 
-    low, high = found[0], found[-1]
-    places = [low + (high - low) * step / 16 for step in range(17)]
-    density = [float(one) for one in gaussian_kde(found)(places)]
-    outline = [(x, 0.4 * d / max(density)) for x, d in zip(places, density, strict=True)]
-    median = statistics.median(found)
-    said = f"{name}: median {write(median)}, {write(low)} to {write(high)}, {len(found)} values"
-    return Violin(at, look, tuple(outline), median, said)
+    low, high = finite[0], finite[-1]
+    grid = [low + (high - low) * step / 16 for step in range(17)]
+    density = [float(value) for value in gaussian_kde(finite)(grid)]
+    outline = tuple(
+        Edge(x, 0.4 * height / max(density)) for x, height in zip(grid, density, strict=True)
+    )
+    median = statistics.median(finite)
+    title = f"{name}: median {write(median)}, {write(low)} to {write(high)}, {len(finite)} values"
+    return Violin(y, style, outline, median, title)
 
 
 # --- matrices
@@ -270,76 +357,73 @@ def violin(
 
 def matrix(
     rows: Sequence[Row],
-    columns: tuple[str, str, str],
+    down: str,
+    across: str,
+    column: str,
     title: str,
     *,
-    write: Callable[[float], str] = percent,
-    top: float = 1.0,
-    labels: tuple[str, str] = ("", ""),
+    row_label: str = "",
+    column_label: str = "",
 ) -> Panel:
-    """Return a heat map of a long table.
+    """Return a heat map of a long table of fractions.
 
     Args:
         rows: One a cell.
-        columns: Columns of the row's name, the column's name and the value.
-        title: Of the panel.
-        write: How a value is written in its cell.
-        top: The value of the strongest shade.
-        labels: What rows and columns are.
+        down: Column with the name of the cell's row.
+        across: Column with the name of the cell's column.
+        column: Column of the value; 1 has the strongest shade.
+        title: Of the panel; it says that numbers are percent.
+        row_label: What the rows are.
+        column_label: What the columns are.
     """
-    down, across, column = columns
-    first = unique(row[down] for row in rows)
-    second = unique(row[across] for row in rows)
-    named = [name_of(one) for one in first], [name_of(one) for one in second]
+    row_names = unique(row[down] for row in rows)
+    column_names = unique(row[across] for row in rows)
     cells = []
     for row in rows:
-        value, low, high = place(row, column)
+        value, low, high = estimate(row, column)
         known = math.isfinite(value)
-        said = spread(value, low, high) if low is not None else write(value)
+        text = spread(value, low, high) if low is not None else percent(value)
         cells.append(
             Tile(
-                second.index(str(row[across])),
-                first.index(str(row[down])),
-                max(-1.0, min(1.0, value / top)) if known and top else None,
-                _cell_text(value, write) if known else "–",
-                f"{row[down]} | {row[across]}: {said if known else 'unknown'}",
+                column_names.index(str(row[across])),
+                row_names.index(str(row[down])),
+                max(-1.0, min(1.0, value)) if known else None,
+                f"{100 * value:.0f}".replace("-0", "0") if known else "–",
+                f"{row[down]} | {row[across]}: {text if known else 'unknown'}",
             )
         )
-    return matrix_panel(title, named, cells, labels=labels)
-
-
-def _cell_text(value: float, write: Callable[[float], str]) -> str:
-    # The panel's title says that numbers are percent.
-    return f"{100 * value:.0f}".replace("-0", "0") if write is percent else write(value)
+    return matrix_panel(
+        title,
+        [name_of(name) for name in row_names],
+        [name_of(name) for name in column_names],
+        cells,
+        row_label=row_label,
+        column_label=column_label,
+    )
 
 
 def matrix_panel(
     title: str,
-    ticks: tuple[Sequence[str], Sequence[str]],
+    rows: Sequence[str],
+    columns: Sequence[str],
     cells: Sequence[Tile],
     *,
-    labels: tuple[str, str] = ("", ""),
+    row_label: str = "",
+    column_label: str = "",
 ) -> Panel:
     """Return a panel of cells with named rows and columns."""
-    rows, columns = ticks
-    left = min(MOST_LETTERS, max((len(name) for name in rows), default=0))
-    slanted = any(len(name) * len(columns) > 54 - left for name in columns)
-    x = Scale(labels[1], -0.5, len(columns) - 0.5, tuple(enumerate(columns)), slanted=slanted)
+    margin = min(MOST_LETTERS, max((len(name) for name in rows), default=0))
+    slanted = any(len(name) * len(columns) > 54 - margin for name in columns)
+    ticks = tuple(Tick(index, name) for index, name in enumerate(columns))
+    x = Scale(column_label, -0.5, len(columns) - 0.5, ticks, slanted=slanted)
     longest = max((len(name) for name in columns), default=0)
     height = 64 + 30 * len(rows) + (min(110, 5 * longest) if slanted else 12)
-    return Panel(title, x, names(rows, labels[0]), cells=tuple(cells), height=height)
+    return Panel(title, x, names(rows, row_label), cells=tuple(cells), height=height)
 
 
-def scale_of(rows: Sequence[Row], columns: Sequence[str]) -> tuple[str, Callable[[float], str]]:
-    """Return the first column with more than one value, or the last, and how to write it."""
+def varied_column(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return the first column with more than one value, or the last."""
     for column in columns:
         if len({row.get(column) for row in rows}) > 1:
-            return column, plain_number
-    return columns[-1], plain_number
-
-
-def arms_of(rows: Sequence[Row]) -> list[tuple[str, str, Style]]:
-    """Return (arm, name, style) of every arm but the intact model, in order of appearance."""
-    found = [arm for arm in unique(row.get("arm", "target") for row in rows) if arm != "intact"]
-    styles = looks(found)
-    return [(arm, name_of(arm), styles[arm]) for arm in found]
+            return column
+    return columns[-1]

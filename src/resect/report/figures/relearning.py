@@ -7,18 +7,19 @@ most examples, another the examples at the most steps.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
+from resect.records import Row
 from resect.report.figures.parts import curve, log, number, pooled, rates, rows_of, unique
-from resect.report.figures.spec import Drawing, Panel, Row, Tables, looks, name_of
+from resect.report.figures.spec import Drawing, Panel, Settings, Tables, looks, name_of
 from resect.report.words import plain_number
 
 DOSES = {"steps": "steps of fine-tuning", "examples": "harmful examples trained on"}
 
 
-def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
     """Return harm along the steps and along the examples of relearning, and utility beside it."""
-    rows = pooled(rows_of(tables, "curve"))
+    rows = pooled(rows_of(tables, "curve", texts=("arm",), numbers=("steps", "examples")))
     panels = [
         panel
         for dose, measure in (("steps", "harm"), ("examples", "harm"), ("steps", "utility"))
@@ -31,28 +32,30 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     return [Drawing("relearning-curve", caption, tuple(panels))]
 
 
-def _panel(rows: list[Row], dose: str, measure: str) -> Panel | None:
+def _panel(rows: Sequence[Row], dose: str, measure: str) -> Panel | None:
     """Return a measure along one part of the dose, the other at its largest; None without doses."""
-    other = "examples" if dose == "steps" else "steps"
-    most = max((number(row[other]) for row in rows if row.get(other) is not None), default=None)
-    own = [row for row in rows if row.get(other) is None or number(row[other]) == most]
-    doses = [number(row.get(dose)) for row in own if row.get(dose) is not None]
-    if len(set(doses)) < 2 or all(row.get(measure) is None for row in own):
+    fixed = "examples" if dose == "steps" else "steps"
+    largest = max((number(row[fixed]) for row in rows if row.get(fixed) is not None), default=None)
+    along = [row for row in rows if row.get(fixed) is None or number(row[fixed]) == largest]
+    doses = [number(row.get(dose)) for row in along if row.get(dose) is not None]
+    if len(set(doses)) < 2 or all(row.get(measure) is None for row in along):
         return None
-    arms = unique(row["arm"] for row in own)
+    arms = unique(row["arm"] for row in along)
     styles = looks(arms)
     lines = [
         curve(
-            [row for row in own if str(row["arm"]) == arm],
-            (dose, measure),
-            (name_of(arm), styles[arm]),
+            [row for row in along if str(row["arm"]) == arm],
+            dose,
+            measure,
+            name_of(arm),
+            styles[arm],
             write=plain_number,
         )
         for arm in arms
     ]
     # An arm with a single dose says nothing about the dose.
     lines = [line for line in lines if len(line.points) > 1]
-    held = "" if most is None else f" ({plain_number(most)} {other})"
-    title = ("harmful answers" if measure == "harm" else measure) + held
+    setting = "" if largest is None else f" ({plain_number(largest)} {fixed})"
+    title = ("harmful answers" if measure == "harm" else measure) + setting
     x = log(DOSES[dose], doses, plain_number)
     return Panel(title, x, rates(""), series=tuple(lines))

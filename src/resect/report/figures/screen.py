@@ -11,14 +11,16 @@ import math
 import re
 from collections.abc import Iterable
 from html import escape
-from typing import Any
+from typing import Literal, NamedTuple
 
 from resect.errors import visible
+from resect.records import Claim, Interval
 from resect.report.figures.spec import (
     DASHES,
     Bar,
     Drawing,
     Panel,
+    Point,
     Scale,
     Series,
     Style,
@@ -46,28 +48,28 @@ SHAPES = {
 
 
 class Frame:
-    """Where a panel's values lie in its picture, in pixels."""
+    """Where a panel's values lie in its picture, in pixels from its upper left corner."""
 
     def __init__(self, panel: Panel):
         """Leave room for the texts around the plot."""
-        lines = [line for _, text in panel.y.ticks for line in text.split("\n")]
+        lines = [line for tick in panel.y.ticks for line in tick.text.split("\n")]
         longest = max(map(len, lines), default=0)
         self.left = min(170.0, 12 + LETTER * longest)
         self.right = WIDTH - (48.0 if any(b.text and not b.inside for b in panel.bars) else 14.0)
         self.top = (38.0 if panel.y.label else 26.0) + TITLE_LINE * panel.title.count("\n")
-        names = max((len(text) for _, text in panel.x.ticks), default=0)
-        below = 12 + 0.62 * LETTER * names if panel.x.slanted else 18
+        letters = max((len(tick.text) for tick in panel.x.ticks), default=0)
+        below = 12 + 0.62 * LETTER * letters if panel.x.slanted else 18
         room = panel.height - below - (16 if panel.x.label else 2)
         # Names of any length leave something of the plot.
         self.bottom = max(room, self.top + 24)
         self.scales = {"x": panel.x, "y": panel.y}
 
     def x(self, value: float) -> float:
-        """Return the place of a value on the x axis; beyond the scale is its edge."""
+        """Return the pixel of a value on the x axis; beyond the scale is its edge."""
         return self.left + _share(self.scales["x"], value) * (self.right - self.left)
 
     def y(self, value: float) -> float:
-        """Return the place of a value on the y axis; beyond the scale is its edge."""
+        """Return the pixel of a value on the y axis; beyond the scale is its edge."""
         return self.bottom - _share(self.scales["y"], value) * (self.bottom - self.top)
 
 
@@ -75,7 +77,7 @@ def _share(scale: Scale, value: float) -> float:
     low, high = scale.low, scale.high
     if scale.log:
         least = low if scale.floor is None else scale.floor
-        low, high, value = (math.log10(one) for one in (low, high, max(value, least)))
+        low, high, value = (math.log10(edge) for edge in (low, high, max(value, least)))
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
@@ -86,8 +88,8 @@ def brief(value: float) -> str:
 
 
 def _text(x: float, y: float, text: str, anchor: str = "", extra: str = "") -> str:
-    kind = f' class="{anchor}"' if anchor else ""
-    return f'<text x="{brief(x)}" y="{brief(y)}"{kind}{extra}>{escape(label(text))}</text>'
+    style = f' class="{anchor}"' if anchor else ""
+    return f'<text x="{brief(x)}" y="{brief(y)}"{style}{extra}>{escape(label(text))}</text>'
 
 
 def _title(text: str) -> str:
@@ -106,23 +108,30 @@ def _id(marker_name: str) -> str:
 
 def marker(style: Style, x: float, y: float, *, title: str = "", hollow: bool = False) -> str:
     """Return one marker."""
-    kind = ' class="h"' if hollow else ""
-    head = f'<use href="#{_id(style.marker)}" x="{brief(x)}" y="{brief(y)}"{kind}'
+    outlined = ' class="h"' if hollow else ""
+    head = f'<use href="#{_id(style.marker)}" x="{brief(x)}" y="{brief(y)}"{outlined}'
     return f"{head}>{_title(title)}</use>" if title else f"{head}/>"
 
 
-def _path(points: Iterable[tuple[float, float]]) -> str:
-    """Return a line as its start and steps, which are shorter to write than places.
+class Pixel(NamedTuple):
+    """A point of a picture."""
 
-    Steps are between rounded places, so that their errors do not add up.
+    x: float
+    y: float
+
+
+def _path(points: Iterable[Pixel]) -> str:
+    """Return a line as its start and steps, which are shorter to write than points.
+
+    Steps are between rounded points, so that their errors do not add up.
     """
-    text, before = "", (0.0, 0.0)
-    for at, (x, y) in enumerate(points):
-        here = (round(x, 1), round(y, 1))
-        across, down = (brief(one - last) for one, last in zip(here, before, strict=True))
+    text, last = "", Pixel(0.0, 0.0)
+    for index, point in enumerate(points):
+        x, y = round(point.x, 1), round(point.y, 1)
+        across, down = brief(x - last.x), brief(y - last.y)
         gap = "" if down.startswith("-") else " "
-        text += f"{'M' if at == 0 else 'l'}{across}{gap}{down}"
-        before = here
+        text += f"{'l' if index else 'M'}{across}{gap}{down}"
+        last = Pixel(x, y)
     return text
 
 
@@ -137,49 +146,52 @@ def _dash(style: Style) -> str:
 
 
 def _series(series: Series, frame: Frame) -> str:
-    places = [(frame.x(point.x), frame.y(point.y)) for point in series.points]
+    pixels = [Pixel(frame.x(point.x), frame.y(point.y)) for point in series.points]
     # The name stands once: the page's script puts it before the tooltips.
     named = f' data-n="{escape(visible(series.name), quote=True)}"' if series.name else ""
+    if series.faint:
+        return f'<path class="f c{series.style.colour}" d="{_path(pixels)}"/>'
     parts = [f'<g class="c{series.style.colour}"{named}>']
     bounded = [p for p in series.points if p.low is not None and p.high is not None]
     if series.spread == "band" and len(bounded) > 1:
-        upper = [(frame.x(p.x), frame.y(p.high or 0.0)) for p in bounded]
-        lower = [(frame.x(p.x), frame.y(p.low or 0.0)) for p in reversed(bounded)]
+        upper = [Pixel(frame.x(p.x), frame.y(p.high or 0.0)) for p in bounded]
+        lower = [Pixel(frame.x(p.x), frame.y(p.low or 0.0)) for p in reversed(bounded)]
         parts.append(f'<path class="b" d="{_path(upper + lower)}Z"/>')
     elif series.spread in ("band", "whisker"):
-        for point in bounded:
-            x, y = frame.x(point.x), frame.y(point.y)
-            low, high = point.low or 0.0, point.high or 0.0
-            if series.along == "x":
-                line = f"M{brief(frame.x(low))} {brief(y)}H{brief(frame.x(high))}"
-            else:
-                line = f"M{brief(x)} {brief(frame.y(low))}V{brief(frame.y(high))}"
-            parts.append(f'<path class="w" d="{line}"/>')
-    if series.faint:
-        return f'<path class="f c{series.style.colour}" d="{_path(places)}"/>'
-    if series.joined and len(places) > 1:
-        parts.append(f'<path class="l" d="{_path(places)}"{_dash(series.style)}/>')
+        parts += [
+            f'<path class="w" d="{_whisker(point, series.along, frame)}"/>' for point in bounded
+        ]
+    if series.joined and len(pixels) > 1:
+        parts.append(f'<path class="l" d="{_path(pixels)}"{_dash(series.style)}/>')
     titled = [point.title.removeprefix(f"{series.name}, ") for point in series.points]
     parts += [
-        marker(series.style, x, y, title=title, hollow=series.hollow)
-        for (x, y), title in zip(places, titled, strict=True)
+        marker(series.style, pixel.x, pixel.y, title=title, hollow=series.hollow)
+        for pixel, title in zip(pixels, titled, strict=True)
     ]
     return "".join(parts) + "</g>"
 
 
-def _violin(one: Violin, frame: Frame) -> str:
-    upper = [(frame.x(x), frame.y(one.at - half)) for x, half in one.outline]
-    lower = [(frame.x(x), frame.y(one.at + half)) for x, half in reversed(one.outline)]
-    x, top, bottom = (frame.x(one.median), frame.y(one.at - 0.4), frame.y(one.at + 0.4))
+def _whisker(point: Point, along: Literal["x", "y"], frame: Frame) -> str:
+    low, high = point.low or 0.0, point.high or 0.0
+    if along == "x":
+        return f"M{brief(frame.x(low))} {brief(frame.y(point.y))}H{brief(frame.x(high))}"
+    return f"M{brief(frame.x(point.x))} {brief(frame.y(low))}V{brief(frame.y(high))}"
+
+
+def _violin(violin: Violin, frame: Frame) -> str:
+    y = violin.y
+    upper = [Pixel(frame.x(x), frame.y(y - half)) for x, half in violin.outline]
+    lower = [Pixel(frame.x(x), frame.y(y + half)) for x, half in reversed(violin.outline)]
+    x, top, bottom = (frame.x(violin.median), frame.y(y - 0.4), frame.y(y + 0.4))
     middle = f'<path class="w" d="M{brief(x)} {brief(top)}V{brief(bottom)}"/>'
-    shape = f'<path class="o" d="{_path(upper + lower)}Z">{_title(one.title)}</path>'
-    return f'<g class="c{one.style.colour}">{shape}{middle}</g>'
+    shape = f'<path class="o" d="{_path(upper + lower)}Z">{_title(violin.title)}</path>'
+    return f'<g class="c{violin.style.colour}">{shape}{middle}</g>'
 
 
 def _bar(bar: Bar, frame: Frame) -> str:
     x, end = frame.x(min(bar.start, bar.stop)), frame.x(max(bar.start, bar.stop))
-    y = frame.y(bar.at - bar.thickness / 2)
-    height = abs(frame.y(bar.at + bar.thickness / 2) - y)
+    y = frame.y(bar.y - bar.thickness / 2)
+    height = abs(frame.y(bar.y + bar.thickness / 2) - y)
     shape = f"M{brief(x)} {brief(y)}h{brief(end - x)}v{brief(height)}h{brief(x - end)}z"
     text = f'<path class="r c{bar.style.colour}" d="{shape}">{_title(bar.title)}</path>'
     if bar.low is not None and bar.high is not None:
@@ -209,16 +221,16 @@ def _axes(panel: Panel, frame: Frame) -> str:
     parts = []
     if not named:
         ends = f"M{brief(frame.left)} {brief(frame.top)}V{brief(frame.bottom)}H{brief(frame.right)}"
-        across = [] if panel.bars else [frame.y(value) for value, _ in panel.y.ticks]
-        down = [frame.x(value) for value, _ in panel.x.ticks]
+        across = [] if panel.bars else [frame.y(tick.value) for tick in panel.y.ticks]
+        down = [frame.x(tick.value) for tick in panel.x.ticks]
         grid = "".join(f"M{brief(frame.left)} {brief(y)}H{brief(frame.right)}" for y in across)
         grid += "".join(f"M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}" for x in down)
         parts.append(f'<path class="g" d="{grid}"/><path class="a" d="{ends}"/>')
     parts.append('<g class="t">')
     for value, text in panel.y.ticks:
         lines = text.split("\n")
-        for at, line in enumerate(lines):
-            y = frame.y(value) + 4 + 11 * (at - (len(lines) - 1) / 2)
+        for index, line in enumerate(lines):
+            y = frame.y(value) + 4 + 11 * (index - (len(lines) - 1) / 2)
             parts.append(_text(frame.left - 6, y, line, "e"))
     for value, text in panel.x.ticks:
         x, y = frame.x(value), frame.bottom + 14
@@ -235,8 +247,14 @@ def _axes(panel: Panel, frame: Frame) -> str:
     return "".join(parts) + "</g>"
 
 
-def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
-    """Return the lines, which lie under the series, and their texts, which lie over them."""
+class _Rules(NamedTuple):
+    """Thresholds: their lines, which lie under the series, and their texts, which lie over them."""
+
+    lines: str
+    texts: str
+
+
+def _rules(panel: Panel, frame: Frame) -> _Rules:
     parts, words = [], []
     for rule in panel.rules:
         if rule.along == "y":
@@ -249,8 +267,9 @@ def _rules(panel: Panel, frame: Frame) -> tuple[str, str]:
             parts.append(f'<path d="M{brief(x)} {brief(frame.top)}V{brief(frame.bottom)}"/>')
             late = x > frame.right - LETTER * len(rule.text)
             words.append(_text(x + (-3 if late else 3), frame.bottom - 5, rule.text, "e" * late))
-    wrapped = [f'<g class="u">{"".join(some)}</g>' if some else "" for some in (parts, words)]
-    return wrapped[0], wrapped[1]
+    return _Rules(
+        *(f'<g class="u">{"".join(marks)}</g>' if marks else "" for marks in (parts, words))
+    )
 
 
 def panel_svg(panel: Panel) -> str:
@@ -258,19 +277,19 @@ def panel_svg(panel: Panel) -> str:
     frame = Frame(panel)
     lines_of = panel.title.split("\n")
     title = escape(visible(" ".join(lines_of)), quote=True)
-    lines, words = _rules(panel, frame)
+    rules = _rules(panel, frame)
     inner = [
         f'<svg viewBox="0 0 {WIDTH} {panel.height}" role="img" aria-label="{title}">',
-        *(_text(2, 14 + TITLE_LINE * at, line, "p") for at, line in enumerate(lines_of)),
+        *(_text(2, 14 + TITLE_LINE * index, line, "p") for index, line in enumerate(lines_of)),
         _axes(panel, frame),
         *(_bar(bar, frame) for bar in panel.bars),
-        f'<g class="v">{"".join(_cell(one, frame) for one in panel.cells)}</g>'
+        f'<g class="v">{"".join(_cell(tile, frame) for tile in panel.cells)}</g>'
         if panel.cells
         else "",
-        lines,
-        *(_violin(one, frame) for one in panel.violins),
-        *(_series(one, frame) for one in panel.series),
-        words,
+        rules.lines,
+        *(_violin(violin, frame) for violin in panel.violins),
+        *(_series(series, frame) for series in panel.series),
+        rules.texts,
         "</svg>",
     ]
     return "".join(inner)
@@ -292,34 +311,37 @@ def key_html(drawing: Drawing) -> str:
     return f'<ul class="key">{"".join(items)}</ul>' if len(items) > 1 else ""
 
 
-def strip(claim: dict[str, Any]) -> str:
+def strip(claim: Claim) -> str:
     """Return a small picture of a claim's effect among its controls, on a line from 0 to 100 %."""
-    effect = claim["effect"]
-    if effect["value"] is None or not is_fraction(effect):
+    effect = claim.effect
+    if effect.value is None or not is_fraction(effect):
         return ""
-    controls = [one for one in claim["controls"] if one["value"] is not None and is_fraction(one)]
-    values = [one["value"] for one in (effect, *controls)]
+    controls = [
+        control for control in claim.controls if control.value is not None and is_fraction(control)
+    ]
+    values = [shown.value or 0.0 for shown in (effect, *controls)]
     low = max(-1.0, min(0.0, *values))
     scale = Scale("", low, 1.0, ())
 
     def x(value: float) -> float:
         return 6 + 228 * _share(scale, value)
 
-    said = escape(interval(effect), quote=True)
+    text = escape(interval(effect), quote=True)
     parts = [
-        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{said} and its controls">'
+        f'<svg viewBox="0 0 240 26" class="strip" role="img" aria-label="{text} and its controls">'
         f'<path class="a" d="M6 13H234M{brief(x(0))} 8V18M234 8V18"/><g class="c2">'
     ]
     parts += [
-        marker(
-            Style(2, 0, "up"), x(c["value"]), 13, title=f"{c['name']}: {interval(c)}", hollow=True
-        )
-        for c in controls
+        marker(Style(2, 0, "up"), x(control.value or 0.0), 13, title=_tooltip(control), hollow=True)
+        for control in controls
     ]
     parts.append('</g><g class="c1">')
-    if effect["low"] is not None and effect["high"] is not None:
-        line = f"M{brief(x(effect['low']))} 13H{brief(x(effect['high']))}"
+    if effect.low is not None and effect.high is not None:
+        line = f"M{brief(x(effect.low))} 13H{brief(x(effect.high))}"
         parts.append(f'<path class="w" d="{line}"/>')
-    own = f"{effect['name']}: {interval(effect)}"
-    parts.append(marker(Style(1, 0, "circle"), x(effect["value"]), 13, title=own))
+    parts.append(marker(Style(1, 0, "circle"), x(effect.value), 13, title=_tooltip(effect)))
     return "".join(parts) + "</g></svg>"
+
+
+def _tooltip(effect: Interval) -> str:
+    return f"{effect.name}: {interval(effect)}"

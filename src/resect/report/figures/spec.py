@@ -1,22 +1,24 @@
 """What a figure is, before anything draws it: panels of marks on two scales.
 
 A figure function turns rows into these values and draws nothing. Two renderers read them:
-`report/screen.py` for the page (SVG with tooltips and the page's colours) and `report/paper.py` for
-files (matplotlib to SVG and PDF). So both show the same marks, ticks and names.
+`screen.py` for the page (SVG with tooltips and the page's colours) and `paper.py` for files
+(matplotlib to SVG and PDF). So both show the same marks, ticks and names;
+`docs/design/figures.md` says why.
 
 A series is told apart in three ways, each enough alone: colour, dash and marker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
+from resect.records import Row
 from resect.report.words import readable
 
-Row = dict[str, Any]
-Tables = dict[str, list[Row]]
+Tables = Mapping[str, Sequence[Row]]
+Settings = Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,23 @@ class Style:
     marker: str
 
 
-# (on light paper, on dark paper): after Okabe and Ito, moved until each has a contrast of 3 to its
-# paper. Slot 0 is the ink.
-COLOURS: tuple[tuple[str, str], ...] = (
-    ("#1C1C1C", "#ECECEC"),
-    ("#C64F00", "#FF8A3D"),
-    ("#6E6E6E", "#A8A8A8"),
-    ("#0072B2", "#4FA8E0"),
-    ("#2588B8", "#8CD0F5"),
-    ("#007F5C", "#2FC79A"),
-    ("#B0578A", "#E39BC4"),
-    ("#A06C00", "#F0B840"),
+class Colour(NamedTuple):
+    """A colour as `#RRGGBB`, on light paper and on dark paper."""
+
+    light: str
+    dark: str
+
+
+# After Okabe and Ito, moved until each has a contrast of 3 to its paper. Slot 0 is the ink.
+COLOURS: tuple[Colour, ...] = (
+    Colour("#1C1C1C", "#ECECEC"),
+    Colour("#C64F00", "#FF8A3D"),
+    Colour("#6E6E6E", "#A8A8A8"),
+    Colour("#0072B2", "#4FA8E0"),
+    Colour("#2588B8", "#8CD0F5"),
+    Colour("#007F5C", "#2FC79A"),
+    Colour("#B0578A", "#E39BC4"),
+    Colour("#A06C00", "#F0B840"),
 )
 # Lengths of line and gap in pixels; the first is a solid line.
 DASHES: tuple[tuple[int, ...], ...] = (
@@ -98,7 +106,7 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Point:
-    """A place with its bounds (along the direction of the series) and what a tooltip says."""
+    """A value on both axes, its bounds (along the direction of the series), and its tooltip."""
 
     x: float
     y: float
@@ -132,28 +140,32 @@ class Series:
     faint: bool = False
 
 
+class Edge(NamedTuple):
+    """Half the width of a violin at a value; 1 would reach the middle of the next violin."""
+
+    value: float
+    half: float
+
+
 @dataclass(frozen=True)
 class Violin:
-    """How values spread along x at a place of the y axis: an outline with its median.
+    """How values spread along x, at a height on the y axis: an outline with its median."""
 
-    `outline` holds (value, half width): half of 1 would reach the middle of the next place.
-    """
-
-    at: float
+    y: float
     style: Style
-    outline: tuple[tuple[float, float], ...]
+    outline: tuple[Edge, ...]
     median: float
     title: str = ""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A horizontal bar at a place of the y axis, from `start` to `stop`.
+    """A horizontal bar at a height on the y axis, from `start` to `stop`.
 
     `text` is written behind the bar or, with `inside`, in it where there is room.
     """
 
-    at: float
+    y: float
     start: float
     stop: float
     style: Style
@@ -186,6 +198,13 @@ class Threshold:
     text: str
 
 
+class Tick(NamedTuple):
+    """A mark on an axis with its text."""
+
+    value: float
+    text: str
+
+
 @dataclass(frozen=True)
 class Scale:
     """An axis: `low` lies left or at the bottom, `high` right or on top; `low` may be larger.
@@ -194,7 +213,7 @@ class Scale:
         label: What is on it.
         low: Value at the left or the bottom; on a log scale above 0, and the place of 0.
         high: Value at the right or the top.
-        ticks: (value, text).
+        ticks: Marks on it.
         log: Logarithmic.
         floor: On a log scale with zeros, the place where they stand.
         slanted: Texts need room: write them at an angle.
@@ -203,7 +222,7 @@ class Scale:
     label: str
     low: float
     high: float
-    ticks: tuple[tuple[float, str], ...]
+    ticks: tuple[Tick, ...]
     log: bool = False
     floor: float | None = None
     slanted: bool = False
@@ -224,6 +243,14 @@ class Panel:
     height: int = 250
 
 
+class KeyEntry(NamedTuple):
+    """A name in the key, with the style and the kind of mark that stand for it."""
+
+    name: str
+    style: Style
+    kind: Literal["line", "ring", "dot", "thin", "bar"]
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure: its name (for files), what it says in words, and its panels."""
@@ -233,37 +260,41 @@ class Drawing:
     panels: tuple[Panel, ...]
 
     @property
-    def key(self) -> tuple[tuple[str, Style, str], ...]:
+    def key(self) -> tuple[KeyEntry, ...]:
         """Return what the key lists: each name once, with its style and what is drawn for it."""
-        found: dict[str, tuple[Style, str]] = {}
+        entries: dict[str, KeyEntry] = {}
         for panel in self.panels:
-            for one in panel.series:
-                if one.name:
-                    kind = "line" if one.joined else "ring" if one.hollow else "dot"
-                    found.setdefault(one.name, (one.style, "thin" if one.faint else kind))
-            for bar in panel.bars:
-                if bar.name:
-                    found.setdefault(bar.name, (bar.style, "bar"))
-        return tuple((name, *rest) for name, rest in found.items())
+            marks = [KeyEntry(line.name, line.style, _kind(line)) for line in panel.series]
+            marks += [KeyEntry(bar.name, bar.style, "bar") for bar in panel.bars]
+            for entry in marks:
+                if entry.name:
+                    entries.setdefault(entry.name, entry)
+        return tuple(entries.values())
+
+
+def _kind(series: Series) -> Literal["line", "ring", "dot", "thin"]:
+    if series.faint:
+        return "thin"
+    return "line" if series.joined else "ring" if series.hollow else "dot"
 
 
 def looks(names: Iterable[str]) -> dict[str, Style]:
     """Return a style for each name: known names have their own, others the first that is free."""
     listed = list(dict.fromkeys(names))
-    found = {name: STYLES[name] for name in listed if name in STYLES}
-    free = [style for style in ORDER if style not in found.values()]
-    others = [name for name in listed if name not in found]
-    for at, name in enumerate(others):
-        found[name] = free[at] if at < len(free) else _again(at - len(free))
-    return found
+    styles = {name: STYLES[name] for name in listed if name in STYLES}
+    free = [style for style in ORDER if style not in styles.values()]
+    unknown = [name for name in listed if name not in styles]
+    for index, name in enumerate(unknown):
+        styles[name] = free[index] if index < len(free) else _varied(index - len(free))
+    return styles
 
 
-def _again(at: int) -> Style:
+def _varied(index: int) -> Style:
     """Return one of the looks after the first eight: their colours with other marks and dashes."""
-    turn, place = divmod(at, len(ORDER))
-    own = ORDER[place]
-    marker = MARKERS[(MARKERS.index(own.marker) + 3 * (turn + 1)) % len(MARKERS)]
-    return Style(own.colour, (own.dash + turn + 2) % len(DASHES), marker)
+    turn, slot = divmod(index, len(ORDER))
+    base = ORDER[slot]
+    marker = MARKERS[(MARKERS.index(base.marker) + 3 * (turn + 1)) % len(MARKERS)]
+    return Style(base.colour, (base.dash + turn + 2) % len(DASHES), marker)
 
 
 def name_of(arm: str) -> str:

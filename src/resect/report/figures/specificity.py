@@ -7,26 +7,22 @@ harm_drop, utility_drop}. (+) stands for the bounds `_low` and `_high`.
 
 from __future__ import annotations
 
-from typing import Any
-
+from resect.records import Row
 from resect.report.figures.parts import arms_of, bars, plane, plane_panel, pooled, rows_of
-from resect.report.figures.spec import Drawing, Row, Tables, name_of
+from resect.report.figures.spec import Drawing, Settings, Tables, name_of
 
 
-def draw(tables: Tables, settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, settings: Settings) -> list[Drawing]:
     """Return the bars beside the plane of harm and utility."""
     panels = []
     for table, title in (
         ("bars", "drop of harm within the utility budget"),
         ("equal_utility", "drop of harm at equal utility"),
     ):
-        if rows := rows_of(tables, table):
+        if rows := rows_of(tables, table, texts=("arm",)):
             panels.append(bars(rows, "harm_drop", _label, title))
-    if rows := pooled(rows_of(tables, "curve")):
-        lines = [
-            plane([row for row in rows if row["arm"] == arm], (name, look))
-            for arm, name, look in arms_of(rows)
-        ]
+    if rows := pooled(rows_of(tables, "curve", texts=("arm",))):
+        lines = [plane(arm.rows, arm.name, arm.style) for arm in arms_of(rows)]
         title = "every cut: drop of harm by its cost"
         panels.append(plane_panel(lines, settings.get("utility_drop"), title))
     caption = (

@@ -6,22 +6,32 @@ expected_jaccard, enrichment, p_value}; (+) stands for the bounds `_low` and `_h
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
 
+from resect.records import Row
 from resect.report.figures.parts import matrix, matrix_panel, number, pooled, rows_of, unique
-from resect.report.figures.spec import Drawing, Panel, Row, Tables, Tile
+from resect.report.figures.spec import Drawing, Panel, Settings, Tables, Tile
 from resect.report.words import plain_number
 
 
-def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
+def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
     """Return both heat maps in one figure."""
     panels = []
-    rows = rows_of(tables, "matrix")
+    rows = rows_of(tables, "matrix", texts=("source", "measured"))
     if rows:
-        columns = ("source", "measured", "harm_drop")
-        labels = ("located with", "measured on")
-        panels.append(matrix(rows, columns, "relative drop of harm, %", labels=labels))
-    pairs = pooled(rows_of(tables, "overlap"))
+        panels.append(
+            matrix(
+                rows,
+                "source",
+                "measured",
+                "harm_drop",
+                "relative drop of harm, %",
+                row_label="located with",
+                column_label="measured on",
+            )
+        )
+    pairs = pooled(rows_of(tables, "overlap", texts=("first", "second")))
     if pairs:
         panels.append(_overlap(pairs))
     caption = (
@@ -32,23 +42,24 @@ def draw(tables: Tables, _settings: dict[str, Any]) -> list[Drawing]:
     return [Drawing("transfer-matrix", caption, tuple(panels))]
 
 
-def _luck(pairs: list[Row]) -> str:
-    known = [row["expected_jaccard"] for row in pairs if row.get("expected_jaccard") is not None]
-    return f"; chance gives {max(known):.2g} or less" if known else ""
+def _luck(pairs: Sequence[Row]) -> str:
+    expected = [number(row.get("expected_jaccard")) for row in pairs]
+    finite = [value for value in expected if math.isfinite(value)]
+    return f"; chance gives {max(finite):.2g} or less" if finite else ""
 
 
-def _overlap(pairs: list[Row]) -> Panel:
+def _overlap(pairs: Sequence[Row]) -> Panel:
     listed = unique(row[key] for row in pairs for key in ("first", "second"))
-    top = max((row["jaccard"] for row in pairs if row.get("jaccard")), default=1.0)
+    values = [number(row.get("jaccard")) for row in pairs]
+    top = max((value for value in values if math.isfinite(value) and value), default=1.0)
     cells = []
-    for row in pairs:
-        if row.get("jaccard") is None:
+    for row, jaccard in zip(pairs, values, strict=True):
+        if math.isnan(jaccard):
             continue
         early, late = sorted((listed.index(str(row["first"])), listed.index(str(row["second"]))))
         title = (
-            f"{row['first']} | {row['second']}: Jaccard {plain_number(row['jaccard'])}, "
-            f"{plain_number(row.get('enrichment'))} times chance"
+            f"{row['first']} | {row['second']}: Jaccard {plain_number(jaccard)}, "
+            f"{plain_number(number(row.get('enrichment')))} times chance"
         )
-        shade = number(row["jaccard"]) / top
-        cells.append(Tile(early, late - 1, shade, f"{row['jaccard']:.2f}", title))
-    return matrix_panel("overlap of the cut sets (Jaccard)", (listed[1:], listed[:-1]), cells)
+        cells.append(Tile(early, late - 1, jaccard / top, f"{jaccard:.2f}", title))
+    return matrix_panel("overlap of the cut sets (Jaccard)", listed[1:], listed[:-1], cells)

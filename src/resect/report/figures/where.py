@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from resect.report.figures.parts import matrix_panel, pooled, rows_of, unique
+from resect.records import Row
+from resect.report.figures.parts import TableError, matrix_panel, pooled, rows_of, unique
 from resect.report.figures.spec import Drawing, Tables, Tile
 from resect.report.words import percent
 
@@ -24,33 +27,46 @@ MOST_COLUMNS = 16
 TOP = 3.0
 
 
+class _Spot(NamedTuple):
+    """A cell of the map: a kind of module in a group of layers, by their indices."""
+
+    kind: int
+    group: int
+
+
 def draw(study: str, tables: Tables) -> list[Drawing]:
-    """Return the map of layers and kinds; none where the study gives no table `where`."""
-    rows = [row for row in pooled(rows_of(tables, "where")) if row.get("size")]
-    total, size = (sum(row[key] for row in rows) for key in ("removed", "size"))
+    """Return the map of layers and kinds; none where the study gives no table `where`.
+
+    Raises:
+        TableError: A row lacks one of the four columns, or has no count in it.
+    """
+    rows = [row for row in pooled(_checked(tables)) if row["size"]]
+    total, size = (sum(_count(row, key) for row in rows) for key in ("removed", "size"))
     if not total:
         return []
-    layers = sorted({int(row["layer"]) for row in rows})
+    layers = sorted({_count(row, "layer") for row in rows})
     kinds = unique(row["kind"] for row in rows)
     width = math.ceil(len(layers) / MOST_COLUMNS)
-    groups = [layers[at : at + width] for at in range(0, len(layers), width)]
-    column = {layer: at for at, group in enumerate(groups) for layer in group}
-    labels = [f"{g[0]}" if len(g) == 1 else f"{g[0]}–{g[-1]}" for g in groups]
-    removed: Counter[tuple[int, int]] = Counter()
-    sizes: Counter[tuple[int, int]] = Counter()
+    groups = [layers[start : start + width] for start in range(0, len(layers), width)]
+    group_of = {layer: index for index, group in enumerate(groups) for layer in group}
+    labels = [f"{group[0]}" if len(group) == 1 else f"{group[0]}–{group[-1]}" for group in groups]
+    removed: Counter[_Spot] = Counter()
+    sizes: Counter[_Spot] = Counter()
     for row in rows:
-        place = kinds.index(str(row["kind"])), column[int(row["layer"])]
-        removed[place] += row["removed"]
-        sizes[place] += row["size"]
+        spot = _Spot(kinds.index(str(row["kind"])), group_of[_count(row, "layer")])
+        removed[spot] += _count(row, "removed")
+        sizes[spot] += _count(row, "size")
     cells = [
-        _cell(place, (removed[place] / total, sizes[place] / size), (kinds, labels))
-        for place in sorted(sizes)
+        _cell(spot, removed[spot] / total, sizes[spot] / size, kinds, labels)
+        for spot in sorted(sizes)
     ]
     panel = matrix_panel(
         "where the cut weights are, × chance",
-        (kinds, labels),
+        kinds,
+        labels,
         cells,
-        labels=("module", "layers" if width > 1 else "layer"),
+        row_label="module",
+        column_label="layers" if width > 1 else "layer",
     )
     caption = (
         f"Where the {total:,} cut weights are, by layer and module: 1 is what chance would give, "
@@ -59,12 +75,27 @@ def draw(study: str, tables: Tables) -> list[Drawing]:
     return [Drawing(f"{study}-where", caption, (panel,))]
 
 
+def _checked(tables: Tables) -> list[Row]:
+    rows = rows_of(tables, "where", texts=("kind", "layer", "removed", "size"))
+    for index, row in enumerate(rows):
+        for column in ("layer", "removed", "size"):
+            value = row[column]
+            if not isinstance(value, int) or value < 0:
+                problem = "Input should be a whole number of 0 or more"
+                raise TableError("where", index, column, problem)
+    return rows
+
+
+def _count(row: Row, column: str) -> int:
+    value = row[column]
+    return value if isinstance(value, int) else 0
+
+
 def _cell(
-    place: tuple[int, int], shares: tuple[float, float], names: tuple[list[str], list[str]]
+    spot: _Spot, share: float, chance: float, kinds: Sequence[str], layers: Sequence[str]
 ) -> Tile:
-    (row, column), (share, chance) = place, shares
     ratio = share / chance
     shade = max(-1.0, min(1.0, math.log2(ratio) / TOP)) if ratio else -1.0
-    title = f"{names[0][row]}, layer {names[1][column]}: {percent(share)} of the cut, "
+    title = f"{kinds[spot.kind]}, layer {layers[spot.group]}: {percent(share)} of the cut, "
     text = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
-    return Tile(column, row, shade, text, f"{title}{percent(chance)} of the weights")
+    return Tile(spot.group, spot.kind, shade, text, f"{title}{percent(chance)} of the weights")
