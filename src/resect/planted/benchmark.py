@@ -36,7 +36,6 @@ PLANTS: dict[str, PlantedRecipe] = {
     "separate": PlantedRecipe(categories="separate", share=0.02, steps=200),
 }
 NO_PLANT = "none"
-QUICK = ("random",)
 MEASURES = (
     "average_precision", "precision", "precision_tenth", "decoy_share", "decoy_share_tenth", "auc",
     "recall@0.001", "recall@0.003", "recall@0.01", "recall@0.03", "recall@0.1",

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +36,6 @@ def order_of(key: Floats, generator: np.random.Generator) -> Ints:
     """
     mixed = generator.permutation(len(key))
     return mixed[np.argsort(-key[mixed], kind="stable")]
-
-
-def first_of(key: Floats, count: int, generator: np.random.Generator) -> Ints:
-    """Return the first `count` of the order of falling keys, without sorting all of it."""
-    if count >= len(key):
-        return order_of(key, generator)
-    least = np.partition(key, len(key) - count)[len(key) - count]
-    able = np.flatnonzero(key >= least)
-    return able[order_of(key[able], generator)[:count]]
 
 
 def membership(order: Ints, truth: Bools, decoy: Bools) -> dict[str, float]:
@@ -111,10 +101,3 @@ def over_seeds(name: str, values: Sequence[float | None]) -> Interval:
     error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
     reach = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, len(known) - 1)) * error
     return Interval(name, mean, mean - reach, mean + reach)
-
-
-def chance_interval(total: int, size: int, depth: int) -> tuple[float, float]:
-    """Return the 95 % interval of the precision of a random order at a depth (hypergeometric)."""
-    law: Any = scipy_stats.hypergeom(total, size, depth)
-    low, high = law.interval(LEVEL)
-    return float(low) / depth, float(high) / depth
