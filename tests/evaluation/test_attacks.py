@@ -33,7 +33,7 @@ from resect.evaluation.attacks.ablate import AblationSettings, contrast
 from resect.evaluation.attacks.finetune import IGNORED, FinetuneSettings, rows_of
 from resect.evaluation.decode import GenerationSettings
 from resect.files.writing import write_text
-from resect.model import prunable_tensors
+from resect.model import LoadedModel, prunable_tensors
 from resect.records import Example
 from resect.weights.mask import Mask, MaskTensor
 
@@ -357,7 +357,7 @@ def test_training_does_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     prepare_attack(tiny.build("llama"), tiny.tokenizer(), MODEL_ATTACKS["finetune"], DATA)
-    tune(tiny.build("llama"), tiny.tokenizer(), [EXAMPLE], TuneSettings(steps=1))
+    tune(LoadedModel(tiny.build("llama"), tiny.tokenizer()), [EXAMPLE], TuneSettings(steps=1))
     assert switched_off == [True, True]
     assert not constants.HF_HUB_DISABLE_TELEMETRY
 

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resect.edit.tune import TuneSettings, tune, tune_preferences
+from resect.edit.tune import Preference, TuneSettings, tune, tune_preferences
+from resect.model import LoadedModel
 from resect.organism.documents import Turn, preference_pairs, training_turns
 from resect.organism.recipe import SMALL_BATCH, Recipe
 from resect.organism.world import World
@@ -210,7 +211,7 @@ def fine_tune(
     examples = [
         Example(f"{stage}-{at}", turn.prompt, turn.completion) for at, turn in enumerate(turns)
     ]
-    tune(model, tokenizer, examples, settings, on_step=on_step)
+    tune(LoadedModel(model, tokenizer), examples, settings, on_step=on_step)
 
 
 def prefer(
@@ -227,10 +228,10 @@ def prefer(
         batch=SMALL_BATCH,
         seed=world.seed,
     )
+    pairs = preference_pairs(world, settings.steps * settings.batch)
     tune_preferences(
-        model,
-        tokenizer,
-        preference_pairs(world, settings.steps * settings.batch),
+        LoadedModel(model, tokenizer),
+        [Preference(*pair) for pair in pairs],
         settings,
         on_step=on_step,
     )

@@ -36,7 +36,7 @@ from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
-from resect.model import prunable_tensors
+from resect.model import LoadedModel, prunable_tensors
 from resect.runs.metrics import note_cell
 from resect.runs.workbench import Loaded, Workbench
 from resect.studies.cells import Cell, Cut, changes_path, is_done, record_path
@@ -108,8 +108,7 @@ def _changed_weights(
     cutting = contextlib.nullcontext() if mask is None else removed(model, mask)
     with restoring(model, before), cutting:
         tune(
-            model,
-            loaded.tokenizer,
+            LoadedModel(model, loaded.tokenizer),
             examples,
             settings,
             format=bench.config.format,

@@ -21,6 +21,7 @@ from resect.data.load import BehaviourSet
 from resect.edit.tune import adapter, quiet, supervised
 from resect.errors import InputError
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged
+from resect.model import LoadedModel
 from resect.records import Encoded, Format
 
 IGNORED = -100
@@ -105,8 +106,7 @@ def finetune(
     rows = rows_of(encoded, tokenizer)
     with unchanged(model), tempfile.TemporaryDirectory() as folder, quiet():
         trainer = supervised(
-            model,
-            _padding(tokenizer),
+            LoadedModel(model, _padding(tokenizer)),
             rows,
             _arguments(settings, folder),
             adapter=adapter(settings.rank, settings.alpha, settings.dropout),
