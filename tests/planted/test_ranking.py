@@ -89,9 +89,9 @@ def scores_without(subject: Subject, variant: Variant, removed: Weights) -> Scor
     with torch.no_grad():
         for name, index in removed:
             weights[name].view(-1)[index] = 0
-    target, contrast = subject.examples(variant)
+    examples = contrasted(subject.target(variant), subject.contrast(variant))
     settings = replace(subject.settings(variant), dense=True)
-    scores = attribute(*subject.loaded, contrasted(target, contrast), settings)
+    scores = attribute(*subject.loaded, examples, settings)
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(before[name])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from resect.planted.trial import Row, number
 
 COLUMNS = {
     "selectivity": "selectivity",
@@ -20,9 +21,7 @@ COLUMNS = {
 SPREAD = ("selectivity", "gain", "average_precision")
 
 
-def page(
-    summary: Sequence[Mapping[str, Any]], by_plant: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> str:
+def page(summary: Sequence[Row], by_plant: Mapping[str, Sequence[Row]]) -> str:
     """Return the page: all plants together, then each plant by its best methods."""
     lines = ["## All plants", "", *_table(summary)]
     for name, rows in by_plant.items():
@@ -30,7 +29,7 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows: Sequence[Row]) -> list[str]:
     lines = [
         "| method | " + " | ".join(COLUMNS.values()) + " |",
         "|---|" + "---:|" * len(COLUMNS),
@@ -41,8 +40,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _cell(row: Mapping[str, Any], column: str) -> str:
-    value, low, high = row.get(column), row.get(f"{column}_low"), row.get(f"{column}_high")
+def _cell(row: Row, column: str) -> str:
+    value = number(row, column)
+    low, high = number(row, f"{column}_low"), number(row, f"{column}_high")
     if value is None:
         return "–"
     if column in SPREAD and low is not None and high is not None:

@@ -64,7 +64,7 @@ class Subject:
     others: Mapping[str, Mapping[str, Tensor]]
     seed: int
     shapes: dict[str, tuple[int, ...]] = field(init=False)
-    _target: tuple[Variant, Scores] | None = field(default=None, init=False)
+    _target: dict[Variant, Scores] = field(default_factory=dict, init=False)
     _preserve: Scores | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -105,18 +105,20 @@ class Subject:
         """Return the score of every weight of the intact model, as the variant makes it."""
         key = replace(variant, scope="tensor", p=0.0, rounds=1)
         # Only the latest are held: variants that share them follow each other.
-        if self._target is None or self._target[0] != key:
-            target, contrast = self.examples(variant)
+        if key not in self._target:
+            examples = contrasted(self.target(variant), self.contrast(variant))
             settings = replace(self.settings(variant), dense=True)
-            self._target = key, attribute(*self.loaded, contrasted(target, contrast), settings)
-        return self._target[1]
+            self._target = {key: attribute(*self.loaded, examples, settings)}
+        return self._target[key]
 
-    def examples(self, variant: Variant) -> tuple[list[Encoded], list[Encoded]]:
-        """Return the examples of the hazard, and those that are subtracted."""
-        target = self.encoded("hazard", variant.skip)
-        if not variant.contrast:
-            return target, []
-        return target, self.encoded(CONTRASTS[variant.contrast], variant.skip)
+    def target(self, variant: Variant) -> list[Encoded]:
+        """Return the examples of the hazard that the variant scores."""
+        return self.encoded("hazard", variant.skip)
+
+    def contrast(self, variant: Variant) -> list[Encoded]:
+        """Return the examples whose scores are subtracted, if any are."""
+        name = CONTRASTS.get(variant.contrast)
+        return [] if name is None else self.encoded(name, variant.skip)
 
     def settings(self, variant: Variant) -> AttributeSettings:
         """Return how the variant scores."""
@@ -211,12 +213,11 @@ def cut(subject: Subject, variant: Variant, ranking: Ranking, count: int) -> Mas
     preserve = subject.protecting(variant)
     if variant.rounds == 1:
         return select(subject.scores(variant), preserve, q=q, p=p, scope=scope)
-    target, contrast = subject.examples(variant)
     return locate(
         *subject.loaded,
-        target,
+        subject.target(variant),
         preserve,
-        contrast=contrast,
+        contrast=subject.contrast(variant),
         q=q,
         p=p,
         scope=scope,

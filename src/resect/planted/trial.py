@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from resect.weights.mask import Mask
 # What S learned must be there, or a cut of it shows nothing.
 LEARNED = 0.5
 TRUTH = "S itself"
+
+# A flat row of a table, and what stands in its columns; one without a value has none or None.
+Value = str | float | bool | None
+Row = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -46,63 +50,87 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """What a cell found, as flat rows: membership by variant, and cuts by variant and depth."""
+class TrialResult:
+    """What was measured, as rows: membership by variant, and cuts by variant and size."""
 
-    membership: list[dict[str, Any]]
-    cuts: list[dict[str, Any]]
+    membership: list[dict[str, Value]]
+    cuts: list[dict[str, Value]]
 
 
-def run_cell(cell: Trial, root: str | Path | None = None) -> CellResult:
+class Truth(NamedTuple):
+    """What is known of a planted model.
+
+    Attributes:
+        numbers: Numbers of the weights of S.
+        planted: Whether each weight is in S [N].
+        decoy: Whether each weight is in the decoy [N].
+    """
+
+    numbers: Ints
+    planted: Bools
+    decoy: Bools
+
+
+def run_trial(trial: Trial, root: str | Path | None = None) -> TrialResult:
     """Plant, rank and cut.
 
     Args:
-        cell: What to do.
+        trial: What to do.
         root: Folder of planted models; None for the cache.
     """
-    planted = plant(cell.recipe, seed=cell.seed, root=root)
-    subject = subject_of(planted, cell.recipe)
-    asked = _questions(planted, cell.recipe, subject.loaded.tokenizer)
-    truth, inside, false = _sets(planted, subject, cell.recipe)
-    intact = {name: skill(subject.loaded.model, questions) for name, questions in asked.items()}
+    planted = plant(trial.recipe, seed=trial.seed, root=root)
+    subject = subject_of(planted, trial.recipe)
+    questions = _questions(planted, trial.recipe, subject.loaded.tokenizer)
+    truth = _truth(planted, subject, trial.recipe)
+    intact = {name: skill(subject.loaded.model, rows) for name, rows in questions.items()}
     learned = intact["hazard"].slots >= LEARNED
-    counts = depths(len(truth), cell.ratio)
-    names = {"plant": cell.plant, "seed": cell.seed}
+    counts = depths(len(truth.numbers), trial.ratio)
+    names: dict[str, Value] = {"plant": trial.plant, "seed": trial.seed}
     base = {f"intact_{name}": level.slots or level.whole for name, level in intact.items()}
-    rows: list[dict[str, Any]] = []
-    cuts: list[dict[str, Any]] = []
+    rows: list[dict[str, Value]] = []
+    cuts: list[dict[str, Value]] = []
 
-    def measure(label: str, masks: Sequence[Mask]) -> dict[str, Any]:
+    def measure(label: str, masks: Sequence[Mask]) -> Row:
         """Cut and ask if there is something to lose; return what a row says of it."""
-        measured = [_measure(subject, asked, mask, len(truth)) for mask in masks if learned]
-        cuts.extend(names | {"variant": label} | row for row in measured)
-        return base | {"learned": learned} | (areas(measured, base) if measured else {})
+        measured = [
+            _measure(subject, questions, mask, len(truth.numbers)) for mask in masks if learned
+        ]
+        cuts.extend({**names, "variant": label, **row} for row in measured)
+        return {**base, "learned": learned, **(areas(measured, base) if measured else {})}
 
-    for variant in cell.variants:
+    for variant in trial.variants:
         ranking = rank(subject, variant)
         masks = [cut(subject, variant, ranking, count) for count in counts]
         order = ranking.order
         if variant.rounds > 1:
             order = with_rounds(order, [subject.numbers(mask) for mask in masks])
-        row = names | {"variant": variant.name} | asdict(variant) | membership(order, inside, false)
-        rows.append(row | measure(variant.name, masks))
+        row: dict[str, Value] = {**names, "variant": variant.name, **asdict(variant)}
+        row |= membership(order, truth.planted, truth.decoy)
+        rows.append({**row, **measure(variant.name, masks)})
     if learned:
-        within = truth[rng("localise/truth", cell.seed).permutation(len(truth))]
-        masks = [subject.mask(within[:count]) for count in counts]
-        rows.append(names | {"variant": TRUTH} | measure(TRUTH, masks))
-    return CellResult(rows, cuts)
+        mixed = rng("localise/truth", trial.seed).permutation(truth.numbers)
+        masks = [subject.mask(mixed[:count]) for count in counts]
+        rows.append({**names, "variant": TRUTH, **measure(TRUTH, masks)})
+    return TrialResult(rows, cuts)
 
 
-def _sets(planted: Planted, subject: Subject, recipe: PlantedRecipe) -> tuple[Ints, Bools, Bools]:
-    """Return the numbers of S, and of each weight [N] whether it is in S and in a decoy."""
+def _truth(planted: Planted, subject: Subject, recipe: PlantedRecipe) -> Truth:
+    """Return S and the decoy; of separate hazards the first is S and the other a decoy too."""
     separate = recipe.categories == "separate"
-    truth = subject.numbers(planted.mask("hazard-a" if separate else "S"))
+    numbers = subject.numbers(planted.mask("hazard-a" if separate else "S"))
     decoys = [planted.mask("decoy")] + ([planted.mask("hazard-b")] if separate else [])
-    decoy = np.concatenate([subject.numbers(mask) for mask in decoys])
     total = subject.starts[-1]
-    inside, false = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
-    inside[truth], false[decoy] = True, True
-    return truth, inside, false
+    truth = Truth(numbers, np.zeros(total, dtype=bool), np.zeros(total, dtype=bool))
+    truth.planted[numbers] = True
+    for mask in decoys:
+        truth.decoy[subject.numbers(mask)] = True
+    return truth
+
+
+def number(row: Row, name: str) -> float | None:
+    """Return the number in a column; None if there is none."""
+    value = row.get(name)
+    return value if isinstance(value, int | float) else None
 
 
 def areas(cuts: Sequence[Mapping[str, float]], intact: Mapping[str, float]) -> dict[str, float]:
@@ -133,11 +161,11 @@ def areas(cuts: Sequence[Mapping[str, float]], intact: Mapping[str, float]) -> d
 
 
 def _measure(
-    subject: Subject, asked: Mapping[str, Sequence[Question]], mask: Mask, size: int
+    subject: Subject, questions: Mapping[str, Sequence[Question]], mask: Mask, size: int
 ) -> dict[str, float]:
     """Return the skills of the cut model, beside the size of the cut and its share of |S|."""
     with removed(subject.loaded.model, mask) as model:
-        skills = {name: skill(model, questions) for name, questions in asked.items()}
+        skills = {name: skill(model, rows) for name, rows in questions.items()}
     row: dict[str, float] = {"k": mask.count, "share_of_s": mask.count / size}
     for name, level in skills.items():
         if name != "utility":
