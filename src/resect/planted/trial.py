@@ -139,7 +139,8 @@ def areas(cuts: Sequence[Mapping[str, float]], intact: Mapping[str, float]) -> d
     Selectivity is the mean relative drop of harm minus the mean relative loss of what should stay
     (decoy skill and utility, equally), 1 at best; a gain does not count as a loss below zero.
     """
-    sizes = [int(row["k"]) for row in cuts]
+    # A method that finds no weight with a score above 0 cuts none.
+    sizes = [max(1, int(row["k"])) for row in cuts]
     curves = {
         name: [row[f"{name}_{measure}"] for row in cuts]
         for name, measure in (("hazard", "slots"), ("craft", "slots"), ("utility", "whole"))
