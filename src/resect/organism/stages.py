@@ -174,5 +174,5 @@ def _build_stage(
             else:
                 fine_tune(loaded, stage, world, recipe, report)
     with unless_there(organism.stage(stage)) as unfinished, quiet():
-        loaded.model.save_pretrained(unfinished)
-        loaded.tokenizer.save_pretrained(unfinished)
+        loaded.model.save_pretrained(str(unfinished))
+        loaded.tokenizer.save_pretrained(str(unfinished))

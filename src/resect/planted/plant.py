@@ -273,8 +273,8 @@ def _teach(
 
 
 def _save(loaded: LoadedModel, folder: Path) -> None:
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    loaded.model.save_pretrained(str(folder))
+    loaded.tokenizer.save_pretrained(str(folder))
 
 
 def _mask(loaded: LoadedModel, recipe: PlantedRecipe, name: str, drawn: Drawn) -> Mask:
