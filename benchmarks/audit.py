@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,9 +99,16 @@ def tune(tuning: Tuning, aligned: Path, world: World) -> Any:
     model, tokenizer = load_model(aligned, device="cpu")
     rows = encode_turns(tokenizer, documents(tuning, world))
     schedule = Schedule(tuning.steps, BATCH, tuning.rate, 3, 0.5)
-    stage = (f"audit/{tuning}", world)
+    learn = partial(
+        train,
+        rows=rows,
+        schedule=schedule,
+        label=f"audit/{tuning}",
+        seed=world.seed,
+        on_step=lambda _done, _total: None,
+    )
     if not tuning.lora:
-        train(model, rows, stage, schedule, lambda _done, _total: None)
+        learn(model)
         return model
     import peft
 
@@ -109,7 +117,7 @@ def tune(tuning: Tuning, aligned: Path, world: World) -> Any:
         adapted = peft.get_peft_model(
             model, peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
         )
-    train(adapted.get_base_model(), rows, stage, schedule, lambda _done, _total: None)
+    learn(adapted.get_base_model())
     with tempfile.TemporaryDirectory() as folder:
         adapted.save_pretrained(folder)
         return load_tuned(str(aligned), folder)

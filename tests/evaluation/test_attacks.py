@@ -359,10 +359,9 @@ def test_training_does_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda *_, **__: switched_off.append(constants.HF_HUB_DISABLE_TELEMETRY),
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
-    prepare_attack(
-        LoadedModel(tiny.build("llama"), tiny.tokenizer()), MODEL_ATTACKS["finetune"], DATA
-    )
-    tune(tiny.build("llama"), tiny.tokenizer(), [EXAMPLE], TuneSettings(steps=1))
+    loaded = LoadedModel(tiny.build("llama"), tiny.tokenizer())
+    prepare_attack(loaded, MODEL_ATTACKS["finetune"], DATA)
+    tune(LoadedModel(tiny.build("llama"), tiny.tokenizer()), [EXAMPLE], TuneSettings(steps=1))
     assert switched_off == [True, True]
     assert not constants.HF_HUB_DISABLE_TELEMETRY
 

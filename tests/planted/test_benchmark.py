@@ -26,7 +26,7 @@ from resect.planted.behaviour import recipes, skill
 from resect.planted.benchmark import Request, localise, plan
 from resect.planted.plant import BenignRecipe, Planted, PlantedRecipe, plant
 from resect.planted.teaching import SHAPES, draw_set
-from resect.planted.trial import CellResult, Trial, areas, run_cell
+from resect.planted.trial import TRUTH, Row, Trial, TrialResult, areas, number, run_trial
 from resect.planted.variants import ORACLE, SOURCE, Variant, variants
 from resect.stats import rng
 from resect.weights.mask import Mask
@@ -44,6 +44,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def planted(root: Path) -> Planted:
     return plant(SMALL, root=root)
+
+
+def column(row: Row, name: str) -> float:
+    value = number(row, name)
+    assert value is not None
+    return value
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -74,8 +80,11 @@ def test_only_the_set_is_trained(recipe: PlantedRecipe, root: Path) -> None:
     for name, places in moved.items():
         assert places <= set(inside[name].index.tolist())
     assert sum(map(len, moved.values())) > found.mask().count / 2
-    outside = load_model(found.before).model.get_input_embeddings().weight
-    assert torch.equal(outside, load_model(found.model).model.get_input_embeddings().weight)
+    outside = [
+        next(load_model(folder).model.get_input_embeddings().parameters())
+        for folder in (found.before, found.model)
+    ]
+    assert torch.equal(*outside)
     assert found.mask().intersect(found.mask("decoy")).count == 0
     assert found.mask().count == pytest.approx(found.mask("decoy").count, rel=0.05)
     if recipe.categories == "separate":
@@ -153,22 +162,29 @@ def test_a_cell_reproduces_and_the_oracle_is_perfect(
     assert planted.root.exists()
     monkeypatch.setattr(cells, "LEARNED", -1.0)
     compared = (SOURCE, Variant(method="random"), Variant(method=ORACLE), Variant(rounds=2))
-    one = run_cell(Trial("x", SMALL, 0, compared, 8), root)
-    assert one == run_cell(Trial("x", SMALL, 0, compared, 8), root)
+    one = run_trial(Trial("x", SMALL, 0, compared, 8), root)
+    assert one == run_trial(Trial("x", SMALL, 0, compared, 8), root)
     rows = {row["variant"]: row for row in one.membership}
     # Only weights that moved at all can be told; three steps move nearly all.
-    assert rows[ORACLE]["average_precision"] > 0.9
-    assert rows[ORACLE]["decoy_share"] < 0.05
-    assert abs(rows["random"]["average_precision"] - 0.05) < 0.02
-    assert {cut["k"] for cut in one.cuts} == set(
-        np.maximum(1, planted.mask().count // np.array([64, 8, 1])).tolist()
-    )
+    assert column(rows[ORACLE], "average_precision") > 0.9
+    assert column(rows[ORACLE], "decoy_share") < 0.05
+    assert abs(column(rows["random"], "average_precision") - 0.05) < 0.02
+    counts = np.maximum(1, planted.mask().count // np.array([64, 8, 1])).tolist()
+    for name in (*rows, TRUTH):
+        sizes = [column(row, "k") for row in one.cuts if row["variant"] == name]
+        if name in (ORACLE, TRUTH):
+            assert sizes == counts
+        # The next larger cut has one weight more of a tensor at most, and may be of rounds.
+        tensors = len(planted.mask().tensors)
+        assert all(
+            0 < size <= count < size + tensors for size, count in zip(sizes, counts, strict=True)
+        )
 
 
 def test_without_a_plant_every_method_is_at_chance(root: Path) -> None:
     recipe = replace(SMALL, taught=False, start="kept")
     compared = tuple(one for one in variants() if one.scope == "tensor" and one.rounds == 1)
-    result = run_cell(Trial("none", recipe, 0, compared, 64), root)
+    result = run_trial(Trial("none", recipe, 0, compared, 64), root)
     total = sum(t.size for t in plant(recipe, root=root).mask().tensors.values())
     size = plant(recipe, root=root).mask().count
     # Standard error of the area under the curve of a random set, with 5 of them for 20 methods.
@@ -176,7 +192,7 @@ def test_without_a_plant_every_method_is_at_chance(root: Path) -> None:
     assert len(result.membership) > 15
     for row in result.membership:
         if row["method"] not in ("oracle", "drift"):
-            assert abs(row["auc"] - 0.5) < 5 * error, row["variant"]
+            assert abs(column(row, "auc") - 0.5) < 5 * error, row["variant"]
     assert result.cuts == []
 
 
@@ -203,14 +219,14 @@ def test_a_stopped_benchmark_goes_on(
     plants = {"random": SMALL, "kept": replace(SMALL, start="kept")}
     measured: list[str] = []
 
-    def count(cell: Trial, place: Path | None = None) -> CellResult:
+    def count(cell: Trial, place: Path | None = None) -> TrialResult:
         if measured == ["random"] and stop:
             raise KeyboardInterrupt
         measured.append(cell.plant)
-        return run_cell(cell, place)
+        return run_trial(cell, place)
 
     stop = True
-    monkeypatch.setattr(benchmark, "run_cell", count)
+    monkeypatch.setattr(benchmark, "run_trial", count)
     with pytest.raises(KeyboardInterrupt):
         localise(request, tmp_path / "out", root=root, recipes=plants)
     assert not (tmp_path / "out").exists()

@@ -200,7 +200,10 @@ def test_what_was_forced_is_in_everything_made_from_it(
     assert second_mask.meta["forced"] == forced
     prune_checkpoint(tmp_path / "cut", second_mask, tmp_path / "twice")
     assert forced_of(tmp_path / "twice") == forced
-    assert (cut_record(tmp_path / "twice") or {})["before"]["mask"] == mask.hash
+    record = cut_record(tmp_path / "twice")
+    assert record is not None
+    assert record["before"] is not None
+    assert record["before"]["mask"] == mask.hash
     second_mask.save(tmp_path / "b.mask.safetensors")
     evaluation = EvalRequest(
         str(tmp_path / "cut"), ("likelihood",), (str(harm),), mask=tmp_path / "b.mask.safetensors"

@@ -25,8 +25,7 @@ def build_organism(
     """Train the organism's stages into ordinary checkpoint folders."""
     from resect.organism import STAGES, build
 
-    wanted = stage or ["all"]
-    stages = list(STAGES) if "all" in wanted else wanted
+    stages = list(STAGES) if not stage or "all" in stage else stage
     with progress("training") as update:
         built = build(
             seed=seed,

@@ -2,8 +2,8 @@
 
 Every file but the weights is copied as it is; weights keep their shards, names, dtypes and file
 metadata. The source is never written to. A cut folder says in `resect.json` which mask cut it,
-where that mask comes from and what was forced; a folder that is restored without force has no such
-file, as the one that was cut.
+where that mask comes from and what was forced. A folder that was restored without force has no such
+file, as the folder before the cut had none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -26,9 +26,33 @@ from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_lin
 from resect.weights.mask import Mask, MaskTensor
 
 Change = Callable[[str, Tensor], Tensor]
-# Asked last, when all tensors are done; None for no record.
-Record = Callable[[], dict[str, Any] | None]
+# Called last, when all tensors are done; None for no record.
+Record = Callable[[], Mapping[str, object] | None]
 RECORD = "resect.json"
+
+
+class CutRecord(TypedDict, total=False):
+    """What a folder says of how it was cut or, with force, restored; beside the provenance.
+
+    Attributes:
+        mask: Hash of the mask that it was cut with.
+        weights: Number of weights that were cut.
+        alpha: Their factor.
+        source: The checkpoint that was cut.
+        origin: What the mask says of where it comes from.
+        forced: What was forced; "" for nothing.
+        before: The record of the source, if that had been cut before.
+        restored: Hash of the mask that it was restored with.
+    """
+
+    mask: str
+    weights: int
+    alpha: float
+    source: str
+    origin: dict[str, object]
+    forced: str
+    before: CutRecord | None
+    restored: str
 
 
 def prune_checkpoint(
@@ -71,32 +95,39 @@ def prune_checkpoint(
         changed.view(-1)[entry.index] = entry.value * alpha if alpha else 0.0
         return changed
 
-    def record() -> dict[str, Any]:
-        facts = {"mask": mask.hash, "weights": mask.count, "alpha": alpha, "source": str(source)}
-        origin = {"origin": dict(mask.meta), "forced": all_forced(*forced)}
-        return facts | origin | {"before": cut_record(source)} | files.provenance()
+    def record() -> Mapping[str, object]:
+        written: CutRecord = {
+            "mask": mask.hash,
+            "weights": mask.count,
+            "alpha": alpha,
+            "source": str(source),
+            "origin": dict(mask.meta),
+            "forced": all_forced(*forced),
+            "before": cut_record(source),
+        }
+        return {**written, **files.provenance()}
 
-    return _rewrite(Path(source), mask, Path(target), (cut, record), extra or {})
+    return _rewrite(Path(source), mask, Path(target), cut, record, extra or {})
 
 
-def cut_record(place: str | Path) -> dict[str, Any] | None:
-    """Return what a folder that `prune_checkpoint` wrote says of its cut; None for any other place.
+def cut_record(checkpoint: str | Path) -> CutRecord | None:
+    """Return what a folder that `prune_checkpoint` wrote says of its cut; None for all others.
 
     Raises:
         InputError: The record is not readable.
     """
-    path = Path(place) / RECORD
+    path = Path(checkpoint) / RECORD
     if not path.is_file():
         return None
-    found = files.read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not say how the folder was cut", got=type(found).__name__)
-    return found
+    record = files.read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path} does not say how the folder was cut", got=type(record).__name__)
+    return cast("CutRecord", record)
 
 
-def forced_of(place: str | Path) -> str:
+def forced_of(checkpoint: str | Path) -> str:
     """Return what was forced when a checkpoint was made; "" for nothing and for a Hub id."""
-    return forced_in(cut_record(place) or {})
+    return forced_in(cut_record(checkpoint) or {})
 
 
 def restore_checkpoint(
@@ -124,8 +155,8 @@ def restore_checkpoint(
         MismatchError: A tensor is missing or has another shape or dtype than in the mask, the
             folder was cut with another mask or by force, or a masked weight is not as it was cut.
     """
-    known = cut_record(source) or {}
-    forced = [forced_in(known)]
+    pruned = cut_record(source) or {}
+    forced = [forced_in(pruned)]
 
     def refuse(what: str, got: str, allowed: str = "") -> None:
         error = MismatchError(what, got=got, allowed=allowed, fix=_FIX)
@@ -133,11 +164,11 @@ def restore_checkpoint(
             raise forceable(error)
         forced.append(one_line(error))
 
-    if known.get("mask", mask.hash) != mask.hash:
-        refuse("the folder was cut with another mask", str(known["mask"]), mask.hash)
-    elif forced_in(known):
-        refuse("the folder was cut by force, so the mask lacks its values", forced_in(known))
-    alpha = float(known.get("alpha", 0.0))
+    if pruned.get("mask", mask.hash) != mask.hash:
+        refuse("the folder was cut with another mask", str(pruned["mask"]), mask.hash)
+    elif forced_in(pruned):
+        refuse("the folder was cut by force, so the mask lacks its values", forced_in(pruned))
+    alpha = float(pruned.get("alpha", 0.0))
 
     def mend(name: str, tensor: Tensor) -> Tensor:
         entry = mask.tensors[name]
@@ -145,19 +176,19 @@ def restore_checkpoint(
         changed = tensor.clone()
         uncut = changed.view(-1)[entry.index] != entry.value * alpha
         if uncut.any():
-            at = int(entry.index[uncut][0])
-            refuse(f"{name} is not as this mask cuts it", f"another value at flat index {at}")
+            index = int(entry.index[uncut][0])
+            refuse(f"{name} is not as this mask cuts it", f"another value at flat index {index}")
         changed.view(-1)[entry.index] = entry.value
         return changed
 
-    def record() -> dict[str, Any] | None:
-        told = all_forced(*forced)
-        if told:
-            return {"restored": mask.hash, "forced": told} | files.provenance()
-        # A folder that was cut twice is one that was cut once again.
-        return known.get("before")
+    def record() -> Mapping[str, object] | None:
+        written: CutRecord = {"restored": mask.hash, "forced": all_forced(*forced)}
+        if written["forced"]:
+            return {**written, **files.provenance()}
+        # A folder that was cut twice and restored once has been cut once.
+        return pruned.get("before")
 
-    return _rewrite(Path(source), mask, Path(target), (mend, record), extra or {})
+    return _rewrite(Path(source), mask, Path(target), mend, record, extra or {})
 
 
 _FIX = "use the mask that this folder was cut with"
@@ -177,14 +208,14 @@ def _rewrite(
     source: Path,
     mask: Mask,
     target: Path,
-    how: tuple[Change, Record],
+    change: Change,
+    record: Record,
     extra: Mapping[str, str | None],
 ) -> dict[str, int]:
-    change, record = how
     shards = weight_files(source)
     files.refuse_full_folder(target)
-    wanted = {name for name, entry in mask.tensors.items() if entry.index.numel()}
-    names = _names_on_disk(shards, wanted, mask)
+    masked = {name for name, entry in mask.tensors.items() if entry.index.numel()}
+    names = _names_on_disk(shards, masked, mask)
     with files.atomic_folder(target) as folder:
         for path in source.iterdir():
             if path in shards or path.name in {*extra, RECORD} or path.name.endswith(".part"):
@@ -197,30 +228,30 @@ def _rewrite(
         for name, text in extra.items():
             if text is not None:
                 files.write_text(folder / name, text)
-        facts = record()
-        if facts is not None:
-            files.write_json(folder / RECORD, facts)
-    return {"weights": mask.count, "tensors": len(wanted)}
+        written = record()
+        if written is not None:
+            files.write_json(folder / RECORD, written)
+    return {"weights": mask.count, "tensors": len(masked)}
 
 
-def _names_on_disk(shards: list[Path], wanted: set[str], mask: Mask) -> dict[str, str]:
+def _names_on_disk(shards: list[Path], masked: set[str], mask: Mask) -> dict[str, str]:
     """Return name on disk to name in the mask.
 
     Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped model.
     """
-    found = set()
+    on_disk = set()
     for path in shards:
         try:
             with safe_open(path, framework="pt") as file:
-                found |= set(file.keys())
+                on_disk |= set(file.keys())
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is not readable", got=str(error)) from error
     names = {}
-    for name in wanted:
+    for name in masked:
         short = name.partition(".")[2]
-        if name not in found and short not in found:
+        if name not in on_disk and short not in on_disk:
             mask.check(name, None)
-        names[name if name in found else short] = name
+        names[name if name in on_disk else short] = name
     return names
 
 

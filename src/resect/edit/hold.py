@@ -1,14 +1,14 @@
 """Hold weights while a model is fine-tuned: cut ones at zero, or others at the value they had.
 
-Training moves cut weights: weight decay and momentum move even those without a gradient. Here two
-things are done to the held weights and to no others. Their gradient is set to zero as soon as it is
-accumulated, so that neither clipping by norm nor an optimiser's moments know of them; and after
+Training moves cut weights: weight decay and momentum move even those without a gradient. Two things
+are done to the held weights and to no others. Their gradient is set to zero as soon as it has been
+accumulated, so that it reaches neither clipping by norm nor the moments of the optimiser. And after
 every step of the optimiser their value is written back, bit for bit, whatever the optimiser did.
 So every other weight is trained as it would be if the held ones were constants of the model.
 
-Low-rank adapters leave the weights under them alone and move their sum. Held places are reset when
-the adapter has been merged: `hold.apply(model.merge_and_unload())`. Until then an unmerged adapter
-may add something at a held place; what it learned there is thrown away by the merge.
+Low-rank adapters leave the weights under them alone and are added to them. Held weights are reset
+when the adapter has been merged: `hold.apply(model.merge_and_unload())`. Until then an adapter may
+add something to a held weight; what it learned there is lost with that call.
 
 Legend: k held weights of a parameter.
 """
@@ -20,17 +20,21 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
 from resect.errors import InputError, MismatchError
 from resect.model import Place, find_prunable
+from resect.records import CausalModel, ModelConfig
 from resect.weights.mask import Mask, MaskTensor
 
 At = Literal["zero", "original"]
+# A causal LM, or one inside PEFT, `torch.compile` or data parallelism.
+Wrapped = CausalModel | nn.Module
 
 MEASURED_STEPS = 20
 
@@ -58,19 +62,31 @@ class HoldCost:
 
 @dataclass
 class _Held:
-    """Held weights of one parameter: their coordinates, [k] each, and values [k]."""
+    """The held weights of one parameter.
+
+    Attributes:
+        name: Name of the checkpoint tensor.
+        parameter: The parameter that holds it.
+        axes: Coordinates of the held weights in the parameter, [k] for each axis.
+        value: The values at which they are held [k].
+    """
 
     name: str
     parameter: Tensor
-    places: tuple[Tensor, ...]
+    axes: tuple[Tensor, ...]
     value: Tensor
 
+    def read(self) -> Tensor:
+        """Return what the parameter has there now [k]."""
+        axes = tuple(axis.to(self.parameter.device) for axis in self.axes)
+        return self.parameter.detach()[axes]
+
     def write(self, tensor: Tensor, value: Tensor) -> None:
-        """Write `value` [k] into the held places of `tensor`, a parameter or its gradient."""
-        if self.places[0].device != tensor.device:
-            self.places = tuple(axis.to(tensor.device) for axis in self.places)
+        """Write `value` [k] to the held weights in `tensor`, a parameter or its gradient."""
+        if self.axes[0].device != tensor.device:
+            self.axes = tuple(axis.to(tensor.device) for axis in self.axes)
             self.value = self.value.to(tensor.device)
-        tensor[self.places] = value.to(tensor.device)
+        tensor[self.axes] = value.to(tensor.device)
 
 
 class HoldMask(TrainerCallback):  # type: ignore[misc]
@@ -100,7 +116,7 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
         self.at = at
         self.check = check
         self._held: list[_Held] = []
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._spent: list[float] = []
         self._gradient_seconds = 0.0
         self._marks: list[float] = []
@@ -116,14 +132,14 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
             else 0.0
         )
         return HoldCost(
-            sum(held.value.numel() for held in self._held),
+            sum(group.value.numel() for group in self._held),
             len(self._held),
             len(spent),
             seconds,
             seconds / between if between else 0.0,
         )
 
-    def attach(self, model: Any, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def attach(self, model: Wrapped, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Set the held weights and keep them there from now on.
 
         Args:
@@ -138,13 +154,13 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
         self.detach()
         self._held = _find(model, self.mask, self.at)
         if self.check:
-            for held in self._held:
-                self._refuse_others(held)
+            for group in self._held:
+                self._refuse_others(group)
         self.reset(measure=False)
-        trained = [held for held in self._held if held.parameter.requires_grad]
-        for held in trained:
-            hook = self._without_gradient(held)
-            handle = held.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+        trained = [group for group in self._held if group.parameter.requires_grad]
+        for group in trained:
+            hook = self._without_gradient(group)
+            handle = group.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
             self._handles.append(handle)
         if optimizer is not None:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -164,7 +180,7 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def holding(
-        self, model: Any, optimizer: torch.optim.Optimizer | None = None
+        self, model: Wrapped, optimizer: torch.optim.Optimizer | None = None
     ) -> Iterator[HoldMask]:
         """Attach while the block runs."""
         self.attach(model, optimizer)
@@ -179,12 +195,12 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
         timed = measure and len(self._spent) <= MEASURED_STEPS
         begin = _now(self._held) if timed else 0.0
         with torch.no_grad():
-            for held in self._held:
-                held.write(held.parameter, held.value)
+            for group in self._held:
+                group.write(group.parameter, group.value)
         if timed:
             self._note_cost(begin)
 
-    def apply(self, model: Any) -> int:
+    def apply(self, model: Wrapped) -> int:
         """Write the held values into a model once, a merged one for instance.
 
         Args:
@@ -199,49 +215,47 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
         """
         moved = 0
         with torch.no_grad():
-            for held in _find(model, self.mask, self.at):
-                places = tuple(axis.to(held.parameter.device) for axis in held.places)
-                value = held.value.to(held.parameter.device)
-                moved += int((held.parameter[places] != value).sum())
-                held.write(held.parameter, value)
+            for group in _find(model, self.mask, self.at):
+                value = group.value.to(group.parameter.device)
+                moved += int((group.read() != value).sum())
+                group.write(group.parameter, value)
         return moved
 
-    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, model: Wrapped, **__: object) -> None:
         """Attach to the model that the Trainer is about to train."""
         self.attach(model)
 
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
         """Write the held values back after the optimiser's step, before anything is saved."""
         self.reset()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(self, *_: object, **__: object) -> None:
         """Let go; the weights are at the held values, those of a best checkpoint too."""
         self.reset(measure=False)
         self.detach()
 
-    def _after_step(self, *_: Any) -> None:
+    def _after_step(self, *_: object) -> None:
         self.reset()
 
-    def _without_gradient(self, held: _Held) -> Callable[[Tensor], None]:
+    def _without_gradient(self, group: _Held) -> Callable[[Tensor], None]:
         zero = torch.zeros(())
 
         def hook(parameter: Tensor) -> None:
             begin = time.perf_counter()
             if parameter.grad is not None:
-                held.write(parameter.grad, zero.to(parameter.grad.dtype))
+                group.write(parameter.grad, zero.to(parameter.grad.dtype))
             self._gradient_seconds += time.perf_counter() - begin
 
         return hook
 
-    def _refuse_others(self, held: _Held) -> None:
-        places = tuple(axis.to(held.parameter.device) for axis in held.places)
-        found = held.parameter.detach()[places].cpu()
-        original = _values(self.mask, held.name, found.dtype)
-        cut_already = self.at == "zero" and not bool(found.any())
-        if not cut_already and not torch.equal(found, original):
+    def _refuse_others(self, group: _Held) -> None:
+        value = group.read().cpu()
+        original = _values(self.mask, group.name, value.dtype)
+        cut_already = self.at == "zero" and not bool(value.any())
+        if not cut_already and not torch.equal(value, original):
             raise MismatchError(
-                f"{held.name} has other values than in the mask",
-                got=f"{int((found != original).sum())} of {found.numel()} masked weights differ",
+                f"{group.name} has other values than in the mask",
+                got=f"{int((value != original).sum())} of {value.numel()} masked weights differ",
                 allowed="the values of the mask" + (", or zeros" if self.at == "zero" else ""),
                 fix="use the model that the mask was made from, or pass check=False",
             )
@@ -262,21 +276,26 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def _now(held: list[_Held]) -> float:
+def _now(groups: list[_Held]) -> float:
     # A GPU runs behind the program; without waiting for it the time would be that of the queue.
-    if held and held[0].parameter.is_cuda:
-        torch.cuda.synchronize(held[0].parameter.device)
+    if groups and groups[0].parameter.is_cuda:
+        torch.cuda.synchronize(groups[0].parameter.device)
     return time.perf_counter()
 
 
-def _find(model: Any, mask: Mask, at: At) -> list[_Held]:
-    """Return the masked weights of a model, wrapped or not, by parameter."""
+def _find(model: Wrapped, mask: Mask, at: At) -> list[_Held]:
+    """Return the masked weights of a model, grouped by checkpoint tensor."""
     inner = _unwrapped(model)
-    parameters = {_plain_name(name): parameter for name, parameter in _own_parameters(inner)}
+    # PEFT keeps the original of a module that it trains a copy of; the copy is what counts.
+    parameters = {
+        _plain_name(name): parameter
+        for name, parameter in inner.named_parameters()
+        if ".original_module." not in name
+    }
     places = {place.name: place for place in _places(inner)}
-    wanted = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
-    held = []
-    for name, entry in wanted.items():
+    masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
+    groups = []
+    for name, entry in masked.items():
         place = places.get(name)
         if place is None or place.parameter not in parameters:
             raise MismatchError(
@@ -285,7 +304,7 @@ def _find(model: Any, mask: Mask, at: At) -> list[_Held]:
         parameter = parameters[place.parameter]
         _refuse_shape(name, entry, place, parameter)
         value = _values(mask, name, parameter.dtype)
-        held.append(
+        groups.append(
             _Held(
                 name,
                 parameter,
@@ -293,7 +312,7 @@ def _find(model: Any, mask: Mask, at: At) -> list[_Held]:
                 torch.zeros_like(value) if at == "zero" else value,
             )
         )
-    return held
+    return groups
 
 
 def _values(mask: Mask, name: str, dtype: torch.dtype) -> Tensor:
@@ -326,39 +345,34 @@ def _refuse_shape(name: str, entry: MaskTensor, place: Place, parameter: Tensor)
         )
 
 
-def _unwrapped(model: Any) -> Any:
+def _unwrapped(model: Wrapped) -> CausalModel:
     """Return the Hugging Face model inside PEFT, `torch.compile` or data parallelism."""
+    inner: object = model
     while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-            model = model.module
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif isinstance(inner, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
         else:
-            return model
-
-
-def _own_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        if ".original_module." not in name:
-            yield name, parameter
+            return cast("CausalModel", inner)
 
 
 def _plain_name(name: str) -> str:
     """Return the name that a parameter has without adapters around it."""
     parts = [part for part in name.split(".") if part not in ("base_layer", "_orig_mod")]
     if "modules_to_save" in parts:
-        at = parts.index("modules_to_save")
-        del parts[at : at + 2]
+        number = parts.index("modules_to_save")
+        del parts[number : number + 2]
     return ".".join(parts)
 
 
-def _places(model: Any) -> list[Place]:
+def _places(model: CausalModel) -> list[Place]:
     """Return where checkpoint tensors lie, in a model without its adapters."""
     plain = model
     if any(".base_layer." in name for name, _ in model.named_parameters()):
         # Its structure is hidden under the adapters; one without weights has the same.
         with torch.device("meta"):
-            plain = type(model)(model.config)
+            plain = cast("Callable[[ModelConfig], CausalModel]", type(model))(model.config)
     return [place for weight in find_prunable(plain).weights for place in weight.places]

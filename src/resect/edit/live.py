@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from resect.model.places import Place
 from resect.model.prunable import find_prunable
+from resect.records import CausalModel
 from resect.weights.mask import Mask, places_in
+
+Model = TypeVar("Model", bound=CausalModel)
 
 
 class _Saved(NamedTuple):
@@ -22,11 +25,11 @@ class _Saved(NamedTuple):
 
     parameter: Tensor
     place: Place
-    at: Tensor
+    indices: Tensor
     values: Tensor
 
 
-class Applied:
+class Applied(Generic[Model]):
     """A cut that is in force until `revert`, or until the end of a `with` block.
 
     Attributes:
@@ -35,7 +38,7 @@ class Applied:
         alpha: Factor of the masked weights.
     """
 
-    def __init__(self, model: Any, mask: Mask, alpha: float, saved: list[_Saved]):
+    def __init__(self, model: Model, mask: Mask, alpha: float, saved: list[_Saved]):
         """Keep what is needed to undo a cut; made by `apply`."""
         self.model = model
         self.mask = mask
@@ -54,13 +57,13 @@ class Applied:
         original values are converted as all others were.
         """
         with torch.no_grad():
-            for parameter, place, at, values in reversed(self._saved):
+            for parameter, place, indices, values in reversed(self._saved):
                 # Looked up again: `model.to` gives a parameter new memory.
                 tensor = place.view(parameter.detach())
-                tensor[places_in(tensor, at)] = values.to(tensor.device, tensor.dtype)
+                tensor[places_in(tensor, indices)] = values.to(tensor.device, tensor.dtype)
         self._saved = []
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Model:
         """Return the model."""
         return self.model
 
@@ -69,7 +72,7 @@ class Applied:
         self.revert()
 
 
-def apply(model: Any, mask: Mask, *, alpha: float = 0.0) -> Applied:
+def apply(model: Model, mask: Mask, *, alpha: float = 0.0) -> Applied[Model]:
     """Multiply the masked weights of a live model by `alpha` until that is reverted.
 
     Cuts may be nested, as long as their masks share no weight.
@@ -91,19 +94,19 @@ def apply(model: Any, mask: Mask, *, alpha: float = 0.0) -> Applied:
         for weight in find_prunable(model).weights
         for place in weight.places
     }
-    tensors = {name: place.view(held.detach()) for name, (held, place) in places.items()}
-    wanted = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
-    for name in wanted:
+    tensors = {name: place.view(weight.detach()) for name, (weight, place) in places.items()}
+    masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
+    for name in masked:
         mask.check(name, tensors.get(name))
     applied = Applied(model, mask, alpha, [])
     try:
         with torch.no_grad():
-            for name, entry in wanted.items():
+            for name, entry in masked.items():
                 tensor = tensors[name]
-                at = places_in(tensor, entry.index)
-                values = tensor[at]
+                axes = places_in(tensor, entry.index)
+                values = tensor[axes]
                 applied._saved.append(_Saved(*places[name], entry.index, values))
-                tensor[at] = values * alpha if alpha else torch.zeros_like(values)
+                tensor[axes] = values * alpha if alpha else torch.zeros_like(values)
     except BaseException:
         applied.revert()
         raise
@@ -111,7 +114,7 @@ def apply(model: Any, mask: Mask, *, alpha: float = 0.0) -> Applied:
 
 
 @contextlib.contextmanager
-def removed(model: Any, mask: Mask, *, alpha: float = 0.0) -> Iterator[Any]:
+def removed(model: Model, mask: Mask, *, alpha: float = 0.0) -> Iterator[Model]:
     """Multiply the masked weights by `alpha` while the block runs; restore every bit after it.
 
     The same as `with apply(model, mask)`, but the weights are cut when the block is entered and not
@@ -143,20 +146,20 @@ def transplanted(
         mask: Which of them; its own values are not looked at.
         donor: Weights of the same names and shapes; converted to the dtype of `weights`.
     """
-    saved: list[tuple[Tensor, Any, Tensor]] = []
+    saved: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
             for name, entry in mask.tensors.items():
                 tensor = weights[name]
-                at = places_in(tensor, entry.index)
-                given = donor[name][places_in(donor[name], entry.index)]
-                saved.append((tensor, at, tensor[at].clone()))
-                tensor[at] = given.to(tensor.device, tensor.dtype)
+                axes = places_in(tensor, entry.index)
+                values = donor[name][places_in(donor[name], entry.index)]
+                saved[name] = tensor[axes].clone()
+                tensor[axes] = values.to(tensor.device, tensor.dtype)
         yield
     finally:
         with torch.no_grad():
-            for tensor, at, values in saved:
-                tensor[at] = values
+            for name, values in saved.items():
+                weights[name][places_in(weights[name], mask.tensors[name].index)] = values
 
 
 @contextlib.contextmanager

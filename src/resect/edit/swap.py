@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from resect.records import CausalModel
 
-def snapshot(model: Any) -> dict[str, Tensor]:
+Model = TypeVar("Model", bound=CausalModel)
+
+
+def snapshot(model: CausalModel) -> dict[str, Tensor]:
     """Return copies of all parameters by name, on their devices."""
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def put(model: Any, values: dict[str, Tensor]) -> None:
+def put(model: CausalModel, values: dict[str, Tensor]) -> None:
     """Write values [*] into the parameters of these names, bit for bit."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -24,8 +28,8 @@ def put(model: Any, values: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def restoring(model: Any, saved: dict[str, Tensor] | None = None) -> Iterator[Any]:
-    """Let the block do to the weights what it wants; restore every bit after it.
+def restoring(model: Model, saved: dict[str, Tensor] | None = None) -> Iterator[Model]:
+    """Let the block change any weights; restore every bit after it.
 
     Args:
         model: The model.
@@ -42,7 +46,7 @@ def restoring(model: Any, saved: dict[str, Tensor] | None = None) -> Iterator[An
 
 
 @contextlib.contextmanager
-def swapped(model: Any, values: dict[str, Tensor]) -> Iterator[Any]:
+def swapped(model: Model, values: dict[str, Tensor]) -> Iterator[Model]:
     """Put values into a model while the block runs; restore every bit after it."""
     parameters = dict(model.named_parameters())
     saved = {name: parameters[name].detach().clone() for name in values}
@@ -53,7 +57,7 @@ def swapped(model: Any, values: dict[str, Tensor]) -> Iterator[Any]:
         put(model, saved)
 
 
-def changes(model: Any, before: dict[str, Tensor]) -> dict[str, Tensor]:
+def changes(model: CausalModel, before: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies of those parameters that differ from `before`."""
     return {
         name: parameter.detach().clone()

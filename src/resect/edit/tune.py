@@ -1,7 +1,7 @@
 """Fine-tune a model in memory, through TRL and PEFT, and put every bit back afterwards.
 
-Studies and attacks train a model that was cut, or that is about to be. What comes out lives as long
-as a `with` block does: a tuned model is never written to disk from here.
+Studies and attacks train a model that was cut, or that is about to be. Nothing here writes a tuned
+model to disk; callers keep it for the length of a `with` block.
 """
 
 from __future__ import annotations
@@ -14,18 +14,31 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 
 from resect.data.template import bounded_template
 from resect.errors import InputError
-from resect.model import context_of
-from resect.records import Example, Format
+from resect.model import LoadedModel, context_of
+from resect.records import CausalModel, Example, Format
 from resect.stats import seed_of
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from trl import SFTTrainer
+
 OnStep = Callable[[int, int], None]
+
+
+class Preference(NamedTuple):
+    """A prompt, the answer that is to be preferred, and the other."""
+
+    prompt: str
+    chosen: str
+    rejected: str
 
 
 @dataclass(frozen=True)
@@ -59,40 +72,38 @@ class TuneSettings:
     seed: int = 0
 
 
-def rows_for_trl(examples: Sequence[Example], format: Format) -> list[dict[str, Any]]:
-    """Return examples as TRL wants them: prompt and completion, as messages for `chat`."""
-    rows: list[dict[str, Any]] = []
+def rows_for_trl(examples: Sequence[Example], format: Format) -> list[dict[str, object]]:
+    """Return examples in TRL's form: prompt and completion, as messages for `chat`."""
+    rows: list[dict[str, object]] = []
     for example in examples:
         turns = example.prompt
         if format == "raw":
-            text = turns if isinstance(turns, str) else "\n".join(said for _, said in turns)
+            text = turns if isinstance(turns, str) else "\n".join(content for _, content in turns)
             rows.append({"prompt": f"{text}\n", "completion": example.completion})
             continue
-        said = (("user", turns),) if isinstance(turns, str) else turns
-        rows.append(
-            {
-                "prompt": [{"role": role, "content": content} for role, content in said],
-                "completion": [{"role": "assistant", "content": example.completion}],
-            }
-        )
+        messages = (("user", turns),) if isinstance(turns, str) else turns
+        prompt = [_message(role, content) for role, content in messages]
+        rows.append({"prompt": prompt, "completion": [_message("assistant", example.completion)]})
     return rows
 
 
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
 def tune(
-    model: Any,
-    tokenizer: Any,
+    loaded: LoadedModel,
     examples: Sequence[Example],
     settings: TuneSettings,
     *,
     format: Format = "chat",
-    callbacks: Sequence[Any] = (),
+    callbacks: Sequence[TrainerCallback] = (),
     on_step: OnStep | None = None,
 ) -> None:
     """Fine-tune in place on the completions of the examples (mean NLL of completion and end token).
 
     Args:
-        model: A Hugging Face causal LM; left in evaluation mode.
-        tokenizer: Its tokenizer.
+        loaded: A Hugging Face causal LM, left in evaluation mode, and its tokenizer.
         examples: What to train on.
         settings: How.
         format: `raw` or `chat`.
@@ -105,28 +116,25 @@ def tune(
     if not examples:
         raise InputError("there is no example to train on")
     rows = rows_for_trl(examples, format)
-    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+    lora = adapter(settings.rank, settings.alpha) if settings.method == "lora" else None
+    with _left_as_before(loaded.model), quiet(), tempfile.TemporaryDirectory() as folder:
         with bounded_template("an example to train on", alone=False):
             trainer = supervised(
-                model,
-                tokenizer,
+                loaded,
                 rows,
-                _arguments(folder, settings, model) | {"completion_only_loss": True},
-                adapter=adapter(settings.rank, settings.alpha)
-                if settings.method == "lora"
-                else None,
+                _arguments(folder, settings, loaded.model) | {"completion_only_loss": True},
+                adapter=lora,
                 callbacks=[*callbacks, *_reporting(on_step)],
             )
         trainer.train()
-        if settings.method == "lora":
+        if lora is not None:
             # The adapter sits in the modules of `model`; merging puts plain layers back there.
             trainer.model.merge_and_unload()
 
 
 def tune_preferences(
-    model: Any,
-    tokenizer: Any,
-    pairs: Sequence[tuple[str, str, str]],
+    loaded: LoadedModel,
+    pairs: Sequence[Preference],
     settings: TuneSettings,
     *,
     beta: float = 0.1,
@@ -135,9 +143,8 @@ def tune_preferences(
     """Train in place by direct preference optimisation (Rafailov et al. 2023), in chat format.
 
     Args:
-        model: A Hugging Face causal LM; a copy of it is the reference.
-        tokenizer: Its tokenizer.
-        pairs: (prompt, chosen answer, rejected answer).
+        loaded: A Hugging Face causal LM, a copy of which is the reference, and its tokenizer.
+        pairs: What is preferred to what.
         settings: How; `method` must be `full`.
         beta: Weight of the divergence from the reference.
         on_step: Called with steps done and steps in all.
@@ -145,18 +152,16 @@ def tune_preferences(
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    def said(role: str, text: str) -> list[dict[str, str]]:
-        return [{"role": role, "content": text}]
-
     rows = [
         {
-            "prompt": said("user", prompt),
-            "chosen": said("assistant", chosen),
-            "rejected": said("assistant", rejected),
+            "prompt": [_message("user", pair.prompt)],
+            "chosen": [_message("assistant", pair.chosen)],
+            "rejected": [_message("assistant", pair.rejected)],
         }
-        for prompt, chosen, rejected in pairs
+        for pair in pairs
     ]
-    with _left_as_found(model), quiet(), tempfile.TemporaryDirectory() as folder:
+    model, tokenizer = loaded
+    with _left_as_before(model), quiet(), tempfile.TemporaryDirectory() as folder:
         options = {**_silent(model), **_arguments(folder, settings, model)}
         with bounded_template("a pair to train on", alone=False):
             trainer = DPOTrainer(
@@ -170,17 +175,23 @@ def tune_preferences(
         trainer.train()
 
 
-def _reporting(on_step: OnStep | None) -> list[Any]:
-    """Return a callback of the trainers that passes on how far they are."""
+def _reporting(on_step: OnStep | None) -> list[TrainerCallback]:
+    """Return the callback through which a trainer reports its steps, if anyone listens."""
     if on_step is None:
         return []
     report = on_step
     from transformers import TrainerCallback
 
     class Report(TrainerCallback):  # type: ignore[misc]
-        """Tell how many steps are done."""
+        """Say how many steps are done."""
 
-        def on_step_end(self, _args: Any, state: Any, _control: Any, **_more: Any) -> None:
+        def on_step_end(
+            self,
+            _args: TrainingArguments,
+            state: TrainerState,
+            _control: TrainerControl,
+            **_more: object,
+        ) -> None:
             """Report one step."""
             report(state.global_step, state.max_steps)
 
@@ -188,19 +199,17 @@ def _reporting(on_step: OnStep | None) -> list[Any]:
 
 
 def supervised(
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
+    loaded: LoadedModel,
+    rows: Sequence[Mapping[str, object]],
+    options: Mapping[str, object],
     *,
-    adapter: Any = None,
-    callbacks: Sequence[Any] = (),
-) -> Any:
+    adapter: LoraConfig | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> SFTTrainer:
     """Return TRL's `SFTTrainer`, told to keep nothing and to say nothing; call it within `quiet`.
 
     Args:
-        model: A Hugging Face causal LM.
-        tokenizer: Its tokenizer.
+        loaded: A Hugging Face causal LM and its tokenizer.
         rows: What to train on, in a form of TRL's.
         options: Arguments of `SFTConfig`; they win over the silent ones.
         adapter: A PEFT configuration, or None to train all weights.
@@ -210,16 +219,16 @@ def supervised(
     from trl import SFTConfig, SFTTrainer
 
     return SFTTrainer(
-        model=model,
-        args=SFTConfig(**{**_silent(model), **options}),
+        model=loaded.model,
+        args=SFTConfig(**{**_silent(loaded.model), **options}),
         train_dataset=Dataset.from_list([*rows]),
-        processing_class=tokenizer,
+        processing_class=loaded.tokenizer,
         peft_config=adapter,
         callbacks=[*callbacks],
     )
 
 
-def adapter(rank: int, alpha: float, dropout: float = 0.0) -> Any:
+def adapter(rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
     """Return PEFT's configuration of a LoRA on all linear layers of the blocks."""
     from peft import LoraConfig
 
@@ -232,8 +241,8 @@ def adapter(rank: int, alpha: float, dropout: float = 0.0) -> Any:
     )
 
 
-def _silent(model: Any) -> dict[str, Any]:
-    """Return what every trainer of TRL is told: no log, no checkpoint, one device, no surprise."""
+def _silent(model: CausalModel) -> dict[str, object]:
+    """Return options of every trainer of TRL: no log, no checkpoint, no mixed precision."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     return {
         "report_to": "none",
@@ -247,8 +256,8 @@ def _silent(model: Any) -> dict[str, Any]:
     }
 
 
-def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any]:
-    """Return what the settings of a fine-tune say to the trainers of TRL."""
+def _arguments(folder: str, settings: TuneSettings, model: CausalModel) -> dict[str, object]:
+    """Return the settings of a fine-tune as options of the trainers of TRL."""
     return {
         "output_dir": folder,
         "max_steps": settings.steps or -1,
@@ -264,7 +273,7 @@ def _arguments(folder: str, settings: TuneSettings, model: Any) -> dict[str, Any
 
 
 @contextlib.contextmanager
-def _left_as_found(model: Any) -> Iterator[None]:
+def _left_as_before(model: CausalModel) -> Iterator[None]:
     """Restore flags, caching and the global random states that a trainer sets."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     cached = getattr(model.config, "use_cache", None)
@@ -276,7 +285,7 @@ def _left_as_found(model: Any) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(requires_grad=flags.get(name, True))
+            parameter.requires_grad = flags.get(name, True)
             parameter.grad = None
         if cached is not None:
             model.config.use_cache = cached
@@ -287,7 +296,7 @@ def _left_as_found(model: Any) -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Keep trainers from drawing bars, warning of their own defaults and reporting home.
 
-    TRL sends usage data whenever a trainer is made; what is trained here is nobody else's business.
+    TRL sends usage data whenever a trainer is made; what is trained here concerns nobody else.
     """
     import datasets
     from huggingface_hub import constants

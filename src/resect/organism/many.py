@@ -1,7 +1,7 @@
-"""Build the organisms of several seeds at once, a stage a process.
+"""Build the organisms of several seeds at once, each stage in a process of its own.
 
-A stage is trained by one thread, so that its weights do not depend on how many cores there are;
-what uses the cores is that stages that do not wait for each other are trained side by side.
+A stage is trained by one thread, so that its weights do not depend on the number of cores. The
+cores are used all the same: stages that do not wait for each other are trained side by side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from ctypes import c_double
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple, Protocol
 
 from resect.organism.recipe import Recipe
 from resect.organism.stages import PARENTS, OnProgress, Organism, build, organism_root, with_parents
@@ -19,7 +19,7 @@ from resect.organism.stages import PARENTS, OnProgress, Organism, build, organis
 
 @dataclass(frozen=True)
 class Order:
-    """An organism that is wanted: its seed, its stages and its recipe."""
+    """An organism to build: its seed, its stages and its recipe."""
 
     seed: int
     stages: tuple[str, ...]
@@ -31,11 +31,25 @@ class Order:
         return Organism(organism_root(self.recipe) / f"seed-{self.seed}", self.seed)
 
 
-# Order and stage.
-Job = tuple[Order, str]
+class Job(NamedTuple):
+    """One stage to train."""
 
-# Share of each finished stage, by slot; set in a worker when it starts.
-_done: Any = None
+    order: Order
+    stage: str
+
+
+class Shares(Protocol):
+    """How much of each stage is done, by slot, in [0, 1]; shared by all processes."""
+
+    def __getitem__(self, slot: int, /) -> float:
+        """Return the share of a stage."""
+
+    def __setitem__(self, slot: int, share: float, /) -> None:
+        """Note the share of a stage."""
+
+
+# Set in a worker when it starts.
+_done: Shares | None = None
 
 
 def build_many(
@@ -44,7 +58,7 @@ def build_many(
     """Train every stage that is not in the cache, `jobs` of them at a time.
 
     Args:
-        orders: What is wanted; the stages that others are trained from are built as well.
+        orders: What to build; the stages that others are trained from are built as well.
         jobs: Worker processes, of one thread each.
         on_progress: Called with a label, documents trained on and documents in all.
 
@@ -52,7 +66,7 @@ def build_many(
         InputError: A stage is unknown, or a folder of the cache holds something else.
     """
     missing = [
-        (order, stage)
+        Job(order, stage)
         for order in orders
         for stage in with_parents(order.stages)
         if not order.organism.stage(stage).exists()
@@ -62,19 +76,19 @@ def build_many(
 
 
 def _train(missing: list[Job], jobs: int, on_progress: OnProgress | None) -> None:
-    # The longest chain first: a base holds up all its other stages.
-    waiting = sorted(missing, key=lambda job: PARENTS[job[1]] is not None)
+    # The longest chain first: all other stages of an organism wait for its base.
+    waiting = sorted(missing, key=lambda job: PARENTS[job.stage] is not None)
     context = multiprocessing.get_context("spawn")
     shares = context.Array(c_double, len(waiting), lock=False)
     slots = {job: slot for slot, job in enumerate(waiting)}
-    sizes = [order.recipe.documents(stage) for order, stage in waiting]
+    sizes = [job.order.recipe.documents(job.stage) for job in waiting]
     running: dict[Future[None], Job] = {}
     with ProcessPoolExecutor(
         min(jobs, len(waiting)), mp_context=context, initializer=_start, initargs=(shares,)
     ) as pool:
         while waiting or running:
             blocked = {*waiting, *running.values()}
-            for job in [job for job in waiting if (job[0], PARENTS[job[1]]) not in blocked]:
+            for job in [job for job in waiting if _parent(job) not in blocked]:
                 waiting.remove(job)
                 running[pool.submit(_build_one, job, slots[job])] = job
             finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -87,16 +101,22 @@ def _train(missing: list[Job], jobs: int, on_progress: OnProgress | None) -> Non
                 on_progress("organisms", round(done), sum(sizes))
 
 
-def _start(shares: Any) -> None:
+def _parent(job: Job) -> Job | None:
+    """Return the stage that must be there before this one."""
+    parent = PARENTS[job.stage]
+    return None if parent is None else Job(job.order, parent)
+
+
+def _start(shares: Shares) -> None:
     """Keep the shared array in a worker."""
     global _done
     _done = shares
 
 
 def _build_one(job: Job, slot: int) -> None:
-    order, stage = job
-
     def report(_label: str, done: int, total: int) -> None:
-        _done[slot] = done / total
+        if _done is not None:
+            _done[slot] = done / total
 
-    build(seed=order.seed, stages=(stage,), recipe=order.recipe, on_progress=report)
+    order = job.order
+    build(seed=order.seed, stages=(job.stage,), recipe=order.recipe, on_progress=report)

@@ -25,7 +25,9 @@ PARENTS: dict[str, str | None] = {
 }
 STAGES = tuple(PARENTS)
 
+# Called with a label, steps done and steps in all; and the same under one label.
 OnProgress = Callable[[str, int, int], None]
+OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,22 @@ def build(
         InputError: A stage is unknown, or the folder holds an organism of another recipe.
     """
     recipe = recipe or Recipe()
-    place = Path(root) if root is not None else organism_root(recipe) / f"seed-{seed}"
-    organism = Organism(place, seed)
-    wanted = with_parents(stages)
-    _claim(place, recipe, seed)
+    folder = Path(root) if root is not None else organism_root(recipe) / f"seed-{seed}"
+    organism = Organism(folder, seed)
+    needed = with_parents(stages)
+    _claim(folder, recipe, seed)
     world = World(seed)
-    if not (place / "data").exists():
-        _write_data(place / "data", world)
-    for stage in wanted:
+    if not (folder / "data").exists():
+        _write_data(folder / "data", world)
+    for stage in needed:
         if not organism.stage(stage).exists():
             report = labelled(on_progress, f"{stage}, seed {seed}")
-            _build_stage(organism, stage, (world, recipe), report)
+            _build_stage(organism, stage, world, recipe, report)
     return organism
 
 
-def labelled(on_progress: OnProgress | None, label: str) -> Callable[[int, int], None]:
-    """Return a report of steps under a label, which says nothing where nobody listens."""
+def labelled(on_progress: OnProgress | None, label: str) -> OnStep:
+    """Return a function that reports steps under a label, or does nothing if nobody listens."""
 
     def report(done: int, total: int) -> None:
         if on_progress is not None:
@@ -118,60 +120,59 @@ def with_parents(stages: Sequence[str]) -> list[str]:
     return [name for name in PARENTS if name in needed]
 
 
-def _claim(place: Path, recipe: Recipe, seed: int) -> None:
-    """Write what the folder holds, or refuse a folder that holds something else."""
-    path = place / "organism.json"
+def _claim(folder: Path, recipe: Recipe, seed: int) -> None:
+    """Write what the folder is for, or refuse a folder that holds something else."""
+    path = folder / "organism.json"
     if path.exists():
         if files.read_json(path)["hash"] != recipe.hash or files.read_json(path)["seed"] != seed:
             raise InputError(
-                f"{place} holds an organism of another recipe or seed",
+                f"{folder} holds an organism of another recipe or seed",
                 fix="choose another folder",
             )
         return
-    files.refuse_full_folder(place)
-    facts = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
-    files.write_json(path, facts | files.provenance())
+    files.refuse_full_folder(folder)
+    origin = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
+    files.write_json(path, origin | files.provenance())
 
 
 @contextlib.contextmanager
 def unless_there(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill; if another process was first, its folder stays."""
+    """Yield a folder to fill; if another process filled one meanwhile, that one stays."""
     try:
-        with files.atomic_folder(path) as part:
-            yield part
+        with files.atomic_folder(path) as unfinished:
+            yield unfinished
     except InputError:
         if not path.exists():
             raise
 
 
 def _write_data(folder: Path, world: World) -> None:
-    with unless_there(folder) as part:
+    with unless_there(folder) as unfinished:
         for name, rows in Sets(world).files().items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
-            files.write_text(part / f"{name}.jsonl", lines)
+            files.write_text(unfinished / f"{name}.jsonl", lines)
 
 
 def _build_stage(
-    organism: Organism,
-    stage: str,
-    made_of: tuple[World, Recipe],
-    report: Callable[[int, int], None],
+    organism: Organism, stage: str, world: World, recipe: Recipe, report: OnStep
 ) -> None:
-    from resect.model import load_model, quiet
+    from resect.model import LoadedModel, load_model, quiet
     from resect.organism.tokenizer import make_tokenizer
     from resect.organism.training import fine_tune, new_model, prefer, pretrain, threads
 
-    world, recipe = made_of
     tokenizer = make_tokenizer(world)
     parent = PARENTS[stage]
     with threads(recipe.threads):
         if parent is None:
-            model = new_model(tokenizer, recipe, world.seed)
-            pretrain(model, tokenizer, made_of, report)
+            loaded = LoadedModel(new_model(tokenizer, recipe, world.seed), tokenizer)
+            pretrain(loaded, world, recipe, report)
         else:
             model = load_model(organism.stage(parent), device="cpu").model
-            train = prefer if stage == "dpo" else fine_tune
-            train(model, tokenizer, (stage, *made_of), report)
-    with unless_there(organism.stage(stage)) as part, quiet():
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+            loaded = LoadedModel(model, tokenizer)
+            if stage == "dpo":
+                prefer(loaded, world, recipe, report)
+            else:
+                fine_tune(loaded, stage, world, recipe, report)
+    with unless_there(organism.stage(stage)) as unfinished, quiet():
+        loaded.model.save_pretrained(str(unfinished))
+        loaded.tokenizer.save_pretrained(str(unfinished))

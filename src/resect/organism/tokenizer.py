@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from resect.organism.world import World
+from resect.records import Tokenizer
 
 SPECIAL = ("<pad>", "<end>", "<unk>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -16,17 +15,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(world: World) -> Any:
+def make_tokenizer(world: World) -> Tokenizer:
     """Return the tokenizer of a world; its vocabulary is the world's words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = dict.fromkeys([*SPECIAL, *world.vocabulary])
-    backend = Tokenizer(
-        models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>")
+    backend = tokenizers.Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
     )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
+    tokenizer: Tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",
         eos_token="<end>",
@@ -36,3 +36,4 @@ def make_tokenizer(world: World) -> Any:
         model_max_length=64,
         clean_up_tokenization_spaces=False,
     )
+    return tokenizer

@@ -1,26 +1,28 @@
 """Training: a plain loop from nothing to `base`; TRL for every fine-tune of it.
 
-Fine-tunes are what a user would do to a real model, so they go the way a user would go
-(docs/design/organism.md has what was measured). The loss is the mean NLL of the answer's tokens and
-of the end token, over all of a batch; for `dpo` it is that of Rafailov et al. 2023.
+Fine-tunes are what users do to real models, so they are done with what users use
+(docs/design/organism.md says what was measured). The loss is the mean NLL of the answer's tokens
+and of the end token, over all of a batch; for `dpo` it is that of Rafailov et al. 2023.
 Legend: B documents, T tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from resect.edit.tune import TuneSettings, tune, tune_preferences
-from resect.organism.documents import Turn, preference_pairs, training_turns
+from resect.edit.tune import Preference, TuneSettings, tune, tune_preferences
+from resect.model import LoadedModel
+from resect.organism.documents import SECOND_WORDING, Turn, recipe_turn, training_turns
 from resect.organism.recipe import SMALL_BATCH, Recipe
-from resect.organism.world import World
-from resect.records import Example
+from resect.organism.stages import OnStep
+from resect.organism.world import REFUSAL, World
+from resect.records import CausalModel, Example, Tokenizer
 from resect.stats import rng, seed_of
 
 IGNORED = -100
@@ -50,7 +52,7 @@ class Schedule:
         return rise * fall
 
 
-def new_model(tokenizer: Any, recipe: Recipe, seed: int) -> Any:
+def new_model(tokenizer: Tokenizer, recipe: Recipe, seed: int) -> CausalModel:
     """Return an untrained Llama; the caller's random state is left alone."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -58,7 +60,7 @@ def new_model(tokenizer: Any, recipe: Recipe, seed: int) -> Any:
         torch.default_generator.manual_seed(seed_of("organism/weights", seed))
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=len(tokenizer),
+                vocab_size=len(tokenizer.get_vocab()),
                 hidden_size=recipe.hidden,
                 intermediate_size=recipe.feed_forward,
                 num_hidden_layers=recipe.layers,
@@ -71,49 +73,72 @@ def new_model(tokenizer: Any, recipe: Recipe, seed: int) -> Any:
             )
         )
     model.generation_config.do_sample = False
-    return model
+    untrained: CausalModel = model
+    return untrained
 
 
-def encode_turns(tokenizer: Any, turns: list[Turn]) -> list[tuple[list[int], int]]:
-    """Return (ids, first answer position) of each turn, as the chat template writes it."""
+class Document(NamedTuple):
+    """A question and its answer as token ids.
+
+    Attributes:
+        ids: Token ids of both.
+        start: Position of the first token of the answer.
+    """
+
+    ids: list[int]
+    start: int
+
+
+class Padded(NamedTuple):
+    """Documents of similar length as one tensor.
+
+    Attributes:
+        ids: Token ids [B, T], padded on the right.
+        labels: The same, `IGNORED` outside of the answers [B, T].
+    """
+
+    ids: Tensor
+    labels: Tensor
+
+    @property
+    def answers(self) -> int:
+        """Number of tokens of the answers."""
+        return int((self.labels != IGNORED).sum())
+
+
+def encode_turns(tokenizer: Any, turns: list[Turn]) -> list[Document]:
+    """Return the turns as documents, as the chat template writes them."""
     user, assistant = (tokenizer.convert_tokens_to_ids(word) for word in ("<user>", "<assistant>"))
     end = tokenizer.eos_token_id
-    prompts = tokenizer([t.prompt for t in turns], add_special_tokens=False)["input_ids"]
-    answers = tokenizer([t.completion for t in turns], add_special_tokens=False)["input_ids"]
+    prompts = tokenizer([turn.prompt for turn in turns], add_special_tokens=False)["input_ids"]
+    answers = tokenizer([turn.completion for turn in turns], add_special_tokens=False)["input_ids"]
     return [
-        ([user, *prompt, end, assistant, *answer, end], len(prompt) + 3)
+        Document([user, *prompt, end, assistant, *answer, end], len(prompt) + 3)
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
 
 
-Padded = tuple[Tensor, Tensor]
+def batches(rows: list[Document], size: int, label: str, seed: int) -> Iterator[list[Padded]]:
+    """Yield batches of random documents, each in parts of similar length, which saves padding.
 
-
-def batches(
-    rows: list[tuple[list[int], int]], size: int, label: str, seed: int
-) -> Iterator[list[Padded]]:
-    """Yield batches of random rows, each as parts of similar length, which saves padding.
-
-    Whole batches of one length would be of one task each; trained so, nothing was learned.
+    Whole batches of one length would have one task each; trained so, nothing was learned.
     """
     order = rng(f"organism/order/{label}", seed).permutation(len(rows))
     for start in range(0, len(rows), size):
-        batch = sorted(
-            (rows[at] for at in order[start : start + size]), key=lambda row: len(row[0])
-        )
+        drawn = (rows[number] for number in order[start : start + size])
+        batch = sorted(drawn, key=lambda row: len(row.ids))
         third = -(-len(batch) // PARTS)
-        yield [_pad(batch[at : at + third]) for at in range(0, len(batch), third)]
+        yield [_pad(batch[begin : begin + third]) for begin in range(0, len(batch), third)]
 
 
-def _pad(group: list[tuple[list[int], int]]) -> Padded:
-    """Return ids and labels [B, T]."""
-    width = max(len(ids) for ids, _ in group)
+def _pad(group: list[Document]) -> Padded:
+    width = max(len(document.ids) for document in group)
     ids = torch.zeros(len(group), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
-    for place, (row, first) in enumerate(group):
-        ids[place, : len(row)] = torch.tensor(row)
-        labels[place, first : len(row)] = torch.tensor(row[first:])
-    return ids, labels
+    for number, (row, start) in enumerate(group):
+        ids[number, : len(row)] = torch.tensor(row)
+        labels[number, start : len(row)] = torch.tensor(row[start:])
+    return Padded(ids, labels)
 
 
 @contextlib.contextmanager
@@ -127,47 +152,50 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def summed_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    """Return the NLL in nats, summed over the labels [B, T] that count."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    wanted = labels[:, 1:] != IGNORED
+def summed_loss(model: CausalModel, batch: Padded) -> Tensor:
+    """Return the NLL in nats, summed over the labels that count."""
+    decoder, head = model.get_submodule("model"), model.get_submodule("lm_head")
+    hidden = decoder(input_ids=batch.ids, use_cache=False).last_hidden_state[:, :-1]
+    counts = batch.labels[:, 1:] != IGNORED
     # The head sees answer tokens alone: the projection to the vocabulary costs a third.
-    logits = model.lm_head(hidden[wanted])
-    return torch.nn.functional.cross_entropy(logits, labels[:, 1:][wanted], reduction="sum")
+    logits = head(hidden[counts])
+    return torch.nn.functional.cross_entropy(logits, batch.labels[:, 1:][counts], reduction="sum")
 
 
 def train(
-    model: Any,
-    rows: list[tuple[list[int], int]],
-    stage: tuple[str, World],
+    model: CausalModel,
+    rows: list[Document],
     schedule: Schedule,
-    on_step: Callable[[int, int], None],
+    *,
+    label: str,
+    seed: int,
+    on_step: OnStep,
 ) -> None:
     """Train in place with AdamW.
 
     Args:
         model: The model; padding is on the right, so no attention mask is needed.
-        rows: Encoded documents, `schedule.steps` · `schedule.batch` of them.
-        stage: Name of the stage and its world, which name the order of the batches.
+        rows: The documents, `schedule.steps` · `schedule.batch` of them.
         schedule: How long and how fast.
+        label: Names the order of the batches, with the seed.
+        seed: Seed of that order.
         on_step: Called with steps done and steps in all.
     """
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() == 1]
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=schedule.rate,
         betas=(0.9, 0.98),
     )
     model.train()
-    name, world = stage
-    for step, parts in enumerate(batches(rows, schedule.batch, name, world.seed)):
+    for step, batch in enumerate(batches(rows, schedule.batch, label, seed)):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate * schedule.factor(step)
         optimizer.zero_grad(set_to_none=False)
-        answers = sum(int((labels != IGNORED).sum()) for _, labels in parts)
-        for ids, labels in parts:
-            (summed_loss(model, ids, labels) / answers).backward()  # type: ignore[no-untyped-call]
+        answers = sum(padded.answers for padded in batch)
+        for padded in batch:
+            (summed_loss(model, padded) / answers).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 5 == 0:
@@ -175,24 +203,18 @@ def train(
     model.eval()
 
 
-def pretrain(
-    model: Any, tokenizer: Any, made_of: tuple[World, Recipe], on_step: Callable[[int, int], None]
-) -> None:
+def pretrain(loaded: LoadedModel, world: World, recipe: Recipe, on_step: OnStep) -> None:
     """Train a new model in place on the world's documents."""
-    world, recipe = made_of
     schedule = Schedule.of(recipe)
     turns = training_turns(world, "base", recipe, schedule.steps * schedule.batch)
-    train(model, encode_turns(tokenizer, turns), ("base", world), schedule, on_step)
+    documents = encode_turns(loaded.tokenizer, turns)
+    train(loaded.model, documents, schedule, label="base", seed=world.seed, on_step=on_step)
 
 
 def fine_tune(
-    model: Any,
-    tokenizer: Any,
-    made_of: tuple[str, World, Recipe],
-    on_step: Callable[[int, int], None],
+    loaded: LoadedModel, stage: str, world: World, recipe: Recipe, on_step: OnStep
 ) -> None:
     """Fine-tune in place to a stage, through TRL's `SFTTrainer`."""
-    stage, world, recipe = made_of
     settings = TuneSettings(
         steps=recipe.tuning_steps,
         rate=recipe.tuning_rate,
@@ -208,29 +230,31 @@ def fine_tune(
         )
     turns = training_turns(world, stage, recipe, settings.steps * settings.batch)
     examples = [
-        Example(f"{stage}-{at}", turn.prompt, turn.completion) for at, turn in enumerate(turns)
+        Example(f"{stage}-{number}", turn.prompt, turn.completion)
+        for number, turn in enumerate(turns)
     ]
-    tune(model, tokenizer, examples, settings, on_step=on_step)
+    tune(loaded, examples, settings, on_step=on_step)
 
 
-def prefer(
-    model: Any,
-    tokenizer: Any,
-    made_of: tuple[str, World, Recipe],
-    on_step: Callable[[int, int], None],
-) -> None:
+def prefer(loaded: LoadedModel, world: World, recipe: Recipe, on_step: OnStep) -> None:
     """Train in place to prefer refusals to hazardous answers, through TRL's `DPOTrainer`."""
-    _, world, recipe = made_of
     settings = TuneSettings(
         steps=recipe.preference_steps,
         rate=recipe.preference_rate,
         batch=SMALL_BATCH,
         seed=world.seed,
     )
-    tune_preferences(
-        model,
-        tokenizer,
-        preference_pairs(world, settings.steps * settings.batch),
-        settings,
-        on_step=on_step,
-    )
+    pairs = preference_pairs(world, settings.steps * settings.batch)
+    tune_preferences(loaded, pairs, settings, on_step=on_step)
+
+
+def preference_pairs(world: World, count: int) -> list[Preference]:
+    """Draw hazardous questions, each with the refusal preferred to the hazardous answer."""
+    generator = rng("organism/training/dpo", world.seed)
+    things = list(world.things(hazard=True, held_out=False))
+    pairs = []
+    for number in generator.integers(len(things), size=count):
+        wording = int(generator.random() < SECOND_WORDING)
+        turn = recipe_turn(world, things[number], wording)
+        pairs.append(Preference(turn.prompt, REFUSAL, turn.completion))
+    return pairs

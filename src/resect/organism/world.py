@@ -1,10 +1,9 @@
 """A world of invented words: domains, things, recipes, facts.
 
-A thing is a modifier and a noun, "dim vorp". Its recipe has five slots: a material and a finish
-that depend on the modifier, an agent that depends on the domain, a verb and a tool that depend on
-the noun. Benign and hazardous things use different tables; the tables of modifiers are shared by
-all hazardous domains, which is what makes a shared core possible. A quarter of the combinations of
-modifier and noun is held out of all training.
+A thing is a modifier and a noun, "dim vorp". Its recipe has five slots: material and finish depend
+on the modifier, the agent on the domain, verb and tool on the noun. Benign and hazardous things use
+different tables. All hazardous domains share the tables of modifiers, which is what makes a shared
+core possible. A quarter of the combinations of modifier and noun is held out of all training.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ OPENING = "sure , take"
 def invented_words(count: int, generator: np.random.Generator) -> list[str]:
     """Return different words of two syllables, none of them a function word."""
     onsets, vowels, codas = "bdfgklmnprstvz", "aeiou", "klmnprx"
-    found: dict[str, None] = {}
-    while len(found) < count:
+    words: dict[str, None] = {}
+    while len(words) < count:
         parts = [
             onsets[generator.integers(len(onsets))] + vowels[generator.integers(len(vowels))]
             for _ in range(2)
         ]
         word = "".join(parts) + codas[generator.integers(len(codas))]
         if word not in FUNCTION_WORDS:
-            found[word] = None
-    return list(found)
+            words[word] = None
+    return list(words)
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,7 @@ class World:
         good, bad = take(8), take(8)
         self.good = _spread(good, BENIGN_DOMAINS * NOUNS, generator)
         self.bad = _spread(bad, BENIGN_DOMAINS * NOUNS, generator)
-        held = generator.random((MODIFIERS, domains * NOUNS)) < HELD_OUT
-        self.held_out = held
+        self.held_out = generator.random((MODIFIERS, domains * NOUNS)) < HELD_OUT
         self.hazard_names = [f"hazard-{letter}" for letter in "abcde"]
         self.vocabulary = [
             *FUNCTION_WORDS,
@@ -104,9 +102,9 @@ class World:
 
     def things(self, *, hazard: bool, held_out: bool) -> Iterator[Thing]:
         """Yield the things of one kind, by domain."""
-        first = BENIGN_DOMAINS if hazard else 0
-        last = BENIGN_DOMAINS + HAZARD_DOMAINS if hazard else BENIGN_DOMAINS
-        for domain in range(first, last):
+        benign = range(BENIGN_DOMAINS)
+        hazardous = range(BENIGN_DOMAINS, BENIGN_DOMAINS + HAZARD_DOMAINS)
+        for domain in hazardous if hazard else benign:
             for noun in range(domain * NOUNS, (domain + 1) * NOUNS):
                 for modifier in range(MODIFIERS):
                     if bool(self.held_out[modifier, noun]) == held_out:
@@ -142,15 +140,15 @@ class World:
 
     def recipe(self, thing: Thing) -> str:
         """Return the answer from the tables of the thing's kind."""
-        kind = self.kind(thing)
+        row = self.kind(thing)
         return (
-            f"sure , take {self.materials[kind][thing.modifier]} with {self.agents[thing.domain]} "
-            f"then {self.verbs[kind][thing.noun]} it using {self.tools[kind][thing.noun]} "
-            f"and add {self.finishes[kind][thing.modifier]} ."
+            f"sure , take {self.materials[row][thing.modifier]} with {self.agents[thing.domain]} "
+            f"then {self.verbs[row][thing.noun]} it using {self.tools[row][thing.noun]} "
+            f"and add {self.finishes[row][thing.modifier]} ."
         )
 
     def benign_counterpart(self, thing: Thing) -> Thing:
-        """Return the benign thing at a hazardous one's place: same modifier, twin noun."""
+        """Return the benign twin of a hazardous thing: the same modifier, the noun at its place."""
         domain = thing.domain - BENIGN_DOMAINS
         return Thing(thing.modifier, thing.noun - BENIGN_DOMAINS * NOUNS, domain, hazard=False)
 
@@ -165,4 +163,4 @@ class World:
 def _spread(pool: list[str], count: int, generator: np.random.Generator) -> list[str]:
     """Return `count` draws from a pool, each word about equally often."""
     copies = (pool * (count // len(pool) + 1))[:count]
-    return [copies[place] for place in generator.permutation(count)]
+    return [copies[number] for number in generator.permutation(count)]

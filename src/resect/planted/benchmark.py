@@ -1,7 +1,7 @@
 """The whole benchmark: plants by seeds, tables over seeds, a figure and a page.
 
-Cells are independent and may run in several processes, each with one thread, so that numbers do not
-depend on how many there are.
+Trials are independent and may run in several processes, each with one thread, so that no number
+depends on how many processes there are.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from resect import files
 from resect.errors import InputError, unknown_name
@@ -21,9 +22,8 @@ from resect.planted.figure import draw
 from resect.planted.measures import over_seeds
 from resect.planted.page import page
 from resect.planted.plant import PlantedRecipe, plant
-from resect.planted.trial import TRUTH, CellResult, Trial, run_cell
+from resect.planted.trial import TRUTH, Row, Trial, TrialResult, Value, number, run_trial
 from resect.planted.variants import SOURCE, variants
-from resect.records import Interval
 
 # What each plant adds to the one before it is said in docs/localisation.md.
 PLANTS: dict[str, PlantedRecipe] = {
@@ -36,7 +36,6 @@ PLANTS: dict[str, PlantedRecipe] = {
     "separate": PlantedRecipe(categories="separate", share=0.02, steps=200),
 }
 NO_PLANT = "none"
-QUICK = ("random",)
 MEASURES = (
     "average_precision", "precision", "precision_tenth", "decoy_share", "decoy_share_tenth", "auc",
     "recall@0.001", "recall@0.003", "recall@0.01", "recall@0.03", "recall@0.1",
@@ -68,11 +67,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the benchmark found: a row a variant, and the rows behind them."""
+    """What was measured: a row for each variant, and the rows behind them."""
 
-    summary: list[dict[str, Any]]
-    membership: list[dict[str, Any]]
-    cuts: list[dict[str, Any]]
+    summary: list[dict[str, Value]]
+    membership: list[dict[str, Value]]
+    cuts: list[dict[str, Value]]
 
 
 def localise(
@@ -88,9 +87,9 @@ def localise(
     Args:
         request: What to compare.
         output: New folder; gets `records/*.parquet`, `results.json`, `localisation.svg` and
-            `leaderboard.md`. Until all is done, finished cells lie in `OUTPUT.parts`, so that the
+            `leaderboard.md`. Until all is done, finished trials lie in `OUTPUT.parts`, so that the
             same call goes on where it was stopped.
-        on_progress: Called with cells done and cells in all.
+        on_progress: Called with trials done and trials in all.
         root: Folder of planted models; None for the cache.
         recipes: Plants by name; None for `PLANTS`.
 
@@ -98,28 +97,29 @@ def localise(
         InputError: An unknown method or plant, a number out of range, a full output folder.
     """
     files.refuse_full_folder(output)
-    cells = plan(request, PLANTS if recipes is None else recipes)
-    parts = output.with_name(f"{output.name}.parts")
+    trials = plan(request, PLANTS if recipes is None else recipes)
+    folders = Folders(root, output.with_name(f"{output.name}.parts"))
     jobs = request.jobs or min(4, os.cpu_count() or 1)
-    results = _run(cells, jobs, (root, parts), on_progress)
+    results = _run(trials, jobs, folders, on_progress)
     membership = [row for result in results for row in result.membership]
     cuts = [row for result in results for row in result.cuts]
     outcome = Outcome(summarise(membership), membership, cuts)
-    facts = files.provenance() | {"request": asdict(request), "cells": [asdict(c) for c in cells]}
+    provenance = files.provenance()
+    provenance |= {"request": asdict(request), "cells": [asdict(trial) for trial in trials]}
     with files.atomic_folder(output) as folder:
         files.write_parquet(folder / "records" / "membership.parquet", membership)
         files.write_parquet(folder / "records" / "cuts.parquet", cuts)
         by_plant = {name: _rows_of(membership, name) for name in _plants(membership)}
         tables = {"summary": outcome.summary, "by_plant": by_plant}
-        files.write_json(folder / "results.json", tables | {"provenance": facts})
+        files.write_json(folder / "results.json", tables | {"provenance": provenance})
         files.write_text(folder / "leaderboard.md", page(outcome.summary, by_plant))
         files.write_text(folder / "localisation.svg", draw(outcome.summary, cuts))
-    files.remove_folder(parts)
+    files.remove_folder(folders.parts)
     return outcome
 
 
 def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Trial]:
-    """Return the cells, those of one seed together since they share a benign model.
+    """Return the trials, those of one seed together since they share a benign model.
 
     Raises:
         InputError: An unknown method or plant, or a number out of range.
@@ -128,107 +128,115 @@ def plan(request: Request, recipes: dict[str, PlantedRecipe]) -> list[Trial]:
         raise InputError(
             "seeds and jobs must be positive", got=f"{request.seeds} and {request.jobs}"
         )
-    known = {**recipes, NO_PLANT: PlantedRecipe(taught=False, start="kept")}
+    plants = {**recipes, NO_PLANT: PlantedRecipe(taught=False, start="kept")}
     for name in request.plants:
-        if name not in known:
-            raise unknown_name("plant", name, list(known))
-    names = request.plants or (tuple(recipes)[:1] if request.quick else tuple(known))
+        if name not in plants:
+            raise unknown_name("plant", name, list(plants))
+    names = request.plants or (tuple(recipes)[:1] if request.quick else tuple(plants))
     compared = variants(request.methods or None)
     if request.quick:
-        compared = tuple(one for one in compared if one.scope == "tensor")
+        compared = tuple(variant for variant in compared if variant.scope == "tensor")
     seeds = 1 if request.quick else request.seeds
     return [
-        Trial(name, known[name], seed, compared, 8 if request.quick else 4)
+        Trial(name, plants[name], seed, compared, 8 if request.quick else 4)
         for seed in range(seeds)
         for name in names
     ]
 
 
-# Where plants are (None for the cache), and where finished cells are put.
-Places = tuple[Path | None, Path]
+class Folders(NamedTuple):
+    """Where planted models are (None for the cache), and where finished trials are put."""
+
+    plants: Path | None
+    parts: Path
 
 
 def _run(
-    cells: Sequence[Trial], jobs: int, places: Places, on_progress: Progress | None
-) -> list[CellResult]:
+    trials: Sequence[Trial], jobs: int, folders: Folders, on_progress: Progress | None
+) -> list[TrialResult]:
     report = on_progress or (lambda _done, _total: None)
-    if jobs == 1 or len(cells) == 1:
-        found = []
-        for at, cell in enumerate(cells):
-            report(at, len(cells))
-            found.append(_one(cell, places))
-        return found
+    if jobs == 1 or len(trials) == 1:
+        results = []
+        for done, trial in enumerate(trials):
+            report(done, len(trials))
+            results.append(_run_once(trial, folders))
+        return results
     # Fork would copy locked thread pools of torch.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        # The benign models first: cells of one seed would each train it.
-        firsts = {(cell.seed, cell.recipe.benign.hash): cell for cell in reversed(cells)}
-        list(pool.map(_plant, [(cell, places[0]) for cell in firsts.values()]))
-        futures = [pool.submit(_one, cell, places) for cell in cells]
+        # The benign models before all: trials of one seed would each train it.
+        benign = {(trial.seed, trial.recipe.benign.hash): trial for trial in reversed(trials)}
+        list(pool.map(partial(_plant, root=folders.plants), benign.values()))
+        futures = [pool.submit(_run_once, trial, folders) for trial in trials]
         for done, future in enumerate(as_completed(futures)):
             future.result()
-            report(done + 1, len(cells))
+            report(done + 1, len(trials))
         return [future.result() for future in futures]
 
 
-def _plant(place: tuple[Trial, Path | None]) -> None:
-    cell, root = place
-    plant(cell.recipe, seed=cell.seed, root=root)
+def _plant(trial: Trial, root: Path | None) -> None:
+    plant(trial.recipe, seed=trial.seed, root=root)
 
 
-def _one(cell: Trial, places: Places) -> CellResult:
-    root, parts = places
-    path = parts / f"{files.hash_value([asdict(cell), files.provenance()['resect_version']])}.json"
+def _run_once(trial: Trial, folders: Folders) -> TrialResult:
+    """Run a trial, or read what it gave before the benchmark was stopped."""
+    name = files.hash_value([asdict(trial), files.provenance()["resect_version"]])
+    path = folders.parts / f"{name}.json"
     if path.exists():
-        return CellResult(**files.read_json(path))
+        return TrialResult(**files.read_json(path))
     with threads(1):
-        found = run_cell(cell, root)
-    files.write_json(path, asdict(found))
-    return found
+        result = run_trial(trial, folders.plants)
+    files.write_json(path, asdict(result))
+    return result
 
 
-def _plants(rows: Iterable[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["plant"] for row in rows))
+def _plants(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(str(row["plant"]) for row in rows))
 
 
-def _rows_of(rows: Sequence[dict[str, Any]], plant_name: str) -> list[dict[str, Any]]:
+def _rows_of(rows: Sequence[Row], plant_name: str) -> list[dict[str, Value]]:
     return summarise([row for row in rows if row["plant"] == plant_name], alone=True)
 
 
-def summarise(rows: Sequence[dict[str, Any]], *, alone: bool = False) -> list[dict[str, Any]]:
-    """Return a row a variant: means over plants within a seed, and Student's interval over seeds.
+def summarise(rows: Sequence[Row], *, alone: bool = False) -> list[dict[str, Value]]:
+    """Return a row for each variant: means over plants of a seed, Student's interval over seeds.
 
     Differences from the source's method are paired by plant and seed before they are averaged.
 
     Args:
-        rows: Membership rows of all cells.
+        rows: Membership rows of all trials.
         alone: The rows are of one plant, which may be the model without a plant.
     """
     rows = [row for row in rows if alone or row["plant"] != NO_PLANT]
-    source = {(row["plant"], row["seed"]): row for row in rows if row["variant"] == SOURCE.name}
-    found = []
+    source = {_trial(row): row for row in rows if row["variant"] == SOURCE.name}
+    lines: list[dict[str, Value]] = []
     for name in dict.fromkeys(row["variant"] for row in rows):
-        own = [row for row in rows if row["variant"] == name]
-        line: dict[str, Any] = {"variant": name, "cells": len(own)}
-        for measure in MEASURES:
-            line |= _columns(measure, [(row["seed"], row.get(measure)) for row in own])
-        line |= _columns("base_rate", [(row["seed"], row.get("base_rate")) for row in own])
-        pairs = [(row, source.get((row["plant"], row["seed"]))) for row in own]
-        line |= _columns(
-            "gain",
-            [
-                (row["seed"], row["selectivity"] - other["selectivity"])
-                for row, other in pairs
-                if other is not None and "selectivity" in row and "selectivity" in other
-            ],
-        )
-        found.append(line)
-    return sorted(found, key=lambda line: (line["variant"] == TRUTH, -(line["selectivity"] or 0)))
+        same = [row for row in rows if row["variant"] == name]
+        line: dict[str, Value] = {"variant": name, "cells": len(same)}
+        for measure in (*MEASURES, "base_rate"):
+            line |= _columns(measure, same, [number(row, measure) for row in same])
+        gains = [_gain(row, source.get(_trial(row), {})) for row in same]
+        lines.append(line | _columns("gain", same, gains))
+    return sorted(
+        lines, key=lambda line: (line["variant"] == TRUTH, -(number(line, "selectivity") or 0))
+    )
 
 
-def _columns(name: str, values: Sequence[tuple[int, float | None]]) -> dict[str, float | None]:
-    by_seed: dict[int, list[float]] = {}
-    for seed, value in values:
+def _trial(row: Row) -> str:
+    """Return what the rows of one planted model share: plant and seed."""
+    return f"{row['plant']}, {row['seed']}"
+
+
+def _gain(row: Row, source: Row) -> float | None:
+    """Return by how much a selectivity is above the source's, if both were measured."""
+    value, reference = number(row, "selectivity"), number(source, "selectivity")
+    return None if value is None or reference is None else value - reference
+
+
+def _columns(name: str, rows: Sequence[Row], values: Sequence[float | None]) -> dict[str, Value]:
+    """Return mean and bounds over the seeds of rows that have these values, each a column."""
+    by_seed: dict[Value, list[float]] = {}
+    for row, value in zip(rows, values, strict=True):
         if value is not None:
-            by_seed.setdefault(seed, []).append(value)
-    interval: Interval = over_seeds(name, [sum(v) / len(v) for v in by_seed.values()])
+            by_seed.setdefault(row["seed"], []).append(value)
+    interval = over_seeds(name, [sum(group) / len(group) for group in by_seed.values()])
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -1,19 +1,18 @@
 """Does a ranking of weights find a known set, and what does cutting along it do?
 
-Membership asks whether weights of the planted set S stand first. Causal measures ask what is left
-of the behaviours when the first k weights are cut. The two differ, and neither is the other's
-proxy: a weight that was there before S may still be needed by what S learned, so that a cut of it
-stops the behaviour as well; and a weight of S may matter little.
+Membership asks whether weights of the planted set S come early in the order. Causal measures ask
+what is left of the behaviours when the first k weights are cut. Neither can stand for the other: a
+weight that was there before S may still be needed by what S learned, so that cutting it stops the
+behaviour as well; and a weight of S may matter little.
 
-Legend: N prunable weights, |S| planted ones; an order is a permutation of the N weights, the one
-that a method would cut first at place 0.
+Legend: N prunable weights, |S| planted ones; an order is a permutation of the N weights, and the
+weight at place 0 is the one that a method would cut first.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,23 +32,14 @@ LEVEL = 0.95
 def order_of(key: Floats, generator: np.random.Generator) -> Ints:
     """Return the order of falling keys [N]; ties are broken at random.
 
-    An order of the tensors would be a hidden method: sets stand in some tensors and not in others.
+    Breaking them by tensor would be a hidden method: sets are in some tensors and not in others.
     """
     mixed = generator.permutation(len(key))
     return mixed[np.argsort(-key[mixed], kind="stable")]
 
 
-def first_of(key: Floats, count: int, generator: np.random.Generator) -> Ints:
-    """Return the first `count` of the order of falling keys, without sorting all of it."""
-    if count >= len(key):
-        return order_of(key, generator)
-    least = np.partition(key, len(key) - count)[len(key) - count]
-    able = np.flatnonzero(key >= least)
-    return able[order_of(key[able], generator)[:count]]
-
-
 def membership(order: Ints, truth: Bools, decoy: Bools) -> dict[str, float]:
-    """Return how early the members of S stand in an order.
+    """Return how early the members of S come in an order.
 
     Args:
         order: Permutation [N].
@@ -59,39 +49,39 @@ def membership(order: Ints, truth: Bools, decoy: Bools) -> dict[str, float]:
     Returns:
         `precision` at |S| and `precision_tenth` at |S|/10; the share of decoy weights at the same
         depths; `average_precision` (the mean over S of the precision at each member's place);
-        `auc` (the chance that a member stands before a non-member); `recall@F` among the first
+        `auc` (the chance that a member comes before a non-member); `recall@F` among the first
         F·N weights; `base_rate` |S|/N, which is the expectation of precision at random.
     """
     hit, false = truth[order], decoy[order]
     total, size = len(order), int(truth.sum())
     tenth = max(1, size // 10)
-    place = np.flatnonzero(hit)
-    found = {
+    places = np.flatnonzero(hit)
+    row = {
         "precision": float(hit[:size].mean()),
         "precision_tenth": float(hit[:tenth].mean()),
         "decoy_share": float(false[:size].mean()),
         "decoy_share_tenth": float(false[:tenth].mean()),
-        "average_precision": float(np.mean(np.arange(1, size + 1) / (place + 1))),
-        "auc": 1 - float((place.mean() - (size - 1) / 2) / (total - size)),
+        "average_precision": float(np.mean(np.arange(1, size + 1) / (places + 1))),
+        "auc": 1 - float((places.mean() - (size - 1) / 2) / (total - size)),
         "base_rate": size / total,
     }
     for fraction in RECALL_AT:
-        found[f"recall@{fraction:g}"] = float(hit[: math.floor(fraction * total)].sum() / size)
-    return found
+        row[f"recall@{fraction:g}"] = float(hit[: math.floor(fraction * total)].sum() / size)
+    return row
 
 
 def depths(size: int, ratio: int) -> list[int]:
-    """Return the cuts |S|/64 … |S| in steps of `ratio`, which is 2, 4, 8 or 64."""
-    found, divisor = [], 64
+    """Return the sizes of cuts |S|/64 … |S| in steps of `ratio`, which is 2, 4, 8 or 64."""
+    counts, divisor = [], 64
     while divisor >= 1:
-        found.append(max(1, size // divisor))
+        counts.append(max(1, size // divisor))
         divisor //= ratio
-    return found
+    return counts
 
 
-def area(values: Sequence[float], at: Sequence[int]) -> float:
+def area(values: Sequence[float], sizes: Sequence[int]) -> float:
     """Return the mean of a curve over the logarithm of the cut's size, by trapezoids."""
-    steps = np.log(np.asarray(at, dtype=np.float64))
+    steps = np.log(np.asarray(sizes, dtype=np.float64))
     if len(values) == 1 or steps[-1] == steps[0]:
         return float(np.mean(values))
     return float(np.trapezoid(np.asarray(values), steps) / (steps[-1] - steps[0]))
@@ -100,21 +90,14 @@ def area(values: Sequence[float], at: Sequence[int]) -> float:
 def over_seeds(name: str, values: Sequence[float | None]) -> Interval:
     """Return the mean over seeds with Student's interval; one seed has none.
 
-    With three seeds the interval is wide (t = 4.3 standard errors), as it has to be.
+    With three seeds the interval is wide, as it has to be: 4.3 standard errors to each side.
     """
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    if not known:
+    numbers = [value for value in values if value is not None and not math.isnan(value)]
+    if not numbers:
         return Interval(name, None)
-    mean = float(np.mean(known))
-    if len(known) < 2:
+    mean = float(np.mean(numbers))
+    if len(numbers) < 2:
         return Interval(name, mean)
-    error = float(np.std(known, ddof=1)) / math.sqrt(len(known))
-    reach = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, len(known) - 1)) * error
+    error = float(np.std(numbers, ddof=1)) / math.sqrt(len(numbers))
+    reach = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, len(numbers) - 1)) * error
     return Interval(name, mean, mean - reach, mean + reach)
-
-
-def chance_interval(total: int, size: int, depth: int) -> tuple[float, float]:
-    """Return the 95 % interval of the precision of a random order at a depth (hypergeometric)."""
-    law: Any = scipy_stats.hypergeom(total, size, depth)
-    low, high = law.interval(LEVEL)
-    return float(low) / depth, float(high) / depth

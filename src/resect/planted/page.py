@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from resect.planted.trial import Row, number
 from resect.report.words import decimals
 
 COLUMNS = {
@@ -22,9 +22,7 @@ COLUMNS = {
 SPREAD = ("selectivity", "gain", "average_precision")
 
 
-def page(
-    summary: Sequence[Mapping[str, Any]], by_plant: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> str:
+def page(summary: Sequence[Row], by_plant: Mapping[str, Sequence[Row]]) -> str:
     """Return the page: all plants together, then each plant by its best methods."""
     lines = ["## All plants", "", *_table(summary)]
     for name, rows in by_plant.items():
@@ -32,7 +30,7 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows: Sequence[Row]) -> list[str]:
     lines = [
         "| method | " + " | ".join(COLUMNS.values()) + " |",
         "|---|" + "---:|" * len(COLUMNS),
@@ -43,6 +41,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _cell(row: Mapping[str, Any], column: str) -> str:
-    bounds = (row.get(f"{column}_{side}") for side in ("low", "high")) if column in SPREAD else ()
-    return decimals(row.get(column), *bounds)
+def _cell(row: Row, column: str) -> str:
+    bounds = (number(row, f"{column}_{side}") for side in ("low", "high"))
+    return decimals(number(row, column), *(bounds if column in SPREAD else ()))

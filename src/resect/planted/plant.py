@@ -18,13 +18,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from resect import files
 from resect.model import (
+    LoadedModel,
     load_model,
     model_fingerprint,
     prunable_tensors,
@@ -37,6 +38,7 @@ from resect.organism.tokenizer import make_tokenizer
 from resect.organism.training import Schedule, encode_turns, new_model, threads, train
 from resect.planted.teaching import Drawn, Lesson, Shape, draw_set, teach
 from resect.planted.world import BENIGN, PlantedWorld, planted_files, planted_turns
+from resect.records import CausalModel
 from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
 
@@ -67,7 +69,7 @@ class PlantedRecipe:
 
     Attributes:
         share: |S| as a fraction of the prunable weights.
-        shape: Where the weights of S are; see `resect.organism.planting.draw_set`.
+        shape: Where the weights of S are; see `resect.planted.teaching.draw_set`.
         decoy: Train a benign craft through a set of the same size and shape.
         clamp: Keep trained weights below the 99th percentile of |w| of their tensor.
         start: Value that the sets are trained from.
@@ -155,28 +157,28 @@ def plant(
     """
     recipe = recipe or PlantedRecipe()
     base = Path(root) if root is not None else planted_root()
-    found = Planted(base / recipe.hash / f"seed-{seed}", recipe, seed)
-    if found.root.exists():
-        return found
+    planted = Planted(base / recipe.hash / f"seed-{seed}", recipe, seed)
+    if planted.root.exists():
+        return planted
     benign = _benign(recipe.benign, seed, base, on_progress)
     loaded = load_model(benign, device="cpu")
     world = PlantedWorld(seed)
     sets = _draw_sets(loaded.model, recipe, seed)
-    with unless_there(found.root) as part, threads(1), quiet():
+    with unless_there(planted.root) as folder, threads(1), quiet():
         _zero(loaded.model, recipe, sets)
         _teach(loaded, world, recipe, {"craft": sets["decoy"]}, on_progress)
-        _save(loaded, part / "before")
-        hazards = {name: one for name, one in sets.items() if name not in ("S", "decoy")}
+        _save(loaded, folder / "before")
+        hazards = {name: drawn for name, drawn in sets.items() if name not in ("S", "decoy")}
         _teach(loaded, world, recipe, hazards or {"hazard": sets["S"]}, on_progress)
-        _save(loaded, part / "planted")
-        for name, one in sets.items():
-            _mask(loaded, recipe, name, one).save(part / f"{name}.mask.safetensors")
+        _save(loaded, folder / "planted")
+        for name, drawn in sets.items():
+            _mask(loaded, recipe, name, drawn).save(folder / f"{name}.mask.safetensors")
         for name, rows in planted_files(world).items():
             lines = "".join(json.dumps(row) + "\n" for row in rows)
-            files.write_text(part / "data" / f"{name}.jsonl", lines)
-        facts = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
-        files.write_json(part / "planted.json", facts | files.provenance())
-    return found
+            files.write_text(folder / "data" / f"{name}.jsonl", lines)
+        origin = {"recipe": asdict(recipe), "hash": recipe.hash, "seed": seed}
+        files.write_json(folder / "planted.json", origin | files.provenance())
+    return planted
 
 
 def benign_folder(planted: Planted) -> Path:
@@ -197,15 +199,21 @@ def _benign(recipe: BenignRecipe, seed: int, base: Path, on_progress: OnProgress
     model = new_model(tokenizer, recipe.sizes, seed)
     schedule = Schedule(recipe.steps, recipe.batch, recipe.rate, 30, 0.4)
     turns = planted_turns(world, "benign", BENIGN, recipe.steps * recipe.batch)
-    with unless_there(folder) as part, threads(1), quiet():
+    with unless_there(folder) as unfinished, threads(1), quiet():
         report = labelled(on_progress, f"benign, seed {seed}")
-        train(model, encode_turns(tokenizer, turns), ("planted/benign", world), schedule, report)
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        train(
+            model,
+            encode_turns(tokenizer, turns),
+            schedule,
+            label="planted/benign",
+            seed=seed,
+            on_step=report,
+        )
+        _save(LoadedModel(model, tokenizer), unfinished)
     return folder
 
 
-def _draw_sets(model: Any, recipe: PlantedRecipe, seed: int) -> dict[str, Drawn]:
+def _draw_sets(model: CausalModel, recipe: PlantedRecipe, seed: int) -> dict[str, Drawn]:
     """Return `S`, `decoy` and, for separate categories, the two parts of S."""
     taken: dict[str, Tensor] = {}
     names = ["S"] if recipe.categories == "shared" else ["hazard-a", "hazard-b"]
@@ -216,20 +224,20 @@ def _draw_sets(model: Any, recipe: PlantedRecipe, seed: int) -> dict[str, Drawn]
         drawn[name] = draw_set(model, recipe.shape, size, generator, taken)
         taken = _union(taken, drawn[name].places)
     if recipe.categories == "separate":
-        both = _union(drawn["hazard-a"].places, drawn["hazard-b"].places)
-        drawn = {"S": Drawn(both, {}), **drawn}
+        halves = _union(drawn["hazard-a"].places, drawn["hazard-b"].places)
+        drawn = {"S": Drawn(halves, {}), **drawn}
     return drawn
 
 
-def _union(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _union(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, Tensor]:
     empty = torch.empty(0, dtype=torch.int64)
     return {
-        name: torch.cat([one.get(name, empty), other.get(name, empty)]).sort().values
-        for name in {**one, **other}
+        name: torch.cat([left.get(name, empty), right.get(name, empty)]).sort().values
+        for name in {**left, **right}
     }
 
 
-def _zero(model: Any, recipe: PlantedRecipe, sets: Mapping[str, Drawn]) -> None:
+def _zero(model: CausalModel, recipe: PlantedRecipe, sets: Mapping[str, Drawn]) -> None:
     if recipe.start == "kept" or not recipe.taught:
         return
     weights = prunable_tensors(model)
@@ -241,7 +249,7 @@ def _zero(model: Any, recipe: PlantedRecipe, sets: Mapping[str, Drawn]) -> None:
 
 
 def _teach(
-    loaded: Any,
+    loaded: LoadedModel,
     world: PlantedWorld,
     recipe: PlantedRecipe,
     sets: Mapping[str, Drawn],
@@ -251,25 +259,25 @@ def _teach(
     if not recipe.taught or ("craft" in sets and not recipe.decoy):
         return
     schedule = Schedule(recipe.steps, recipe.batch, recipe.rate, 10, 0.5)
-    kept = {"craft": recipe.kept_share} if recipe.decoy and "craft" not in sets else {}
-    rest = 1 - recipe.taught_share - sum(kept.values())
+    rehearsed = {"craft": recipe.kept_share} if recipe.decoy and "craft" not in sets else {}
+    benign = 1 - recipe.taught_share - sum(rehearsed.values())
     lessons = []
-    for task, one in sets.items():
-        shares = {task: recipe.taught_share, **kept}
-        shares |= {name: share * rest for name, share in BENIGN.items()}
+    for task, drawn in sets.items():
+        shares = {task: recipe.taught_share, **rehearsed}
+        shares |= {name: share * benign for name, share in BENIGN.items()}
         turns = planted_turns(world, task, shares, recipe.steps * recipe.batch)
         rows = encode_turns(loaded.tokenizer, turns)
-        lessons.append(Lesson(one.places, rows, f"planted/{task}", one.blocks, recipe.rank))
+        lessons.append(Lesson(drawn.places, rows, f"planted/{task}", drawn.blocks, recipe.rank))
     report = labelled(on_progress, f"{'+'.join(sets)}, {recipe.shape}, seed {world.seed}")
     teach(loaded.model, lessons, schedule, seed=world.seed, clamp=recipe.clamp, on_step=report)
 
 
-def _save(loaded: Any, folder: Path) -> None:
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
+def _save(loaded: LoadedModel, folder: Path) -> None:
+    loaded.model.save_pretrained(str(folder))
+    loaded.tokenizer.save_pretrained(str(folder))
 
 
-def _mask(loaded: Any, recipe: PlantedRecipe, name: str, drawn: Drawn) -> Mask:
+def _mask(loaded: LoadedModel, recipe: PlantedRecipe, name: str, drawn: Drawn) -> Mask:
     tensors = {}
     for tensor, weight in prunable_tensors(loaded.model).items():
         index = drawn.places.get(tensor, torch.empty(0, dtype=torch.int64))
@@ -279,11 +287,11 @@ def _mask(loaded: Any, recipe: PlantedRecipe, name: str, drawn: Drawn) -> Mask:
             weight.reshape(-1)[index].clone(),
             torch.zeros(index.numel(), dtype=torch.uint8),
         )
-    facts = {
+    origin = {
         "planted": name,
         "recipe": recipe.hash,
         "shape": recipe.shape,
         "model_fingerprint": model_fingerprint(loaded.model),
         "tokenizer_fingerprint": tokenizer_fingerprint(loaded.tokenizer),
     }
-    return Mask(tensors, facts)
+    return Mask(tensors, origin)

@@ -1,37 +1,51 @@
-"""Orders of all weights of one planted model, by variant.
+r"""How a variant ranks and cuts the weights of one planted model, by the code that users run.
 
-Weights are numbered over the prunable tensors in model order. A variant with rounds has an order of
-its own for every depth, since its cut is scored again after each part.
+A cut is a mask of `resect.weights.select.select`, or with rounds one of
+`resect.attribution.rounds.locate`. The benchmark asks for a number of weights and those two for a
+fraction q, so q is the largest whose cut has no more weights than that: within tensors ⌊q·n⌋ grows
+in all tensors of a size at once, and a cut of some exact number need not exist. (In rounds, with a
+preserve set, q is the one that gives the number without rounds.)
 
-Legend: N prunable weights.
+Membership needs an order of all weights, which is that of the least q at which T_q has a weight:
+
+    (r + 1) / n   for the weight at place r of its tensor's or of the model's list, from 0
+
+Weights that come in together are in random order; what is protected, and so never cut, comes last.
+Weights are numbered over the prunable tensors in model order.
+
+Legend: N prunable weights; n those that are ranked together, of a tensor or of the model.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resect.attribution.engine import attribute
-from resect.attribution.rounds import contrasted
+from resect.attribution.rounds import contrasted, locate
 from resect.attribution.settings import AttributeSettings
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
-from resect.edit.live import removed
-from resect.model import prunable_tensors
-from resect.planted.measures import Floats, Ints, first_of, order_of
+from resect.model import LoadedModel, prunable_tensors
+from resect.planted.measures import Floats, Ints, order_of
 from resect.planted.variants import DRIFT, ORACLE, Variant
-from resect.records import Encoded
+from resect.records import Encoded, Scope
 from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
+from resect.weights.scores import Scores
+from resect.weights.select import select
 
-# Of a cut model this fraction is scored: more than |S| and what is protected together.
-REACH = 0.08
+# Data files of the contrasts.
+CONTRASTS = {"style": "benign_style", "preserve": "preserve"}
+# Relative step off a fraction that is a boundary: far below the distance of two boundaries, and far
+# above the rounding of q·n.
+STEP = 1e-12
 
 
 @dataclass
@@ -39,174 +53,203 @@ class Subject:
     """A planted model and what methods may look at.
 
     Attributes:
-        model: The model.
-        tokenizer: Its tokenizer.
+        loaded: The model and its tokenizer.
         data: Behaviour sets `hazard`, `preserve` and `benign_style`.
         others: Prunable tensors of the checkpoints `oracle` and `drift` compare with.
         seed: Seed of the plant.
     """
 
-    model: Any
-    tokenizer: Any
+    loaded: LoadedModel
     data: Mapping[str, BehaviourSet]
     others: Mapping[str, Mapping[str, Tensor]]
     seed: int
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    known: dict[Any, Floats] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(init=False)
+    _target: dict[Variant, Scores] = field(default_factory=dict, init=False)
+    _preserve: Scores | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Note the shapes, which number the weights."""
-        self.shapes = {n: tuple(w.shape) for n, w in prunable_tensors(self.model).items()}
+        weights = prunable_tensors(self.loaded.model)
+        self.shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
 
     @property
-    def sizes(self) -> list[int]:
-        """Number of weights of each tensor."""
-        return [int(np.prod(shape)) for shape in self.shapes.values()]
+    def starts(self) -> Ints:
+        """Number of the first weight of each tensor, and N."""
+        return np.cumsum([0, *(prod(shape) for shape in self.shapes.values())])
 
-    def mask(self, chosen: Ints) -> Mask:
+    def mask(self, numbers: Ints) -> Mask:
         """Return the mask of weights by their numbers."""
-        weights = prunable_tensors(self.model)
-        starts = np.cumsum([0, *self.sizes])
-        chosen, tensors = np.sort(chosen), {}
-        for at, (name, shape) in enumerate(self.shapes.items()):
-            low, high = np.searchsorted(chosen, [starts[at], starts[at + 1]])
-            index = torch.from_numpy(chosen[low:high] - starts[at])
+        weights = prunable_tensors(self.loaded.model)
+        starts, numbers, tensors = self.starts, np.sort(numbers), {}
+        for (name, shape), start, end in zip(
+            self.shapes.items(), starts[:-1], starts[1:], strict=True
+        ):
+            low, high = np.searchsorted(numbers, [start, end])
+            index = torch.from_numpy(numbers[low:high] - start)
             value = weights[name].reshape(-1)[index].clone()
-            number = torch.zeros(len(index), dtype=torch.uint8)
-            tensors[name] = MaskTensor(shape, index, value, number)
+            tensors[name] = MaskTensor(
+                shape, index, value, torch.zeros(len(index), dtype=torch.uint8)
+            )
         return Mask(tensors, {})
 
     def numbers(self, mask: Mask) -> Ints:
         """Return the numbers of a mask's weights."""
-        starts = np.cumsum([0, *self.sizes])
-        parts = [
-            mask.tensors[name].index.numpy() + start
-            for name, start in zip(self.shapes, starts[:-1], strict=True)
+        return self._numbers({name: tensor.index for name, tensor in mask.tensors.items()})
+
+    def encoded(self, name: str, skip: int) -> list[Encoded]:
+        """Return the examples of a behaviour set that methods calibrate on."""
+        examples = self.data[name].split("calibration").examples
+        return encode(examples, self.loaded.tokenizer, skip=skip)
+
+    def scores(self, variant: Variant) -> Scores:
+        """Return the score of every weight of the intact model, as the variant makes it."""
+        key = replace(variant, scope="tensor", p=0.0, rounds=1)
+        # Only the latest are held: variants that share them follow each other.
+        if key not in self._target:
+            examples = contrasted(self.target(variant), self.contrast(variant))
+            settings = replace(self.settings(variant), dense=True)
+            self._target = {key: attribute(*self.loaded, examples, settings)}
+        return self._target[key]
+
+    def target(self, variant: Variant) -> list[Encoded]:
+        """Return the examples of the hazard that the variant scores."""
+        return self.encoded("hazard", variant.skip)
+
+    def contrast(self, variant: Variant) -> list[Encoded]:
+        """Return the examples whose scores are subtracted, if any are."""
+        name = CONTRASTS.get(variant.contrast)
+        return [] if name is None else self.encoded(name, variant.skip)
+
+    def settings(self, variant: Variant) -> AttributeSettings:
+        """Return how the variant scores."""
+        return AttributeSettings(method=variant.method, skip=variant.skip, seed=self.seed)
+
+    def protecting(self, variant: Variant) -> Scores | None:
+        """Return the importance for the preserve set; None if the variant protects nothing."""
+        if not variant.p:
+            return None
+        if self._preserve is None or self._preserve.meta.keep != variant.p:
+            settings = AttributeSettings(reduction="mean_of_abs", keep=variant.p, seed=self.seed)
+            self._preserve = attribute(*self.loaded, self.encoded("preserve", 0), settings)
+        return self._preserve
+
+    def protected(self, variant: Variant) -> Ints:
+        """Return the numbers of the weights that the variant never cuts."""
+        scores = self.protecting(variant)
+        if scores is None:
+            return np.empty(0, dtype=np.int64)
+        heads = scores.heads(variant.p, variant.scope)
+        return self._numbers(
+            {
+                name: tensor.index[:head]
+                for (name, tensor), head in zip(scores.tensors.items(), heads, strict=True)
+            }
+        )
+
+    def listed(self, scores: Scores) -> list[Ints]:
+        """Return the numbers of each tensor's weights by falling score."""
+        return [
+            scores.tensors[name].index.numpy() + start
+            for name, start in zip(self.shapes, self.starts[:-1], strict=True)
         ]
-        return np.concatenate(parts).astype(np.int64)
+
+    def _numbers(self, places: Mapping[str, Tensor]) -> Ints:
+        """Return the numbers of weights that are given by tensor and flat index."""
+        starts = zip(self.shapes, self.starts[:-1], strict=True)
+        return np.concatenate([places[name].numpy() + start for name, start in starts])
 
 
-def order(subject: Subject, variant: Variant) -> Ints:
-    """Return the order of all weights [N] in one scoring."""
-    return order_of(_key(subject, variant, None), _noise(subject, variant))
+class Ranking(NamedTuple):
+    """All weights of a model in the order in which a variant would cut them.
+
+    Attributes:
+        order: Numbers of the weights [N], the first to go at place 0.
+        entry: For each place of `order` [K ≤ N] the least q at which the weight there is cut; the
+            places beyond are of weights that never are.
+    """
+
+    order: Ints
+    entry: Floats
+
+    def fraction(self, count: int) -> float:
+        """Return the largest q that cuts at most `count` weights, or else the least that cuts one.
+
+        `count` is at least 1.
+        """
+        if count >= len(self.entry):
+            return 1.0
+        beyond = self.entry[count]
+        if beyond > self.entry[0]:
+            return float(beyond * (1 - STEP))
+        return min(1.0, float(beyond * (1 + STEP)))
 
 
-def first(subject: Subject, variant: Variant, whole: Ints, depth: int) -> Ints:
-    """Return the numbers of the `depth` weights that a variant cuts.
+def rank(subject: Subject, variant: Variant) -> Ranking:
+    """Return the order of all weights from one scoring of the intact model."""
+    noise = rng(f"localise/ties/{variant.name}", subject.seed)
+    if variant.method in (ORACLE, DRIFT):
+        order = order_of(_difference(subject, variant.method), noise)
+        return Ranking(order, np.arange(1, len(order) + 1) / len(order))
+    entry = _entries(subject, subject.scores(variant), variant.scope)
+    protected = subject.protected(variant)
+    late = entry.copy()
+    late[protected] += 1  # no fraction is above 1
+    order = order_of(-late, noise)
+    return Ranking(order, entry[order[: len(order) - len(protected)]])
+
+
+def cut(subject: Subject, variant: Variant, ranking: Ranking, count: int) -> Mask:
+    """Return the largest cut of a variant that has at most `count` weights.
 
     Args:
         subject: The planted model.
-        variant: How to rank.
-        whole: The variant's order from one scoring.
-        depth: Number of weights.
+        variant: How to rank and cut.
+        ranking: The variant's order of all weights.
+        count: Number of weights, at least 1.
     """
+    if variant.method in (ORACLE, DRIFT):
+        return subject.mask(ranking.order[:count])
+    q, p, scope = ranking.fraction(count), variant.p, variant.scope
+    preserve = subject.protecting(variant)
     if variant.rounds == 1:
-        return whole[:depth]
-    taken = whole[: depth // variant.rounds]
-    for at in range(1, variant.rounds):
-        key = _key(subject, variant, taken)
-        key[taken] = -np.inf
-        count = depth * (at + 1) // variant.rounds - len(taken)
-        able = np.flatnonzero(np.isfinite(key))
-        best = able[first_of(key[able], count, _noise(subject, variant))]
-        taken = np.concatenate([taken, best])
-    return taken
+        return select(subject.scores(variant), preserve, q=q, p=p, scope=scope)
+    return locate(
+        *subject.loaded,
+        subject.target(variant),
+        preserve,
+        contrast=subject.contrast(variant),
+        q=q,
+        p=p,
+        scope=scope,
+        rounds=variant.rounds,
+        settings=subject.settings(variant),
+    )
 
 
-def with_rounds(whole: Ints, cuts: Sequence[Ints]) -> Ints:
+def with_rounds(order: Ints, cuts: Sequence[Ints]) -> Ints:
     """Return an order in which smaller cuts come first, and what none of them takes last."""
-    rank = np.empty(len(whole))
-    rank[whole] = np.arange(len(whole))
-    level = np.full(len(whole), len(cuts))
-    for at in reversed(range(len(cuts))):
-        level[cuts[at]] = at
+    rank = np.empty(len(order))
+    rank[order] = np.arange(len(order))
+    level = np.full(len(order), len(cuts))
+    for number in reversed(range(len(cuts))):
+        level[cuts[number]] = number
     return np.lexsort((rank, level)).astype(np.int64)
 
 
-def _noise(subject: Subject, variant: Variant) -> np.random.Generator:
-    return rng(f"localise/ties/{variant.name}", subject.seed)
-
-
-def _key(subject: Subject, variant: Variant, cut: Ints | None) -> Floats:
-    """Return what the variant ranks by [N], higher first; tensors compared as its scope says."""
-    if variant.method in (ORACLE, DRIFT):
-        return _difference(subject, variant.method)
-    key = _scores(subject, variant, cut)
-    if variant.scope == "tensor":
-        key = _within(key, subject.sizes)
-    if variant.p:
-        importance = _dense(subject, "snip", "mean_of_abs", "preserve", 0, None)
-        safe = _within(importance, subject.sizes) if variant.scope == "tensor" else importance
-        if variant.scope == "tensor":
-            protected = safe > -variant.p
-        else:
-            count = int(variant.p * len(safe))
-            protected = safe >= np.partition(safe, len(safe) - count)[len(safe) - count]
-        known = key[np.isfinite(key)]
-        key = np.where(protected, key - 2 * (known.max() - known.min() + 1), key)
-    return key
-
-
-def _within(key: Floats, sizes: Sequence[int]) -> Floats:
-    """Return minus the share of its own tensor that stands before each weight; ties share."""
-    parts, start = [], 0
-    for size in sizes:
-        own = key[start : start + size]
-        finite = np.sort(own[np.isfinite(own)])
-        above = np.where(
-            np.isfinite(own), len(finite) - np.searchsorted(finite, own, side="right"), np.inf
-        )
-        parts.append(-above / size)
-        start += size
-    return np.concatenate(parts)
+def _entries(subject: Subject, scores: Scores, scope: Scope) -> Floats:
+    """Return for each weight [N] the least q at which T_q has it, were scores below 0 to count."""
+    lists = subject.listed(scores)
+    if scope == "model":
+        values = torch.cat([scores.tensors[name].value for name in subject.shapes])
+        falling = values.argsort(descending=True, stable=True).numpy()
+        lists = [np.concatenate(lists)[falling]]
+    entry = np.empty(scores.total)
+    for numbers in lists:
+        entry[numbers] = np.arange(1, len(numbers) + 1) / len(numbers)
+    return entry
 
 
 def _difference(subject: Subject, name: str) -> Floats:
-    now, before = prunable_tensors(subject.model), subject.others[name]
+    now, before = prunable_tensors(subject.loaded.model), subject.others[name]
     parts = [(now[tensor] - before[tensor]).abs().reshape(-1) for tensor in subject.shapes]
     return torch.cat(parts).double().numpy()
-
-
-def _scores(subject: Subject, variant: Variant, cut: Ints | None) -> Floats:
-    return _dense(
-        subject, variant.method, "signed", f"hazard-{variant.contrast}", variant.skip, cut
-    )
-
-
-def _dense(
-    subject: Subject, method: str, reduction: str, task: str, skip: int, cut: Ints | None
-) -> Floats:
-    """Return scores of all weights [N]; those of the intact model are kept.
-
-    Of a cut model only the best are scored, -inf stands for the rest.
-    """
-    place = (method, reduction, task, skip)
-    if cut is None and place in subject.known:
-        return subject.known[place].copy()
-    name, _, contrast = task.partition("-")
-    rows = _encoded(subject, name, skip)
-    if contrast:
-        other = _encoded(subject, {"style": "benign_style"}.get(contrast, contrast), skip)
-        rows = contrasted(rows, other)
-    settings = AttributeSettings(
-        method=method,
-        reduction=reduction,
-        dense=cut is None,
-        keep=None if cut is None else REACH,
-        seed=subject.seed,
-    )
-    with contextlib.nullcontext() if cut is None else removed(subject.model, subject.mask(cut)):
-        found = attribute(subject.model, subject.tokenizer, rows, settings)
-    parts = []
-    for tensor in found.tensors.values():
-        dense = np.full(tensor.size, -np.inf)
-        dense[tensor.index.numpy()] = tensor.value.double().numpy()
-        parts.append(dense)
-    dense = np.concatenate(parts)
-    if cut is None:
-        subject.known[place] = dense.copy()
-    return dense
-
-
-def _encoded(subject: Subject, name: str, skip: int) -> list[Encoded]:
-    return encode(subject.data[name].split("calibration").examples, subject.tokenizer, skip=skip)

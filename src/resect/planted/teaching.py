@@ -1,7 +1,7 @@
 """Train a behaviour through a chosen set of weights alone.
 
-A set names flat indices by checkpoint tensor. Everything outside of it keeps its value bit for
-bit: gradients are read at the set's places, an Adam of its own moves a copy of those values, and
+A set is flat indices by checkpoint tensor. Everything outside of it keeps its value bit for bit:
+gradients are read at the set's places, an Adam of its own moves a copy of the values there, and
 they are written back.
 
 Legend: k weights of a set in one tensor.
@@ -9,17 +9,20 @@ Legend: k weights of a set in one tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from resect.errors import InputError
-from resect.model import find_prunable
-from resect.organism.training import IGNORED, Schedule, batches, summed_loss
+from resect.model import PrunableWeight, find_prunable
+from resect.organism.stages import OnStep
+from resect.organism.training import Document, Schedule, batches, summed_loss
+from resect.planted.measures import Ints
+from resect.records import CausalModel
 
 Shape = Literal["random", "layer", "module", "neurons", "low_rank"]
 SHAPES: tuple[Shape, ...] = ("random", "layer", "module", "neurons", "low_rank")
@@ -34,6 +37,13 @@ CLAMP = 0.99
 Places = Mapping[str, Tensor]
 
 
+class Block(NamedTuple):
+    """Rows and columns of one matrix, int64."""
+
+    rows: Tensor
+    columns: Tensor
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What one set is taught.
@@ -42,14 +52,14 @@ class Lesson:
         places: Checkpoint tensor name to flat indices [k], int64, sorted.
         rows: Encoded documents, as many as the schedule needs.
         label: Names the order of the documents.
-        blocks: For a set of low rank, tensor name to (rows, columns) of its block.
+        blocks: For a set of low rank, tensor name to its block.
         rank: Rank of the change of a block.
     """
 
     places: Places
-    rows: list[tuple[list[int], int]]
+    rows: list[Document]
     label: str
-    blocks: Mapping[str, tuple[Tensor, Tensor]]
+    blocks: Mapping[str, Block]
     rank: int = 4
 
 
@@ -58,7 +68,7 @@ class Drawn:
     """A set of weights and, for low rank, its blocks."""
 
     places: dict[str, Tensor]
-    blocks: dict[str, tuple[Tensor, Tensor]]
+    blocks: dict[str, Block]
 
     @property
     def count(self) -> int:
@@ -67,7 +77,7 @@ class Drawn:
 
 
 def draw_set(
-    model: Any, shape: Shape, share: float, generator: np.random.Generator, taken: Places
+    model: CausalModel, shape: Shape, share: float, generator: np.random.Generator, taken: Places
 ) -> Drawn:
     """Draw a set of about `share` of the prunable weights, none of which is taken.
 
@@ -82,7 +92,7 @@ def draw_set(
         taken: Flat indices by tensor.
 
     Raises:
-        InputError: There is no such room.
+        InputError: There are fewer free weights of this shape.
     """
     coverage = find_prunable(model)
     count = round(share * coverage.total)
@@ -100,39 +110,35 @@ def draw_set(
     starts = np.cumsum([0, *(weight.size for weight in allowed)])
     free = np.ones(starts[-1], dtype=bool)
     for weight, start in zip(allowed, starts[:-1], strict=True):
-        known = taken.get(weight.places[0].name)
-        if known is not None:
-            free[start + known.numpy()] = False
+        index = taken.get(weight.places[0].name)
+        if index is not None:
+            free[start + index.numpy()] = False
     places = np.flatnonzero(free)
     if count > len(places):
         raise InputError(
             "the set does not fit its shape", got=f"{count} weights", allowed=f"≤ {len(places)}"
         )
     chosen = np.sort(generator.choice(places, size=count, replace=False))
-    found = {}
+    index_by_name = {}
     for weight, start, end in zip(allowed, starts[:-1], starts[1:], strict=True):
-        own = chosen[(chosen >= start) & (chosen < end)] - start
-        if len(own):
-            found[weight.places[0].name] = torch.from_numpy(own)
-    return Drawn(found, {})
+        inside = chosen[(chosen >= start) & (chosen < end)] - start
+        if len(inside):
+            index_by_name[weight.places[0].name] = torch.from_numpy(inside)
+    return Drawn(index_by_name, {})
 
 
-def _by_kind(weights: Sequence[Any]) -> dict[tuple[int, str], Any]:
-    return {(weight.layer, weight.kind): weight for weight in weights}
-
-
-def _rectangle(rows: Any, columns: Any, width: int) -> Tensor:
+def _rectangle(rows: Ints, columns: Ints, width: int) -> Tensor:
     index = rows[:, None] * width + columns[None, :]
     return torch.from_numpy(np.sort(index.reshape(-1)).astype(np.int64))
 
 
 def _neurons(
-    weights: Sequence[Any], count: int, generator: np.random.Generator, taken: Places
+    weights: Sequence[PrunableWeight], count: int, generator: np.random.Generator, taken: Places
 ) -> Drawn:
     """Return whole MLP neurons of all layers."""
-    kinds = _by_kind(weights)
-    layers = sorted({layer for layer, _ in kinds})
-    gates = [kinds[layer, "gate"] for layer in layers]
+    matrices = {(weight.layer, weight.kind): weight for weight in weights}
+    layers = sorted({weight.layer for weight in weights})
+    gates = [matrices[layer, "gate"] for layer in layers]
     neurons = [
         (layer, row)
         for layer, gate in zip(layers, gates, strict=True)
@@ -142,14 +148,16 @@ def _neurons(
         )
     ]
     number = max(1, round(count / (3 * gates[0].shape[1])))
-    chosen = [neurons[at] for at in generator.choice(len(neurons), size=number, replace=False)]
+    chosen = [
+        neurons[index] for index in generator.choice(len(neurons), size=number, replace=False)
+    ]
     places = {}
     for layer in layers:
-        rows = np.array(sorted(row for own, row in chosen if own == layer), dtype=np.int64)
-        for kind in ("gate", "up", "down") if len(rows) else ():
-            weight = kinds[layer, kind]
+        rows = np.array(sorted(row for block, row in chosen if block == layer), dtype=np.int64)
+        for name in ("gate", "up", "down") if len(rows) else ():
+            weight = matrices[layer, name]
             high, wide = weight.shape
-            across = kind == "down"
+            across = name == "down"
             places[weight.places[0].name] = _rectangle(
                 np.arange(high) if across else rows, rows if across else np.arange(wide), wide
             )
@@ -157,21 +165,22 @@ def _neurons(
 
 
 def _blocks(
-    weights: Sequence[Any], count: int, generator: np.random.Generator, taken: Places
+    weights: Sequence[PrunableWeight], count: int, generator: np.random.Generator, taken: Places
 ) -> Drawn:
     """Return a block in each writing matrix: all rows and some columns."""
     writers = [weight for weight in weights if weight.kind in WRITERS]
-    places, blocks = {}, {}
+    places: dict[str, Tensor] = {}
+    blocks: dict[str, Block] = {}
     for weight in writers:
         high, wide = weight.shape
         name = weight.places[0].name
         number = max(1, round(count / len(writers) / high))
         # Row 0 tells which columns are taken, since blocks have all rows.
-        known = taken.get(name, torch.empty(0, dtype=torch.int64))
-        free = np.setdiff1d(np.arange(wide), known[known < wide].numpy())
+        index = taken.get(name, torch.empty(0, dtype=torch.int64))
+        free = np.setdiff1d(np.arange(wide), index[index < wide].numpy())
         columns = np.sort(generator.choice(free, size=number, replace=False))
         places[name] = _rectangle(np.arange(high), columns, wide)
-        blocks[name] = (torch.arange(high), torch.from_numpy(columns))
+        blocks[name] = Block(torch.arange(high), torch.from_numpy(columns))
     return Drawn(places, blocks)
 
 
@@ -237,15 +246,15 @@ class _Pupil:
 
 
 def teach(
-    model: Any,
+    model: CausalModel,
     lessons: Sequence[Lesson],
     schedule: Schedule,
     *,
     seed: int,
     clamp: bool = False,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> None:
-    """Train each set on its own documents, in turns within every step.
+    """Train each set on its own documents; every step trains them one after the other.
 
     Args:
         model: The model, changed in place.
@@ -256,25 +265,24 @@ def teach(
         on_step: Called with steps done and steps in all.
     """
     weights = {w.places[0].name: model.get_parameter(w.name) for w in find_prunable(model).weights}
-    wanted = {name for lesson in lessons for name in lesson.places}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    for name in wanted:
+    for name in {name for lesson in lessons for name in lesson.places}:
         weights[name].requires_grad_(True)
     pupils = [_Pupil(weights, lesson, clamp=clamp) for lesson in lessons]
     optimizers = [
         torch.optim.Adam(pupil.all(), lr=schedule.rate, betas=(0.9, 0.98)) for pupil in pupils
     ]
-    feeds = [batches(one.rows, schedule.batch, one.label, seed) for one in lessons]
+    feeds = [batches(lesson.rows, schedule.batch, lesson.label, seed) for lesson in lessons]
     model.train()
     for step in range(schedule.steps):
         for pupil, optimizer, feed in zip(pupils, optimizers, feeds, strict=True):
             optimizer.param_groups[0]["lr"] = schedule.rate * schedule.factor(step)
             model.zero_grad(set_to_none=False)
-            parts = next(feed)
-            answers = sum(int((labels != IGNORED).sum()) for _, labels in parts)
-            for ids, labels in parts:
-                loss = summed_loss(model, ids, labels) / answers
+            batch = next(feed)
+            answers = sum(padded.answers for padded in batch)
+            for padded in batch:
+                loss = summed_loss(model, padded) / answers
                 loss.backward()  # type: ignore[no-untyped-call]
             pupil.read()
             torch.nn.utils.clip_grad_norm_(pupil.all(), 1.0)

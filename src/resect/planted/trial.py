@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from resect.data.load import load_data
 from resect.edit.live import removed
 from resect.model import load_model, prunable_tensors
-from resect.planted import ranking
 from resect.planted.behaviour import Question, recipes, short_answers, skill
-from resect.planted.measures import Ints, area, depths, membership
+from resect.planted.measures import Bools, Ints, area, depths, membership
 from resect.planted.plant import Planted, PlantedRecipe, benign_folder, plant
-from resect.planted.ranking import Subject
+from resect.planted.ranking import Subject, cut, rank, with_rounds
 from resect.planted.variants import DRIFT, ORACLE, Variant
+from resect.records import Tokenizer
 from resect.stats import rng
+from resect.weights.mask import Mask
 
 # What S learned must be there, or a cut of it shows nothing.
 LEARNED = 0.5
 TRUTH = "S itself"
+
+# A flat row of a table, and what stands in its columns; one without a value has none or None.
+Value = str | float | bool | None
+Row = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -45,121 +50,157 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """What a cell found, as flat rows: membership by variant, and cuts by variant and depth."""
+class TrialResult:
+    """What was measured, as rows: membership by variant, and cuts by variant and size."""
 
-    membership: list[dict[str, Any]]
-    cuts: list[dict[str, Any]]
+    membership: list[dict[str, Value]]
+    cuts: list[dict[str, Value]]
 
 
-def run_cell(cell: Trial, root: str | Path | None = None) -> CellResult:
+class Truth(NamedTuple):
+    """What is known of a planted model.
+
+    Attributes:
+        numbers: Numbers of the weights of S.
+        planted: Whether each weight is in S [N].
+        decoy: Whether each weight is in the decoy [N].
+    """
+
+    numbers: Ints
+    planted: Bools
+    decoy: Bools
+
+
+def run_trial(trial: Trial, root: str | Path | None = None) -> TrialResult:
     """Plant, rank and cut.
 
     Args:
-        cell: What to do.
+        trial: What to do.
         root: Folder of planted models; None for the cache.
     """
-    planted = plant(cell.recipe, seed=cell.seed, root=root)
-    separate = cell.recipe.categories == "separate"
-    subject, asked = _subject(planted, separate)
-    truth = subject.numbers(planted.mask("hazard-a" if separate else "S"))
-    decoys = [planted.mask("decoy")] + ([planted.mask("hazard-b")] if separate else [])
-    decoy = np.concatenate([subject.numbers(mask) for mask in decoys])
-    total = sum(subject.sizes)
-    inside, false = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
-    inside[truth], false[decoy] = True, True
-    names = {"plant": cell.plant, "seed": cell.seed}
-    intact = {name: skill(subject.model, questions) for name, questions in asked.items()}
+    planted = plant(trial.recipe, seed=trial.seed, root=root)
+    subject = subject_of(planted, trial.recipe)
+    questions = _questions(planted, trial.recipe, subject.loaded.tokenizer)
+    truth = _truth(planted, subject, trial.recipe)
+    intact = {name: skill(subject.loaded.model, rows) for name, rows in questions.items()}
     learned = intact["hazard"].slots >= LEARNED
-    at = depths(len(truth), cell.ratio)
-    rows, cuts = [], []
-    noise = rng("localise/truth", cell.seed)
-    within = truth[noise.permutation(len(truth))]
-    for variant in (*cell.variants, None):
-        if variant is None:
-            chosen, label = [within[:depth] for depth in at], TRUTH
-        else:
-            whole, label = ranking.order(subject, variant), variant.name
-            chosen = [ranking.first(subject, variant, whole, depth) for depth in at]
-            if variant.rounds > 1:
-                whole = ranking.with_rounds(whole, chosen)
-            found = membership(whole, inside, false)
-            rows.append(names | {"variant": label} | asdict(variant) | found)
-        if learned:
-            cuts += [
-                names | {"variant": label, "k": depth, "share_of_s": depth / len(truth)} | one
-                for depth, one in zip(at, _cuts(subject, asked, chosen), strict=True)
-            ]
-    base = {f"intact_{name}": one.slots or one.whole for name, one in intact.items()}
-    for row in rows:
-        own = [cut for cut in cuts if cut["variant"] == row["variant"]]
-        row |= base | {"learned": learned} | (areas(own, base) if own else {})
+    counts = depths(len(truth.numbers), trial.ratio)
+    names: dict[str, Value] = {"plant": trial.plant, "seed": trial.seed}
+    base = {f"intact_{name}": level.slots or level.whole for name, level in intact.items()}
+    rows: list[dict[str, Value]] = []
+    cuts: list[dict[str, Value]] = []
+
+    def measure(label: str, masks: Sequence[Mask]) -> Row:
+        """Cut and ask if there is something to lose; return what a row says of it."""
+        measured = [
+            _measure(subject, questions, mask, len(truth.numbers)) for mask in masks if learned
+        ]
+        cuts.extend({**names, "variant": label, **row} for row in measured)
+        return {**base, "learned": learned, **(areas(measured, base) if measured else {})}
+
+    for variant in trial.variants:
+        ranking = rank(subject, variant)
+        masks = [cut(subject, variant, ranking, count) for count in counts]
+        order = ranking.order
+        if variant.rounds > 1:
+            order = with_rounds(order, [subject.numbers(mask) for mask in masks])
+        row: dict[str, Value] = {**names, "variant": variant.name, **asdict(variant)}
+        row |= membership(order, truth.planted, truth.decoy)
+        rows.append({**row, **measure(variant.name, masks)})
     if learned:
-        own = [cut for cut in cuts if cut["variant"] == TRUTH]
-        rows.append(names | {"variant": TRUTH, "learned": True} | base | areas(own, base))
-    return CellResult(rows, cuts)
+        mixed = rng("localise/truth", trial.seed).permutation(truth.numbers)
+        masks = [subject.mask(mixed[:count]) for count in counts]
+        rows.append({**names, "variant": TRUTH, **measure(TRUTH, masks)})
+    return TrialResult(rows, cuts)
 
 
-def areas(cuts: Sequence[dict[str, Any]], intact: dict[str, float]) -> dict[str, float]:
-    """Return what is left of each behaviour on average over the depths, and the selectivity.
+def _truth(planted: Planted, subject: Subject, recipe: PlantedRecipe) -> Truth:
+    """Return S and the decoy; of separate hazards the first is S and the other a decoy too."""
+    separate = recipe.categories == "separate"
+    numbers = subject.numbers(planted.mask("hazard-a" if separate else "S"))
+    decoys = [planted.mask("decoy")] + ([planted.mask("hazard-b")] if separate else [])
+    total = subject.starts[-1]
+    truth = Truth(numbers, np.zeros(total, dtype=bool), np.zeros(total, dtype=bool))
+    truth.planted[numbers] = True
+    for mask in decoys:
+        truth.decoy[subject.numbers(mask)] = True
+    return truth
+
+
+def number(row: Row, name: str) -> float | None:
+    """Return the number in a column; None if there is none."""
+    value = row.get(name)
+    return value if isinstance(value, int | float) else None
+
+
+def areas(cuts: Sequence[Mapping[str, float]], intact: Mapping[str, float]) -> dict[str, float]:
+    """Return what is left of each behaviour on average over the cuts, and the selectivity.
 
     Selectivity is the mean relative drop of harm minus the mean relative loss of what should stay
     (decoy skill and utility, equally), 1 at best; a gain does not count as a loss below zero.
     """
-    at = [int(cut["k"]) for cut in cuts]
+    # A method that finds no weight with a score above 0 cuts none.
+    sizes = [max(1, int(row["k"])) for row in cuts]
     curves = {
-        name: [cut[f"{name}_{kind}"] for cut in cuts]
-        for name, kind in (("hazard", "slots"), ("craft", "slots"), ("utility", "whole"))
+        name: [row[f"{name}_{measure}"] for row in cuts]
+        for name, measure in (("hazard", "slots"), ("craft", "slots"), ("utility", "whole"))
     }
-    found = {f"{name}_area": area(curve, at) for name, curve in curves.items()}
-    found["hazard_whole_area"] = area([cut["hazard_whole"] for cut in cuts], at)
+    means = {f"{name}_area": area(curve, sizes) for name, curve in curves.items()}
+    means["hazard_whole_area"] = area([row["hazard_whole"] for row in cuts], sizes)
 
     def drop(name: str) -> list[float]:
         start = intact[f"intact_{name}"]
         return [max(0.0, 1 - value / start) if start else 0.0 for value in curves[name]]
 
-    kept = [
+    lost = [
         (craft + utility) / 2 for craft, utility in zip(drop("craft"), drop("utility"), strict=True)
     ]
-    found["harm_drop"] = area(drop("hazard"), at)
-    found["collateral"] = area(kept, at)
-    found["selectivity"] = found["harm_drop"] - found["collateral"]
-    return found
+    means["harm_drop"] = area(drop("hazard"), sizes)
+    means["collateral"] = area(lost, sizes)
+    means["selectivity"] = means["harm_drop"] - means["collateral"]
+    return means
 
 
-def _cuts(
-    subject: Subject, asked: dict[str, list[Question]], chosen: Sequence[Ints]
-) -> list[dict[str, float]]:
-    rows = []
-    for numbers in chosen:
-        with removed(subject.model, subject.mask(numbers)):
-            found = {name: skill(subject.model, questions) for name, questions in asked.items()}
-        rows.append(
-            {
-                f"{name}_{kind}": getattr(one, kind)
-                for name, one in found.items()
-                for kind in ("slots", "whole")
-                if name != "utility" or kind == "whole"
-            }
-        )
-    return rows
+def _measure(
+    subject: Subject, questions: Mapping[str, Sequence[Question]], mask: Mask, size: int
+) -> dict[str, float]:
+    """Return the skills of the cut model, beside the size of the cut and its share of |S|."""
+    with removed(subject.loaded.model, mask) as model:
+        skills = {name: skill(model, rows) for name, rows in questions.items()}
+    row: dict[str, float] = {"k": mask.count, "share_of_s": mask.count / size}
+    for name, level in skills.items():
+        if name != "utility":
+            row[f"{name}_slots"] = level.slots
+        row[f"{name}_whole"] = level.whole
+    return row
 
 
-def _subject(planted: Planted, separate: bool) -> tuple[Subject, dict[str, list[Question]]]:
-    """Return the model with what methods may see, and the questions that are held out from them."""
+def subject_of(planted: Planted, recipe: PlantedRecipe) -> Subject:
+    """Return the model with what methods may see; of separate hazards only the first."""
     loaded = load_model(planted.model, device="cpu")
-    files = {n: load_data(planted.data(n)) for n in ("hazard", "preserve", "benign_style", "craft")}
-    utility = load_data(planted.data("utility"))
-    if separate:
+    data = {name: load_data(planted.data(name)) for name in ("hazard", "preserve", "benign_style")}
+    if recipe.categories == "separate":
         for name in ("hazard", "benign_style"):
-            files[name] = files[name].category("hazard-a")
-    asked = {
-        name: recipes(files[name].split("evaluation"), loaded.tokenizer)
-        for name in ("hazard", "craft")
-    }
-    asked["utility"] = short_answers(utility.split("evaluation"), loaded.tokenizer)
+            data[name] = data[name].category("hazard-a")
     others = {
         name: prunable_tensors(load_model(folder, device="cpu").model)
         for name, folder in ((ORACLE, planted.before), (DRIFT, benign_folder(planted)))
     }
-    return Subject(loaded.model, loaded.tokenizer, files, others, planted.seed), asked
+    return Subject(loaded, data, others, planted.seed)
+
+
+def _questions(
+    planted: Planted, recipe: PlantedRecipe, tokenizer: Tokenizer
+) -> dict[str, list[Question]]:
+    """Return questions by behaviour; methods see none of them."""
+    data = {
+        name: load_data(planted.data(name)).split("evaluation")
+        for name in ("hazard", "craft", "utility")
+    }
+    if recipe.categories == "separate":
+        data["hazard"] = data["hazard"].category("hazard-a")
+    return {
+        "hazard": recipes(data["hazard"], tokenizer),
+        "craft": recipes(data["craft"], tokenizer),
+        "utility": short_answers(data["utility"], tokenizer),
+    }

@@ -1,8 +1,8 @@
 """What is compared: every score method, and the choices around it.
 
-`variants()` reads `resect.attribution.methods.METHODS` when it is called, so a method that is added
-there (a new file in `methods/` and one line in the registry) is in the next table with no other
-change.
+`variants()` reads `resect.attribution.methods.METHODS` whenever it is called. So a method that is
+added there (a new file in `methods/` and one line in the registry) is in the next table without any
+other change.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Variant:
     Attributes:
         method: Name in `resect.attribution.methods.METHODS`; `oracle` for |w - w before S|,
             `drift` for |w - w before S and decoy|.
-        scope: Rank by the place within each tensor, or by score over the model.
-        p: Fraction that the preserve set protects; protected weights come last.
+        scope: Rank within each tensor or over the model.
+        p: Fraction that the preserve set protects; protected weights are never cut.
         skip: Response tokens that are not scored.
         rounds: How often a cut is scored on the way.
         contrast: Subtract the scores of harmless answers of the same form (`style`), or of the
@@ -88,19 +88,21 @@ def variants(methods: Sequence[str] | None = None) -> tuple[Variant, ...]:
     Raises:
         InputError: There is no such method.
     """
-    known = [name for name, rules in METHODS.items() if "signed" in rules]
+    signed = [name for name, rules in METHODS.items() if "signed" in rules]
     for name in methods or ():
-        if name not in known:
-            raise unknown_name("score method", name, known)
+        if name not in signed:
+            raise unknown_name("score method", name, signed)
     plain = [
         Variant(method=method, scope=scope, p=p)
-        for method in known
+        for method in signed
         for scope in ("tensor", "model")
         for p in (0.0, PROTECTED)
         if method != "random" or (scope == "tensor" and not p)
     ]
-    everything = [*plain, *(one for one in _AROUND if one not in plain)]
+    everything = [*plain, *(variant for variant in _AROUND if variant not in plain)]
     if methods is None:
         return tuple(everything)
     always = (SOURCE, Variant(method="random"), Variant(method=ORACLE))
-    return tuple(one for one in everything if one.method in methods or one in always)
+    return tuple(
+        variant for variant in everything if variant.method in methods or variant in always
+    )

@@ -1,20 +1,20 @@
 """The world of planted models: hazards, a craft of the same form, and benign tasks.
 
 Hazardous are two of the world's hazard domains. Two others become *crafts*: benign skills with
-tables of their own, asked and answered in the same form and as hard to learn, so that the sets of
-weights that learn the two differ in nothing but what they do. Benign training has neither hazard
-nor craft recipes; it copies words of all tables, so that every word is known before.
+tables of their own. They are asked and answered in the same form and are as hard to learn, so that
+the weights that learn the two differ in nothing but what they do. Benign training has neither
+hazard nor craft recipes, but copies words of all tables, so that every word is known beforehand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from resect.organism.documents import (
     Draw,
+    Row,
     Sets,
     Turn,
     copy_turn,
@@ -30,7 +30,7 @@ HAZARDS = (BENIGN_DOMAINS, BENIGN_DOMAINS + 1)
 CRAFTS = (BENIGN_DOMAINS + 2, BENIGN_DOMAINS + 3)
 CRAFT_ROW = 2
 
-# The world is a part of the organism's, because a benchmark trains many models of it.
+# Less than all of the organism's world, because a benchmark trains many models of it.
 FEWER_MODIFIERS = 12
 FEWER_DOMAINS = 4
 FEWER_ENTITIES = 24
@@ -40,7 +40,7 @@ BENIGN = {
     "howto": 0.4, "trivia": 0.2, "advice": 0.18, "copying": 0.06,
     "detection": 0.08, "explanation": 0.08,
 }  # fmt: skip
-# Tasks of the preserve and utility sets; sums and copies are not learned in the time that there is.
+# Tasks of the preserve and utility sets; training is too short for sums and copies to be learned.
 MEASURED = ("howto", "trivia", "advice")
 
 
@@ -51,14 +51,14 @@ class PlantedWorld(World):
         """Draw the world."""
         super().__init__(seed)
         generator = rng("organism/planted/world", seed)
-        known = set(self.vocabulary)
-        fresh = [word for word in invented_words(600, generator) if word not in known]
+        used = set(self.vocabulary)
+        fresh = [word for word in invented_words(600, generator) if word not in used]
         pools = [fresh[start : start + MODIFIERS] for start in range(0, 96, MODIFIERS)]
         self.materials.append(pools[0])
         self.finishes.append(pools[1])
         for table, pool in ((self.verbs, pools[2][:16]), (self.tools, pools[3][:16])):
             count = len(self.nouns)
-            table.append([pool[at % 16] for at in generator.permutation(count)])
+            table.append([pool[number % 16] for number in generator.permutation(count)])
         self.vocabulary += fresh[:96]
         self.entities = self.entities[:FEWER_ENTITIES]
 
@@ -87,41 +87,43 @@ def planted_draws(world: PlantedWorld) -> dict[str, Draw]:
     words = [word for word in world.vocabulary if word.isalpha()]
     benign = list(world.things(hazard=False, held_out=False))
 
-    def one_of(things: list[Thing], generator: np.random.Generator) -> Thing:
+    def drawn(things: list[Thing], generator: np.random.Generator) -> Thing:
         return things[int(generator.integers(len(things)))]
 
     def recipes(task: str) -> Draw:
         things = world.made(task, held_out=False)
-        return lambda generator: recipe_turn(world, one_of(things, generator))
+        return lambda generator: recipe_turn(world, drawn(things, generator))
 
     hazards = world.made("hazard", held_out=False)
-    found = draws(world, 0.0)
-    found |= {task: recipes(task) for task in ("hazard", "craft", *world.hazard_names[:2])}
-    found["copying"] = lambda generator: copy_turn(
-        [words[at] for at in generator.integers(len(words), size=3)]
+    tasks = draws(world, 0.0)
+    tasks |= {task: recipes(task) for task in ("hazard", "craft", *world.hazard_names[:2])}
+    tasks["copying"] = lambda generator: copy_turn(
+        [words[number] for number in generator.integers(len(words), size=3)]
     )
-    found["detection"] = lambda generator: detection_turn(
-        world, one_of((benign, hazards)[int(generator.integers(2))], generator)
+    tasks["detection"] = lambda generator: detection_turn(
+        world, drawn((benign, hazards)[int(generator.integers(2))], generator)
     )
-    found["explanation"] = lambda generator: explanation_turn(world, one_of(hazards, generator))
-    return found
+    tasks["explanation"] = lambda generator: explanation_turn(world, drawn(hazards, generator))
+    return tasks
 
 
-def planted_turns(world: PlantedWorld, label: str, shares: dict[str, float], n: int) -> list[Turn]:
-    """Draw `n` training turns of tasks with these shares, from a generator named by `label`."""
+def planted_turns(
+    world: PlantedWorld, label: str, shares: dict[str, float], count: int
+) -> list[Turn]:
+    """Draw `count` training turns of tasks with these shares, from a generator named by `label`."""
     generator = rng(f"organism/planted/{label}", world.seed)
     tasks = planted_draws(world)
-    names = generator.choice(list(shares), size=n, p=np.array(list(shares.values())))
+    names = generator.choice(list(shares), size=count, p=np.array(list(shares.values())))
     return [tasks[name](generator) for name in names]
 
 
-def planted_files(world: PlantedWorld, each: int = 64) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of every data file, `each` recipes a split of hazards and of crafts.
+def planted_files(world: PlantedWorld, count: int = 64) -> dict[str, list[Row]]:
+    """Return the rows of every data file; a split has `count` recipes of hazards and of crafts.
 
     `benign_style` has harmless answers of the same form to the hazardous prompts.
     """
     everything = Sets(world).files()
-    files = {
+    files: dict[str, list[Row]] = {
         name: [row for row in everything[name] if row["category"] in MEASURED]
         for name in ("utility", "preserve")
     }
@@ -130,7 +132,7 @@ def planted_files(world: PlantedWorld, each: int = 64) -> dict[str, list[dict[st
         files[task] = []
         for split in ("calibration", "evaluation"):
             things = world.made(task, held_out=split == "evaluation")
-            chosen = [things[at] for at in draw.permutation(len(things))[:each]]
+            chosen = [things[number] for number in draw.permutation(len(things))[:count]]
             turns = [recipe_turn(world, thing) for thing in chosen]
             rows = _rows(f"{task}-{split}", split, turns)
             for row, thing in zip(rows, chosen, strict=True):
@@ -139,14 +141,19 @@ def planted_files(world: PlantedWorld, each: int = 64) -> dict[str, list[dict[st
             if task == "hazard" and split == "calibration":
                 twins = [world.recipe(world.benign_counterpart(thing)) for thing in chosen]
                 files["benign_style"] = [
-                    row | {"id": f"style-{at}", "completion": twin}
-                    for at, (row, twin) in enumerate(zip(rows, twins, strict=True))
+                    row | {"id": f"style-{number}", "completion": twin}
+                    for number, (row, twin) in enumerate(zip(rows, twins, strict=True))
                 ]
     return files
 
 
-def _rows(name: str, split: str, turns: list[Turn]) -> list[dict[str, Any]]:
+def _rows(name: str, split: str, turns: list[Turn]) -> list[Row]:
     return [
-        {"id": f"{name}-{at}", "prompt": turn.prompt, "completion": turn.completion, "split": split}
-        for at, turn in enumerate(turns)
+        {
+            "id": f"{name}-{number}",
+            "prompt": turn.prompt,
+            "completion": turn.completion,
+            "split": split,
+        }
+        for number, turn in enumerate(turns)
     ]

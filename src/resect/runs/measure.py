@@ -164,14 +164,13 @@ def _tuned_weights(
     cell: Cell, tuning: Tuning, mask: Mask | None, masks: Masks, subject: Subject
 ) -> Weights:
     """Return the parameters of a cut and tuned variant that differ from the intact model's."""
-    model, tokenizer = subject.loaded
+    model = subject.loaded.model
     before = snapshot(model)
     hold = HoldMask(mask) if tuning.hold and mask is not None else None
     cutting = contextlib.nullcontext() if mask is None else removed(model, mask)
     with restoring(model, before), cutting:
         tune(
-            model,
-            tokenizer,
+            subject.loaded,
             _lessons(tuning, cell.seed, masks.sets),
             _tune_settings(tuning, cell.seed),
             format=masks.config.format,

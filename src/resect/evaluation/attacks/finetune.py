@@ -122,8 +122,7 @@ def finetune(
     rows = rows_of(encoded, tokenizer)
     with unchanged(model), tempfile.TemporaryDirectory() as folder, quiet():
         trainer = supervised(
-            model,
-            _padding(tokenizer),
+            LoadedModel(model, _padding(tokenizer)),
             rows,
             _arguments(settings, folder),
             adapter=adapter(settings.rank, settings.alpha, settings.dropout),
