@@ -286,7 +286,7 @@ def is_pair(node: ast.AST) -> bool:
     )
 
 
-def annotations() -> Iterator[tuple[str, ast.expr]]:
+def annotated() -> Iterator[tuple[str, ast.expr]]:
     """Yield the annotations of parameters, returns and fields, with a name to find each by."""
     for _, path, tree in modules():
         for node in ast.walk(tree):
@@ -306,7 +306,7 @@ def annotations() -> Iterator[tuple[str, ast.expr]]:
 def bare_tuples() -> dict[str, list[str]]:
     """Return where a value is a bare tuple, alone or `| None`, and where a container holds such."""
     shown: dict[str, list[str]] = {"bare tuples": [], "bare tuples in containers": []}
-    for where, annotation in annotations():
+    for where, annotation in annotated():
         options = [annotation]
         while isinstance(options[0], ast.BinOp):
             options[:1] = [options[0].left, options[0].right]

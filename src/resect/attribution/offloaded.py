@@ -191,7 +191,7 @@ class _Streaming:
         self.wanted = {kind for rule in rules.values() for kind in rule.needs}
         self.processes = processes
         self.on_progress: Callable[[int, int], None] = lambda _done, _total: None
-        self.device = self.model.get_input_embeddings().weight.device
+        self.device = next(self.model.get_input_embeddings().parameters()).device
         # Shares of examples that are sorted by length have almost the same lengths.
         order = sorted(encoded, key=lambda example: (-len(example.input_ids), example.id))
         mine = processes.share(order)
