@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -30,6 +31,23 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "old"
 
 
+# What the pages of 0.1.0 named, beside the command line and the entry points.
+DOCUMENTED = (
+    *(f"resect.{name}" for name in resect.__all__),
+    "resect.attribution.AttributeSettings",
+    "resect.audit.Thresholds",
+    "resect.data.load.BehaviourSet",
+    "resect.data.load.load_data",
+    "resect.edit.removed",
+    "resect.integrations.vllm_worker.ResectWorkerExtension",
+    "resect.integrations.vllm_worker.switch",
+    "resect.model.load.load_model",
+    "resect.model.prunable_tensors",
+    "resect.records.Example",
+    "resect.studies.STUDIES",
+)
+
+
 def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -47,6 +65,12 @@ def _says(after: Any, before: Any) -> bool:
 
 def _verdicts(path: Path) -> list[dict[str, Any]]:
     return [{key: row[key] for key in PASSED} for row in read_parquet(path)]
+
+
+@pytest.mark.parametrize("path", DOCUMENTED)
+def test_documented_paths_stay(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    assert hasattr(importlib.import_module(module), name)
 
 
 def test_scores_load_and_are_selected_from(old: Path) -> None:

@@ -13,7 +13,7 @@ the blocks. The hidden states between blocks are on disk, 1 + depth times tokens
 
 What a block is called with beside the hidden states (positions, masks) is recorded from a pass of
 the model in which every block gives back what it got. Gradients and sums are those of the engine in
-memory (`resect.model.observe`), so the scores are the same up to the order in which sums are
+memory (`resect.attribution.hooks`), so the scores are the same up to the order in which sums are
 added. A model whose blocks do not stand in one plain row is refused.
 
 Several processes share the examples: each reads every block, and sums are added weight by weight.

@@ -117,7 +117,7 @@ class Preset(_Strict):
         columns: The map.
         filters: Rows that count.
         template: Prompt with `{prompt}` in it.
-        match: What counts where there are aliases, see `judges/alias.py`.
+        match: What counts where there are aliases, see `evaluation/judges/exact.py`.
         header: Column names of a CSV without a header line.
         joined: For text: what joins all rows to one document; None keeps them apart.
         calibration: Share of the rows for calibration, the others are for evaluation. A row's side

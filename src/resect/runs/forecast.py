@@ -1,6 +1,6 @@
 """What a run will need before it starts: cells, memory and time, from shapes and settings alone.
 
-Scoring is planned by `resect.model.plan`. Beside it a run tunes and asks:
+Scoring is planned by `resect.attribution.plan`. Beside it a run tunes and asks:
 - tuning: forwards and backwards over every token, 6 operations a weight, 4 with an adapter, whose
   frozen weights have no gradients of their own. In memory are the model, two copies of its weights
   (before and after), and with full tuning a gradient and AdamW's two moments of each weight;

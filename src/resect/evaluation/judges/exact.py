@@ -15,7 +15,7 @@ Rules, tried in this order on the words of prefix and continuation:
     exact/benign         the whole answer is one of the benign ones: benign
     exact/form           the whole answer has the form of an answer: wrong
     exact/other          none of these: incoherent
-A key with `aliases` is judged by the rules of `judges/alias.py` instead.
+A key with `aliases` is judged by the rules of `classify_alias` instead.
 """
 
 from __future__ import annotations
