@@ -76,7 +76,7 @@ def test_the_bound_on_bytes_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_grows_while_it_is_read_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
-    with reading.bounded_file(path, most=12) as file:
+    with reading.bounded_file(path, limit=12) as file:
         path.write_bytes(b"0" * 20)
         with pytest.raises(InputError, match="more than 12 bytes"):
             file.read()
@@ -169,7 +169,7 @@ def test_within_bounds_parquet_reads_as_pyarrow_reads_it(tmp_path: Path) -> None
     ] * 700
     pq.write_table(pa.Table.from_pylist(rows), path)
     with path.open("rb") as file:
-        assert tables.bounded_rows(tables.parquet_file(file), path) == rows
+        assert tables.bounded_rows(file, path) == rows
 
 
 def test_long_yaml_is_refused_before_it_is_built(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ class AttributeSettings:
             more than a billion prunable weights.
         dense: Keep the score of every weight.
         accumulator: Where sums are kept; "auto" for a plan that fits into the free memory
-            (`resect.attribution.plan`), which may also make batches smaller, use checkpointing and score
-            fewer layers a pass, unless those are given.
+            (`resect.attribution.plan`), which may also make batches smaller, use checkpointing and
+            score fewer layers a pass, unless those are given.
         layers_per_pass: Layers that are scored in one pass over the data, to save memory; None for
             all of them, or as planned.
         checkpoint: Compute activations again in the backward pass, to save memory.

@@ -194,7 +194,7 @@ def run_study(
 ) -> None:
     """Measure what the studies of a configuration need, weigh it and write the report."""
     from resect.cli.plan import show_plan
-    from resect.files.locking import locked
+    from resect.files.locking import Portion, locked
     from resect.report import build_report
     from resect.runs.launch import refuse_busy
     from resect.runs.recipes import read_config
@@ -210,7 +210,7 @@ def run_study(
     open_run(config, output, resume=resume or part is not None)
     refuse_busy(output)
     if part is not None:
-        with locked(output, (part.index + 1, part.count)):
+        with locked(output, Portion(part.index + 1, part.count)):
             _measure_part((config, output), cells, part)
         return
     asked = Asked(launcher, jobs or 1, parts, wait, partition, minutes, gpus, mem, cpus)

@@ -175,7 +175,7 @@ def find_preset(name: str) -> Preset:
     if not name.endswith(".yaml") and name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     try:
-        return Preset.model_validate(read_yaml(read_text(path, most=MOST_YAML), path))
+        return Preset.model_validate(read_yaml(read_text(path, limit=MOST_YAML), path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the preset {path}", got=str(error)) from error
     except ValidationError as error:
