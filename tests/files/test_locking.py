@@ -101,8 +101,8 @@ def test_parts_overlap_as_their_cells_do() -> None:
     portions = [Portion(i, n) for n in (1, 2, 3, 4, 5, 6) for i in range(1, n + 1)]
 
     def of(portion: Portion) -> set[int]:
-        size = 60 // portion.count
-        return set(cells[size * (portion.index - 1) : size * portion.index])
+        size = 60 // portion.total
+        return set(cells[size * (portion.number - 1) : size * portion.number])
 
     for left, right in product(portions, portions):
         assert left.overlaps(right) == bool(of(left) & of(right)), (left, right)

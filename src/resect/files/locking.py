@@ -41,10 +41,10 @@ _WAIT = 30.0
 
 
 class Portion(NamedTuple):
-    """A part of a run's cells: number `index`, from 1, of `count` equal ones."""
+    """A part of a run's cells: its number, from 1, and how many equal ones there are in all."""
 
-    index: int
-    count: int
+    number: int
+    total: int
 
     def overlaps(self, portion: Portion) -> bool:
         """Whether (i-1)/n to i/n and (j-1)/m to j/m share anything, as they do cells."""
@@ -123,7 +123,7 @@ def locked(folder: str | Path, portion: Portion = WHOLE) -> Iterator[None]:
     Raises:
         InputError: Another process holds an overlapping part, or the folder cannot be written.
     """
-    path = Path(folder) / FOLDER / f"{portion.index}-of-{portion.count}.json"
+    path = Path(folder) / FOLDER / f"{portion.number}-of-{portion.total}.json"
     owner = Owner.this()
     with _one_at_a_time(Path(folder)):
         _refuse_overlap(path, portion, owner)

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -112,7 +113,7 @@ def write_text(path: str | Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def plain(value: object) -> object:
+def plain(value: object) -> Any:
     """Turn dataclasses, tuples, sets and paths into what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
