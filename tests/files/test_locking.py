@@ -104,8 +104,8 @@ def test_parts_overlap_as_their_cells_do() -> None:
         size = 60 // portion.total
         return set(cells[size * (portion.number - 1) : size * portion.number])
 
-    for left, right in product(portions, portions):
-        assert left.overlaps(right) == bool(of(left) & of(right)), (left, right)
+    for portion, beside in product(portions, portions):
+        assert portion.overlaps(beside) == bool(of(portion) & of(beside)), (portion, beside)
 
 
 RACE = """
@@ -144,13 +144,13 @@ def test_of_many_at_once_one_is_inside(tmp_path: Path) -> None:
         for number in range(3)
     ]
     while not all((tmp_path / f"ready-{number}").exists() for number in range(3)):
-        assert all(one.poll() is None for one in racers)
+        assert all(racer.poll() is None for racer in racers)
         time.sleep(0.01)
     (tmp_path / "go").touch()
     entered = 0
-    for one in racers:
-        out, errors = one.communicate(timeout=60)
-        assert one.returncode == 0, errors
+    for racer in racers:
+        out, errors = racer.communicate(timeout=60)
+        assert racer.returncode == 0, errors
         entered += out.count("in")
     assert entered > 0
     assert not (run / "claims").exists()
