@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from resect.cli.show import note, progress, say, table
 from resect.records import Format
 
 if TYPE_CHECKING:
+    from resect.data.check import Pair
     from resect.data.load import BehaviourSet
 
 data_app = typer.Typer(no_args_is_help=True, help="Behaviour sets: presets, checks, collection.")
@@ -131,20 +133,7 @@ def check(
     table("lengths", checked.lengths)
     table("categories", checked.categories)
     for title, pairs in (("rows that ask the same", checked.duplicates), ("leaks", checked.leaks)):
-        words = dict.fromkeys(pair.likeness for pair in pairs)
-        table(
-            title,
-            [
-                {
-                    "kind": word,
-                    "pairs": sum(pair.likeness == word for pair in pairs),
-                    "first pair": next(
-                        f"{pair.earlier}, {pair.later}" for pair in pairs if pair.likeness == word
-                    ),
-                }
-                for word in words
-            ],
-        )
+        table(title, _pair_rows(pairs))
     _say_keys(data)
     if checked.sides is None:
         note("no splits and no --against: nothing to look for leaks between")
@@ -161,6 +150,22 @@ def check(
         f"no leak between {checked.sides.calibration:,} calibration and "
         f"{checked.sides.evaluation:,} evaluation rows"
     )
+
+
+def _pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
+    """Return a row for each way in which rows ask the same."""
+    likenesses = dict.fromkeys(pair.likeness for pair in pairs)
+    groups = {
+        likeness: [pair for pair in pairs if pair.likeness == likeness] for likeness in likenesses
+    }
+    return [
+        {
+            "kind": likeness,
+            "pairs": len(group),
+            "first pair": f"{group[0].earlier}, {group[0].later}",
+        }
+        for likeness, group in groups.items()
+    ]
 
 
 def _say_keys(data: BehaviourSet) -> None:

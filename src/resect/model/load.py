@@ -64,14 +64,14 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    source = _source(str(place))
+    source, revision = _source(str(place))
     chosen = _dtype(dtype)
     device = find_device(device)
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                source.name,
-                revision=source.revision,
+                source,
+                revision=revision,
                 dtype=chosen,
                 device_map="auto" if device == "auto" else None,
                 trust_remote_code=False,
@@ -79,14 +79,12 @@ def load_model(
                 use_safetensors=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(
-            source.name, revision=source.revision, trust_remote_code=False
+            source, revision=revision, trust_remote_code=False
         )
         if not _speaks(tokenizer):
             # Beside the config of some families (Qwen2) any tokenizer loads as that family's class,
             # which has no use for a vocabulary of words; the file itself knows better.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(
-                source.name, revision=source.revision
-            )
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except LOAD_FAULTS as error:
         raise _why_not(place, error) from error
     if not _speaks(tokenizer):
