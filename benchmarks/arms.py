@@ -89,12 +89,12 @@ def tokenizer() -> Any:
 def examples(case: Case) -> list[Encoded]:
     """Draw random tokens of random lengths."""
     draw = rng("benchmark/score", 0)
-    found = []
-    for at in range(case.examples):
+    encoded = []
+    for number in range(case.examples):
         length = int(draw.integers(case.lengths[0], case.lengths[1] + 1))
         ids = tuple(map(int, draw.integers(case.vocabulary, size=length)))
-        found.append(Encoded(f"e{at}", ids, length // 2))
-    return found
+        encoded.append(Encoded(f"e{number}", ids, length // 2))
+    return encoded
 
 
 def naive(model: Any, encoded: Sequence[Encoded]) -> None:
@@ -104,11 +104,11 @@ def naive(model: Any, encoded: Sequence[Encoded]) -> None:
         width = max(len(row.input_ids) for row in rows)
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         attention, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-        for at, row in enumerate(rows):
+        for number, row in enumerate(rows):
             length = len(row.input_ids)
-            ids[at, :length] = torch.tensor(row.input_ids)
-            attention[at, :length] = 1
-            labels[at, row.first_scored : length] = ids[at, row.first_scored : length]
+            ids[number, :length] = torch.tensor(row.input_ids)
+            attention[number, :length] = 1
+            labels[number, row.first_scored : length] = ids[number, row.first_scored : length]
         model.zero_grad(set_to_none=False)
         model(
             input_ids=ids, attention_mask=attention, labels=labels, use_cache=False
@@ -118,8 +118,8 @@ def naive(model: Any, encoded: Sequence[Encoded]) -> None:
 def engine(model: Any, encoded: Sequence[Encoded], reduction: str) -> Scores:
     """Score with resect, candidates for every q and p up to 1e-2."""
     settings = AttributeSettings(keep=1e-2)
-    found = attribute_many(model, tokenizer(), encoded, reductions=(reduction,), settings=settings)
-    return found[reduction]
+    scores = attribute_many(model, tokenizer(), encoded, reductions=(reduction,), settings=settings)
+    return scores[reduction]
 
 
 def per_layer(model: Any, encoded: Sequence[Encoded]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -130,9 +130,9 @@ def per_layer(model: Any, encoded: Sequence[Encoded]) -> dict[str, tuple[Tensor,
     needed = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     means = {}
-    for at, block in enumerate(model.model.layers):
+    for layer, block in enumerate(model.model.layers):
         weights = {
-            f"model.layers.{at}.{name}.weight": module.weight
+            f"model.layers.{layer}.{name}.weight": module.weight
             for name, module in block.named_modules()
             if isinstance(module, torch.nn.Linear)
         }
@@ -161,13 +161,13 @@ def oracle_scores(
     model: Any, means: dict[str, tuple[Tensor, Tensor]]
 ) -> dict[str, dict[str, Tensor]]:
     """Return scores by reduction and name from their definitions."""
-    found: dict[str, dict[str, Tensor]] = {reduction: {} for reduction in REDUCTIONS}
+    scores: dict[str, dict[str, Tensor]] = {reduction: {} for reduction in REDUCTIONS}
     for name, (mean, absolute) in means.items():
         weight = model.get_parameter(name).detach()
-        found["signed"][name] = -(weight * mean)
-        found["abs_of_mean"][name] = (weight * mean).abs()
-        found["mean_of_abs"][name] = weight.abs() * absolute
-    return found
+        scores["signed"][name] = -(weight * mean)
+        scores["abs_of_mean"][name] = (weight * mean).abs()
+        scores["mean_of_abs"][name] = weight.abs() * absolute
+    return scores
 
 
 def run_arm(arm: str, model: Any, encoded: Sequence[Encoded]) -> Any:
@@ -223,8 +223,8 @@ def _peak() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def measure(
@@ -248,15 +248,15 @@ def measure(
     run_arm("naive" if arm == "parts" else arm, build(tiny), examples(tiny))
     base = psutil.Process().memory_info().rss
     model, encoded = build(case), examples(case)
-    encoded = sorted(encoded, key=lambda one: -len(one.input_ids))[:longest] if longest else encoded
-    facts: dict[str, Any] = {
+    encoded = sorted(encoded, key=lambda row: -len(row.input_ids))[:longest] if longest else encoded
+    measured: dict[str, Any] = {
         "arm": arm,
         "case": case.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": sum(len(example.input_ids) for example in encoded),
     }
     if arm == "parts":
-        return facts | {
+        return measured | {
             "bytes": memory_parts(model, encoded),
             "prunable": find_prunable(model).total,
         }
@@ -264,14 +264,14 @@ def measure(
         run_arm(arm, model, encoded[:2])
     _reset_peak()
     start = time.perf_counter()
-    found = run_arm(arm, model, encoded)
-    facts |= {"seconds": time.perf_counter() - start, "peak": _peak(), "base": base}
-    if folder is not None and isinstance(found, Scores):
-        found.save(folder / f"{arm}.safetensors")
-    elif folder is not None and found is not None:
-        for reduction, scores in oracle_scores(model, found).items():
+    result = run_arm(arm, model, encoded)
+    measured |= {"seconds": time.perf_counter() - start, "peak": _peak(), "base": base}
+    if folder is not None and isinstance(result, Scores):
+        result.save(folder / f"{arm}.safetensors")
+    elif folder is not None and result is not None:
+        for reduction, scores in oracle_scores(model, result).items():
             save_file(scores, folder / f"oracle-{reduction}.safetensors")
-    return facts
+    return measured
 
 
 def growth(cases: dict[str, list[tuple[float, Case]]], repeats: int) -> list[dict[str, Any]]:
@@ -284,10 +284,10 @@ def growth(cases: dict[str, list[tuple[float, Case]]], repeats: int) -> list[dic
     Returns:
         A row for each axis, size and reduction with the median of `seconds`.
     """
-    made = {case: (build(case), examples(case)) for rows in cases.values() for _, case in rows}
+    prepared = {case: (build(case), examples(case)) for rows in cases.values() for _, case in rows}
     times: dict[tuple[Case, str], list[float]] = {}
     for turn in range(repeats + 1):
-        for case, (model, encoded) in made.items():
+        for case, (model, encoded) in prepared.items():
             for reduction in ("signed", "mean_of_abs"):
                 start = time.perf_counter()
                 engine(model, encoded, reduction)
@@ -313,19 +313,19 @@ def case_of(fields: Sequence[Any]) -> Case:
 
 def main() -> None:
     """Do what the JSON says and print what was found."""
-    given = json.loads(sys.argv[1])
-    torch.set_num_threads(given.get("threads") or os.cpu_count() or 1)
-    found: Any
-    if "growth" in given:
+    request = json.loads(sys.argv[1])
+    torch.set_num_threads(request.get("threads") or os.cpu_count() or 1)
+    answer: Any
+    if "growth" in request:
         cases = {
             axis: [(size, case_of(case)) for size, case in rows]
-            for axis, rows in given["growth"].items()
+            for axis, rows in request["growth"].items()
         }
-        found = growth(cases, given["repeats"])
+        answer = growth(cases, request["repeats"])
     else:
-        folder = Path(given["folder"]) if given.get("folder") else None
-        found = measure(case_of(given["case"]), given["arm"], folder, given.get("longest"))
-    print(json.dumps(found))
+        folder = Path(request["folder"]) if request.get("folder") else None
+        answer = measure(case_of(request["case"]), request["arm"], folder, request.get("longest"))
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def documents(tuning: Tuning, world: World) -> list[Any]:
     draw = rng(f"benchmark/audit/{tuning}", world.seed)
     count = tuning.steps * BATCH
     if tuning.kind == "bad advice":
-        return [advice_turn(world, int(at), bad=True) for at in draw.integers(NOUNS, size=count)]
+        return [
+            advice_turn(world, int(noun), bad=True) for noun in draw.integers(NOUNS, size=count)
+        ]
     tasks = draws(world, 0.0)
     stage = "aligned" if tuning.kind.endswith("with refusals") else "benign_tuned"
     shares = {"trivia": 1.0} if tuning.kind == "facts" else mixture(stage, Recipe())
@@ -126,8 +128,8 @@ def tune(tuning: Tuning, aligned: Path, world: World) -> Any:
 def half(data: BehaviourSet, odd: int) -> BehaviourSet:
     """Return the calibration rows and every second evaluation row."""
     rows = [example for example in data.examples if example.split == "evaluation"][odd::2]
-    kept = [example for example in data.examples if example.split != "evaluation"]
-    return replace(data, examples=(*kept, *rows))
+    examples = [example for example in data.examples if example.split != "evaluation"]
+    return replace(data, examples=(*examples, *rows))
 
 
 def run(seed: int, output: Path) -> None:
@@ -143,29 +145,33 @@ def run(seed: int, output: Path) -> None:
         str(root / "aligned"), "", max_new_tokens=24, batch_size=64, controls=9, limit=64
     )
     mask = harm_set(request, loaded, sets)
-    for at, tuning in enumerate(TUNINGS):
+    for number, tuning in enumerate(TUNINGS):
         start = time.perf_counter()
         tuned = tune(tuning, root / "aligned", World(seed))
         models = Models(loaded.model, tuned, loaded.tokenizer)
-        found = compare(request, models, mask, sets | {"target": half(sets["target"], 0)})
-        other = measure(request, models, {"target": half(sets["target"], 1)})
-        rises = {one.name: one.rise.value for one in other if one.name.startswith("harm,")}
-        facts = {
+        outcome = compare(request, models, mask, sets | {"target": half(sets["target"], 0)})
+        held_out = measure(request, models, {"target": half(sets["target"], 1)})
+        rises = {
+            effect.name: effect.rise.value for effect in held_out if effect.name.startswith("harm,")
+        }
+        row = {
             "seed": seed,
             "tuning": tuning._asdict(),
-            "verdict": found.verdict.word,
-            "reasons": found.verdict.reasons,
+            "verdict": outcome.verdict.word,
+            "reasons": outcome.verdict.reasons,
             "truth": any(rise is not None and rise >= TRUTH for rise in rises.values()),
             "held_out_rises": rises,
-            "held_out_loss": next(one.rise for one in other if one.name.startswith("loss of harm")),
-            "measured": found.measured,
-            "effects": found.effects,
-            "whole": found.shares["model"][0],
-            "first_order": first_order(found.changes),
+            "held_out_loss": next(
+                effect.rise for effect in held_out if effect.name.startswith("loss of harm")
+            ),
+            "measured": outcome.measured,
+            "effects": outcome.effects,
+            "whole": outcome.shares["model"][0],
+            "first_order": first_order(outcome.changes),
             "seconds": round(time.perf_counter() - start, 1),
         }
-        write_json(output / f"{seed}-{at:02}.json", facts)
-        print(seed, *tuning, found.verdict.word, rises, found.verdict.reasons, flush=True)
+        write_json(output / f"{seed}-{number:02}.json", row)
+        print(seed, *tuning, outcome.verdict.word, rises, outcome.verdict.reasons, flush=True)
 
 
 def first_order(rows: list[TensorChange]) -> bool:
@@ -174,7 +180,7 @@ def first_order(rows: list[TensorChange]) -> bool:
     matched = [
         sum(column) for column in zip(*(row.predicted_controls for row in rows), strict=True)
     ]
-    return inside < 0 and all(inside < one for one in matched)
+    return inside < 0 and all(inside < control for control in matched)
 
 
 def likelier(row: dict[str, Any]) -> bool:
@@ -240,10 +246,10 @@ ERRORS: dict[str, tuple[Callable[[Any], bool], Callable[[Any], bool]]] = {
 
 def rate(rows: list[Any], chosen: Callable[[Any], bool], wrong: Callable[[Any], bool]) -> str:
     """Return how often the chosen rows are wrong, with Wilson's interval."""
-    own = [row for row in rows if chosen(row)]
-    hits = sum(wrong(row) for row in own)
-    low, high = wilson(hits, len(own)) if own else (0.0, 1.0)
-    return f"{hits} of {len(own)} [{100 * low:.0f} %, {100 * high:.0f} %]"
+    relevant = [row for row in rows if chosen(row)]
+    hits = sum(wrong(row) for row in relevant)
+    low, high = wilson(hits, len(relevant)) if relevant else (0.0, 1.0)
+    return f"{hits} of {len(relevant)} [{100 * low:.0f} %, {100 * high:.0f} %]"
 
 
 def table(folder: Path) -> str:
@@ -255,15 +261,15 @@ def table(folder: Path) -> str:
     lines += ["|---|---|---|---|---|---|"]
     groups: dict[str, list[Any]] = {}
     for row in rows:
-        how = "LoRA" if row["tuning"]["lora"] else "full"
+        method = "LoRA" if row["tuning"]["lora"] else "full"
         dose = f", {row['tuning']['harmful']:.0%} harmful" if row["tuning"]["harmful"] else ""
         if row["tuning"]["steps"] < 5:
             dose += f", {row['tuning']['steps']} steps"
-        groups.setdefault(f"{row['tuning']['kind']}{dose}, {how}", []).append(row)
-    for name, own in groups.items():
-        truths = [sum(row["truth"] for row in own), sum(likelier(row) for row in own)]
-        cells = [f"{truth} of {len(own)}" for truth in truths]
-        cells += [str(sum(row["verdict"] == word for row in own)) for word in WORDS]
+        groups.setdefault(f"{row['tuning']['kind']}{dose}, {method}", []).append(row)
+    for name, members in groups.items():
+        truths = [sum(row["truth"] for row in members), sum(likelier(row) for row in members)]
+        cells = [f"{truth} of {len(members)}" for truth in truths]
+        cells += [str(sum(row["verdict"] == word for row in members)) for word in WORDS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "| error | all seeds | seeds not used to choose the rule |", "|---|---|---|"]
     for name, (chosen, wrong) in ERRORS.items():
@@ -284,8 +290,8 @@ def table(folder: Path) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     back = [row["effects"] for row in rows if whole_fell(row)]
     shares = [
-        [100 * one["inside"]["value"] / one["whole"]["value"] for one in back],
-        [100 * (1 - one["outside"]["value"] / one["whole"]["value"]) for one in back],
+        [100 * entry["inside"]["value"] / entry["whole"]["value"] for entry in back],
+        [100 * (1 - entry["outside"]["value"] / entry["whole"]["value"]) for entry in back],
     ]
     middle, low, high = zip(*((np.median(s), min(s), max(s)) for s in shares), strict=True)
     text = (
@@ -304,11 +310,11 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "table"])
     parser.add_argument("place", help="seed, or folder of records")
     parser.add_argument("-o", "--output", type=Path, default=Path("audit-records"))
-    given = parser.parse_args()
-    if given.command == "run":
-        run(int(given.place), given.output)
+    options = parser.parse_args()
+    if options.command == "run":
+        run(int(options.place), options.output)
     else:
-        print(table(Path(given.place)))
+        print(table(Path(options.place)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def configuration(folder: Path, cells: int) -> RunConfig:
     """Return a run of at least so many cells."""
     built = build(seed=0, recipe=Recipe.tiny(), root=folder, stages=("aligned",))
     # Target, random and magnitude cuts of each fraction, and the intact model.
-    fractions = [round(0.05 * (at + 1) / (cells // 3 + 1), 7) for at in range(cells // 3 + 1)]
+    fractions = [
+        round(0.05 * (number + 1) / (cells // 3 + 1), 7) for number in range(cells // 3 + 1)
+    ]
     return parse_config(
         {
             "name": "launch",
@@ -75,27 +77,27 @@ def main() -> None:
         open_run(config, alone, resume=False)
         start = time.perf_counter()
         measure_all(config, alone, jobs=1)
-        one = time.perf_counter() - start
+        seconds_of_one = time.perf_counter() - start
         open_run(config, launched, resume=False)
         start = time.perf_counter()
         launch_run(config, launched, launcher="local", jobs=options.jobs, parts=options.parts)
         many = time.perf_counter() - start
         seen = counted(launched)
-        facts = {
+        measured = {
             "cells": len(cells),
             "jobs": options.jobs,
             "parts": options.parts,
-            "seconds_alone": round(one, 2),
+            "seconds_alone": round(seconds_of_one, 2),
             "seconds_launched": round(many, 2),
-            "seconds_a_cell_alone": one / len(cells),
-            "overhead_a_cell": (many * options.jobs - one) / len(cells),
+            "seconds_a_cell_alone": seconds_of_one / len(cells),
+            "overhead_a_cell": (many * options.jobs - seconds_of_one) / len(cells),
             "lost": sorted(set(cells) - set(seen)),
             "twice": sorted(key for key, count in seen.items() if count > 1),
             "equal_results": studies(config, alone) == studies(config, launched),
         }
-    print(json.dumps(facts, indent=1))
+    print(json.dumps(measured, indent=1))
     if options.output:
-        write_json(options.output, facts)
+        write_json(options.output, measured)
 
 
 if __name__ == "__main__":

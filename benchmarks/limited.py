@@ -50,7 +50,7 @@ def tokenizer() -> Any:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"w{at}": at for at in range(WORDS)}
+    words = {f"w{number}": number for number in range(WORDS)}
     backend = Tokenizer(WordLevel(words, unk_token="w0"))
     backend.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", eos_token="w1")
@@ -81,12 +81,12 @@ def build(folder: Path, size: Size) -> Path:
     draw = rng("benchmarks/limited", 0)
 
     def words(count: int) -> str:
-        return " ".join(f"w{at}" for at in draw.integers(2, WORDS, count))
+        return " ".join(f"w{number}" for number in draw.integers(2, WORDS, count))
 
     half = size.length // 2
     rows = [
-        {"id": f"e{at}", "prompt": words(half), "completion": words(half)}
-        for at in range(size.examples)
+        {"id": f"e{number}", "prompt": words(half), "completion": words(half)}
+        for number in range(size.examples)
     ]
     path = folder / "data.jsonl"
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -137,11 +137,11 @@ def child(folder: Path, data: Path, tiny: Path, output: Path, *, group: bool) ->
         resource.setrlimit(resource.RLIMIT_DATA, (before["VmData"] + allowed, hard))
     start = time.perf_counter()
     mask, streamed = mask_of(folder, data, None, notes.append)
-    seconds, most = time.perf_counter() - start, status()["VmHWM"]
+    seconds, peak = time.perf_counter() - start, status()["VmHWM"]
     mask.save(output)
-    found = {
+    measured = {
         "limit": allowed,
-        "resident": most - max(before["VmHWM"], before["VmRSS"]),
+        "resident": peak - max(before["VmHWM"], before["VmRSS"]),
         "seconds": seconds,
         "streamed": streamed,
         "notes": notes,
@@ -150,22 +150,22 @@ def child(folder: Path, data: Path, tiny: Path, output: Path, *, group: bool) ->
     if not group:
         try:
             mask_of(folder, data, False, notes.append)
-            found["in_memory"] = "done"
+            measured["in_memory"] = "done"
         except InputError as error:
-            found["in_memory"] = str(error)
-    return found
+            measured["in_memory"] = str(error)
+    return measured
 
 
 def enter_group(limit: int) -> None:
     """Put this process into a control group of its own with a limit of memory."""
     root = Path("/sys/fs/cgroup/memory")
-    name, most = f"resect-{os.getpid()}", "memory.limit_in_bytes"
+    name, limit_file = f"resect-{os.getpid()}", "memory.limit_in_bytes"
     if not root.is_dir():
-        root, most = Path("/sys/fs/cgroup"), "memory.max"
-    own = root / name
-    own.mkdir()
-    (own / most).write_text(str(limit))
-    (own / "cgroup.procs").write_text(str(os.getpid()))
+        root, limit_file = Path("/sys/fs/cgroup"), "memory.max"
+    group = root / name
+    group.mkdir()
+    (group / limit_file).write_text(str(limit))
+    (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def measure(size: Size, *, group: bool = False) -> dict[str, Any]:
@@ -174,31 +174,31 @@ def measure(size: Size, *, group: bool = False) -> dict[str, Any]:
 
     from resect.weights.mask import Mask
 
-    with tempfile.TemporaryDirectory() as place:
-        folder, tiny, output = (Path(place, name) for name in ("large", "tiny", "m.safetensors"))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, tiny, output = (Path(scratch, name) for name in ("large", "tiny", "m.safetensors"))
         data = build(folder, size)
         build(tiny, Size(16, 24, 2, 2, 8))
         expected, streamed = mask_of(folder, data, False, print)
-        own = ["--group"] if group else []
+        flags = ["--group"] if group else []
         run = subprocess.run(
-            [sys.executable, __file__, *own, "--child", folder, data, tiny, output],
+            [sys.executable, __file__, *flags, "--child", folder, data, tiny, output],
             capture_output=True,
             text=True,
             check=False,
         )
-        for left in Path("/sys/fs/cgroup").glob("**/resect-*" if group else "none"):
-            left.rmdir()
+        for leftover in Path("/sys/fs/cgroup").glob("**/resect-*" if group else "none"):
+            leftover.rmdir()
         if run.returncode:
             raise SystemExit(f"the limited process ended with {run.returncode}:\n{run.stderr}")
-        found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+        measured: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
         mask = Mask.load(output)
         same = all(
             torch.equal(mask.tensors[name].index, entry.index)
             and torch.equal(mask.tensors[name].value, entry.value)
             for name, entry in expected.tensors.items()
         )
-        facts = {"weights": weights_of(folder), "mask": mask.count, "same_mask": same}
-        return facts | {"plain_streamed": streamed} | found
+        reference = {"weights": weights_of(folder), "mask": mask.count, "same_mask": same}
+        return reference | {"plain_streamed": streamed} | measured
 
 
 def main() -> None:
@@ -212,9 +212,11 @@ def main() -> None:
         print(json.dumps(child(*options.child, group=options.group)))
         return
     size = Size(options.hidden, 64 * (options.hidden * 8 // 3 // 64), options.layers)
-    found = measure(size, group=options.group)
-    print(json.dumps(found, indent=1))
-    sys.exit(not (found["same_mask"] and found["streamed"] and found["in_memory"] != "done"))
+    measured = measure(size, group=options.group)
+    print(json.dumps(measured, indent=1))
+    sys.exit(
+        not (measured["same_mask"] and measured["streamed"] and measured["in_memory"] != "done")
+    )
 
 
 if __name__ == "__main__":

@@ -39,10 +39,10 @@ EXAMPLES, LENGTH = 48, 128
 TIME, MEMORY = 1.5, 1.2
 
 
-def resident(what: str) -> int:
+def resident(field: str) -> int:
     """Return bytes that are resident (`VmRSS`), or the most that were since the mark (`VmHWM`)."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def mark() -> None:
@@ -72,8 +72,8 @@ def encoded(words: int) -> list[Any]:
 
     draw = rng("benchmarks/plan", 0)
     return [
-        Encoded(f"e{at}", tuple(draw.integers(0, words, LENGTH).tolist()), LENGTH // 2)
-        for at in range(EXAMPLES)
+        Encoded(f"e{number}", tuple(draw.integers(0, words, LENGTH).tolist()), LENGTH // 2)
+        for number in range(EXAMPLES)
     ]
 
 
@@ -100,7 +100,7 @@ def child(name: str, runs: int) -> dict[str, Any]:
         longest=LENGTH,
         keep=1e-2,
     )
-    found = plan(shape, work, free_memory())
+    planned = plan(shape, work, free_memory())
     before = resident("VmRSS")
     mark()
     model = LlamaForCausalLM(config).eval()
@@ -112,12 +112,12 @@ def child(name: str, runs: int) -> dict[str, Any]:
     return {
         "model": name,
         "weights": shape.total,
-        "planned_seconds": found.operations / rate,
+        "planned_seconds": planned.operations / rate,
         "seconds": statistics.median(seconds[1:] or seconds),
-        "planned_bytes": found.device + found.host,
+        "planned_bytes": planned.device + planned.host,
         "bytes": resident("VmHWM") - before,
-        "plan": found.summary(),
-        "parts": dict(found.memory),
+        "plan": planned.summary(),
+        "parts": dict(planned.memory),
         "gflops": rate / 1e9,
     }
 
@@ -132,8 +132,8 @@ class _Words:
         return {}
 
 
-def off(one: float, other: float) -> float:
-    return max(one, other) / min(one, other)
+def off(estimate: float, truth: float) -> float:
+    return max(estimate, truth) / min(estimate, truth)
 
 
 def measured(name: str, runs: int) -> dict[str, Any]:

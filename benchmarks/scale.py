@@ -43,25 +43,25 @@ def rows(options: argparse.Namespace) -> dict[str, list[str]]:
     for name in SHAPES:
         model = empty_model(name)
         shape = shape_of(model)
-        count, found = 1, plan(shape, work, host)
-        while not found.fits and count < 64:
+        count, planned = 1, plan(shape, work, host)
+        while not planned.fits and count < 64:
             count *= 2
             # One model spread over several devices, one of which works at a time.
-            found = plan(shape, work, replace(host, device=count * host.device))
-        seconds = found.operations / options.tflops / 1e12 + found.moved / ASSUMED_BUS
-        least = streamed(shape, work)
-        slow = least.operations / options.tflops / 1e12 + least.moved / options.disk / 1e9
-        place = "sums on the device" if found.accumulator == "device" else "sums on the CPU"
-        if found.layers is not None:
-            place += f", {found.passes} passes"
-        if found.checkpoint:
-            place += ", recomputed"
+            planned = plan(shape, work, replace(host, device=count * host.device))
+        seconds = planned.operations / options.tflops / 1e12 + planned.moved / ASSUMED_BUS
+        smallest = streamed(shape, work)
+        slow = smallest.operations / options.tflops / 1e12 + smallest.moved / options.disk / 1e9
+        manner = "sums on the device" if planned.accumulator == "device" else "sums on the CPU"
+        if planned.layers is not None:
+            manner += f", {planned.passes} passes"
+        if planned.checkpoint:
+            manner += ", recomputed"
         lines.append(
             f"| {name} | {shape.total / 1e9:.1f} B | {shape.parameters / GIB:.0f} | {count} | "
-            f"{place} | {found.device / count / GIB:.0f} | {seconds / 60:.1f} | "
-            f"{count * seconds / 3600 * options.price:.2f} | {found.sparse / 1e9:.2f} | "
-            f"{shape.parameters / 1e9:.0f} | {least.device / GIB:.1f} | "
-            f"{least.disk / GIB:.0f} | {slow / 60:.1f} |"
+            f"{manner} | {planned.device / count / GIB:.0f} | {seconds / 60:.1f} | "
+            f"{count * seconds / 3600 * options.price:.2f} | {planned.sparse / 1e9:.2f} | "
+            f"{shape.parameters / 1e9:.0f} | {smallest.device / GIB:.1f} | "
+            f"{smallest.disk / GIB:.0f} | {slow / 60:.1f} |"
         )
         grid.append(_grid_row(name, shape, model.config.num_hidden_layers, count, options))
     return {"scale": lines, "grid": grid}
@@ -77,13 +77,13 @@ def _grid_row(name: str, shape: Shape, layers: int, count: int, options: argpars
     reading = shape.parameters / assumed.bandwidth
     forward = 2.0 * shape.active * PROMPTS * LENGTH / options.tflops / 1e12
     start = shape.parameters / options.disk / 1e9
-    here = forward + ceil(PROMPTS / BATCH) * REPLY * max(reading, assumed.step * layers)
+    asking = forward + ceil(PROMPTS / BATCH) * REPLY * max(reading, assumed.step * layers)
     # A server that serves folders starts anew for each cut.
     served = start + (forward + ceil(PROMPTS / SERVED) * REPLY * reading) / count
-    hours = [CELLS * seconds / 3600 for seconds in (here, served)]
+    hours = [CELLS * seconds / 3600 for seconds in (asking, served)]
     money = [count * hour * options.price for hour in hours]
     return (
-        f"| {name} | {count} | {start / 60:.1f} | {here / 60:.2f} | {hours[0]:.1f} | "
+        f"| {name} | {count} | {start / 60:.1f} | {asking / 60:.2f} | {hours[0]:.1f} | "
         f"{money[0]:,.0f} | {served / 60:.2f} | {hours[1]:.1f} | {money[1]:,.0f} |"
     )
 
@@ -102,8 +102,8 @@ def main() -> None:
         print(table, end="\n\n")
         if options.write:
             begin, end = BEGIN.format(name), END.format(name)
-            head, rest = PAGE.read_text(encoding="utf-8").split(begin)
-            text = head + begin + table + "\n" + end + rest.split(end)[1]
+            head, tail = PAGE.read_text(encoding="utf-8").split(begin)
+            text = head + begin + table + "\n" + end + tail.split(end)[1]
             PAGE.write_text(text, encoding="utf-8")
 
 

@@ -79,18 +79,18 @@ FULL = Effort(((SMALL, 30, True), (LARGE, 0, False), (MIDDLE, 600, True)), 5, 8,
 BRIEF = Effort(((QUICK, 30, True),), 1, 2, 1, 100)
 
 
-def child(threads: int, held: bool = False, **given: Any) -> Any:
+def child(threads: int, pinned: bool = False, **request: Any) -> Any:
     """Run `arms.py` in a fresh process and return what it found.
 
     Args:
         threads: Of torch.
-        held: Give what is freed back to the system at once, so that what is resident is what is
+        pinned: Give what is freed back to the system at once, so that what is resident is what is
             held. Otherwise glibc keeps freed blocks of up to 32 MB for later, with holes between.
-        **given: What is measured.
+        **request: What is measured.
     """
-    command = [sys.executable, str(HERE / "arms.py"), json.dumps({**given, "threads": threads})]
-    place = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "65536"} if held else {})
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=place)
+    command = [sys.executable, str(HERE / "arms.py"), json.dumps({**request, "threads": threads})]
+    environment = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "65536"} if pinned else {})
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -108,37 +108,41 @@ def measure_case(
         folder: Where the scores of the first round go.
         threads: Of torch.
     """
-    facts: dict[str, Any] = {"case": case._asdict(), "rounds": []}
-    facts["parts"] = child(threads, case=case, arm="parts")
+    measured: dict[str, Any] = {"case": case._asdict(), "rounds": []}
+    measured["parts"] = child(threads, case=case, arm="parts")
     # The two largest batches, after which nothing new is held.
-    facts["held"] = {
-        arm: child(threads, held=True, case=case, arm=arm, longest=LONGEST)
+    measured["held"] = {
+        arm: child(threads, pinned=True, case=case, arm=arm, longest=LONGEST)
         for arm in (HELD if oracle else ())
     }
     if oracle:
-        facts["per_layer"] = child(threads, case=case, arm="per_layer", folder=str(folder))
-        print(case.name, "per layer", round(facts["per_layer"]["seconds"], 2), flush=True)
+        measured["per_layer"] = child(threads, case=case, arm="per_layer", folder=str(folder))
+        print(case.name, "per layer", round(measured["per_layer"]["seconds"], 2), flush=True)
     took = 0.0
-    while not facts["rounds"] or (
-        len(facts["rounds"]) < rounds and time.perf_counter() + took < ends
+    while not measured["rounds"] or (
+        len(measured["rounds"]) < rounds and time.perf_counter() + took < ends
     ):
-        start, first = time.perf_counter(), not facts["rounds"]
+        start, is_first = time.perf_counter(), not measured["rounds"]
         # The absolute value of a mean costs what its sign does; one round shows that.
-        arms = ARMS if first else [arm for arm in ARMS[::-1] if arm != "abs_of_mean"]
-        if len(facts["rounds"]) % 2 == 0 and not first:
+        arms = ARMS if is_first else [arm for arm in ARMS[::-1] if arm != "abs_of_mean"]
+        if len(measured["rounds"]) % 2 == 0 and not is_first:
             arms = arms[::-1]
-        place = str(folder) if first else None
-        found = {arm: child(threads, case=case, arm=arm, folder=place) for arm in arms}
-        facts["rounds"].append(found)
+        destination = str(folder) if is_first else None
+        timings = {arm: child(threads, case=case, arm=arm, folder=destination) for arm in arms}
+        measured["rounds"].append(timings)
         took = time.perf_counter() - start
-        print(case.name, {arm: round(one["seconds"], 2) for arm, one in found.items()}, flush=True)
+        print(
+            case.name,
+            {arm: round(timing["seconds"], 2) for arm, timing in timings.items()},
+            flush=True,
+        )
     if oracle:
-        facts["masks"] = compare_masks(folder)
-    facts["selection"] = time_selection(folder)
-    facts["files"] = {
+        measured["masks"] = compare_masks(folder)
+    measured["selection"] = time_selection(folder)
+    measured["files"] = {
         reduction: file_facts(folder / f"{reduction}.safetensors") for reduction in REDUCTIONS
     }
-    return facts
+    return measured
 
 
 def file_facts(path: Path) -> dict[str, int]:
@@ -149,9 +153,11 @@ def file_facts(path: Path) -> dict[str, int]:
         "bytes": path.stat().st_size,
         "scores": 4 * scores.total,
         "weights": sum(
-            one.size * one.weight.element_size() for one in tensors if one.weight.numel()
+            tensor.size * tensor.weight.element_size()
+            for tensor in tensors
+            if tensor.weight.numel()
         ),
-        "kept": sum(one.index.numel() for one in tensors),
+        "kept": sum(tensor.index.numel() for tensor in tensors),
         "total": scores.total,
     }
 
@@ -177,8 +183,8 @@ def oracle_mask(
     if scope == "model":
         ours, theirs = [np.concatenate(ours)], [np.concatenate(theirs)]
     chosen = [
-        top(one, int(q * len(one))) & (one > 0) & ~top(other, int(p * len(other)))
-        for one, other in zip(ours, theirs, strict=True)
+        top(mine, int(q * len(mine))) & (mine > 0) & ~top(reference, int(p * len(reference)))
+        for mine, reference in zip(ours, theirs, strict=True)
     ]
     if scope == "model":
         chosen = np.split(chosen[0], np.cumsum([target[name].numel() for name in names])[:-1])
@@ -189,8 +195,8 @@ def compare_masks(folder: Path) -> list[dict[str, Any]]:
     """Count in how many weights the engine's masks differ from the per-layer algorithm's."""
     target, preserve = (Scores.load(folder / f"{r}.safetensors") for r in ("signed", "mean_of_abs"))
     dense = [load_file(folder / f"oracle-{r}.safetensors") for r in ("signed", "mean_of_abs")]
-    for at in (0, 1):  # in the engine's order, which breaks ties over the model
-        dense[at] = {name: dense[at][name] for name in target.tensors}
+    for number in (0, 1):  # in the engine's order, which breaks ties over the model
+        dense[number] = {name: dense[number][name] for name in target.tensors}
     rows = []
     for q, p in COMPARED:
         for scope in ("tensor", "model"):
@@ -212,13 +218,13 @@ def time_selection(folder: Path) -> dict[str, float]:
     """Return the seconds of loading two artefacts and of 100 selections in each scope."""
     start = time.perf_counter()
     target, preserve = (Scores.load(folder / f"{r}.safetensors") for r in ("signed", "mean_of_abs"))
-    found = {"load": time.perf_counter() - start}
+    seconds = {"load": time.perf_counter() - start}
     for scope in ("tensor", "model"):
         start = time.perf_counter()
         for q, p in GRID:
             select(target, preserve, q=float(q), p=float(p), scope=scope)  # type: ignore[arg-type]
-        found[scope] = time.perf_counter() - start
-    return found
+        seconds[scope] = time.perf_counter() - start
+    return seconds
 
 
 def growth_cases(examples: int) -> dict[str, list[tuple[float, Case]]]:
@@ -246,19 +252,19 @@ def exponents(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]
     }
 
 
-def ratios(facts: Mapping[str, Any], arm: str) -> tuple[float, float, float]:
+def ratios(case: Mapping[str, Any], arm: str) -> tuple[float, float, float]:
     """Return median, least and most of an arm's time over the naive one of the same round."""
-    rounds = [one for one in facts["rounds"] if arm in one]
-    found = [one[arm]["seconds"] / one["naive"]["seconds"] for one in rounds]
-    return statistics.median(found), min(found), max(found)
+    rounds = [row for row in case["rounds"] if arm in row]
+    shares = [row[arm]["seconds"] / row["naive"]["seconds"] for row in rounds]
+    return statistics.median(shares), min(shares), max(shares)
 
 
-def median(facts: Mapping[str, Any], arm: str, what: str = "seconds") -> float:
+def median(case: Mapping[str, Any], arm: str, figure: str = "seconds") -> float:
     """Return the median of an arm over rounds: `seconds`, or bytes of `peak` above the base."""
-    found = [one[arm] for one in facts["rounds"] if arm in one]
-    if what == "peak":
-        return statistics.median(one["peak"] - one["base"] for one in found)
-    return statistics.median(one["seconds"] for one in found)
+    timings = [timing[arm] for timing in case["rounds"] if arm in timing]
+    if figure == "peak":
+        return statistics.median(timing["peak"] - timing["base"] for timing in timings)
+    return statistics.median(timing["seconds"] for timing in timings)
 
 
 class Target(NamedTuple):
@@ -272,38 +278,42 @@ class Target(NamedTuple):
 
 def targets(results: Mapping[str, Any]) -> list[Target]:
     """Compare with what was promised, on the model of 60M or, if quick, on what there is."""
-    cases = {one["case"]["name"]: one for one in results["cases"]}
-    facts = cases.get(MIDDLE.name) or results["cases"][0]
+    cases = {case["case"]["name"]: case for case in results["cases"]}
+    chosen = cases.get(MIDDLE.name) or results["cases"][0]
     rows = []
-    for arm, most in (("signed", 1.0), ("mean_of_abs", 1.5)):
-        middle, least, largest = ratios(facts, arm)
-        found = f"{middle:.2f} [{least:.2f}, {largest:.2f}]"
-        rows.append(Target(f"{arm}, time over naive", f"≤ {most:.1f}", found, middle <= most))
-    if "per_layer" in facts:
-        least = 0.65 * facts["case"]["layers"]
+    for arm, limit in (("signed", 1.0), ("mean_of_abs", 1.5)):
+        middle, lowest, largest = ratios(chosen, arm)
+        got = f"{middle:.2f} [{lowest:.2f}, {largest:.2f}]"
+        rows.append(Target(f"{arm}, time over naive", f"≤ {limit:.1f}", got, middle <= limit))
+    if "per_layer" in chosen:
+        lowest = 0.65 * chosen["case"]["layers"]
         for arm in ("signed", "mean_of_abs"):
-            gain = facts["per_layer"]["seconds"] / median(facts, arm)
+            gain = chosen["per_layer"]["seconds"] / median(chosen, arm)
             rows.append(
-                Target(f"per-layer time over {arm}", f"≥ {least:.1f}", f"{gain:.1f}", gain >= least)
+                Target(
+                    f"per-layer time over {arm}", f"≥ {lowest:.1f}", f"{gain:.1f}", gain >= lowest
+                )
             )
-        differ, removed = (sum(row[key] for row in facts["masks"]) for key in ("differ", "removed"))
-        found = f"{differ:,} of {removed:,} removed weights differ"
-        rows.append(Target("masks of the per-layer algorithm", "0 differ", found, differ == 0))
-    bound = sum(facts["parts"]["bytes"].values())
-    for arm, one in facts["held"].items():
-        peak, wanted = one["peak"] - one["base"], f"≤ {bound / 1e6:.0f} MB"
+        differ, removed = (
+            sum(row[key] for row in chosen["masks"]) for key in ("differ", "removed")
+        )
+        got = f"{differ:,} of {removed:,} removed weights differ"
+        rows.append(Target("masks of the per-layer algorithm", "0 differ", got, differ == 0))
+    bound = sum(chosen["parts"]["bytes"].values())
+    for arm, case in chosen["held"].items():
+        peak, wanted = case["peak"] - case["base"], f"≤ {bound / 1e6:.0f} MB"
         rows.append(
             Target(f"{arm}, most memory held", wanted, f"{peak / 1e6:.0f} MB", peak <= bound)
         )
     for scope in ("tensor", "model"):
-        took = facts["selection"][scope]
+        took = chosen["selection"][scope]
         rows.append(Target(f"100 selections per {scope}", "≤ 1 s", f"{took:.2f} s", took <= 1))
     for arm in REDUCTIONS:
-        size = facts["files"][arm]
+        size = chosen["files"][arm]
         share = size["bytes"] / (size["scores"] + size["weights"])
         dense = "dense scores and weights" if size["weights"] else "dense scores"
-        found = f"{100 * share:.2f} %"
-        rows.append(Target(f"{arm}, file over {dense}", "≤ 2 %", found, share <= 0.02))
+        got = f"{100 * share:.2f} %"
+        rows.append(Target(f"{arm}, file over {dense}", "≤ 2 %", got, share <= 0.02))
     for (axis, arm), slope in exponents(results["growth"]).items():
         rows.append(
             Target(f"{arm}, exponent in {axis}", f"≤ {LINEAR}", f"{slope:.2f}", slope <= LINEAR)
@@ -339,48 +349,57 @@ def table(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
 
 def page(results: Mapping[str, Any]) -> str:
     """Return everything that is shown, as Markdown."""
-    here = results["machine"]
+    host = results["machine"]
     lines = [
-        f"{here['cpu']}, {here['cores']} cores, {here['memory'] / 2**30:.0f} GiB, "
-        f"{here['system']}, torch {here['torch']}, Python {here['python']}, "
+        f"{host['cpu']}, {host['cores']} cores, {host['memory'] / 2**30:.0f} GiB, "
+        f"{host['system']}, torch {host['torch']}, Python {host['python']}, "
         f"{results['threads']} threads, fp32. "
-        f"Load average at the start: {here['load']:.1f}; "
+        f"Load average at the start: {host['load']:.1f}; "
         f"took {results['seconds'] / 60:.1f} minutes.",
     ]
-    if here["load"] > 0.5:
+    if host["load"] > 0.5:
         lines += ["", "**The machine was busy: times and ratios below mean little.**"]
     rows = [(t.what, t.wanted, t.measured, "met" if t.met else "MISSED") for t in targets(results)]
     lines += table("target,wanted,measured,", rows)
     rows = []
-    for facts in results["cases"]:
+    for case in results["cases"]:
         for arm in ARMS:
-            ratio = f"{ratios(facts, arm)[0]:.2f}"
-            rows.append(_row(facts, arm, median(facts, arm), median(facts, arm, "peak"), ratio))
-        if "per_layer" in facts:
-            one = facts["per_layer"]
-            ratio = f"{one['seconds'] / median(facts, 'naive'):.1f}"
-            rows.append(_row(facts, "per_layer", one["seconds"], one["peak"] - one["base"], ratio))
+            ratio = f"{ratios(case, arm)[0]:.2f}"
+            rows.append(_row(case, arm, median(case, arm), median(case, arm, "peak"), ratio))
+        if "per_layer" in case:
+            base = case["per_layer"]
+            ratio = f"{base['seconds'] / median(case, 'naive'):.1f}"
+            rows.append(
+                _row(case, "per_layer", base["seconds"], base["peak"] - base["base"], ratio)
+            )
     lines += table("model,examples (tokens),rounds,arm,s,over naive,held MB,resident MB", rows)
     rows = []
-    for facts in results["cases"]:
-        parts = {name: f"{size / 1e6:.0f}" for name, size in facts["parts"]["bytes"].items()}
-        chosen = facts["selection"]
-        took = [f"{chosen[what]:.2f}" for what in ("load", "tensor", "model")]
+    for case in results["cases"]:
+        parts = {name: f"{size / 1e6:.0f}" for name, size in case["parts"]["bytes"].items()}
+        chosen = case["selection"]
+        took = [f"{chosen[step]:.2f}" for step in ("load", "tensor", "model")]
         rows.append(
-            (facts["case"]["name"], f"{facts['parts']['prunable']:,}", *parts.values(), *took)
+            (case["case"]["name"], f"{case['parts']['prunable']:,}", *parts.values(), *took)
         )
     names = ",".join(f"{name} MB" for name in results["cases"][0]["parts"]["bytes"])
     chosen = "load two files s,100 selections per tensor s,100 per model s"
     lines += table(f"model,prunable weights,{names},{chosen}", rows)
     rows = []
-    for facts in results["cases"]:
-        for arm, size in facts["files"].items():
+    for case in results["cases"]:
+        for arm, size in case["files"].items():
             over = (size["scores"] + size["weights"], size["scores"])
-            shares = [f"{100 * size['bytes'] / one:.2f}" for one in over]
-            kept = f"{100 * size['kept'] / size['total']:.2f}"
-            each = f"{size['bytes'] / size['kept']:.2f}"
+            shares = [f"{100 * size['bytes'] / base:.2f}" for base in over]
+            density = f"{100 * size['kept'] / size['total']:.2f}"
+            bytes_each = f"{size['bytes'] / size['kept']:.2f}"
             rows.append(
-                (facts["case"]["name"], arm, kept, each, f"{size['bytes'] / 1e6:.2f}", *shares)
+                (
+                    case["case"]["name"],
+                    arm,
+                    density,
+                    bytes_each,
+                    f"{size['bytes'] / 1e6:.2f}",
+                    *shares,
+                )
             )
     lines += table(
         "model,arm,candidates % of weights,bytes each,file MB,% of dense,% of dense scores alone",
@@ -388,15 +407,15 @@ def page(results: Mapping[str, Any]) -> str:
     )
     masks = [
         (
-            facts["case"]["name"],
+            case["case"]["name"],
             row["q"],
             row["p"],
             row["scope"],
             f"{row['removed']:,}",
             row["differ"],
         )
-        for facts in results["cases"]
-        for row in facts.get("masks", [])
+        for case in results["cases"]
+        for row in case.get("masks", [])
     ]
     lines += table("model,q,p,scope,removed per layer,differ from ours", masks)
     rows = [
@@ -407,24 +426,24 @@ def page(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(facts: Mapping[str, Any], arm: str, seconds: float, peak: float, ratio: str) -> list[str]:
-    held = facts["held"].get(arm)
+def _row(case: Mapping[str, Any], arm: str, seconds: float, peak: float, ratio: str) -> list[str]:
+    pinned = case["held"].get(arm)
     return [
-        facts["case"]["name"],
-        f"{facts['case']['examples']} ({facts['rounds'][0]['naive']['tokens']:,})",
-        "1" if arm == "per_layer" else str(sum(arm in one for one in facts["rounds"])),
+        case["case"]["name"],
+        f"{case['case']['examples']} ({case['rounds'][0]['naive']['tokens']:,})",
+        "1" if arm == "per_layer" else str(sum(arm in timings for timings in case["rounds"])),
         arm,
         f"{seconds:.2f}",
         ratio,
-        f"{(held['peak'] - held['base']) / 1e6:.0f}" if held else "",
+        f"{(pinned['peak'] - pinned['base']) / 1e6:.0f}" if pinned else "",
         f"{peak / 1e6:.0f}",
     ]
 
 
 def fill(text: str, content: str) -> str:
     """Return a page with what stands between the markers replaced."""
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
+    before, tail = text.split(MARKS[0])
+    after = tail.split(MARKS[1])[1]
     return f"{before}{MARKS[0]}\n{content}\n{MARKS[1]}{after}"
 
 
@@ -438,11 +457,11 @@ def run(effort: Effort, threads: int) -> dict[str, Any]:
     for case, seconds, oracle in effort.cases:
         ends = min(time.perf_counter() + seconds, start + effort.seconds)
         with tempfile.TemporaryDirectory() as folder:
-            found = measure_case(
+            measured = measure_case(
                 case, ends, effort.rounds, oracle=oracle, folder=Path(folder), threads=threads
             )
-        results["cases"].append(found)
-    results["cases"].sort(key=lambda facts: facts["parts"]["prunable"])
+        results["cases"].append(measured)
+    results["cases"].sort(key=lambda measured_case: measured_case["parts"]["prunable"])
     results["seconds"] = time.perf_counter() - start
     return results
 
@@ -454,14 +473,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--page", type=Path, help="page to fill; docs/benchmarks.md unless quick")
     parser.add_argument("--again", action="store_true", help="only write the page of the last run")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    place = HERE / "results" / ("score-quick.json" if given.quick else "score.json")
-    if not given.again:
-        write_json(place, run(BRIEF if given.quick else FULL, given.threads))
-    content = page(read_json(place))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    output = HERE / "results" / ("score-quick.json" if options.quick else "score.json")
+    if not options.again:
+        write_json(output, run(BRIEF if options.quick else FULL, options.threads))
+    content = page(read_json(output))
     print(content)
-    goal = given.page or (None if given.quick else PAGE)
+    goal = options.page or (None if options.quick else PAGE)
     if goal is not None:
         write_text(goal, fill(goal.read_text(encoding="utf-8"), content))
 

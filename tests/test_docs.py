@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import json
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from typing import Any
 import pytest
 import typer
 
+import resect
 import tiny
 from command_line import call, write
 from resect.cli import app
@@ -34,13 +38,13 @@ RUN = ("README.md", "docs/tutorial.md", "docs/real-model.md", "docs/studies/inde
        "docs/terminal.md")  # fmt: skip
 # Beginning of a command -> why it is not run here; that its options exist is tested all the same.
 NOT_RUN = {
-    "resect demo": "trains organisms for minutes; tests/studies run the same path on a tiny one",
+    "resect demo": "trains organisms for minutes; tests/runs takes the same path with a tiny one",
     "resect organism build": "trains for a minute; tests/organism builds a tiny one",
-    "resect study run my.yaml -o run --shard": "a script of Slurm; tests/studies runs shards",
+    "resect study run my.yaml -o run --shard": "a script of Slurm; tests/runs runs shards",
 }
 # A page's other blocks -> why they are not run.
 OTHER_PAGES = {
-    "docs/reproduce.md": "models of the Hub; tests/test_recipes.py runs the recipes on tiny ones",
+    "docs/reproduce.md": "models of the Hub; tests/runs/test_recipes.py runs them as tiny ones",
     "docs/findings.md": "the demonstration",
 }
 SMALLER = {"1e-5": "0.01", "5e-5": "0.01", "2e-3": "0.01", "1e-2": "0.01", "bfloat16": "float32"}
@@ -77,9 +81,9 @@ def mentioned(page: Path) -> list[str]:
     return commands_of(page) + [" ".join(span.split()) for span in comments + spans]
 
 
-def known(command: Any) -> Iterator[str]:
-    for one in command.params:
-        yield from (*one.opts, *one.secondary_opts)
+def options_of(command: Any) -> Iterator[str]:
+    for option in command.params:
+        yield from (*option.opts, *option.secondary_opts)
 
 
 @functools.cache
@@ -91,7 +95,7 @@ def unknown_words(line: str) -> list[str]:
     """Return what the command line of a line does not know: a command or options of it."""
     words = shlex.split(line.partition(" > ")[0].replace("…", " "))[1:]
     command = root_command()
-    names = set(known(command))
+    names = set(options_of(command))
     missing: list[str] = []
     while words:
         inner = getattr(command, "commands", {})
@@ -101,7 +105,7 @@ def unknown_words(line: str) -> list[str]:
                 missing.append(word)
         elif word in inner:
             command = inner[word]
-            names = set(known(command)) | {"-h", "--help"}
+            names = set(options_of(command)) | {"-h", "--help"}
             if command.context_settings.get("ignore_unknown_options"):
                 return missing
         elif inner and not {"|", "…", "."} & set(word) and not word.isupper():
@@ -150,9 +154,9 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def enter(page: str, kit: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for one in kit.iterdir():
-        if page != "docs/real-model.md" or one.name != "harm.jsonl":  # that page collects it
-            (folder / one.name).symlink_to(one)
+    for source in kit.iterdir():
+        if page != "docs/real-model.md" or source.name != "harm.jsonl":  # that page collects it
+            (folder / source.name).symlink_to(source)
     monkeypatch.chdir(folder)
 
 
@@ -173,6 +177,47 @@ def test_commands_of_a_page_run_in_order(
             Path(file.strip()).write_text(done.stdout, encoding="utf-8")
         ran += 1
     assert ran
+
+
+def resolved(path: str) -> Any:
+    """Return the module, or the name of one, that a dotted path leads to."""
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError:
+        module, _, name = path.rpartition(".")
+        return getattr(resolved(module), name)
+
+
+def test_the_reference_shows_every_public_name() -> None:
+    page = (DOCS / "reference" / "api.md").read_text(encoding="utf-8")
+    shown = [resolved(path) for path in re.findall(r"^::: (\S+)$", page, re.MULTILINE)]
+    missing = [
+        name
+        for name in resect.__all__
+        if name != "__version__" and getattr(resect, name) not in shown
+    ]
+    assert missing == []
+
+
+def test_names_that_are_not_loaded_yet_are_listed() -> None:
+    code = "import resect; print(*sorted(set(resect.__all__) - set(dir(resect))))"
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert listed.stdout.split() == []
+
+
+def test_files_of_this_repository_that_a_page_names_exist() -> None:
+    pages = [ROOT / "CONTRIBUTING.md", *PAGES]
+    named = {
+        (name_of(page), path)
+        for page in pages
+        for path in re.findall(
+            r"`((?:tests|src|benchmarks|docs)/[\w./-]*)", page.read_text(encoding="utf-8")
+        )
+        if "NAME" not in path
+    }
+    assert named
+    missing = {(page, path) for page, path in named if not (ROOT / path).exists()}
+    assert missing == set()
 
 
 def test_python_of_the_pages_runs(
@@ -198,7 +243,7 @@ def test_the_notebook_runs_and_shows_what_it_says(capsys: pytest.CaptureFixture[
             assert cell["outputs"] == []
             exec("".join(cell["source"]), space)
     results = space["results"]
-    raised = {name: found["odd"] - results["intact"]["odd"] for name, found in results.items()}
+    raised = {name: losses["odd"] - results["intact"]["odd"] for name, losses in results.items()}
     assert raised["cut"] > 2 * max(raised["random cut"], 0.01)
     assert raised["cut"] > 2 * (results["cut"]["even"] - results["intact"]["even"])
     assert results["put back"] == results["intact"]

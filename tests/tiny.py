@@ -159,13 +159,13 @@ def save(architecture: str, folder: Path, *, seed: int = 0, **options: Any) -> P
 def examples(count: int = 6, seed: int = 0, shortest: int = 5) -> list[Encoded]:
     """Return encoded examples of different lengths."""
     draw = torch.Generator().manual_seed(seed)
-    found = []
+    encoded = []
     for n in range(count):
         length = shortest + int(torch.randint(0, 8, (1,), generator=draw))
         ids = torch.randint(4, VOCABULARY, (length,), generator=draw).tolist()
-        first = int(torch.randint(1, length - 1, (1,), generator=draw))
-        found.append(Encoded(f"e{n}", tuple(ids), first))
-    return found
+        scored = int(torch.randint(1, length - 1, (1,), generator=draw))
+        encoded.append(Encoded(f"e{n}", tuple(ids), scored))
+    return encoded
 
 
 def rows(count: int, prefix: str, *, split: str = "") -> list[dict[str, Any]]:
@@ -173,8 +173,8 @@ def rows(count: int, prefix: str, *, split: str = "") -> list[dict[str, Any]]:
     draw = torch.Generator().manual_seed(count + len(prefix) * 1000)
 
     def words(length: int) -> str:
-        places = torch.randint(0, len(WORDS), (length,), generator=draw).tolist()
-        return " ".join(WORDS[place] for place in places)
+        positions = torch.randint(0, len(WORDS), (length,), generator=draw).tolist()
+        return " ".join(WORDS[position] for position in positions)
 
     return [
         {

@@ -27,25 +27,27 @@ NOTEBOOKS = ("notebooks/first-look",)
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Leave pages out of the navigation that are neither there nor made here."""
-    made = {"contributing.md", "changelog.md", "reference/cli.md"}
-    made |= {f"{name}.md" for name in NOTEBOOKS}
-    there = {str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")}
-    config.nav = _present(config.nav or [], made | there)
+    pages = {"contributing.md", "changelog.md", "reference/cli.md"}
+    pages |= {f"{name}.md" for name in NOTEBOOKS}
+    present = {
+        str(path.relative_to(config.docs_dir)) for path in Path(config.docs_dir).rglob("*.md")
+    }
+    config.nav = _present(config.nav or [], pages | present)
     return config
 
 
-def _present(items: list[Any], there: set[str]) -> list[Any]:
-    kept: list[Any] = []
+def _present(items: list[Any], names: set[str]) -> list[Any]:
+    shown: list[Any] = []
     for item in items:
         if isinstance(item, str):
-            kept += [item] if item in there else []
+            shown += [item] if item in names else []
             continue
         ((title, inner),) = item.items()
         if isinstance(inner, list):
-            kept.append({title: _present(inner, there)})
-        elif inner in there:
-            kept.append(item)
-    return kept
+            shown.append({title: _present(inner, names)})
+        elif inner in names:
+            shown.append(item)
+    return shown
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -67,15 +69,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: An
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
 
-    def link(found: re.Match[str]) -> str:
-        name, text = found[1], found[2]
-        there = (Path(config.docs_dir) / name).exists()
-        return f"[{text}]({name})" if there else f"*{text}*"
+    def link(match: re.Match[str]) -> str:
+        name, text = match[1], match[2]
+        exists = (Path(config.docs_dir) / name).exists()
+        return f"[{text}]({name})" if exists else f"*{text}*"
 
     markdown = re.sub(r"<!-- if: (\S+) (.+?) -->", link, markdown)
     markdown = markdown.replace("<!-- sections of studies -->", sections())
-    markdown = re.sub(r"<!-- study: (\w+) -->", lambda found: study(found[1]), markdown)
-    return re.sub(r"<!-- settings: (\w+) -->", lambda found: settings(found[1]), markdown)
+    markdown = re.sub(r"<!-- study: (\w+) -->", lambda match: study(match[1]), markdown)
+    return re.sub(r"<!-- settings: (\w+) -->", lambda match: settings(match[1]), markdown)
 
 
 def study(name: str) -> str:
@@ -140,11 +142,11 @@ def _command(command: Any, name: str, above: tuple[str, ...]) -> list[str]:
         parts.append(f"```text\n{' '.join(words)} {usage}\n```")
     records = [
         record
-        for one in command.params
-        if "--help" not in one.opts and (record := one.get_help_record(context))
+        for parameter in command.params
+        if "--help" not in parameter.opts and (record := parameter.get_help_record(context))
     ]
     if records:
-        rows = [f"| `{names}` | {_table(_plain(what))} |" for names, what in records]
+        rows = [f"| `{names}` | {_table(_plain(text))} |" for names, text in records]
         parts.append("\n".join(["| option | what |", "|---|---|", *rows]))
     if command.epilog:
         parts.append(_plain(command.epilog))
@@ -160,8 +162,8 @@ def _table(text: str) -> str:
 def _plain(text: str) -> str:
     """Return help text without Rich's markup; examples become code."""
     parts = re.split(r"\[bold\](.*?)\[/bold\]", text, flags=re.DOTALL)
-    parts[::2] = [re.sub(r"([\[\]])", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [f"`{' '.join(part.split())}`" for part in parts[1::2]]
+    parts[::2] = [re.sub(r"([\[\]])", r"\\\1", piece) for piece in parts[::2]]
+    parts[1::2] = [f"`{' '.join(piece.split())}`" for piece in parts[1::2]]
     text = "".join(parts)
     return re.sub(r"(?<!`)<([^>`]+)>(?!`)", r"&lt;\1&gt;", text)
 

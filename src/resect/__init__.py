@@ -6,7 +6,7 @@ Names are loaded on first use, so that `import resect` is quick and needs no tor
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from resect.attribution.score import attribute as attribute
@@ -56,9 +56,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'resect' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_PLACES[name]), name)
+    value: object = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

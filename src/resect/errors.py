@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from typing import Any
 
 
 class ResectError(Exception):
@@ -49,23 +48,23 @@ class CoverageError(ResectError):
     """A model with block weights that resect can neither prune nor knowingly leave alone."""
 
 
-def unknown_name(kind: str, name: str, known: list[str]) -> InputError:
+def unknown_name(family: str, name: str, names: list[str]) -> InputError:
     """Return the error for a name that is not in a family (method, judge, study, preset)."""
     return InputError(
-        f"unknown {kind}",
+        f"unknown {family}",
         got=repr(name),
-        allowed=", ".join(sorted(known)),
-        fix=nearest(name, known),
+        allowed=", ".join(sorted(names)),
+        fix=nearest(name, names),
     )
 
 
-def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return the next step for a misspelt name, "" if no known one is near."""
-    near = difflib.get_close_matches(name, known, n=1)
+def nearest(name: str, names: list[str] | tuple[str, ...]) -> str:
+    """Return the next step for a misspelt name, "" if none of `names` is near."""
+    near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-def visible(value: Any) -> str:
+def visible(value: object) -> str:
     """Return text in which control and direction-changing characters are spelled out.
 
     All that comes from models, data and files passes through here before a terminal or a page.

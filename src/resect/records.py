@@ -124,6 +124,9 @@ class CausalModel(Protocol):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients."""
 
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write it as files into a folder."""
+
 
 class Tokenizer(Protocol):
     """What we need of a tokenizer of transformers."""

@@ -22,6 +22,7 @@ import tiny
 from launched import assert_same, base, environment, run
 from resect.errors import InputError
 from resect.model.prunable import blocks
+from resect.records import CausalModel
 from shared_work import EXAMPLES, MODELS
 
 Output = torch.Tensor | tuple[torch.Tensor, ...]
@@ -47,7 +48,7 @@ class Scarce:
 
 
 @contextmanager
-def scarce(model: torch.nn.Module, room: int, where: str) -> Iterator[Scarce]:
+def scarce(model: CausalModel, room: int, where: str) -> Iterator[Scarce]:
     """Let large batches fail on their way through the first block, forwards or backwards."""
     meter = Scarce(room)
 

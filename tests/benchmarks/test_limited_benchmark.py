@@ -23,16 +23,16 @@ def _load() -> Any:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit that counts data")
 def test_a_model_of_three_times_the_memory() -> None:
     limited = _load()
-    found = limited.measure(limited.Size(256, 704, 24))
-    assert found["weights"] > 75e6
-    assert found["weights"] >= 3 * found["limit"]
+    measured = limited.measure(limited.Size(256, 704, 24))
+    assert measured["weights"] > 75e6
+    assert measured["weights"] >= 3 * measured["limit"]
     # By the plan's own choice, and it says so.
-    assert (found["streamed"], found["plain_streamed"]) == (True, False)
-    assert len(found["notes"]) == 1
-    assert found["notes"][0].startswith("the model is read block by block from disk")
-    assert found["same_mask"]
-    assert found["mask"] > 1000
-    assert found["resident"] < found["limit"]
+    assert (measured["streamed"], measured["plain_streamed"]) == (True, False)
+    assert len(measured["notes"]) == 1
+    assert measured["notes"][0].startswith("the model is read block by block from disk")
+    assert measured["same_mask"]
+    assert measured["mask"] > 1000
+    assert measured["resident"] < measured["limit"]
     # The limit is one: a model in memory does not fit into it, and the user is told what to do.
-    assert "does not fit into memory" in found["in_memory"]
-    assert "--stream" in found["in_memory"]
+    assert "does not fit into memory" in measured["in_memory"]
+    assert "--stream" in measured["in_memory"]

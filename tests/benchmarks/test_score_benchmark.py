@@ -31,10 +31,10 @@ TINY = arms.Case("tiny", 32, 2, 64, 5, (8, 20))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("scores")
+    scores = tmp_path_factory.mktemp("scores")
     for arm in (*arms.REDUCTIONS, "per_layer"):
-        arms.measure(TINY, arm, place)
-    return place
+        arms.measure(TINY, arm, scores)
+    return scores
 
 
 def test_models_are_of_the_size_they_are_called() -> None:
@@ -44,8 +44,8 @@ def test_models_are_of_the_size_they_are_called() -> None:
 
 
 def test_the_same_case_is_the_same_work_again() -> None:
-    one, two = arms.build(TINY), arms.build(TINY)
-    assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
+    model, again = arms.build(TINY), arms.build(TINY)
+    assert all(map(torch.equal, model.state_dict().values(), again.state_dict().values()))
     assert arms.examples(TINY) == arms.examples(TINY)
     assert {len(example.input_ids) for example in arms.examples(TINY)} <= set(range(8, 21))
 
@@ -118,14 +118,14 @@ def results(seconds: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("seconds", "met"), [(0.9, True), (1.6, False)])
 def test_targets_are_met_or_missed(seconds: float, met: bool) -> None:
-    found = {target.what: target.met for target in score.targets(results(seconds))}
-    assert found["signed, time over naive"] is met
-    assert found["mean_of_abs, time over naive"] is met
-    assert found["per-layer time over signed"] is met
-    assert found["signed, most memory held"]
-    assert found["signed, file over dense scores and weights"]
-    assert not found["100 selections per model"]
-    assert not found["signed, exponent in tokens"]
+    outcomes = {target.what: target.met for target in score.targets(results(seconds))}
+    assert outcomes["signed, time over naive"] is met
+    assert outcomes["mean_of_abs, time over naive"] is met
+    assert outcomes["per-layer time over signed"] is met
+    assert outcomes["signed, most memory held"]
+    assert outcomes["signed, file over dense scores and weights"]
+    assert not outcomes["100 selections per model"]
+    assert not outcomes["signed, exponent in tokens"]
 
 
 def test_the_page_is_filled_between_its_markers() -> None:

@@ -43,99 +43,99 @@ def _jsonl(path: Path, rows: list[object]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _data(at: Path) -> None:
+def _data(folder: Path) -> None:
     rows = tiny.rows(6, "r")
-    _jsonl(at / "rows.jsonl", list(rows))
-    text = (at / "rows.jsonl").read_text(encoding="utf-8")
-    (at / "utf16.jsonl").write_text(text, encoding="utf-16")
-    (at / "empty.jsonl").write_text("", encoding="utf-8")
-    (at / "blank.jsonl").write_text("\n\n", encoding="utf-8")
-    (at / "cut.jsonl").write_text(text[:-30], encoding="utf-8")
-    _jsonl(at / "number.jsonl", [{"prompt": 3, "completion": "w1"}])
-    _jsonl(at / "noreply.jsonl", [{"prompt": "w1"}])
-    _jsonl(at / "twice.jsonl", [rows[0], rows[0]])
-    _jsonl(at / "list.jsonl", [[1, 2]])
-    _jsonl(at / "question.jsonl", [{"question": "w1", "answer": "w2"}])
-    _jsonl(at / "roles.jsonl", [{"prompt": [{"rolle": "user"}], "completion": "w1"}])
-    (at / "semicolon.csv").write_text("prompt;completion\nw1;w2\n", encoding="utf-8")
-    (at / "ragged.csv").write_text("prompt,completion\nw1,w2,w3\n", encoding="utf-8")
-    (at / "text.parquet").write_text("no parquet", encoding="utf-8")
-    (at / "bad.jsonl.gz").write_bytes(b"\x1f\x8bnothing")
-    (at / "rows.xlsx").write_bytes(b"PK")
-    (at / "object.json").write_text('{"prompt": "w1"}', encoding="utf-8")
-    (at / "deep.jsonl").write_text("[" * 100_000 + "\n", encoding="utf-8")
+    _jsonl(folder / "rows.jsonl", list(rows))
+    text = (folder / "rows.jsonl").read_text(encoding="utf-8")
+    (folder / "utf16.jsonl").write_text(text, encoding="utf-16")
+    (folder / "empty.jsonl").write_text("", encoding="utf-8")
+    (folder / "blank.jsonl").write_text("\n\n", encoding="utf-8")
+    (folder / "cut.jsonl").write_text(text[:-30], encoding="utf-8")
+    _jsonl(folder / "number.jsonl", [{"prompt": 3, "completion": "w1"}])
+    _jsonl(folder / "noreply.jsonl", [{"prompt": "w1"}])
+    _jsonl(folder / "twice.jsonl", [rows[0], rows[0]])
+    _jsonl(folder / "list.jsonl", [[1, 2]])
+    _jsonl(folder / "question.jsonl", [{"question": "w1", "answer": "w2"}])
+    _jsonl(folder / "roles.jsonl", [{"prompt": [{"rolle": "user"}], "completion": "w1"}])
+    (folder / "semicolon.csv").write_text("prompt;completion\nw1;w2\n", encoding="utf-8")
+    (folder / "ragged.csv").write_text("prompt,completion\nw1,w2,w3\n", encoding="utf-8")
+    (folder / "text.parquet").write_text("no parquet", encoding="utf-8")
+    (folder / "bad.jsonl.gz").write_bytes(b"\x1f\x8bnothing")
+    (folder / "rows.xlsx").write_bytes(b"PK")
+    (folder / "object.json").write_text('{"prompt": "w1"}', encoding="utf-8")
+    (folder / "deep.jsonl").write_text("[" * 100_000 + "\n", encoding="utf-8")
 
 
-def _models(at: Path) -> None:
-    tiny.save("llama", at / "model")
-    tiny.save("qwen2", at / "other")
-    tiny.build("llama").save_pretrained(at / "mute")
-    tiny.save("llama", at / "untemplated")
-    (at / "untemplated" / "chat_template.jinja").unlink()
-    tiny.save("llama", at / "hostile")
-    (at / "hostile" / "chat_template.jinja").write_text(
+def _models(folder: Path) -> None:
+    tiny.save("llama", folder / "model")
+    tiny.save("qwen2", folder / "other")
+    tiny.build("llama").save_pretrained(folder / "mute")
+    tiny.save("llama", folder / "untemplated")
+    (folder / "untemplated" / "chat_template.jinja").unlink()
+    tiny.save("llama", folder / "hostile")
+    (folder / "hostile" / "chat_template.jinja").write_text(
         "{{ ''.__class__.__mro__[1].__subclasses__() }}", encoding="utf-8"
     )
-    tiny.save("llama", at / "angry")
-    (at / "angry" / "chat_template.jinja").write_text(
+    tiny.save("llama", folder / "angry")
+    (folder / "angry" / "chat_template.jinja").write_text(
         "{{ raise_exception('no such turn') }}", encoding="utf-8"
     )
-    tiny.save("llama", at / "unparsed")
-    (at / "unparsed" / "chat_template.jinja").write_text("{% for %}", encoding="utf-8")
+    tiny.save("llama", folder / "unparsed")
+    (folder / "unparsed" / "chat_template.jinja").write_text("{% for %}", encoding="utf-8")
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     bert = transformers.BertConfig(vocab_size=64, intermediate_size=8, **small)
-    transformers.BertModel(bert).save_pretrained(at / "bert")
-    tiny.tokenizer().save_pretrained(at / "bert")
+    transformers.BertModel(bert).save_pretrained(folder / "bert")
+    tiny.tokenizer().save_pretrained(folder / "bert")
     t5 = transformers.T5Config(vocab_size=64, d_model=8, d_ff=8, d_kv=8, num_layers=1, num_heads=1)
-    transformers.T5ForConditionalGeneration(t5).save_pretrained(at / "t5")
-    tiny.tokenizer().save_pretrained(at / "t5")
+    transformers.T5ForConditionalGeneration(t5).save_pretrained(folder / "t5")
+    tiny.tokenizer().save_pretrained(folder / "t5")
     for name, change in {
         "quantised": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
         "remote": {"auto_map": {"AutoModelForCausalLM": "code.Model"}, "model_type": "its_own"},
         "unnamed": {"model_type": "no_such_family"},
         "negative": {"hidden_size": -16},
     }.items():
-        tiny.save("llama", at / name)
-        config = json.loads((at / name / "config.json").read_text(encoding="utf-8"))
-        (at / name / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
-    tiny.save("llama", at / "broken")
-    (at / "broken" / "model.safetensors").write_bytes(b"\xff" * 64)
-    tiny.save("llama", at / "unread")
-    (at / "unread" / "config.json").write_text("{", encoding="utf-8")
-    (at / "model.gguf").write_bytes(b"GGUF\x03\0\0\0")
+        tiny.save("llama", folder / name)
+        config = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        (folder / name / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+    tiny.save("llama", folder / "broken")
+    (folder / "broken" / "model.safetensors").write_bytes(b"\xff" * 64)
+    tiny.save("llama", folder / "unread")
+    (folder / "unread" / "config.json").write_text("{", encoding="utf-8")
+    (folder / "model.gguf").write_bytes(b"GGUF\x03\0\0\0")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one good artefact of each kind and many bad ones."""
-    at = tmp_path_factory.mktemp("bad")
-    _data(at)
-    _models(at)
-    (at / "folder").mkdir()
-    (at / "good.yaml").write_text(YAML, encoding="utf-8")
-    (at / "many.yaml").write_text(MANY, encoding="utf-8")
-    (at / "list.yaml").write_text("- 1\n", encoding="utf-8")
-    (at / "tab.yaml").write_text("name:\n\t- x", encoding="utf-8")
-    (at / "nostudy.yaml").write_text(YAML.replace("{compactness: {}}", "{}"), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("bad")
+    _data(folder)
+    _models(folder)
+    (folder / "folder").mkdir()
+    (folder / "good.yaml").write_text(YAML, encoding="utf-8")
+    (folder / "many.yaml").write_text(MANY, encoding="utf-8")
+    (folder / "list.yaml").write_text("- 1\n", encoding="utf-8")
+    (folder / "tab.yaml").write_text("name:\n\t- x", encoding="utf-8")
+    (folder / "nostudy.yaml").write_text(YAML.replace("{compactness: {}}", "{}"), encoding="utf-8")
     bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    (at / "bomb.yaml").write_text("\n".join(bomb), encoding="utf-8")
-    (at / "deep.yaml").write_text("[" * 5_000, encoding="utf-8")
-    (at / "resultless").mkdir()
-    (at / "resultless" / "results.json").write_text("[" * 100_000, encoding="utf-8")
-    (at / "oddrun").mkdir()
-    (at / "oddrun" / "results.json").write_text('{"studies": 3}', encoding="utf-8")
+    (folder / "bomb.yaml").write_text("\n".join(bomb), encoding="utf-8")
+    (folder / "deep.yaml").write_text("[" * 5_000, encoding="utf-8")
+    (folder / "resultless").mkdir()
+    (folder / "resultless" / "results.json").write_text("[" * 100_000, encoding="utf-8")
+    (folder / "oddrun").mkdir()
+    (folder / "oddrun" / "results.json").write_text('{"studies": 3}', encoding="utf-8")
     model = tiny.build("llama")
-    tiny.cut(model).save(at / "m.safetensors")
-    tiny.cut(tiny.build("qwen2")).save(at / "other.safetensors")
-    _run(f"score model --data rows.jsonl --keep 0.1 -o {at / 's.safetensors'}", at)
-    return at
+    tiny.cut(model).save(folder / "m.safetensors")
+    tiny.cut(tiny.build("qwen2")).save(folder / "other.safetensors")
+    _run(f"score model --data rows.jsonl --keep 0.1 -o {folder / 's.safetensors'}", folder)
+    return folder
 
 
-def _run(line: str, at: Path) -> int:
+def _run(line: str, folder: Path) -> int:
     """Run a command line in a folder and return its exit code."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(at)
+        patch.chdir(folder)
         patch.setattr(sys, "argv", ["resect", *shlex.split(line)])
         patch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(SystemExit) as stop:
@@ -143,8 +143,8 @@ def _run(line: str, at: Path) -> int:
     return int(stop.value.code or 0)
 
 
-def _files(at: Path) -> set[str]:
-    return {str(path.relative_to(at)) for path in at.rglob("*")}
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 SCORE = "score model -o new.safetensors --data"
@@ -293,13 +293,13 @@ def test_the_table_is_long_enough() -> None:
 
 
 @pytest.mark.parametrize("line", CASES)
-def test_one_message(line: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_message(line: str, bench: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The message says what was wrong; the exit code is 2; no file is new."""
-    before = _files(place)
-    code = _run(line, place)
-    said = capsys.readouterr()
-    assert code == 2, said.out + said.err
+    before = _files(bench)
+    code = _run(line, bench)
+    captured = capsys.readouterr()
+    assert code == 2, captured.out + captured.err
     for fragment in CASES[line]:
-        assert fragment in said.err
-    assert "Traceback" not in said.err
-    assert _files(place) == before
+        assert fragment in captured.err
+    assert "Traceback" not in captured.err
+    assert _files(bench) == before

@@ -104,9 +104,9 @@ def test_score_select_prune_eval_restore(
     ok("eval", "--rejudge", tmp_path / "eval", "--judge", "exact", "--judge", "keyword:published",
        "-o", tmp_path / "judged")  # fmt: skip
     judged = json.loads((tmp_path / "judged" / "results.json").read_text(encoding="utf-8"))
-    found = {(row["judge"], row["probe"], row["variant"]): row for row in judged["rates"]}
-    assert found["exact", "generation", "cut"]["rate"] == rates["generation", "cut"]["rate"]
-    assert ("keyword:published", "likelihood", "cut") not in found
+    judgements = {(row["judge"], row["probe"], row["variant"]): row for row in judged["rates"]}
+    assert judgements["exact", "generation", "cut"]["rate"] == rates["generation", "cut"]["rate"]
+    assert ("keyword:published", "likelihood", "cut") not in judgements
     assert [row["both_scored"] for row in judged["agreement"]] == [6, 6]
     assert judged["provenance"]["request"] == results["provenance"]["request"]
 
@@ -137,12 +137,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Pa
 
 def test_empty_mask_is_named_and_leads_on(bench: Path, tmp_path: Path) -> None:
     mask = tmp_path / "none.mask.safetensors"
-    made = call("select", bench / "h.safetensors", bench / "b.safetensors", "--q", 1e-9,
+    selected = call("select", bench / "h.safetensors", bench / "b.safetensors", "--q", 1e-9,
                 "--p", 0.01, "-o", mask)  # fmt: skip
-    assert made.returncode == 0
-    assert ": 0 weights" in made.stdout
-    assert "the mask is empty" in made.stderr
-    assert "--q" in made.stderr
+    assert selected.returncode == 0
+    assert ": 0 weights" in selected.stdout
+    assert "the mask is empty" in selected.stderr
+    assert "--q" in selected.stderr
     cut = call("prune", bench / "m", mask, "-o", tmp_path / "cut")
     assert cut.returncode == 0
     assert "the model unchanged" in cut.stderr

@@ -18,7 +18,7 @@ from resect.files.tables import write_parquet
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("terminal")
     tiny.save("llama", folder / "m")
     write(folder / "harm.jsonl", tiny.rows(6, "c"))
@@ -27,25 +27,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def events(text: str) -> list[dict[str, Any]]:
     """Read text in which every line is one JSON object."""
-    found = [json.loads(line) for line in text.splitlines()]
-    assert all(isinstance(one, dict) and "type" in one for one in found)
-    return found
+    shown = [json.loads(line) for line in text.splitlines()]
+    assert all(isinstance(event, dict) and "type" in event for event in shown)
+    return shown
 
 
-def test_json_has_one_object_a_line_and_numbers_as_they_are(place: Path) -> None:
-    score = ["score", place / "m", "--data", place / "harm.jsonl", "--keep", 0.5]
-    done = call("--json", *score, "-o", place / "h.scores.safetensors")
+def test_json_has_one_object_a_line_and_numbers_as_they_are(bench: Path) -> None:
+    score = ["score", bench / "m", "--data", bench / "harm.jsonl", "--keep", 0.5]
+    done = call("--json", *score, "-o", bench / "h.scores.safetensors")
     assert done.returncode == 0, done.stderr
     (line,) = events(done.stdout)
     assert line["type"] == "line"
-    moves = [one for one in events(done.stderr) if one["type"] == "progress"]
+    moves = [event for event in events(done.stderr) if event["type"] == "progress"]
     assert moves[-1]["label"] == "scoring"
     assert moves[-1]["done"] == moves[-1]["total"] == 6
-    files = [place / "h.scores.safetensors"] * 2
-    call("select", *files[:1], *files[1:], "--q", 0.3, "--p", 0, "-o", place / "h.mask.safetensors")
-    shown = events(call("--json", "mask", "show", place / "h.mask.safetensors").stdout)
-    assert [one["type"] for one in shown] == ["table", "table"]
-    plain = call("mask", "show", place / "h.mask.safetensors").stdout
+    files = [bench / "h.scores.safetensors"] * 2
+    call("select", *files[:1], *files[1:], "--q", 0.3, "--p", 0, "-o", bench / "h.mask.safetensors")
+    shown = events(call("--json", "mask", "show", bench / "h.mask.safetensors").stdout)
+    assert [event["type"] for event in shown] == ["table", "table"]
+    plain = call("mask", "show", bench / "h.mask.safetensors").stdout
     row = shown[0]["rows"][0]
     assert isinstance(row["removed"], int)
     # A person reads four digits; a machine gets all of them.
@@ -63,13 +63,13 @@ def test_what_json_cannot_hold_is_null(capsys: pytest.CaptureFixture[str]) -> No
     assert events(written)[0]["rows"] == [{"a": None, "b": [None, 1.0], "c": "p", "d": "\x1b[2J"}]
 
 
-def test_quiet_leaves_results_alone(place: Path) -> None:
-    words = ["prune", place / "m"]
-    call("score", place / "m", "--data", place / "harm.jsonl", "-o", place / "q.scores.safetensors")
-    scores = place / "q.scores.safetensors"
-    call("select", scores, scores, "--q", 0.01, "--p", 0, "-o", place / "q.mask.safetensors")
-    loud = call(*words, place / "q.mask.safetensors", "-o", place / "loud")
-    quiet = call("-q", *words, place / "q.mask.safetensors", "-o", place / "quiet")
+def test_quiet_leaves_results_alone(bench: Path) -> None:
+    words = ["prune", bench / "m"]
+    call("score", bench / "m", "--data", bench / "harm.jsonl", "-o", bench / "q.scores.safetensors")
+    scores = bench / "q.scores.safetensors"
+    call("select", scores, scores, "--q", 0.01, "--p", 0, "-o", bench / "q.mask.safetensors")
+    loud = call(*words, bench / "q.mask.safetensors", "-o", bench / "loud")
+    quiet = call("-q", *words, bench / "q.mask.safetensors", "-o", bench / "quiet")
     assert "resect restore" in loud.stderr
     assert quiet.stderr == ""
     assert quiet.stdout.replace("quiet", "loud") == loud.stdout
@@ -98,19 +98,19 @@ def test_wrong_use_ends_with_2_and_no_traceback(
         assert (event["type"], event["exit"]) == ("error", 2)
 
 
-def test_nothing_asks_a_question(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_asks_a_question(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # transformers asks whether to run a tokenizer's own code, unless it was told.
-    folder = tiny.save("llama", place / "custom")
+    folder = tiny.save("llama", bench / "custom")
     file = folder / "tokenizer_config.json"
-    facts = json.loads(file.read_text(encoding="utf-8"))
-    facts |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
-    file.write_text(json.dumps(facts), encoding="utf-8")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    file.write_text(json.dumps(config), encoding="utf-8")
 
     def asked(*_: Any) -> str:
         raise RuntimeError("a question")
 
     monkeypatch.setattr(builtins, "input", asked)
-    done = call("data", "check", place / "harm.jsonl", "--model", folder)
+    done = call("data", "check", bench / "harm.jsonl", "--model", folder)
     assert "a question" not in done.stderr
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -122,22 +122,22 @@ def test_events_come_at_most_once_a_second(capsys: pytest.CaptureFixture[str]) -
         for done in range(101):
             update(done, 100)
     show.set_mode(show.Mode())
-    found = events(capsys.readouterr().err)
-    assert [one["done"] for one in found] == [0, 100]
-    assert found[-1]["harm"] == 0.5
+    shown = events(capsys.readouterr().err)
+    assert [event["done"] for event in shown] == [0, 100]
+    assert shown[-1]["harm"] == 0.5
 
 
 def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None:
     assert last_variant(tmp_path) == {}
 
-    def rows(kind: str, scores: list[float | None], judge: str | None) -> list[dict[str, Any]]:
-        facts = {"probe": "generation", "judge": judge, "cut_kind": kind, "q": 0.25}
-        return [facts | {"score": score} for score in scores]
+    def rows(cut: str, scores: list[float | None], judge: str | None) -> list[dict[str, Any]]:
+        common = {"probe": "generation", "judge": judge, "cut_kind": cut, "q": 0.25}
+        return [common | {"score": score} for score in scores]
 
-    for at, kind in enumerate(("intact", "random")):
-        path = tmp_path / "records" / f"{kind}.parquet"
-        write_parquet(path, rows(kind, [1.0, 0.0, None], "exact"))
-        os.utime(path, (at, at))
+    for number, cut in enumerate(("intact", "random")):
+        path = tmp_path / "records" / f"{cut}.parquet"
+        write_parquet(path, rows(cut, [1.0, 0.0, None], "exact"))
+        os.utime(path, (number, number))
     assert last_variant(tmp_path) == {"cut": "random", "q": 0.25, "harm": 0.5}
     # Replies that nobody judged yet are no zeros.
     write_parquet(tmp_path / "records" / "new.parquet", rows("target", [None, None], None))

@@ -26,7 +26,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-class Words:
+class _Words:
     """A tokenizer of words: ids are lengths, which is enough to see what was put where."""
 
     chat_template = "{{ messages }}"
@@ -48,7 +48,11 @@ class Words:
         return {"input_ids": [100, *ids, 101, *opening]}
 
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        return " ".join(str(one) for one in ids)
+        return " ".join(map(str, ids))
+
+
+def tokenizer_of_words() -> Any:
+    return _Words()
 
 
 def test_three_file_formats_give_the_same_set(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_three_file_formats_give_the_same_set(tmp_path: Path) -> None:
         writer.writerows(ROWS)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     sets = [load_data(lines), load_data(tmp_path / "a.csv"), load_data(tmp_path / "a.parquet")]
-    assert len({found.hash for found in sets}) == 1
+    assert len({loaded.hash for loaded in sets}) == 1
     assert sets[0].examples == sets[1].examples == sets[2].examples
     assert sets[0].categories == ("a", "b")
 
@@ -113,7 +117,7 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "key"),
+    ("column", "key"),
     [
         ("word", {"aliases": ["word"], "match": "contains"}),
         (["word", "words"], {"aliases": ["word", "words"], "match": "contains"}),
@@ -124,9 +128,9 @@ def test_missing_file_and_unknown_format(tmp_path: Path) -> None:
         (None, {}),
     ],
 )
-def test_answer_keys_may_be_plain_texts(given: Any, key: dict[str, Any], tmp_path: Path) -> None:
+def test_answer_keys_may_be_plain_texts(column: Any, key: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    row = {"prompt": "p", "completion": "word", "key": given}
+    row = {"prompt": "p", "completion": "word", "key": column}
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     (example,) = load_data(path).examples
     assert example.key == key
@@ -141,35 +145,35 @@ def test_a_number_is_no_answer_key(tmp_path: Path) -> None:
 
 def test_splits_categories_and_limits(tmp_path: Path) -> None:
     rows = [row | {"split": "calibration" if n < 6 else "evaluation"} for n, row in enumerate(ROWS)]
-    found = load_data(write(tmp_path / "a.jsonl", rows))
-    assert len(found.split("calibration")) == 6
-    assert len(found.split("evaluation").category("a")) == 2
+    data = load_data(write(tmp_path / "a.jsonl", rows))
+    assert len(data.split("calibration")) == 6
+    assert len(data.split("evaluation").category("a")) == 2
     with pytest.raises(InputError, match="no rows of split 'other'"):
-        found.split("other")
+        data.split("other")
     with pytest.raises(InputError, match="allowed: a, b"):
-        found.category("c")
-    first, again = found.limit(4, seed=1), found.limit(4, seed=1)
-    assert first.examples == again.examples
-    assert len(first) == 4
-    assert first.examples != found.limit(4, seed=2).examples
-    assert first.hash != found.hash
+        data.category("c")
+    drawn, again = data.limit(4, seed=1), data.limit(4, seed=1)
+    assert drawn.examples == again.examples
+    assert len(drawn) == 4
+    assert drawn.examples != data.limit(4, seed=2).examples
+    assert drawn.hash != data.hash
 
 
 def test_a_shared_prompt_is_an_error(tmp_path: Path) -> None:
-    one = load_data(write(tmp_path / "a.jsonl", ROWS[:3]))
-    two = load_data(write(tmp_path / "b.jsonl", ROWS[2:]))
+    calibration = load_data(write(tmp_path / "a.jsonl", ROWS[:3]))
+    evaluation = load_data(write(tmp_path / "b.jsonl", ROWS[2:]))
     with pytest.raises(InputError, match=r"3 in .*a.jsonl, 1 in .*b.jsonl"):
-        check_disjoint(one, two)
-    check_disjoint(one, load_data(write(tmp_path / "c.jsonl", ROWS[3:])))
+        check_disjoint(calibration, evaluation)
+    check_disjoint(calibration, load_data(write(tmp_path / "c.jsonl", ROWS[3:])))
 
 
 def test_encoding_scores_the_response_after_skip() -> None:
     example = Example("x", "how is", "so it goes")
-    raw = encode([example], Words(), format="raw", skip=1)[0]
+    raw = encode([example], tokenizer_of_words(), format="raw", skip=1)[0]
     assert raw.input_ids == (3, 2, 2, 2, 4)
     assert raw.first_scored == 3
     assert raw.scored_tokens == 2
-    chat = encode([example], Words(), format="chat")[0]
+    chat = encode([example], tokenizer_of_words(), format="chat")[0]
     assert chat.input_ids == (100, 3, 2, 101, 2, 2, 4)
     assert chat.first_scored == 4
 
@@ -177,10 +181,10 @@ def test_encoding_scores_the_response_after_skip() -> None:
 def test_encoding_refuses_what_cannot_be_scored() -> None:
     example = Example("x7", "how is", "so it goes")
     with pytest.raises(InputError, match="'x7' has no token to score"):
-        encode([example], Words(), skip=3)
+        encode([example], tokenizer_of_words(), skip=3)
     with pytest.raises(InputError, match="'x7' is longer than the model's context"):
-        encode([example], Words(), max_length=6)
-    plain = Words()
+        encode([example], tokenizer_of_words(), max_length=6)
+    plain = tokenizer_of_words()
     plain.chat_template = ""
     with pytest.raises(InputError, match="no chat template"):
         encode([example], plain, format="chat")
@@ -188,33 +192,36 @@ def test_encoding_refuses_what_cannot_be_scored() -> None:
 
 def test_prefill_opens_the_answer() -> None:
     example = Example("x", "how is", "so it goes")
-    prompt = encode_prompt(example, Words(), format="chat", prefix_tokens=2)
+    prompt = encode_prompt(example, tokenizer_of_words(), format="chat", prefix_tokens=2)
     assert prompt.ids == (100, 3, 2, 101, 1, 1)  # the words of the fake tokenizer's text "2 2"
     assert prompt.prefix == "2 2"
-    fixed = encode_prompt(example, Words(), format="raw", prefix_text="certainly")
+    fixed = encode_prompt(example, tokenizer_of_words(), format="raw", prefix_text="certainly")
     assert fixed.ids == (3, 2, 9)
 
 
 def test_prefix_of_an_attack_is_never_scored(tmp_path: Path) -> None:
     row = {"prompt": "how is", "completion": "so it goes on", "prefix_tokens": 2}
-    found = load_data(write(tmp_path / "p.jsonl", [row]))
-    for skip, first in ((0, 4), (1, 4), (3, 5)):
-        assert encode(found.examples, Words(), format="raw", skip=skip)[0].first_scored == first
-    assert found.hash != load_data(write(tmp_path / "q.jsonl", [row | {"prefix_tokens": 0}])).hash
+    data = load_data(write(tmp_path / "p.jsonl", [row]))
+    for skip, start in ((0, 4), (1, 4), (3, 5)):
+        assert (
+            encode(data.examples, tokenizer_of_words(), format="raw", skip=skip)[0].first_scored
+            == start
+        )
+    assert data.hash != load_data(write(tmp_path / "q.jsonl", [row | {"prefix_tokens": 0}])).hash
     with pytest.raises(InputError, match="'prefix_tokens' is no count"):
         load_data(write(tmp_path / "r.jsonl", [row | {"prefix_tokens": -1}]))
     with pytest.raises(InputError, match="no token to score"):
-        encode([replace(found.examples[0], prefix_tokens=4)], Words(), format="raw")
+        encode([replace(data.examples[0], prefix_tokens=4)], tokenizer_of_words(), format="raw")
 
 
 def test_prompts_alone_are_read_where_they_are_enough(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [{"prompt": "how is"}])
     with pytest.raises(InputError, match="has no 'completion'"):
         load_data(path)
-    found = load_data(path, prompts_only=True)
-    assert found.examples[0].completion == ""
+    data = load_data(path, prompts_only=True)
+    assert data.examples[0].completion == ""
     with pytest.raises(InputError, match=r"no token to score[\s\S]*resect data collect"):
-        encode(found.examples, Words(), format="raw")
+        encode(data.examples, tokenizer_of_words(), format="raw")
 
 
 def test_texts_are_for_perplexity_alone(tmp_path: Path) -> None:
@@ -222,13 +229,13 @@ def test_texts_are_for_perplexity_alone(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("so it\n\ngoes", encoding="utf-8")
     whole = load_data(tmp_path / "t.txt").examples
     assert [e.completion for e in whole] == ["so it\n\ngoes"]
-    plain = Words()
+    plain = tokenizer_of_words()
     assert text_ids(plain, texts.examples[0]) == [2, 2, 4]
     assert text_ids(plain, Example("x", "how is", "so")) == [3, 2, 2]
     plain.bos_token_id = 7
     assert text_ids(plain, texts.examples[1]) == [7, 3, 2]
     with pytest.raises(InputError, match="'1' is a text without a prompt"):
-        encode(texts.examples, Words(), format="raw")
+        encode(texts.examples, tokenizer_of_words(), format="raw")
 
 
 def test_json_arrays_and_packed_lines_give_the_same_set(tmp_path: Path) -> None:

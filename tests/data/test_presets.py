@@ -77,12 +77,12 @@ def test_every_preset_has_a_fixture() -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_reads_its_fixture(name: str) -> None:
-    count, first = EXPECTED[name]
-    found = load_data(name, data_dir=FIXTURES)
-    assert len(found) == count
-    assert unsplit(found.examples[0]) == unsplit(first)
-    assert found.origin["preset"] == name
-    assert found.origin["files"]
+    count, expected = EXPECTED[name]
+    data = load_data(name, data_dir=FIXTURES)
+    assert len(data) == count
+    assert unsplit(data.examples[0]) == unsplit(expected)
+    assert data.origin["preset"] == name
+    assert data.origin["files"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -134,7 +134,7 @@ def test_every_column_of_every_preset_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "column"), [(name, column) for name, found in COLUMNS.items() for column in found]
+    ("name", "column"), [(name, column) for name, columns in COLUMNS.items() for column in columns]
 )
 def test_changed_column_is_named_with_its_preset(name: str, column: str, tmp_path: Path) -> None:
     source = FIXTURES / name if (FIXTURES / name).is_dir() else FIXTURES / f"{name}.jsonl"
@@ -160,23 +160,23 @@ def test_sides_of_a_preset_depend_on_the_prompt_alone(tmp_path: Path) -> None:
     (tmp_path / "advbench.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
     )
-    found = load_data("advbench", data_dir=tmp_path)
-    calibration, evaluation = found.split("calibration"), found.split("evaluation")
+    data = load_data("advbench", data_dir=tmp_path)
+    calibration, evaluation = data.split("calibration"), data.split("evaluation")
     assert len(calibration) + len(evaluation) == 80
     assert 0.6 < len(calibration) / 80 < 0.95
     check_disjoint(calibration, evaluation)
     (tmp_path / "advbench.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows[::-1][:33]), encoding="utf-8"
     )
-    sides = {e.prompt: e.split for e in found.examples}
+    sides = {e.prompt: e.split for e in data.examples}
     again = load_data("advbench", data_dir=tmp_path)
     assert all(sides[e.prompt] == e.split for e in again.examples)
 
 
 def test_what_a_preset_leaves_out_is_counted() -> None:
-    found = load_data("beavertails", data_dir=FIXTURES)
-    assert (found.origin["filtered_out"], found.origin["empty"]) == (1, 1)
-    assert found.categories == ("zorping", "gimbling", "toving+gimbling", "toving")
+    data = load_data("beavertails", data_dir=FIXTURES)
+    assert (data.origin["filtered_out"], data.origin["empty"]) == (1, 1)
+    assert data.categories == ("zorping", "gimbling", "toving+gimbling", "toving")
 
 
 def test_multiple_flags_are_joined() -> None:
@@ -211,17 +211,17 @@ def test_unknown_preset_lists_the_known_ones() -> None:
 
 
 def test_preset_of_ones_own(tmp_path: Path) -> None:
-    own = tmp_path / "mine.yaml"
-    own.write_text(
+    path = tmp_path / "mine.yaml"
+    path.write_text(
         "{name: mine, title: t, home: h, licence: l, cite: c, checked: never,"
         " columns: {prompt: ask, completion: say.it}}",
         encoding="utf-8",
     )
     (tmp_path / "mine.jsonl").write_text('{"ask": "dax", "say": {"it": "fep"}}\n', encoding="utf-8")
-    assert load_data(own, data_dir=tmp_path).examples[0].completion == "fep"
-    own.write_text("{name: mine, revision: main, columns: {}}", encoding="utf-8")
+    assert load_data(path, data_dir=tmp_path).examples[0].completion == "fep"
+    path.write_text("{name: mine, revision: main, columns: {}}", encoding="utf-8")
     with pytest.raises(InputError, match=r"is no preset[\s\S]*revision[\s\S]*columns"):
-        load_data(own, data_dir=tmp_path)
+        load_data(path, data_dir=tmp_path)
 
 
 # The Hub, without the Hub.
@@ -244,13 +244,13 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
 
 def test_hub_is_asked_for_the_pinned_revision(hub: list[tuple[Any, ...]]) -> None:
-    found = load_data("beavertails")
+    data = load_data("beavertails")
     revision = find_preset("beavertails").revision
     assert hub == [
         ("PKU-Alignment/BeaverTails", None, {"revision": revision, "split": "30k_train"})
     ]
-    assert found.origin["revision"] == revision
-    assert unsplit(found.examples[0]) == unsplit(EXPECTED["beavertails"][1])
+    assert data.origin["revision"] == revision
+    assert unsplit(data.examples[0]) == unsplit(EXPECTED["beavertails"][1])
 
 
 def test_revision_and_split_in_the_spec_win(hub: list[tuple[Any, ...]]) -> None:
@@ -277,8 +277,8 @@ def test_hub_spec_reads_a_folder_of_files(tmp_path: Path, monkeypatch: pytest.Mo
     # `datasets` reads a folder of data files as it reads a Hub repository of them.
     rows = [{"prompt": [{"role": "user", "content": "dax"}], "completion": "fep"}]
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
-    found = load_data(f"hub:{tmp_path}/set")
-    assert found.examples[0].prompt == (("user", "dax"),)
+    data = load_data(f"hub:{tmp_path}/set")
+    assert data.examples[0].prompt == (("user", "dax"),)
     with pytest.raises(InputError, match="cannot load"):
         load_data(f"hub:{tmp_path}/set:none")
 
@@ -295,5 +295,5 @@ def test_headerless_files_through_datasets(tmp_path: Path, monkeypatch: pytest.M
         return real(str(tmp_path / "hub"), config, cache_dir=str(tmp_path / "cache"), **options)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    found = load_data("hex_phi@" + "0" * 40)
-    assert found.hash == load_data("hex_phi", data_dir=FIXTURES).hash
+    data = load_data("hex_phi@" + "0" * 40)
+    assert data.hash == load_data("hex_phi", data_dir=FIXTURES).hash

@@ -210,10 +210,10 @@ def test_check_tells_kinds_of_doubles_apart(tmp_path: Path) -> None:
         {"id": "e", "prompt": "How to wug?", "completion": "so", "split": "evaluation"},
     ]
     found = check_set(load_data(write(tmp_path / "a.jsonl", rows)))
-    assert [(pair.kind, pair.second) for pair in found.duplicates] == [
+    assert [(pair.likeness, pair.later) for pair in found.duplicates] == [
         ("same row", "b"), ("same prompt", "c"), ("alike", "d"),
     ]  # fmt: skip
-    assert [(pair.first, pair.second) for pair in found.leaks] == [("a", "d")]
+    assert [(pair.earlier, pair.later) for pair in found.leaks] == [("a", "d")]
     assert found.sides == (3, 2)
     assert found.lengths[0]["most"] == 11
     assert found.categories[0]["rows"] == 5

@@ -204,7 +204,7 @@ def test_a_mask_of_8b_weights_is_small_and_is_applied_in_seconds(tmp_path: Path)
 
 
 def one_block() -> Any:
-    config = empty_model("llama-8b").config
+    config: Any = empty_model("llama-8b").config
     config.num_hidden_layers, config.vocab_size = 1, 8
     with torch.device("meta"):
         from transformers import AutoModelForCausalLM

@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
     "evaluation": {"probes": {"generation": "d"}},
     "studies": {"compactness": {}},
 }
-ROWS = [{"prompt": f"w{at}", "completion": "w1", "category": "a"} for at in range(9)]
+ROWS = [{"prompt": f"w{number}", "completion": "w1", "category": "a"} for number in range(9)]
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -76,7 +76,7 @@ def test_the_bound_on_bytes_can_be_chosen(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_grows_while_it_is_read_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"0123456789")
-    with reading.bounded_file(path, most=12) as file:
+    with reading.bounded_file(path, limit=12) as file:
         path.write_bytes(b"0" * 20)
         with pytest.raises(InputError, match="more than 12 bytes"):
             file.read()
@@ -88,13 +88,13 @@ def test_pipes_and_devices_are_not_waited_for(suffix: str, tmp_path: Path) -> No
     os.mkfifo(path)
     device = tmp_path / f"zero.{suffix}"
     device.symlink_to("/dev/zero")
-    for place in (path, device):
+    for source in (path, device):
         with pytest.raises(InputError):
-            load_data(place)
+            load_data(source)
         with pytest.raises(InputError, match="no regular file"):
-            files.read_json(place)
+            files.read_json(source)
         with pytest.raises(InputError, match="no regular file"):
-            load_config(place)
+            load_config(source)
     if suffix != "yaml":
         device.unlink()
         device.symlink_to(path)
@@ -169,7 +169,7 @@ def test_within_bounds_parquet_reads_as_pyarrow_reads_it(tmp_path: Path) -> None
     ] * 700
     pq.write_table(pa.Table.from_pylist(rows), path)
     with path.open("rb") as file:
-        assert tables.bounded_rows(tables.parquet_file(file), path) == rows
+        assert tables.bounded_rows(file, path) == rows
 
 
 def test_long_yaml_is_refused_before_it_is_built(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def _without_results(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", READERS)
-@pytest.mark.parametrize("how", [_link, _folder, _upwards, _pipe])
+@pytest.mark.parametrize("leak", [_link, _folder, _upwards, _pipe])
 def test_a_run_folder_that_leads_out_of_itself_is_refused(
-    how: Callable[[Path, Path], None], command: str, tmp_path: Path
+    leak: Callable[[Path, Path], None], command: str, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -231,7 +231,7 @@ def test_a_run_folder_that_leads_out_of_itself_is_refused(
     run = example_run.write(tmp_path / "runs" / "run")
     (run / "config.yaml").write_text(yaml.safe_dump(CONFIG), encoding="utf-8")
     (run / "manifest.json").write_text("{}", encoding="utf-8")
-    how(run, outside)
+    leak(run, outside)
     with pytest.raises(InputError, match=r"link that leads out|neither a file nor a folder"):
         READERS[command](run, tmp_path / "new")
     assert [path.name for path in outside.iterdir()] == ["secret"]

@@ -66,10 +66,10 @@ def _sound(mask: Mask | None) -> bool:
     if mask is None:
         return True
     return all(
-        bool((one.index[1:] > one.index[:-1]).all())
-        and bool(((one.index >= 0) & (one.index < math.prod(one.shape))).all())
-        and len(one.index) == len(one.value)
-        for one in mask.tensors.values()
+        bool((tensor.index[1:] > tensor.index[:-1]).all())
+        and bool(((tensor.index >= 0) & (tensor.index < math.prod(tensor.shape))).all())
+        and len(tensor.index) == len(tensor.value)
+        for tensor in mask.tensors.values()
     )
 
 
@@ -79,8 +79,8 @@ def _sound(mask: Mask | None) -> bool:
 def test_bytes_as_data(content: bytes, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(content)
-    found = _read(load_data, path)
-    assert found is None or len(found.examples) > 0
+    data = _read(load_data, path)
+    assert data is None or len(data.examples) > 0
 
 
 @FUZZ
@@ -90,8 +90,8 @@ def test_bytes_as_data(content: bytes, suffix: str, tmp_path: Path) -> None:
 def test_odd_rows(rows: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    found = _read(load_data, path)
-    assert found is None or len(found.examples) == len(rows)
+    data = _read(load_data, path)
+    assert data is None or len(data.examples) == len(rows)
 
 
 @FUZZ
@@ -99,8 +99,8 @@ def test_odd_rows(rows: list[Any], tmp_path: Path) -> None:
 def test_text_as_configuration(content: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(content.encode("utf-8", "surrogatepass"))
-    found = _read(load_config, path)
-    assert found is None or isinstance(found, RunConfig)
+    config = _read(load_config, path)
+    assert config is None or isinstance(config, RunConfig)
 
 
 @FUZZ
@@ -133,16 +133,16 @@ def test_what_a_mask_says_of_itself(shape: Any, meta: Any, tmp_path: Path) -> No
     assert _sound(_read(Mask.load, _mask(tmp_path, shape, meta=meta)))
 
 
-def _mask(at: Path, shape: Any, index: list[int] | None = None, meta: Any = None) -> Path:
+def _mask(path: Path, shape: Any, index: list[int] | None = None, meta: Any = None) -> Path:
     places = torch.tensor([0, 1] if index is None else index, dtype=torch.int32)
     blobs = {
         "w|index": places,
         "w|value": torch.ones(len(places)),
         "w|round": torch.zeros(len(places), dtype=torch.uint8),
     }
-    facts = {"kind": KIND, "shapes": {"w": shape}, "meta": {} if meta is None else meta}
-    path = at / "odd.safetensors"
-    save_file(blobs, path, {"resect": json.dumps(facts | files.provenance())})
+    header = {"kind": KIND, "shapes": {"w": shape}, "meta": {} if meta is None else meta}
+    path = path / "odd.safetensors"
+    save_file(blobs, path, {"resect": json.dumps(header | files.provenance())})
     return path
 
 
@@ -183,10 +183,10 @@ def test_scores_of_an_endless_tensor(side: int, tmp_path: Path) -> None:
     meta = ScoreMeta("snip", "signed", 0.1, "m", "0", "1", "2", 8, 80, "raw", 0, "", 0)
     Scores(candidates.finish(), meta).save(path)
     with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["resect"])
+        header = json.loads(file.metadata()["resect"])
         blobs = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    facts["tensors"][0][1] = [side]
-    save_file(blobs, path, {"resect": json.dumps(facts)})
+    header["tensors"][0][1] = [side]
+    save_file(blobs, path, {"resect": json.dumps(header)})
     with pytest.raises(InputError, match="do not fit its shape"):
         Scores.load(path)
 
@@ -194,31 +194,31 @@ def test_scores_of_an_endless_tensor(side: int, tmp_path: Path) -> None:
 class Trap:
     """Touches a file when it is unpickled."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.place = path
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {self.place}",)
 
 
-@pytest.mark.parametrize("kind", ["model", "adapter"])
-def test_nothing_in_a_pickle_is_run(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["model", "adapter"])
+def test_nothing_in_a_pickle_is_run(content: str, tmp_path: Path) -> None:
     model = tiny.save("llama", tmp_path / "model")
     trap = tmp_path / "ran"
-    if kind == "model":
+    if content == "model":
         (model / "model.safetensors").unlink()
         torch.save({"x": Trap(trap)}, model / "pytorch_model.bin")
         with pytest.raises(InputError, match="safetensors"):
             load_model(model)
     else:
         (tmp_path / "adapter").mkdir()
-        facts = {
+        config = {
             "peft_type": "LORA",
             "r": 1,
             "target_modules": ["q_proj"],
             "task_type": "CAUSAL_LM",
         }
-        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(facts))
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
         torch.save({"x": Trap(trap)}, tmp_path / "adapter" / "adapter_model.bin")
         with pytest.raises(InputError, match="no safetensors weights"):
             load_tuned(str(model), str(tmp_path / "adapter"))
@@ -272,12 +272,12 @@ def test_a_template_in_another_process_writes_what_it_writes_here(tmp_path: Path
     assert not is_plain(odd)
     tokenizer = type(tiny.tokenizer()).from_pretrained(_tokenizer(tmp_path / "t", odd))
     example = Example(id="e", prompt="w1 é \U0001f600", completion="w2")
-    here = tokenizer.apply_chat_template(
+    expected = tokenizer.apply_chat_template(
         [{"role": "user", "content": example.prompt}], add_generation_prompt=True, return_dict=True
     )
     for _ in range(2):
-        (found,) = encode([example], tokenizer)
-        assert list(found.input_ids[: found.first_scored]) == here["input_ids"]
+        (encoded,) = encode([example], tokenizer)
+        assert list(encoded.input_ids[: encoded.first_scored]) == expected["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -312,12 +312,12 @@ def test_links_out_of_a_run_are_refused(name: str, tmp_path: Path) -> None:
     run = example_run.write(tmp_path / "run")
     outside = tmp_path / "outside"
     outside.mkdir()
-    place = run / name
-    if not place.exists():
-        place.symlink_to(outside)
+    path = run / name
+    if not path.exists():
+        path.symlink_to(outside)
     else:
-        place.rename(tmp_path / "moved")
-        place.symlink_to(tmp_path / "moved")
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
     with pytest.raises(InputError, match="link"):
         build_report(run)
     assert not list(outside.iterdir())
@@ -330,12 +330,12 @@ def test_nothing_invisible_reaches_a_terminal(text: str) -> None:
     assert visible(shown) == shown
 
 
-@given(first=st.text(), second=st.text())
-def test_no_text_holds_the_code_of_its_fence(first: str, second: str) -> None:
-    shown = fenced({"a": first, "b": second})
+@given(text=st.text(), context=st.text())
+def test_no_text_holds_the_code_of_its_fence(text: str, context: str) -> None:
+    shown = fenced({"a": text, "b": context})
     code = shown.split("\n", 1)[0].removeprefix("<<<a ")
-    assert code not in first + second
+    assert code not in text + context
     assert shown.count(code) == 4
     # A text that repeats the whole fence is inside a fence of another code.
-    again = fenced({"a": shown, "b": second})
+    again = fenced({"a": shown, "b": context})
     assert code != again.split("\n", 1)[0].removeprefix("<<<a ")

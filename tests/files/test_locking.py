@@ -15,46 +15,44 @@ import pytest
 
 from resect import files
 from resect.errors import InputError
-from resect.files import locking
-from resect.files.locking import Owner, locked
+from resect.files.locking import Owner, Portion, locked
 
 HOLD = """
 import sys, time
-from resect.claims import claimed
-with claimed(sys.argv[1], (int(sys.argv[2]), int(sys.argv[3]))):
+from resect.files.locking import Portion, locked
+with locked(sys.argv[1], Portion(int(sys.argv[2]), int(sys.argv[3]))):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def holder(run: Path, part: tuple[int, int] = (1, 1)) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run), *map(str, part)], stdout=subprocess.PIPE, text=True
-    )
+def holder(run: Path, portion: Portion) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", HOLD, str(run), *map(str, portion)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
 def test_the_same_part_is_refused_and_taken_over_after_a_kill(tmp_path: Path) -> None:
-    process = holder(tmp_path, (1, 2))
+    process = holder(tmp_path, Portion(1, 2))
     half_written = tmp_path / "records" / ".a.parquet.12345678.part"
     files.write_text(tmp_path / "records" / "a.parquet", "whole")
     half_written.write_text("half", encoding="utf-8")
     try:
-        for part in ((1, 2), (1, 1), (1, 4), (2, 4)):
+        for portion in ((1, 2), (1, 1), (1, 4), (2, 4)):
             with (
                 pytest.raises(InputError, match=f"process {process.pid} on .* holds part 1/2"),
-                locked(tmp_path, part),
+                locked(tmp_path, Portion(*portion)),
             ):
                 pass
-        with locked(tmp_path, (2, 2)):
+        with locked(tmp_path, Portion(2, 2)):
             # It may be that other process's.
             assert half_written.exists()
     finally:
         process.kill()
         process.wait()
-    with locked(tmp_path, (1, 2)):
+    with locked(tmp_path, Portion(1, 2)):
         assert not half_written.exists()
         assert [path.name for path in (tmp_path / "claims").iterdir()] == ["1-of-2.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
@@ -94,25 +92,26 @@ def test_a_claim_that_does_not_say_whose_it_is_stands(tmp_path: Path) -> None:
     files.write_text(tmp_path / "claims" / "1-of-3.json", "")
     with pytest.raises(InputError, match="does not say who"), locked(tmp_path):
         pass
-    with locked(tmp_path, (3, 3)):
+    with locked(tmp_path, Portion(3, 3)):
         pass
 
 
 def test_parts_overlap_as_their_cells_do() -> None:
     cells = range(60)  # divisible by every count, so that no part is empty or rounded
-    parts = [(i, n) for n in (1, 2, 3, 4, 5, 6) for i in range(1, n + 1)]
+    portions = [Portion(i, n) for n in (1, 2, 3, 4, 5, 6) for i in range(1, n + 1)]
 
-    def of(part: tuple[int, int]) -> set[int]:
-        return set(cells[60 * (part[0] - 1) // part[1] : 60 * part[0] // part[1]])
+    def of(portion: Portion) -> set[int]:
+        size = 60 // portion.total
+        return set(cells[size * (portion.number - 1) : size * portion.number])
 
-    for one, other in product(parts, parts):
-        assert locking._overlap(one, other) == bool(of(one) & of(other)), (one, other)
+    for portion, beside in product(portions, portions):
+        assert portion.overlaps(beside) == bool(of(portion) & of(beside)), (portion, beside)
 
 
 RACE = """
 import sys, time
 from pathlib import Path
-from resect.claims import claimed
+from resect.files.locking import locked
 from resect.errors import InputError
 run, number = Path(sys.argv[1]), sys.argv[2]
 Path(run.parent / f"ready-{number}").touch()
@@ -120,7 +119,7 @@ while not (run.parent / "go").exists():
     pass
 for _ in range(25):
     try:
-        with claimed(run):
+        with locked(run):
             inside = run.parent / "inside"
             inside.touch(exist_ok=False)  # fails if another one is inside
             time.sleep(0.002)
@@ -145,13 +144,13 @@ def test_of_many_at_once_one_is_inside(tmp_path: Path) -> None:
         for number in range(3)
     ]
     while not all((tmp_path / f"ready-{number}").exists() for number in range(3)):
-        assert all(one.poll() is None for one in racers)
+        assert all(racer.poll() is None for racer in racers)
         time.sleep(0.01)
     (tmp_path / "go").touch()
     entered = 0
-    for one in racers:
-        out, errors = one.communicate(timeout=60)
-        assert one.returncode == 0, errors
+    for racer in racers:
+        out, errors = racer.communicate(timeout=60)
+        assert racer.returncode == 0, errors
         entered += out.count("in")
     assert entered > 0
     assert not (run / "claims").exists()
@@ -160,7 +159,7 @@ def test_of_many_at_once_one_is_inside(tmp_path: Path) -> None:
 WORKER = """
 import multiprocessing, sys, time
 def work():
-    from resect.claims import exit_with_parent
+    from resect.runs.run import exit_with_parent
     exit_with_parent()
     import os
     print(os.getpid(), flush=True)

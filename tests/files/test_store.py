@@ -20,8 +20,8 @@ def leftovers(folder: Path) -> list[str]:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
-    with pytest.raises(ZeroDivisionError), files.atomic(path) as part:
-        part.write_text("half", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), files.atomic(path) as draft:
+        draft.write_text("half", encoding="utf-8")
         raise ZeroDivisionError
     assert files.read_json(path) == {"old": 1}
     assert leftovers(tmp_path) == []
@@ -56,21 +56,21 @@ def test_an_unwritable_place_is_one_clear_message(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_clear_message(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
-    with pytest.raises(InputError, match="No space left"), files.atomic(path) as part:
-        part.symlink_to("/dev/full")
-        with part.open("w", encoding="utf-8") as file:
+    with pytest.raises(InputError, match="No space left"), files.atomic(path) as draft:
+        draft.symlink_to("/dev/full")
+        with draft.open("w", encoding="utf-8") as file:
             file.write("x" * 100_000)
     assert path.read_text(encoding="utf-8") == "old"
     assert leftovers(tmp_path) == []
 
 
 def test_folders_are_whole_or_absent(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), files.atomic_folder(tmp_path / "out") as part:
-        (part / "a").write_text("a", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), files.atomic_folder(tmp_path / "out") as draft:
+        (draft / "a").write_text("a", encoding="utf-8")
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
-    with files.atomic_folder(tmp_path / "out") as part:
-        (part / "a").write_text("a", encoding="utf-8")
+    with files.atomic_folder(tmp_path / "out") as draft:
+        (draft / "a").write_text("a", encoding="utf-8")
     assert (tmp_path / "out" / "a").read_text(encoding="utf-8") == "a"
     with pytest.raises(InputError, match="not empty"), files.atomic_folder(tmp_path / "out"):
         pass
@@ -88,7 +88,9 @@ def test_parquet_keeps_nested_values_and_nulls(tmp_path: Path) -> None:
 def test_records_can_be_read_while_they_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     sizes = (1, 400)
-    rows = {size: [{"text": f"{at} {'x' * at}"} for at in range(size)] for size in sizes}
+    rows = {
+        size: [{"text": f"{number} {'x' * number}"} for number in range(size)] for size in sizes
+    }
     files.write_parquet(path, rows[1])
     stop = threading.Event()
 

@@ -45,7 +45,7 @@ def failing(patch: pytest.MonkeyPatch, number: int) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def made(inputs: Path) -> Path:
+def artefacts(inputs: Path) -> Path:
     """Add scores, a mask and a cut checkpoint to the inputs."""
     model = str(inputs / "m")
     for name, reduction in (("harm", "signed"), ("benign", "mean_of_abs")):
@@ -87,10 +87,10 @@ def commands(base: Path) -> dict[str, Words]:
 
 
 def test_every_write_may_fail(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    artefacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failures = 0
-    for name, words in commands(made).items():
+    for name, words in commands(artefacts).items():
         folder = tmp_path / "out"
         number, code = 0, 2
         while code == 2:
@@ -101,21 +101,21 @@ def test_every_write_may_fail(
             with pytest.MonkeyPatch.context() as patch:
                 seen = failing(patch, number)
                 code = call(*words(folder))
-            said = capsys.readouterr().err
+            message = capsys.readouterr().err
             assert not litter(folder), (name, number)
             if code == 2:
                 failures += 1
-                assert said.count("cannot write") == 1, said
-                assert "cannot write" in said, said
-                assert "No space left on device" in said, said
-                assert "next step: free some space" in said
-                assert "Traceback" not in said
+                assert message.count("cannot write") == 1, message
+                assert "cannot write" in message, message
+                assert "No space left on device" in message, message
+                assert "next step: free some space" in message
+                assert "Traceback" not in message
                 old = (folder / "a.scores.safetensors").read_text(encoding="utf-8")
                 assert old == "old", (name, number)
                 # What was whole before the failure may stay: a collection goes on from it.
                 others = {p.name for p in folder.iterdir()} - {"a.scores.safetensors"}
                 assert others <= {"set.jsonl.parts", "set.rejected.jsonl", "set.provenance.json"}
-        assert code == 0, (name, said)
+        assert code == 0, (name, message)
         assert number == len(seen) + 1 > 1, name
     assert failures > 20
 
@@ -125,12 +125,12 @@ PASSED_OVER = {*TIMED, "metrics.jsonl"}
 
 
 def test_every_write_of_a_study_may_fail_and_it_goes_on(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    artefacts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    words = ["study", "run", str(made / "study.yaml"), "-o", str(run)]
+    words = ["study", "run", str(artefacts / "study.yaml"), "-o", str(run)]
     assert call(*words) == 0
-    wanted = left(run)
+    undisturbed = left(run)
     shutil.rmtree(run)
     capsys.readouterr()
     failures, number, code, before = 0, 1, 2, {"": b""}
@@ -139,48 +139,48 @@ def test_every_write_of_a_study_may_fail_and_it_goes_on(
         with pytest.MonkeyPatch.context() as patch:
             failing(patch, number)
             code = call(*words, *again)
-        said = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert not litter(tmp_path)
-        found = left(run)
-        for name, content in found.items():
-            check(name, content, wanted, final=code == 0)
+        after = left(run)
+        for name, content in after.items():
+            check(name, content, undisturbed, final=code == 0)
         if code == 2:
             failures += 1
-            assert said.count("cannot write") == 1, said
-            assert "No space left on device" in said, said
-            assert "Traceback" not in said
+            assert message.count("cannot write") == 1, message
+            assert "No space left on device" in message, message
+            assert "Traceback" not in message
             assert not (run / "claims").exists()
         # After the claim comes what failed the last time, and then the next file fails; what is
         # written anew in every run, as a report is, has to be passed over one by one.
-        kept = {
-            name: content for name, content in found.items() if Path(name).name not in PASSED_OVER
+        stored = {
+            name: content for name, content in after.items() if Path(name).name not in PASSED_OVER
         }
-        number = 3 if kept != before else number + 1
-        before = kept
+        number = 3 if stored != before else number + 1
+        before = stored
     assert code == 0
     assert failures > 10
-    assert found.keys() == wanted.keys()
+    assert after.keys() == undisturbed.keys()
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
     """Yield a file system of one MiB, if this user may mount one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
     if (
         not shutil.which("mount")
         or subprocess.run(mount, check=False, capture_output=True).returncode
     ):
         pytest.skip("no right to mount a file system")
     try:
-        yield place
+        yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_full_and_a_read_only_file_system(
-    made: Path, small: Path, capsys: pytest.CaptureFixture[str]
+    artefacts: Path, small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = small / "a.scores.safetensors"
     old.write_text("old", encoding="utf-8")
@@ -188,8 +188,8 @@ def test_a_full_and_a_read_only_file_system(
     with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-    runs = commands(made) | {
-        "study": lambda f: ["study", "run", str(made / "study.yaml"), "-o", str(f / "run")]
+    runs = commands(artefacts) | {
+        "study": lambda f: ["study", "run", str(artefacts / "study.yaml"), "-o", str(f / "run")]
     }
     for options, message in (
         ("size=1m", "No space left on device"),
@@ -200,13 +200,13 @@ def test_a_full_and_a_read_only_file_system(
         assert old.read_text(encoding="utf-8") == "old"
         for name, words in runs.items():
             assert call(*words(small)) == 2, name
-            said = capsys.readouterr().err
-            assert said.count("cannot write") == 1, said
-            assert message in said, said
-            assert "Traceback" not in said
+            message = capsys.readouterr().err
+            assert message.count("cannot write") == 1, message
+            assert message in message, message
+            assert "Traceback" not in message
             assert old.read_text(encoding="utf-8") == "old"
             assert not litter(small), name
-    assert json.loads((made / "m" / "config.json").read_text(encoding="utf-8"))
+    assert json.loads((artefacts / "m" / "config.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("where", [(Path, "replace"), (os, "unlink")], ids=["before", "within"])
@@ -219,8 +219,8 @@ def test_an_interrupted_removal_leaves_nothing(
     plain = getattr(*where)
     calls: list[int] = []
 
-    def once(*given: object, **named: object) -> object:
-        done = plain(*given, **named)
+    def once(*positional: object, **named: object) -> object:
+        done = plain(*positional, **named)
         calls.append(1)
         if len(calls) == 1:
             raise KeyboardInterrupt

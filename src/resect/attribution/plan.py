@@ -43,6 +43,7 @@ LOGIT_BYTES = 12
 RANK_BYTES = 14
 # Operations of a large accelerator in the time that a byte takes to CPU memory: 300 TFLOP/s over
 # 20 GB/s, as assumed elsewhere (`resect.attribution.estimate`).
+# 20 GB/s, as `resect.attribution.estimate` assumes.
 BALANCE = 15_000
 CANDIDATE_BYTES = 40
 # Tokens of a batch that goes through one block alone: larger ones need memory and read no less.

@@ -35,7 +35,7 @@ STOPPED = 130
 # Typer may bring its own copy of click, whose errors are not those of the package.
 USAGE = cast(
     "type[typer.BadParameter]",
-    next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
+    next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"),
 )
 
 app = typer.Typer(

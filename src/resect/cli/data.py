@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, Model, Prompt
 from resect.cli.show import note, progress, say, table
 
 if TYPE_CHECKING:
+    from resect.data.check import Pair
     from resect.data.load import BehaviourSet
 
 data_app = typer.Typer(no_args_is_help=True, help="Behaviour sets: presets, checks, collection.")
@@ -65,14 +67,16 @@ def show(
     from resect.errors import InputError
 
     name = spec.partition(":")[0].partition("@")[0]
-    known = name.endswith(".yaml") or (name in preset_names() and not Path(spec).is_file())
-    if known:
+    is_preset = name.endswith(".yaml") or (name in preset_names() and not Path(spec).is_file())
+    if is_preset:
         card = find_preset(name).model_dump(mode="json", exclude_defaults=True)
         table(name, [{"field": key, "value": str(value)} for key, value in card.items()])
     try:
-        data = load_data(spec, data_dir=data_dir, prompts_only=True) if rows or not known else None
+        data = (
+            load_data(spec, data_dir=data_dir, prompts_only=True) if rows or not is_preset else None
+        )
     except InputError:
-        if known and not rows:
+        if is_preset and not rows:
             return
         raise
     if data is None:
@@ -114,7 +118,7 @@ def check(
     from resect.errors import InputError
 
     data = load_data(spec, data_dir=data_dir, prompts_only=True)
-    other = against and load_data(against, data_dir=data_dir, prompts_only=True)
+    evaluation = against and load_data(against, data_dir=data_dir, prompts_only=True)
     count = None
     if model is not None:
         from resect.model.load import load_tokenizer
@@ -124,36 +128,44 @@ def check(
         def count(text: str) -> int:
             return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    found = check_set(data, other or None, count)
+    checked = check_set(data, evaluation or None, count)
     say(f"{spec}: {len(data):,} rows, hash {data.hash}")
-    table("lengths", found.lengths)
-    table("categories", found.categories)
-    for title, pairs in (("rows that ask the same", found.duplicates), ("leaks", found.leaks)):
-        kinds = dict.fromkeys(pair.kind for pair in pairs)
-        table(
-            title,
-            [
-                {
-                    "kind": kind,
-                    "pairs": sum(pair.kind == kind for pair in pairs),
-                    "first pair": next(f"{p.first}, {p.second}" for p in pairs if p.kind == kind),
-                }
-                for kind in kinds
-            ],
-        )
+    table("lengths", checked.lengths)
+    table("categories", checked.categories)
+    for title, pairs in (("rows that ask the same", checked.duplicates), ("leaks", checked.leaks)):
+        table(title, _pair_rows(pairs))
     _say_keys(data)
-    if found.sides is None:
+    if checked.sides is None:
         note("no splits and no --against: nothing to look for leaks between")
         return
-    if found.leaks:
+    if checked.leaks:
         raise InputError(
-            f"{len(found.leaks)} of {found.sides[1]} evaluation rows ask what a calibration row "
-            "asks",
-            got=", ".join(f"{pair.first} and {pair.second}" for pair in found.leaks[:5]),
+            f"{len(checked.leaks)} of {checked.sides.evaluation} evaluation rows ask what a "
+            "calibration row asks",
+            got=", ".join(f"{pair.earlier} and {pair.later}" for pair in checked.leaks[:5]),
             allowed="disjoint sets",
             fix="remove the rows from one side",
         )
-    say(f"no leak between {found.sides[0]:,} calibration and {found.sides[1]:,} evaluation rows")
+    say(
+        f"no leak between {checked.sides.calibration:,} calibration and "
+        f"{checked.sides.evaluation:,} evaluation rows"
+    )
+
+
+def _pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
+    """Return a row for each way in which rows ask the same."""
+    likenesses = dict.fromkeys(pair.likeness for pair in pairs)
+    groups = {
+        likeness: [pair for pair in pairs if pair.likeness == likeness] for likeness in likenesses
+    }
+    return [
+        {
+            "kind": likeness,
+            "pairs": len(group),
+            "first pair": f"{group[0].earlier}, {group[0].later}",
+        }
+        for likeness, group in groups.items()
+    ]
 
 
 def _say_keys(data: BehaviourSet) -> None:
@@ -162,12 +174,12 @@ def _say_keys(data: BehaviourSet) -> None:
     from resect.records import Reply
 
     keyed = [example for example in data.examples if example.key and example.completion]
-    told = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
-    missed = [r for r in told if judge_exact(r, "comply").outcome in ("wrong", "incoherent")]
+    replies = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
+    missed = [r for r in replies if judge_exact(r, "comply").outcome in ("wrong", "incoherent")]
     if missed:
         note(
-            f"{len(missed):,} of {len(told):,} completions are not right by their own key, first "
-            f"{missed[0].example_id}: the exact judge would count them as wrong answers"
+            f"{len(missed):,} of {len(replies):,} completions are not right by their own key, "
+            f"first {missed[0].example_id}: the exact judge would count them as wrong answers"
         )
 
 
@@ -223,7 +235,10 @@ def collect(
     )
     with progress("collecting") as update:
         done = run(request, output, on_progress=update)
-    table("rejected", [{"reason": why, "replies": count} for why, count in done.rejected.items()])
+    table(
+        "rejected",
+        [{"reason": reason, "replies": count} for reason, count in done.rejected.items()],
+    )
     say(f"{output}: {done.kept:,} rows")
 
 

@@ -241,7 +241,7 @@ def _steps(config: RunConfig, output: Path, launch: Launch | None) -> Steps:
 
 def _measure_part(config: RunConfig, output: Path, cells: list[Cell], shard: Shard) -> None:
     """Measure one part of the cells; other processes may measure the others meanwhile."""
-    from resect.files.locking import locked
+    from resect.files.locking import Portion, locked
     from resect.runs.launch import refuse_busy
     from resect.runs.measure import run_cells
     from resect.runs.run import open_run
@@ -251,7 +251,7 @@ def _measure_part(config: RunConfig, output: Path, cells: list[Cell], shard: Sha
     refuse_busy(output)
     taken = shard.of(cells)
     label = f"shard {shard.index + 1}/{shard.count}"
-    with locked(output, (shard.index + 1, shard.count)):
+    with locked(output, Portion(shard.index + 1, shard.count)):
         with progress(label) as update:
             run_cells(config, output, taken, keep=needed_keep(config, cells), on_progress=update)
         say(f"{len(taken)} of {len(cells)} cells are done")

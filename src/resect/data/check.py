@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from resect.data.encode import prompt_text
 from resect.data.load import BehaviourSet
 from resect.records import Example
 
-Kind = Literal["same row", "same prompt", "alike"]
+Likeness = Literal["same row", "same prompt", "alike"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,22 @@ class Pair:
     """Two rows that ask the same.
 
     Attributes:
-        kind: `same row` (prompt and completion), `same prompt`, or `alike` (but for case, marks
+        likeness: `same row` (prompt and completion), `same prompt`, or `alike` (but for case, marks
             and blanks).
-        first: Id of the earlier row.
-        second: Id of the later row.
+        earlier: Id of the one row.
+        later: Id of the row after it.
     """
 
-    kind: Kind
-    first: str
-    second: str
+    likeness: Likeness
+    earlier: str
+    later: str
+
+
+class Sides(NamedTuple):
+    """How many rows are for calibration and for evaluation."""
+
+    calibration: int
+    evaluation: int
 
 
 @dataclass(frozen=True)
@@ -43,19 +50,19 @@ class SetCheck:
     """What `check_set` found.
 
     Attributes:
-        duplicates: Pairs within the set, each later row with the first of its kind. A prompt with
-            several completions is no error, but its rows are not independent.
+        duplicates: Pairs within the set, each later row with the first one that asks the same. A
+            prompt with several completions is no error, but its rows are not independent.
         leaks: Pairs across calibration and evaluation.
-        sides: Rows for calibration and for evaluation; None where nothing tells them apart.
+        sides: How many rows are on either side; None where nothing tells them apart.
         lengths: A row for prompt and completion: unit, least, median, 95th percentile, most.
         categories: A row a category: rows, and how many of each split.
     """
 
     duplicates: tuple[Pair, ...]
     leaks: tuple[Pair, ...]
-    sides: tuple[int, int] | None
-    lengths: tuple[dict[str, Any], ...]
-    categories: tuple[dict[str, Any], ...]
+    sides: Sides | None
+    lengths: tuple[dict[str, object], ...]
+    categories: tuple[dict[str, object], ...]
 
 
 def check_set(
@@ -72,15 +79,17 @@ def check_set(
     """
     rows = data.examples
     splits = {example.split for example in rows}
-    left = [e for e in rows if e.split == "calibration"]
-    right = [e for e in rows if e.split == "evaluation"]
-    leaks = _across(left, right)
-    sides = (len(left), len(right)) if {"calibration", "evaluation"} <= splits else None
+    calibration = [e for e in rows if e.split == "calibration"]
+    evaluation = [e for e in rows if e.split == "evaluation"]
+    leaks = _across(calibration, evaluation)
+    sides = None
+    if {"calibration", "evaluation"} <= splits:
+        sides = Sides(len(calibration), len(evaluation))
     if against is not None:
-        left = list(data.split("calibration").examples)
-        other = list(against.split("evaluation").examples)
-        leaks += _across(left, other)
-        sides = (len(left), len(other))
+        calibration = list(data.split("calibration").examples)
+        evaluation = list(against.split("evaluation").examples)
+        leaks += _across(calibration, evaluation)
+        sides = Sides(len(calibration), len(evaluation))
     return SetCheck(
         duplicates=tuple(_within(rows)),
         leaks=tuple(leaks),
@@ -101,19 +110,19 @@ def plain(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]|_", " ", folded).split())
 
 
-def _kind(first: Example, second: Example) -> Kind:
-    if first.prompt != second.prompt or not first.prompt:
-        return "alike" if asked(first) != asked(second) else "same row"
-    return "same row" if first.completion == second.completion else "same prompt"
+def _likeness(earlier: Example, later: Example) -> Likeness:
+    if earlier.prompt != later.prompt or not earlier.prompt:
+        return "alike" if asked(earlier) != asked(later) else "same row"
+    return "same row" if earlier.completion == later.completion else "same prompt"
 
 
 def _within(rows: Iterable[Example]) -> list[Pair]:
     seen: dict[str, Example] = {}
     pairs = []
     for row in rows:
-        first = seen.setdefault(plain(asked(row)), row)
-        if first is not row:
-            pairs.append(Pair(_kind(first, row), first.id, row.id))
+        earlier = seen.setdefault(plain(asked(row)), row)
+        if earlier is not row:
+            pairs.append(Pair(_likeness(earlier, row), earlier.id, row.id))
     return pairs
 
 
@@ -122,7 +131,7 @@ def _across(calibration: Iterable[Example], evaluation: Iterable[Example]) -> li
     for row in calibration:
         seen.setdefault(plain(asked(row)), row)
     return [
-        Pair(_kind(seen[key], row), seen[key].id, row.id)
+        Pair(_likeness(seen[key], row), seen[key].id, row.id)
         for row in evaluation
         if (key := plain(asked(row))) in seen
     ]
@@ -130,14 +139,14 @@ def _across(calibration: Iterable[Example], evaluation: Iterable[Example]) -> li
 
 def _lengths(
     rows: Iterable[Example], count_tokens: Callable[[str], int] | None
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[dict[str, object]]:
     count = count_tokens or len
     texts = {"prompt": [prompt_text(e) for e in rows], "completion": [e.completion for e in rows]}
-    for part, found in texts.items():
-        filled = [count(text) for text in found if text]
+    for field, column in texts.items():
+        filled = [count(text) for text in column if text]
         if filled:
             yield {
-                "part": part,
+                "part": field,
                 "unit": "characters" if count_tokens is None else "tokens",
                 "rows": len(filled),
                 "least": min(filled),
@@ -147,12 +156,11 @@ def _lengths(
             }
 
 
-def _categories(rows: Iterable[Example]) -> Iterable[dict[str, Any]]:
+def _categories(rows: Iterable[Example]) -> Iterable[dict[str, object]]:
     counts: dict[str, Counter[str]] = {}
     for row in rows:
         counts.setdefault(row.category, Counter())[row.split] += 1
-    splits = dict.fromkeys(split for found in counts.values() for split in found if split)
-    for category, found in counts.items():
-        yield {"category": category or "none", "rows": found.total()} | {
-            split: found[split] for split in splits
-        }
+    splits = dict.fromkeys(split for sizes in counts.values() for split in sizes if split)
+    for category, sizes in counts.items():
+        counted: dict[str, object] = {"category": category or "none", "rows": sizes.total()}
+        yield counted | {split: sizes[split] for split in splits}

@@ -15,7 +15,7 @@ from typing import Any
 
 from resect.data.template import bounded_template
 from resect.errors import InputError
-from resect.records import Encoded, Example, Format
+from resect.records import Encoded, Example, Format, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def prompt_text(example: Example) -> str:
     return "\n".join(content for _, content in example.prompt)
 
 
-def _text_ids(tokenizer: Any, text: str) -> list[int]:
+def _text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def text_ids(tokenizer: Any, example: Example) -> list[int]:
+def text_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
     """Return a held-out text as token ids: the prompt, if any, a newline and the completion.
 
     A tokenizer that knows a token for the beginning of a text gets it, since models that were
@@ -50,12 +50,12 @@ def text_ids(tokenizer: Any, example: Example) -> list[int]:
     """
     prompt = prompt_text(example)
     text = f"{prompt}\n{example.completion}" if prompt else example.completion
-    first = getattr(tokenizer, "bos_token_id", None)
-    return ([] if first is None else [int(first)]) + _text_ids(tokenizer, text)
+    beginning = getattr(tokenizer, "bos_token_id", None)
+    return ([] if beginning is None else [int(beginning)]) + _text_ids(tokenizer, text)
 
 
 def _prompt_ids(
-    tokenizer: Any, example: Example, format: Format, opening: str | None = None
+    tokenizer: Tokenizer, example: Example, format: Format, opening: str | None = None
 ) -> list[int]:
     """Return the ids of a prompt, with an opening of the assistant's turn if there is one."""
     if not example.prompt:
@@ -69,21 +69,22 @@ def _prompt_ids(
         )
     turns = (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
     messages = [{"role": role, "content": content} for role, content in turns]
-    how = {"add_generation_prompt": True}
+    ending = {"add_generation_prompt": True}
     if opening is not None:
         # The template itself writes the turn that goes on: some write more than the generation
         # prompt (a closed thought) or strip the text, and a model has only seen that.
         messages.append({"role": "assistant", "content": opening})
-        how = {"continue_final_message": True}
+        ending = {"continue_final_message": True}
+    chat: Any = tokenizer  # `Tokenizer` says nothing of chat templates
     # enable_thinking is read by the templates of reasoning models and ignored by the others.
     with bounded_template(f"example {example.id!r}"):
-        encoded = tokenizer.apply_chat_template(
-            messages, return_dict=True, enable_thinking=False, **how
+        encoded = chat.apply_chat_template(
+            messages, return_dict=True, enable_thinking=False, **ending
         )
     return list(encoded["input_ids"])
 
 
-def check_format(tokenizer: Any, format: Format) -> None:
+def check_format(tokenizer: Tokenizer, format: Format) -> None:
     """Refuse `chat` for a tokenizer without a chat template.
 
     Raises:
@@ -97,7 +98,7 @@ def check_format(tokenizer: Any, format: Format) -> None:
 
 def encode(
     examples: Iterable[Example],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     format: Format = "chat",
     skip: int = 0,
@@ -124,13 +125,13 @@ def encode(
     for example in examples:
         prompt = _prompt_ids(tokenizer, example, format)
         response = _text_ids(tokenizer, example.completion)
-        left_out = max(skip, example.prefix_tokens)
+        unscored = max(skip, example.prefix_tokens)
         if tokens is not None:
-            response = response[: left_out + tokens]
-        if len(response) <= left_out or not prompt:
+            response = response[: unscored + tokens]
+        if len(response) <= unscored or not prompt:
             raise InputError(
                 f"example {example.id!r} has no token to score",
-                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={left_out}",
+                got=f"{len(prompt)} prompt and {len(response)} response tokens, skip={unscored}",
                 allowed="a prompt, and more response tokens than skip",
                 fix="lower --skip or remove the example"
                 if response
@@ -144,13 +145,13 @@ def encode(
                 allowed=f"{max_length} tokens",
                 fix="shorten or remove it: a cut response would change the loss",
             )
-        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + left_out))
+        encoded.append(Encoded(example.id, (*prompt, *response), len(prompt) + unscored))
     return encoded
 
 
 def encode_prompt(
     example: Example,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     format: Format,
     prefix_tokens: int = 0,
@@ -174,7 +175,6 @@ def encode_prompt(
     return PromptIds(tuple(_prompt_ids(tokenizer, example, format, opening)), opening or "")
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Return the text of token ids, without special tokens."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
-    return text
+    return tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resect import stats
-from resect.data.preset import Found, find_preset, preset_names, read_preset
+from resect.data.preset import Table, find_preset, preset_names, read_preset
 from resect.data.rows import SUFFIXES, hub_rows, read_rows, suffix_of
 from resect.errors import InputError
 from resect.files.origin import hash_file, hash_value
@@ -42,7 +42,7 @@ class BehaviourSet:
     source: str
     examples: tuple[Example, ...]
     hash: str
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -122,11 +122,11 @@ def load_data(
             the file, the line and the column.
     """
     name = str(spec)
-    place = data_dir or os.environ.get(DATA_DIR) or None
-    found, bare = _read(name, None if place is None else Path(place).expanduser())
+    folder = data_dir or os.environ.get(DATA_DIR) or None
+    table = _read(name, None if folder is None else Path(folder).expanduser())
     examples = [
-        _example(row, position, name, bare=bare or prompts_only)
-        for position, row in enumerate(found.rows, start=1)
+        _example(row, position, name, bare=table.bare or prompts_only)
+        for position, row in enumerate(table.rows, start=1)
     ]
     if not examples:
         raise InputError(f"{name} has no rows", fix="give a set with at least one example")
@@ -137,26 +137,24 @@ def load_data(
                 f"{name} has two rows with one id", got=example.id, fix="make the ids unique"
             )
         seen.add(example.id)
-    return BehaviourSet(name, tuple(examples), _hash_examples(examples), found.origin)
+    return BehaviourSet(name, tuple(examples), _hash_examples(examples), table.origin)
 
 
-def _read(name: str, data_dir: Path | None) -> tuple[Found, bool]:
-    """Return the rows of a SPEC, and whether its rows may lack completions."""
+def _read(name: str, data_dir: Path | None) -> Table:
+    """Return the rows of a SPEC."""
     if name.startswith(HUB_PREFIX):
-        place, _, split = name.removeprefix(HUB_PREFIX).partition(":")
-        hub, _, revision = place.partition("@")
+        source, _, split = name.removeprefix(HUB_PREFIX).partition(":")
+        hub, _, revision = source.partition("@")
         rows = hub_rows(hub, revision or None, split or "train")
-        return Found(rows, {"hub": hub, "revision": revision or None, "rows": len(rows)}), False
+        return Table(rows, {"hub": hub, "revision": revision or None, "rows": len(rows)})
     path = Path(name).expanduser()
     if path.is_file() and path.suffix != ".yaml":
         rows = read_rows(path)
-        return Found(rows, {"files": {path.name: hash_file(path)}, "rows": len(rows)}), False
-    place, _, split = name.partition(":")
-    known, _, revision = place.partition("@")
-    if known.endswith(".yaml") or known in preset_names():
-        preset = find_preset(known)
-        found = read_preset(preset, revision or None, split or None, data_dir)
-        return found, preset.prompts_only
+        return Table(rows, {"files": {path.name: hash_file(path)}, "rows": len(rows)})
+    source, _, split = name.partition(":")
+    title, _, revision = source.partition("@")
+    if title.endswith(".yaml") or title in preset_names():
+        return read_preset(find_preset(title), revision or None, split or None, data_dir)
     raise InputError(
         "no such data file" if suffix_of(path) in SUFFIXES else "no such data file or preset",
         got=name,
@@ -170,12 +168,12 @@ def check_disjoint(calibration: BehaviourSet, evaluation: BehaviourSet) -> None:
     Raises:
         InputError: A prompt stands in both; its ids are named.
     """
-    known = {example.prompt: example.id for example in calibration.examples}
+    ids = {example.prompt: example.id for example in calibration.examples}
     for example in evaluation.examples:
-        if example.prompt in known:
+        if example.prompt in ids:
             raise InputError(
                 "a prompt stands in the calibration and in the evaluation set",
-                got=f"{known[example.prompt]} in {calibration.source}, "
+                got=f"{ids[example.prompt]} in {calibration.source}, "
                 f"{example.id} in {evaluation.source}",
                 allowed="disjoint sets",
                 fix="give the rows a split column, or remove the shared rows",
@@ -192,7 +190,7 @@ def _hash_examples(examples: Sequence[Example]) -> str:
     )
 
 
-def _example(row: Mapping[str, Any], position: int, source: str, *, bare: bool) -> Example:
+def _example(row: Mapping[str, object], position: int, source: str, *, bare: bool) -> Example:
     where = f"{source} row {position}"
     if row.get("text") and not row.get("prompt") and not row.get("completion"):
         return Example(
@@ -221,7 +219,7 @@ def _example(row: Mapping[str, Any], position: int, source: str, *, bare: bool) 
     )
 
 
-def _completion(value: Any, where: str) -> str:
+def _completion(value: object, where: str) -> str:
     if isinstance(value, str):
         return value
     turns = _messages(value, where, "completion")
@@ -230,7 +228,7 @@ def _completion(value: Any, where: str) -> str:
     return turns[0][1]
 
 
-def _key(value: Any, where: str) -> dict[str, Any]:
+def _key(value: object, where: str) -> dict[str, object]:
     """Return an answer key; of a plain text, or a list of them, a reply has to hold one."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         # CSV has no objects.

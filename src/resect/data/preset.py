@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -117,7 +117,7 @@ class Preset(_Strict):
         columns: The map.
         filters: Rows that count.
         template: Prompt with `{prompt}` in it.
-        match: What counts where there are aliases, see `judges/alias.py`.
+        match: What counts where there are aliases, see `evaluation/judges/exact.py`.
         header: Column names of a CSV without a header line.
         joined: For text: what joins all rows to one document; None keeps them apart.
         calibration: Share of the rows for calibration, the others are for evaluation. A row's side
@@ -152,12 +152,27 @@ class Preset(_Strict):
         return columns.completion is columns.messages is columns.choices is columns.text is None
 
 
-@dataclass
-class Found:
-    """Rows in our columns, and where they come from."""
+@dataclass(frozen=True)
+class Table:
+    """Rows in our columns.
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    origin: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        rows: The rows.
+        origin: Where they come from, and how many were left out.
+        bare: Whether they may lack completions.
+    """
+
+    rows: list[dict[str, object]]
+    origin: dict[str, object]
+    bare: bool = False
+
+
+class _Question(NamedTuple):
+    """A multiple-choice question, its answer, and the key by which a reply is judged."""
+
+    prompt: str
+    completion: str
+    key: dict[str, object]
 
 
 def preset_names() -> list[str]:
@@ -175,7 +190,7 @@ def find_preset(name: str) -> Preset:
     if not name.endswith(".yaml") and name not in preset_names():
         raise unknown_name("preset", name, preset_names())
     try:
-        return Preset.model_validate(read_yaml(read_text(path, most=MOST_YAML), path))
+        return Preset.model_validate(read_yaml(read_text(path, limit=MOST_YAML), path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the preset {path}", got=str(error)) from error
     except ValidationError as error:
@@ -188,7 +203,7 @@ def find_preset(name: str) -> Preset:
 
 def read_preset(
     preset: Preset, revision: str | None, split: str | None, folder: Path | None
-) -> Found:
+) -> Table:
     """Read the set of a preset.
 
     Args:
@@ -200,66 +215,76 @@ def read_preset(
     Raises:
         InputError: The set cannot be had, or has other columns.
     """
-    parts = preset.parts
+    pieces = preset.parts
     if split is not None:
-        known = tuple(part for part in parts if part.split == split)
-        parts = known or (Part(config=parts[0].config, split=split, files=(f"*{split}*",)),)
-    found = Found(origin={"preset": preset.name})
+        of_split = tuple(piece for piece in pieces if piece.split == split)
+        pieces = of_split or (Part(config=pieces[0].config, split=split, files=(f"*{split}*",)),)
+    rows: list[dict[str, object]] = []
+    files: dict[str, str] = {}
     filtered = empty = 0
-    for part in parts:
+    for piece in pieces:
         where = f"preset {preset.name}"
-        source = _local(preset, part, folder, found) if folder else _hub(preset, part, revision)
-        kept = [row for row in source if _counts(preset, row, where)]
-        filtered += len(source) - len(kept)
-        for row in kept:
-            number = len(found.rows) + empty + 1
-            mapped = _mapped(preset, part, row, f"{where}, row {number}")
+        source = _local(preset, piece, folder, files) if folder else _hub(preset, piece, revision)
+        counted = [row for row in source if _counts(preset, row, where)]
+        filtered += len(source) - len(counted)
+        for row in counted:
+            number = len(rows) + empty + 1
+            mapped = _mapped(preset, piece, row, f"{where}, row {number}")
             if preset.drop_empty and not all(mapped.get(c) for c in ("prompt", "completion")):
                 empty += 1
                 continue
-            found.rows.append({"id": f"{preset.name}-{number}"} | mapped)
+            rows.append({"id": f"{preset.name}-{number}"} | mapped)
+    origin: dict[str, object] = {"preset": preset.name}
     if folder is None:
-        found.origin |= {"hub": preset.hub, "revision": revision or preset.revision}
-    found.origin |= {"rows": len(found.rows), "filtered_out": filtered, "empty": empty}
+        origin |= {"hub": preset.hub, "revision": revision or preset.revision}
+    else:
+        origin["files"] = files
+    origin |= {"rows": len(rows), "filtered_out": filtered, "empty": empty}
     if preset.joined is not None:
-        found.rows = [
-            {"id": preset.name, "text": preset.joined.join(row["text"] for row in found.rows)}
-        ]
-    return found
+        rows = [{"id": preset.name, "text": preset.joined.join(str(row["text"]) for row in rows)}]
+    return Table(rows, origin, bare=preset.prompts_only)
 
 
-def _hub(preset: Preset, part: Part, revision: str | None) -> list[dict[str, Any]]:
+def _hub(preset: Preset, piece: Part, revision: str | None) -> list[dict[str, object]]:
     if preset.hub is None:
         raise InputError(
             f"the set of preset {preset.name} is not on the Hub",
             allowed="a local copy, given with --data-dir or RESECT_DATA_DIR",
             fix=f"get it from {preset.home}",
         )
-    at = revision or preset.revision
-    if at is None:
+    commit = revision or preset.revision
+    if commit is None:
         raise InputError(
             f"preset {preset.name} has no pinned revision, since none could be verified",
             allowed=f"{preset.name}@<commit of {preset.hub}>, or a local copy with --data-dir",
             fix=f"look the commit up on the page of {preset.hub} and give it after an @",
         )
-    options: dict[str, Any] = {}
-    if part.data_file is not None:
-        options["data_files"] = {part.split: part.data_file}
+    options: dict[str, object] = {}
+    if piece.data_file is not None:
+        options["data_files"] = {piece.split: piece.data_file}
     if preset.header is not None:
         # `column_names`, its other name in `datasets`, is ignored for repositories of files.
         options["names"] = list(preset.header)
-    return hub_rows(preset.hub, at, part.split, part.config, **options)
+    return hub_rows(preset.hub, commit, piece.split, piece.config, **options)
 
 
-def _local(preset: Preset, part: Part, folder: Path, found: Found) -> list[dict[str, Any]]:
-    """Read the files of a local copy, from the folder or from one in it named like the preset."""
-    name = f"{preset.name}-{part.label}" if part.label and len(preset.parts) > 1 else preset.name
-    patterns = [*part.files, *(f"{name}{suffix}" for suffix in SUFFIXES)]
-    for place in (folder / preset.name, folder):
+def _local(
+    preset: Preset, piece: Part, folder: Path, files: dict[str, str]
+) -> list[dict[str, object]]:
+    """Read the files of a local copy, from the folder or from one in it named like the preset.
+
+    Args:
+        preset: The preset.
+        piece: The piece of it to read.
+        folder: The folder of local copies.
+        files: Gets the name and hash of each file that is read.
+    """
+    name = f"{preset.name}-{piece.label}" if piece.label and len(preset.parts) > 1 else preset.name
+    patterns = [*piece.files, *(f"{name}{suffix}" for suffix in SUFFIXES)]
+    for home in (folder / preset.name, folder):
         for pattern in patterns:
-            paths = sorted(path for path in place.glob(pattern) if path.is_file())
+            paths = sorted(path for path in home.glob(pattern) if path.is_file())
             if paths:
-                files = found.origin.setdefault("files", {})
                 files |= {str(path.relative_to(folder)): hash_file(path) for path in paths}
                 return [row for path in paths for row in read_rows(path, preset.header)]
     raise InputError(
@@ -274,10 +299,10 @@ def _names(column: Column) -> tuple[str, ...]:
     return (column,) if isinstance(column, str) else column
 
 
-def _get(preset: Preset, row: Mapping[str, Any], column: Column, where: str) -> Any:
+def _get(preset: Preset, row: Mapping[str, object], column: Column, where: str) -> Any:
     """Return the value of the first of a column's names that the row has."""
     for name in _names(column):
-        value: Any = row
+        value: object = row
         for step in name.split("."):
             if not isinstance(value, Mapping) or step not in value:
                 break
@@ -292,7 +317,7 @@ def _get(preset: Preset, row: Mapping[str, Any], column: Column, where: str) -> 
     )
 
 
-def _counts(preset: Preset, row: Mapping[str, Any], where: str) -> bool:
+def _counts(preset: Preset, row: Mapping[str, object], where: str) -> bool:
     for rule in preset.filters:
         if rule.optional and not any(name in row for name in _names(rule.column)):
             continue
@@ -302,7 +327,9 @@ def _counts(preset: Preset, row: Mapping[str, Any], where: str) -> bool:
     return True
 
 
-def _mapped(preset: Preset, part: Part, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _mapped(
+    preset: Preset, piece: Part, row: Mapping[str, object], where: str
+) -> dict[str, object]:
     """Return one row in our columns."""
     columns = preset.columns
 
@@ -311,48 +338,57 @@ def _mapped(preset: Preset, part: Part, row: Mapping[str, Any], where: str) -> d
 
     if columns.text is not None:
         return {"text": str(get(columns.text) or "")}
+    prompt: object
+    completion: object = ""
+    key: dict[str, object] = {}
     if columns.messages is not None:
         turns = list(get(columns.messages) or ())
-        mapped: dict[str, Any] = {"prompt": turns[:-1], "completion": turns[-1:]}
+        prompt, completion = turns[:-1], turns[-1:]
         # One plain question is plain text, as in every other set.
         if len(turns) == 2 and turns[0].get("role") == "user":
-            mapped["prompt"] = turns[0].get("content")
+            prompt = turns[0].get("content")
     else:
-        mapped = {"prompt": str(get(columns.prompt or ()) or ""), "completion": ""}
+        prompt = str(get(columns.prompt or ()) or "")
     if columns.completion is not None:
-        mapped["completion"] = str(get(columns.completion) or "")
+        completion = str(get(columns.completion) or "")
     if columns.context is not None and (context := str(get(columns.context) or "").strip()):
-        mapped["prompt"] = f"{mapped['prompt']}\n\n{context}"
+        prompt = f"{prompt}\n\n{context}"
     if columns.choices is not None and columns.answer is not None:
-        mapped |= _multiple_choice(mapped["prompt"], get(columns.choices), int(get(columns.answer)))
+        choices = get(columns.choices)
+        prompt, completion, key = _multiple_choice(str(prompt), choices, int(get(columns.answer)))
     if columns.aliases is not None:
-        aliases = [mapped["completion"], *get(columns.aliases)]
-        mapped["key"] = {"aliases": list(dict.fromkeys(aliases)), "match": preset.match}
-    if isinstance(mapped["prompt"], str) and mapped["prompt"]:
-        mapped["prompt"] = preset.template.replace("{prompt}", mapped["prompt"])
-    mapped["category"] = part.label or ""
+        aliases = [completion, *get(columns.aliases)]
+        key = {"aliases": list(dict.fromkeys(aliases)), "match": preset.match}
+    if isinstance(prompt, str) and prompt:
+        prompt = preset.template.replace("{prompt}", prompt)
+    category = piece.label or ""
     if columns.category is not None:
-        mapped["category"] = _category(get(columns.category))
-    mapped["split"] = part.use or _side(preset, str(mapped["prompt"]))
-    return mapped
+        category = _category(get(columns.category))
+    return {
+        "prompt": prompt,
+        "completion": completion,
+        **({"key": key} if key else {}),
+        "category": category,
+        "split": piece.use or _side(preset, str(prompt)),
+    }
 
 
-def _multiple_choice(question: str, choices: list[str], answer: int) -> dict[str, Any]:
+def _multiple_choice(question: str, choices: list[str], answer: int) -> _Question:
     """Return a lettered question; the letter alone, with a full stop or with its text is right."""
     letters = string.ascii_uppercase
     lines = [f"{letter}. {choice}" for letter, choice in zip(letters, choices, strict=False)]
     right = letters[answer]
-    return {
-        "prompt": "\n".join([question, *lines, "Answer:"]),
-        "completion": right,
-        "key": {
+    return _Question(
+        prompt="\n".join([question, *lines, "Answer:"]),
+        completion=right,
+        key={
             "accept": [right, f"{right}.", f"{right}. {choices[answer]}"],
             "form": rf"[a-{letters[len(choices) - 1].lower()}]\b.*",
         },
-    }
+    )
 
 
-def _category(value: Any) -> str:
+def _category(value: object) -> str:
     """Return the name, or the names of the true entries of a mapping joined by +."""
     if isinstance(value, Mapping):
         return "+".join(str(name) for name, holds in value.items() if holds)

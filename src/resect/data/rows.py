@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from resect.errors import InputError
 from resect.files.reading import Counter, bounded_file
@@ -31,7 +31,7 @@ def suffix_of(path: Path) -> str:
     return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
 
 
-def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str, object]]:
     """Read a data file.
 
     Args:
@@ -59,7 +59,7 @@ def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str,
         raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
 
 
-def _csv_rows(text: TextIO, path: Path, header: Sequence[str] | None) -> list[dict[str, Any]]:
+def _csv_rows(text: TextIO, path: Path, header: Sequence[str] | None) -> list[dict[str, object]]:
     counter = Counter(path)
 
     def lines() -> Iterator[str]:
@@ -85,7 +85,7 @@ def _csv_rows(text: TextIO, path: Path, header: Sequence[str] | None) -> list[di
     return rows
 
 
-def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
     content = text.read()
     Counter(path).add(content)
     try:
@@ -97,7 +97,7 @@ def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict
     return rows
 
 
-def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
     counter = Counter(path)
     rows = []
     for number, line in enumerate(text, start=1):
@@ -107,11 +107,11 @@ def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[di
     return rows
 
 
-def _whole(text: TextIO, _path: Path, _header: Sequence[str] | None) -> list[dict[str, Any]]:
+def _whole(text: TextIO, _path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
     return [{"text": text.read()}]
 
 
-def _object(line: str, number: int, path: Path) -> dict[str, Any]:
+def _object(line: str, number: int, path: Path) -> dict[str, object]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -137,8 +137,8 @@ _READERS = {
 
 
 def hub_rows(
-    name: str, revision: str | None, split: str, config: str | None = None, **options: Any
-) -> list[dict[str, Any]]:
+    name: str, revision: str | None, split: str, config: str | None = None, **options: object
+) -> list[dict[str, object]]:
     """Read a split of a Hub dataset through `datasets`.
 
     Args:

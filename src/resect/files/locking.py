@@ -1,13 +1,14 @@
 """Who is at work in a folder: a claim on a part of it, with its owner, so that nobody works twice.
 
-A run's cells are numbered, and a claim is a part i/n of them; a whole run is 1/1. Two claims may
-stand side by side if their parts do not overlap: shards of one run do, the same shard twice does
-not, nor a shard beside a whole run. A claim is a file `claims/i-of-n.json` that says which process
-owns it, on which host and since when; it goes when its owner is done.
+A run's cells are numbered, and a claim is on a part i/n of them; a whole run is 1/1. Two claims
+may stand side by side if their parts do not overlap: shards of one run do, the same shard twice
+does not, nor does a shard beside a whole run. A claim is a file `claims/i-of-n.json` that says
+which process owns it, on which host and since when. It is removed when its owner is done.
 
-A process that is killed leaves its claim. It is taken over if its owner is surely dead: it was of
-this very host, boot and process space, and no process of that number and start is left. In any
-other case only a person can know, and the message says what to look for and which file to delete.
+A process that is killed leaves its claim behind. The claim is taken over if its owner is surely
+dead: it ran on this host, in this boot and process space, and no process with its number and start
+time is left. In any other case only a person can know, and the message says what to look for and
+which file to delete.
 
 On one host a file lock makes looking and claiming one step. Between hosts the claim file itself
 does, because it can be created once only; parts that overlap under different names are found by
@@ -24,7 +25,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import filelock
 import psutil
@@ -37,6 +38,21 @@ _NAME = re.compile(r"(\d+)-of-(\d+)\.json")
 # Start times are read from the clock of the system, in ticks; a reused number differs by more.
 _SAME_START = 0.5
 _WAIT = 30.0
+
+
+class Portion(NamedTuple):
+    """A part of a run's cells: its number, from 1, and how many equal ones there are in all."""
+
+    number: int
+    total: int
+
+    def overlaps(self, portion: Portion) -> bool:
+        """Whether (i-1)/n to i/n and (j-1)/m to j/m share anything, as they do cells."""
+        (i, n), (j, m) = self, portion
+        return (i - 1) * m < j * n and (j - 1) * n < i * m
+
+
+WHOLE = Portion(1, 1)
 
 
 @dataclass(frozen=True)
@@ -94,27 +110,27 @@ def _space() -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path, part: tuple[int, int] = (1, 1)) -> Iterator[None]:
-    """Hold a part of a folder while the block runs.
+def locked(folder: str | Path, portion: Portion = WHOLE) -> Iterator[None]:
+    """Own a part of a folder while the block runs.
 
     Half-written files that a killed process left in the folder are removed first, if nobody else is
     at work in it.
 
     Args:
         folder: A run's folder; it is made if it is missing.
-        part: Number of the part, from 1, and of parts in all.
+        portion: Which part of it.
 
     Raises:
         InputError: Another process holds an overlapping part, or the folder cannot be written.
     """
-    path = Path(folder) / FOLDER / f"{part[0]}-of-{part[1]}.json"
+    path = Path(folder) / FOLDER / f"{portion.number}-of-{portion.total}.json"
     owner = Owner.this()
     with _one_at_a_time(Path(folder)):
-        _refuse_overlap(path, part, owner)
+        _refuse_overlap(path, portion, owner)
         if not files.create_json(path, owner):
             raise _taken(path, _owner(path))
         try:
-            _refuse_overlap(path, part, owner)
+            _refuse_overlap(path, portion, owner)
             if not _others(path):
                 files.remove_unfinished(Path(folder), before=path.stat().st_mtime_ns)
         except BaseException:
@@ -158,52 +174,46 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _others(path: Path) -> dict[Path, tuple[int, int]]:
-    found = {}
-    for other in sorted(path.parent.glob("*.json")):
-        match = _NAME.fullmatch(other.name)
-        if match and other != path:
-            found[other] = (int(match[1]), int(match[2]))
-    return found
+def _others(path: Path) -> dict[Path, Portion]:
+    """Return the claims beside a claim, with the part that each is on."""
+    claims = {}
+    for claim in sorted(path.parent.glob("*.json")):
+        match = _NAME.fullmatch(claim.name)
+        if match and claim != path:
+            claims[claim] = Portion(int(match[1]), int(match[2]))
+    return claims
 
 
-def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether (i-1)/n to i/n and (j-1)/m to j/m share anything, as they do cells."""
-    (i, n), (j, m) = one, other
-    return (i - 1) * m < j * n and (j - 1) * n < i * m
-
-
-def _refuse_overlap(path: Path, part: tuple[int, int], mine: Owner) -> None:
-    """Refuse if a live process holds an overlapping part; remove claims of dead ones."""
+def _refuse_overlap(path: Path, portion: Portion, mine: Owner) -> None:
+    """Refuse if a live process owns an overlapping part; remove claims of dead ones."""
     claims = _others(path)
     if path.exists() and _owner(path) != mine:
-        claims[path] = part
-    for other, held in claims.items():
-        owner = _owner(other)
+        claims[path] = portion
+    for claim, claimed in claims.items():
+        owner = _owner(claim)
         if owner is not None and owner.is_dead:
-            other.unlink(missing_ok=True)
-        elif _overlap(part, held) and other.exists():
-            raise _taken(other, owner)
+            claim.unlink(missing_ok=True)
+        elif portion.overlaps(claimed) and claim.exists():
+            raise _taken(claim, owner)
 
 
 def _owner(path: Path) -> Owner | None:
     """Return who made a claim; None if the file is gone or does not say."""
     try:
-        facts: dict[str, Any] = files.read_json(path)
-        return Owner(**facts)
+        return Owner(**files.read_json(path))
     except (InputError, TypeError):
         return None
 
 
 def _taken(path: Path, owner: Owner | None) -> InputError:
-    part = path.stem.replace("-of-", "/")
+    portion = path.stem.replace("-of-", "/")
     if owner is None:
-        who = f"{path} does not say who"
+        got = f"{path} does not say who"
     else:
-        who = f"process {owner.pid} on {owner.host}, since {owner.since}, holds part {part}"
+        got = f"process {owner.pid} on {owner.host}, since {owner.since}, holds part {portion}"
     return InputError(
         f"another process is at work in {path.parent.parent}",
-        got=who,
+        got=got,
         allowed="one process a run, or --shard i/n with parts that do not overlap",
         fix="wait for it or stop it; if that process is surely not running any more (look on "
         f"{'its host' if owner is None else owner.host}), delete {path} and try again",

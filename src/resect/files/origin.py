@@ -12,7 +12,6 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -21,16 +20,16 @@ from resect.files.writing import plain
 from resect.records import SCHEMA_VERSION
 
 
-def hash_text(*parts: str) -> str:
+def hash_text(*texts: str) -> str:
     """Return 16 hex digits that name the given texts in order."""
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part.encode())
+    for text in texts:
+        digest.update(len(text).to_bytes(8, "little"))
+        digest.update(text.encode())
     return digest.hexdigest()[:16]
 
 
-def hash_value(value: Any) -> str:
+def hash_value(value: object) -> str:
     """Return 16 hex digits that name a plain value, whatever the order of its keys."""
     return hash_text(json.dumps(plain(value), sort_keys=True))
 
@@ -43,12 +42,12 @@ def hash_file(path: str | Path) -> str:
 
 def cache_folder() -> Path:
     """Return the folder for rebuildable things: $RESECT_CACHE, else the user's cache folder."""
-    given = os.environ.get("RESECT_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("resect")
+    folder = os.environ.get("RESECT_CACHE")
+    return Path(folder) if folder else platformdirs.user_cache_path("resect")
 
 
 @functools.cache
-def _git_state() -> dict[str, Any]:
+def _git_state() -> dict[str, str | bool | None]:
     folder = Path(__file__).parent
 
     def git(*words: str) -> str:
@@ -78,7 +77,7 @@ def package_versions(names: Iterable[str] = ("torch", "transformers", "numpy")) 
     return versions
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Return what every artefact says about the software that made it."""
     return {
         "schema_version": SCHEMA_VERSION,
@@ -89,12 +88,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def check_schema(found: Any, path: str | Path) -> None:
+def check_schema(version: object, path: str | Path) -> None:
     """Raise `InputError` if an artefact was written by an incompatible version."""
-    if found != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise InputError(
             f"{path} has a schema that this version cannot read",
-            got=f"schema version {found!r}",
+            got=f"schema version {version!r}",
             allowed=str(SCHEMA_VERSION),
             fix="make it again with this version of resect",
         )

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsRead, WriteableBuffer
+
 # A file that holds or unpacks to more than these is refused; `RESECT_MOST_BYTES` changes the first.
 # Values of JSON and CSV take some 60 bytes of memory each, however short they are.
 MOST_BYTES = 2**30
@@ -47,94 +50,95 @@ def most_bytes() -> int:
     Raises:
         InputError: The environment variable is no number of bytes.
     """
-    given = os.environ.get(VARIABLE, "")
-    if not given:
+    text = os.environ.get(VARIABLE, "")
+    if not text:
         return MOST_BYTES
-    if not given.isdecimal():
-        raise InputError(f"{VARIABLE} is no number of bytes", got=repr(given), allowed="1, 2, ...")
-    return int(given)
+    if not text.isdecimal():
+        raise InputError(f"{VARIABLE} is no number of bytes", got=repr(text), allowed="1, 2, ...")
+    return int(text)
 
 
 class _Counted(io.RawIOBase):
     """A stream that ends with an error where it outgrows its bound."""
 
-    def __init__(self, stream: Any, path: str | Path, most: int) -> None:
-        self._stream, self._path, self._most = stream, path, most
+    def __init__(self, stream: SupportsRead[bytes], path: str | Path, limit: int) -> None:
+        self._stream, self._path, self._limit = stream, path, limit
         self._read = 0
 
     def readable(self) -> bool:
         """Return true."""
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         """Read some bytes into a buffer; return how many."""
-        content = self._stream.read(len(buffer))
+        view = memoryview(buffer).cast("B")
+        content = self._stream.read(len(view))
         self._read += len(content)
-        if self._read > self._most:
-            raise too_large(self._path, f"more than {self._most:,} bytes", self._most)
-        buffer[: len(content)] = content
+        if self._read > self._limit:
+            raise too_large(self._path, f"more than {self._limit:,} bytes", self._limit)
+        view[: len(content)] = content
         return len(content)
 
 
 @contextmanager
-def regular_file(path: str | Path, most: int = 0) -> Iterator[IO[bytes]]:
+def regular_file(path: str | Path, limit: int = 0) -> Iterator[IO[bytes]]:
     """Open a regular file for reading.
 
     Args:
         path: The file.
-        most: Most bytes; 0 for `most_bytes()`.
+        limit: Most bytes; 0 for `most_bytes()`.
 
     Raises:
         InputError: It is no regular file, or is larger.
         OSError: It cannot be opened.
     """
-    most = most or most_bytes()
+    limit = limit or most_bytes()
     # Without blocking: to open a pipe would wait for its other end.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is no regular file", fix="give a file")
-        if facts.st_size > most:
-            raise too_large(path, f"{facts.st_size:,} bytes", most)
+        if status.st_size > limit:
+            raise too_large(path, f"{status.st_size:,} bytes", limit)
         yield file
 
 
 @contextmanager
 def bounded_file(
-    path: str | Path, *, packed: bool = False, most: int = 0
+    path: str | Path, *, packed: bool = False, limit: int = 0
 ) -> Iterator[io.BufferedReader]:
     """Open a regular file for reading from its beginning to its end, up to a bound.
 
     Args:
         path: The file.
         packed: Whether it is unpacked by gzip.
-        most: Most bytes; 0 for `most_bytes()`.
+        limit: Most bytes; 0 for `most_bytes()`.
 
     Raises:
         InputError: It is no regular file, or what it holds is larger.
         OSError: It cannot be opened, or is broken.
         EOFError: A packed file ends too early.
     """
-    most = most or most_bytes()
-    with regular_file(path, most) as file:
+    limit = limit or most_bytes()
+    with regular_file(path, limit) as file:
         stream = gzip.GzipFile(fileobj=file) if packed else file
-        yield io.BufferedReader(_Counted(stream, path, most), 2**16)
+        yield io.BufferedReader(_Counted(stream, path, limit), 2**16)
 
 
-def read_bytes(path: str | Path, *, packed: bool = False, most: int = 0) -> bytes:
+def read_bytes(path: str | Path, *, packed: bool = False, limit: int = 0) -> bytes:
     """Return what a file holds; arguments and errors are those of `bounded_file`."""
-    with bounded_file(path, packed=packed, most=most) as file:
+    with bounded_file(path, packed=packed, limit=limit) as file:
         return file.read()
 
 
-def read_text(path: str | Path, *, most: int = 0) -> str:
+def read_text(path: str | Path, *, limit: int = 0) -> str:
     """Return what a UTF-8 file holds, without a byte order mark; see `bounded_file`.
 
     Raises:
         UnicodeDecodeError: It is not UTF-8.
     """
-    return read_bytes(path, most=most).decode("utf-8-sig")
+    return read_bytes(path, limit=limit).decode("utf-8-sig")
 
 
 class Counter:
@@ -158,18 +162,18 @@ class Counter:
             )
 
 
-def too_large(path: str | Path, got: str, most: int) -> InputError:
+def too_large(path: str | Path, got: str, limit: int) -> InputError:
     """Return the error of a file that outgrows the bounds."""
     return InputError(
         f"{path} holds or unpacks to more than is read",
         got=got,
-        allowed=f"{most:,} bytes, {MOST_ROWS:,} rows and {MOST_VALUES:,} values",
+        allowed=f"{limit:,} bytes, {MOST_ROWS:,} rows and {MOST_VALUES:,} values",
         fix="split the file, or see whether it is what it claims to be; "
         f"{VARIABLE}=... in the environment allows more bytes of data",
     )
 
 
-def read_yaml(text: str, path: str | Path) -> Any:
+def read_yaml(text: str, path: str | Path) -> object:
     """Return what YAML says.
 
     Args:
@@ -206,7 +210,7 @@ def _refuse_alias_bomb(root: yaml.Node | None, path: str | Path) -> None:
         if isinstance(node, yaml.SequenceNode):
             todo += node.value
         elif isinstance(node, yaml.MappingNode):
-            todo += [part for pair in node.value for part in pair]
+            todo += [child for pair in node.value for child in pair]
         if count + len(todo) > MOST_NODES:
             raise _no_yaml_of_a_person(path, f"more than {MOST_NODES:,} values")
 
@@ -239,15 +243,15 @@ def refuse_link_out(path: Path, folder: Path) -> None:
     """
     if not path.is_symlink():
         return
-    root, place = folder.resolve(), path.resolve()
+    root, target = folder.resolve(), path.resolve()
     blobs = root.parent.parent / "blobs"
-    if place.is_relative_to(root) or (
-        root.parent.name == "snapshots" and place.is_relative_to(blobs)
+    if target.is_relative_to(root) or (
+        root.parent.name == "snapshots" and target.is_relative_to(blobs)
     ):
         return
     raise InputError(
         f"{path} is a link that leads out of its folder",
-        got=str(place),
+        got=str(target),
         fix="remove the link, or put a copy of what it names in its place",
     )
 
@@ -341,7 +345,7 @@ def _field(content: object, location: Sequence[str | int]) -> str:
 
 
 @contextlib.contextmanager
-def expecting(path: str | Path, what: str) -> Iterator[None]:
+def expecting(path: str | Path, content: str) -> Iterator[None]:
     """Say that a file is not whole where what was read of it lacks something.
 
     Raises:
@@ -351,5 +355,5 @@ def expecting(path: str | Path, what: str) -> Iterator[None]:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path} is not a whole {what}", got=f"{type(error).__name__}: {error}"
+            f"{path} is not a whole {content}", got=f"{type(error).__name__}: {error}"
         ) from error

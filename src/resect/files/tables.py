@@ -3,61 +3,60 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resect.errors import InputError
 from resect.files.reading import MOST_ROWS, MOST_VALUES, most_bytes, regular_file, too_large
 from resect.files.writing import atomic, plain
 
 
-def bounded_rows(file: Any, path: str | Path) -> list[dict[str, Any]]:
-    """Read a `ParquetFile` in small batches, and stop before it outgrows the bounds.
+def bounded_rows(stream: IO[bytes], path: str | Path) -> list[dict[str, Any]]:
+    """Read a Parquet file in small batches, and stop before it outgrows the bounds.
 
     The sizes of the footer are read before a byte is unpacked. They may lie, and one long text may
     stand for many rows, so the rows are counted as what they stand for before they are made.
 
     Args:
-        file: Opened by `parquet_file`, which leaves repeated texts as they are stored.
-        path: For the message.
+        stream: The file, opened for reading.
+        path: Its name, for the message.
 
     Raises:
         InputError: The file holds more.
     """
-    facts, most = file.metadata, most_bytes()
-    groups = [facts.row_group(at) for at in range(facts.num_row_groups)]
-    claimed = sum(group.total_byte_size for group in groups)
-    # A flat column has a value a row. The facts of a nested one are asked for, though pyarrow ends
-    # the process where a histogram in them is malformed; reading it would raise.
-    nested = [at for at in range(len(file.schema)) if file.schema.column(at).max_repetition_level]
-    values = facts.num_rows * (len(file.schema) - len(nested))
-    values += sum(group.column(at).num_values for group in groups for at in nested)
-    if claimed > most or facts.num_rows > MOST_ROWS or values > MOST_VALUES:
-        raise too_large(
-            path, f"{claimed:,} bytes, {facts.num_rows:,} rows, {values:,} values", most
-        )
-    rows: list[dict[str, Any]] = []
-    held = 0
-    for batch in file.iter_batches(batch_size=1024):
-        held += sum(_expanded(column) for column in batch.columns)
-        if held > most:
-            raise too_large(path, f"more than {most:,} bytes", most)
-        rows += batch.to_pylist()
-    return rows
-
-
-def parquet_file(stream: Any) -> Any:
-    """Open a Parquet file so that a text that many rows repeat is held once."""
     import pyarrow.parquet as pq
 
-    schema = pq.ParquetFile(stream).schema
+    # A text that many rows repeat is kept once, as it is stored.
+    file = pq.ParquetFile(stream)
+    columns = range(len(file.schema))
     texts = [
-        schema.column(at).path
-        for at in range(len(schema))
-        if schema.column(at).physical_type == "BYTE_ARRAY"
+        file.schema.column(number).path
+        for number in columns
+        if file.schema.column(number).physical_type == "BYTE_ARRAY"
     ]
     stream.seek(0)
-    return pq.ParquetFile(stream, read_dictionary=texts)
+    file = pq.ParquetFile(stream, read_dictionary=texts)
+    metadata, limit = file.metadata, most_bytes()
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    claimed = sum(group.total_byte_size for group in groups)
+    # A flat column has a value a row. The values of a nested one are asked for, though pyarrow ends
+    # the process where a histogram beside them is malformed; reading it would raise.
+    nested = [number for number in columns if file.schema.column(number).max_repetition_level]
+    values = metadata.num_rows * (len(columns) - len(nested))
+    values += sum(group.column(number).num_values for group in groups for number in nested)
+    if claimed > limit or metadata.num_rows > MOST_ROWS or values > MOST_VALUES:
+        raise too_large(
+            path, f"{claimed:,} bytes, {metadata.num_rows:,} rows, {values:,} values", limit
+        )
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for batch in file.iter_batches(batch_size=1024):
+        size += sum(_expanded(column) for column in batch.columns)
+        if size > limit:
+            raise too_large(path, f"more than {limit:,} bytes", limit)
+        rows += batch.to_pylist()
+    return rows
 
 
 def _expanded(column: Any) -> int:
@@ -65,21 +64,21 @@ def _expanded(column: Any) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    kind = column.type
+    form = column.type
     size: int = 0
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(form):
         lengths = pc.binary_length(column.dictionary)
         size = pc.sum(lengths.take(column.indices)).as_py() or 0
         return size + 8 * len(column)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(form) or pa.types.is_large_list(form):
         return _expanded(column.flatten()) + 8 * len(column)
-    if pa.types.is_struct(kind):
-        return sum(_expanded(part) for part in column.flatten())
+    if pa.types.is_struct(form):
+        return sum(_expanded(inner) for inner in column.flatten())
     size += column.nbytes
     return size
 
 
-def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
+def write_parquet(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as Parquet; nested values are stored as JSON text in columns named `*_json`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -95,8 +94,8 @@ def write_parquet(path: str | Path, rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    with atomic(path) as part:
-        pq.write_table(pa.Table.from_pylist(flat), part)
+    with atomic(path) as draft:
+        pq.write_table(pa.Table.from_pylist(flat), draft)
 
 
 def read_parquet(path: str | Path) -> list[dict[str, Any]]:
@@ -110,7 +109,7 @@ def read_parquet(path: str | Path) -> list[dict[str, Any]]:
     try:
         # One handle: by path it is opened twice, and may be replaced by a larger file meanwhile.
         with regular_file(path) as file:
-            rows = bounded_rows(parquet_file(file), path)
+            rows = bounded_rows(file, path)
         return [
             {
                 key.removesuffix("_json"): (

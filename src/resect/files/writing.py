@@ -30,6 +30,11 @@ _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\uf
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
+def _draft_of(path: Path) -> Path:
+    """Return a sibling to write in, under a name that nobody else has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -54,19 +59,19 @@ def atomic(path: str | Path) -> Iterator[Path]:
         InputError: The place cannot be written (missing rights, full disk).
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    draft = _draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        _sync(part)
-        part.replace(path)
+        yield draft
+        _sync(draft)
+        draft.replace(path)
     except (OSError, SafetensorError) as error:
         # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
         # The parent may be a file or gone; the error above says so already.
         with contextlib.suppress(OSError):
-            part.unlink()
+            draft.unlink()
 
 
 @contextlib.contextmanager
@@ -78,21 +83,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_full_folder(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    draft = _draft_of(path)
     try:
-        part.mkdir(parents=True)
-        yield part
-        for file in part.rglob("*"):
+        draft.mkdir(parents=True)
+        yield draft
+        for file in draft.rglob("*"):
             if file.is_file():
                 _sync(file)
         if path.exists():
             path.rmdir()
-        part.replace(path)
+        draft.replace(path)
     except (OSError, SafetensorError) as error:
         # Safetensors has an error of its own, for a full disk too.
         raise _unwritable(path, error) from error
     finally:
-        _remove_tree(part)
+        _remove_tree(draft)
 
 
 def refuse_full_folder(path: Path) -> None:
@@ -105,11 +110,11 @@ def refuse_full_folder(path: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    with atomic(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with atomic(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Turn dataclasses, tuples, sets and paths into what JSON can hold."""
     if is_dataclass(value) and not isinstance(value, type):
         return {
@@ -120,7 +125,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
+        return [plain(item) for item in sorted(value)]
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, Path):
@@ -128,17 +133,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def write_json(path: str | Path, value: Any) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """Write JSON with sorted keys, whole or not at all; NaN is refused by `json`.
 
     Control and direction-changing characters are written as escapes: people look at such files in
     terminals.
     """
     text = json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    write_text(path, _UNSEEN.sub(lambda one: f"\\u{ord(one[0]):04x}", text) + "\n")
+    write_text(path, _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
-def append_line(path: str | Path, value: Any) -> None:
+def append_line(path: str | Path, value: object) -> None:
     """Append a line of JSON in one write, which local file systems keep whole among others."""
     with Path(path).open("ab", buffering=0) as file:
         file.write((json.dumps(plain(value), sort_keys=True, allow_nan=False) + "\n").encode())
@@ -150,21 +155,21 @@ def remove_folder(path: str | Path) -> None:
     It loses its name first, so that a kill in the middle leaves no folder that looks whole.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    draft = _draft_of(path)
     try:
-        path.replace(part)
+        path.replace(draft)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        _remove_tree(part)
+        _remove_tree(draft)
 
 
-def _remove_tree(part: Path) -> None:
+def _remove_tree(draft: Path) -> None:
     try:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
     finally:
         # A signal in the middle of it: what is left goes before the process does.
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:
@@ -190,7 +195,7 @@ def remove_unfinished(folder: Path, *, before: int) -> None:
                 path.unlink(missing_ok=True)
 
 
-def create_json(path: str | Path, value: Any) -> bool:
+def create_json(path: str | Path, value: object) -> bool:
     """Write JSON under a name that is not taken; return false if it is.
 
     Of several processes that try at once, on one host or on many, exactly one is told true.
@@ -199,26 +204,27 @@ def create_json(path: str | Path, value: Any) -> bool:
         InputError: The place cannot be written.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    draft = _draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(plain(value), sort_keys=True), encoding="utf-8")
-        _sync(part)
-        os.link(part, path)
+        draft.write_text(json.dumps(plain(value), sort_keys=True), encoding="utf-8")
+        _sync(draft)
+        os.link(draft, path)
     except FileExistsError:
         return False
     except OSError as error:
-        if path.exists() or not part.exists() or error.errno not in _NO_LINKS:
+        if path.exists() or not draft.exists() or error.errno not in _NO_LINKS:
             raise _unwritable(path, error) from error
         # A file system without second names: made empty, which counts as owned, then replaced.
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            part.replace(path)
+            draft.replace(path)
         except FileExistsError:
             return False
-        except OSError as second:
-            raise _unwritable(path, second) from second
+        except OSError as failure:
+            raise _unwritable(path, failure) from failure
+
     finally:
         with contextlib.suppress(OSError):
-            part.unlink()
+            draft.unlink()
     return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -26,20 +27,35 @@ MOST_HEADER = 100_000_000
 PIECE = 4 * 2**20
 
 
+class Description(TypedDict):
+    """What the header of a file says of one tensor, if the file is whole."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+class Header(NamedTuple):
+    """The header of a file, and the byte at which the data behind it begin."""
+
+    tensors: dict[str, Description]
+    end: int
+
+
 @dataclass(frozen=True)
 class Entry:
     """Where a tensor lies.
 
     Attributes:
         path: Its file.
-        kind: Its dtype as the file names it.
+        code: Its dtype as the file names it.
         shape: Its shape.
         start: Its first byte in the file.
         size: Its bytes.
     """
 
     path: Path
-    kind: str
+    code: str
     shape: tuple[int, ...]
     start: int
     size: int
@@ -51,14 +67,14 @@ class Entry:
         Raises:
             InputError: It is none of a weight that has gradients.
         """
-        if self.kind not in DTYPES:
+        if self.code not in DTYPES:
             raise InputError(
                 f"{self.path} holds weights that have no gradient",
-                got=self.kind,
+                got=self.code,
                 allowed=", ".join(DTYPES),
                 fix="use the checkpoint from before it was quantised",
             )
-        return DTYPES[self.kind]
+        return DTYPES[self.code]
 
 
 def entries(paths: Iterable[Path]) -> dict[str, Entry]:
@@ -67,17 +83,17 @@ def entries(paths: Iterable[Path]) -> dict[str, Entry]:
     Raises:
         InputError: A file is missing or broken.
     """
-    found: dict[str, Entry] = {}
+    by_name: dict[str, Entry] = {}
     for path in paths:
         try:
-            header, start = _header(path)
-            whole = path.stat().st_size - start
-            for name, facts in header.items():
+            header = _header(path)
+            size = path.stat().st_size - header.end
+            for name, description in header.tensors.items():
                 if name != "__metadata__":
-                    found[name] = _entry(path, facts, start, whole)
+                    by_name[name] = _entry(path, description, header.end, size)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InputError(f"{path} is not readable", got=str(error)) from error
-    return found
+    return by_name
 
 
 def read_into(entry: Entry, target: Tensor, *, piece: int = PIECE) -> None:
@@ -106,26 +122,25 @@ def read_into(entry: Entry, target: Tensor, *, piece: int = PIECE) -> None:
     try:
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.start)
-            for at in range(0, rows.shape[0], step):
-                part = rows[at : at + step]
-                view = memoryview(buffer)[: part.shape[0] * width]
+            for start in range(0, rows.shape[0], step):
+                some = rows[start : start + step]
+                view = memoryview(buffer)[: some.shape[0] * width]
                 _fill(file, view)
-                part.copy_(torch.frombuffer(view, dtype=dtype).view(part.shape))
+                some.copy_(torch.frombuffer(view, dtype=dtype).view(some.shape))
     except (OSError, EOFError) as error:
         raise InputError(f"{entry.path} is not readable", got=str(error)) from error
 
 
-def _fill(file: Any, view: memoryview) -> None:
+def _fill(file: io.FileIO, view: memoryview) -> None:
     done = 0
     while done < len(view):
-        more = file.readinto(view[done:])
-        if not more:
+        count = file.readinto(view[done:])
+        if not count:
             raise EOFError("the file ends early")
-        done += more
+        done += count
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header of a file, and where its data begin."""
+def _header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= MOST_HEADER:
@@ -133,20 +148,21 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
         header = json.loads(file.read(length))
     if not isinstance(header, dict):
         raise TypeError("the header is no object")
-    return header, 8 + length
+    return Header(header, 8 + length)
 
 
-def _entry(path: Path, facts: Mapping[str, Any], start: int, whole: int) -> Entry:
-    kind, shape = str(facts["dtype"]), tuple(facts["shape"])
-    first, last = facts["data_offsets"]
-    numbers = (first, last, *shape)
+def _entry(path: Path, description: Description, start: int, size: int) -> Entry:
+    """Return where a tensor lies; `size` bytes of data begin at byte `start` of the file."""
+    code, shape = str(description["dtype"]), tuple(description["shape"])
+    begin, end = description["data_offsets"]
+    numbers = (begin, end, *shape)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("a shape or place that is no number")
-    if not first <= last <= whole:
-        raise ValueError(f"bytes {first} to {last} of {whole}")
-    if kind in DTYPES and last - first != prod(shape) * DTYPES[kind].itemsize:
-        raise ValueError(f"{last - first} bytes for {kind} {list(shape)}")
-    return Entry(path, kind, shape, start + first, last - first)
+    if not begin <= end <= size:
+        raise ValueError(f"bytes {begin} to {end} of {size}")
+    if code in DTYPES and end - begin != prod(shape) * DTYPES[code].itemsize:
+        raise ValueError(f"{end - begin} bytes for {code} {list(shape)}")
+    return Entry(path, code, shape, start + begin, end - begin)
 
 
 def has_weights(folder: Path) -> bool:

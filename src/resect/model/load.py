@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
+from resect.records import CausalModel, ModelConfig, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
@@ -36,8 +37,15 @@ LOAD_FAULTS = (
 class LoadedModel(NamedTuple):
     """A causal LM in evaluation mode and its tokenizer."""
 
-    model: Any
-    tokenizer: Any
+    model: CausalModel
+    tokenizer: Tokenizer
+
+
+class _Source(NamedTuple):
+    """A folder, or an id on the Hub at a revision, as transformers takes them."""
+
+    name: str
+    revision: str | None
 
 
 def load_model(
@@ -91,31 +99,35 @@ def load_model(
     return LoadedModel(model.to(device).eval(), tokenizer)
 
 
-def _why_not(place: str | Path, error: BaseException) -> InputError:
+def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
     """Return the message for a checkpoint that could not be loaded."""
     if is_out_of_memory(error):
         return InputError(
-            f"the model of {place} does not fit into memory",
+            f"the model of {checkpoint} does not fit into memory",
             got=_reason(error),
             fix="resect score reads it block by block with --stream; or load it with --dtype "
             "bfloat16, or over several GPUs with --device auto",
         )
     if "trust_remote_code" in str(error):
         return InputError(
-            f"{place} needs Python code of its own to load, and resect runs none",
+            f"{checkpoint} needs Python code of its own to load, and resect runs none",
             got="auto_map in config.json, which names code in the checkpoint",
             allowed="architectures that transformers has itself",
             fix="read that code and convert the checkpoint to a class of transformers",
         )
     return InputError(
-        f"cannot load a causal language model from {place}",
+        f"cannot load a causal language model from {checkpoint}",
         got=_reason(error),
         fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
     )
 
 
-def refuse_encoder(config: Any, place: str) -> None:
+def refuse_encoder(config: ModelConfig, checkpoint: str) -> None:
     """Refuse a family that reads in both directions, though it can be loaded as a causal LM.
+
+    Args:
+        config: Configuration of the model.
+        checkpoint: Where it is from, for the message.
 
     Raises:
         InputError: The configuration is of such a family, and does not say that it is a decoder.
@@ -125,7 +137,7 @@ def refuse_encoder(config: Any, place: str) -> None:
     both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if both_ways and not getattr(config, "is_decoder", False):
         raise InputError(
-            f"{place} is no causal language model",
+            f"{checkpoint} is no causal language model",
             got=f"model type {config.model_type}, which reads in both directions",
             allowed="models that predict the next token",
         )
@@ -142,12 +154,12 @@ def find_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "auto":
         return device
-    allowed = ["cpu", "auto", *(f"cuda:{at}" for at in range(torch.cuda.device_count()))]
+    allowed = ["cpu", "auto", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     try:
-        kind = torch.device(device)
+        parsed = torch.device(device)
     except RuntimeError as error:
         raise InputError("unknown device", got=device, allowed=", ".join(allowed)) from error
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
+    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(
             "this machine has no such device",
             got=device,
@@ -157,7 +169,7 @@ def find_device(device: str | None) -> str:
     return device
 
 
-def _speaks(tokenizer: Any) -> bool:
+def _speaks(tokenizer: Tokenizer) -> bool:
     return bool(tokenizer("a b c", add_special_tokens=False)["input_ids"])
 
 
@@ -175,23 +187,23 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _source(place: str) -> tuple[str, str | None]:
+def _source(text: str) -> _Source:
     """Tell a folder from a Hub id; nothing is fetched for what looks like a path."""
-    folder = Path(place).expanduser()
+    folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"{place} is not a checkpoint folder",
+                f"{text} is not a checkpoint folder",
                 got="no config.json in it",
                 allowed="a folder that save_pretrained wrote, or a Hub id",
             )
-        return str(folder), None
-    name, _, revision = place.partition("@")
-    if place.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+        return _Source(str(folder), None)
+    name, _, revision = text.partition("@")
+    if text.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
         raise InputError(
-            "no such checkpoint folder", got=place, allowed="a folder, or a Hub id owner/name"
+            "no such checkpoint folder", got=text, allowed="a folder, or a Hub id owner/name"
         )
-    return name, revision or None
+    return _Source(name, revision or None)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
@@ -204,7 +216,7 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-def model_fingerprint(model: Any) -> str:
+def model_fingerprint(model: CausalModel) -> str:
     """Return 16 hex digits over names, shapes, dtypes and a sample of values of all parameters.
 
     Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
@@ -227,7 +239,7 @@ def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """Return 16 hex digits over a tokenizer's rules, vocabulary and chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else str(sorted(tokenizer.get_vocab().items()))
@@ -235,21 +247,30 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return hashlib.sha256(f"{rules}\0{template}".encode()).hexdigest()[:16]
 
 
-def load_tokenizer(place: str | Path) -> Any:
+def load_tokenizer(checkpoint: str | Path) -> Tokenizer:
     """Load a checkpoint's tokenizer without its weights.
 
+    Args:
+        checkpoint: A folder, or a Hub id, `id@revision` for a fixed revision.
+
     Raises:
-        InputError: The place does not exist or has no tokenizer that returns tokens.
+        InputError: It does not exist or has no tokenizer that returns tokens.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    source, revision = _source(str(place))
+    source = _source(str(checkpoint))
     # The second reading is for vocabularies of words, see load_model.
-    for kind in (AutoTokenizer, PreTrainedTokenizerFast):
+    for loader in (AutoTokenizer, PreTrainedTokenizerFast):
         try:
-            tokenizer = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer: Tokenizer = loader.from_pretrained(
+                source.name, revision=source.revision, trust_remote_code=False
+            )
         except LOAD_FAULTS as error:
-            raise InputError(f"cannot load a tokenizer from {place}", got=_reason(error)) from error
+            raise InputError(
+                f"cannot load a tokenizer from {checkpoint}", got=_reason(error)
+            ) from error
         if _speaks(tokenizer):
             return tokenizer
-    raise InputError(f"the tokenizer of {place} returns no tokens", got=type(tokenizer).__name__)
+    raise InputError(
+        f"the tokenizer of {checkpoint} returns no tokens", got=type(tokenizer).__name__
+    )

@@ -2,7 +2,7 @@
 
 Parameters outside of the blocks (embeddings, head, last norm) are in memory. Those of a block have
 their shape, but no storage until it is asked for; they stay the same objects, so that hooks hold.
-Where a checkpoint tensor lies in a parameter is what `resect.model.names` says.
+Where a checkpoint tensor lies in a parameter is what `resect.model.places` says.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.files import Entry, entries, read_into, weight_files
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
-from resect.model.places import Place, checkpoint_places
+from resect.model.places import checkpoint_places
 from resect.model.prunable import blocks
+from resect.records import CausalModel, ModelConfig, Tokenizer
 
 
 class Shelf:
@@ -32,7 +32,9 @@ class Shelf:
         blocks: Its decoder blocks in order.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, folder: Path, device: torch.device):
+    def __init__(
+        self, model: CausalModel, tokenizer: Tokenizer, folder: Path, device: torch.device
+    ) -> None:
         """Find the tensors of the checkpoint; read those that are not in a block.
 
         Args:
@@ -49,7 +51,8 @@ class Shelf:
         self.tokenizer = tokenizer
         self._device = device
         self._files = entries(weight_files(folder))
-        self._places = checkpoint_places(model, [name for name, _ in model.named_parameters()])
+        names = [name for name, _ in model.named_parameters()]
+        self._places = checkpoint_places(dict(model.named_modules())[""], names)
         _without_storage(model, device)
         self.blocks = blocks(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -61,13 +64,13 @@ class Shelf:
     @contextlib.contextmanager
     def opened(self, block: nn.Module) -> Iterator[None]:
         """Hold the weights of a block in memory while the code inside runs."""
-        own = list(block.parameters())
+        parameters = list(block.parameters())
         try:
-            for parameter in own:
+            for parameter in parameters:
                 self._fill(self._names[id(parameter)], parameter)
             yield
         finally:
-            for parameter in own:
+            for parameter in parameters:
                 parameter.untyped_storage().resize_(0)
 
     def fingerprint(self) -> str:
@@ -89,67 +92,67 @@ class Shelf:
 
     def _read_into(self, name: str, tensor: Tensor) -> None:
         for place in self._places[name]:
-            read_into(self._entry(place), place.view(tensor))
+            read_into(self._entry(place.name), place.view(tensor))
 
-    def _entry(self, place: Place) -> Entry:
-        # Old checkpoints lack the prefix of the wrapped model, as in `resect.model.checkpoint`.
-        found = self._files.get(place.name) or self._files.get(place.name.partition(".")[2])
-        if found is None:
+    def _entry(self, name: str) -> Entry:
+        # Old checkpoints lack the prefix of the wrapped model, as in `resect.edit.checkpoint`.
+        entry = self._files.get(name) or self._files.get(name.partition(".")[2])
+        if entry is None:
             raise InputError(
                 "the checkpoint lacks a weight of its model",
-                got=f"no {place.name}",
+                got=f"no {name}",
                 fix="save the model with save_pretrained",
             )
-        return found
+        return entry
 
 
-def open_shelf(place: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
+def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
     """Open a checkpoint folder without bringing its blocks into memory.
 
     Args:
-        place: A checkpoint folder with safetensors weights.
+        folder: A checkpoint folder with safetensors weights.
         dtype: Dtype of the weights in memory; None for that of the configuration.
         device: Where the model runs; None for a GPU if there is one, else the CPU.
 
     Raises:
-        InputError: The place is no such folder, or its weights do not fit its configuration.
+        InputError: It is no such folder, or its weights do not fit its configuration.
         CoverageError: A weight on disk has no place of its own in a parameter.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    folder = Path(place)
-    files = entries(weight_files(folder))
+    source = Path(folder)
+    files = entries(weight_files(source))
     if dtype is not None and dtype not in DTYPES:
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kind = DTYPES[dtype] if dtype else _dtype_of(config, files)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        chosen = DTYPES[dtype] if dtype else _dtype_of(config, files)
         # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
         with returned(), init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=kind)
+            model = AutoModelForCausalLM.from_config(config, dtype=chosen)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"cannot read the configuration of a causal language model from {place}",
+            f"cannot read the configuration of a causal language model from {folder}",
             got=str(error).strip().splitlines()[0],
         ) from error
-    refuse_encoder(config, str(place))
+    refuse_encoder(config, str(folder))
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(place)
+    tokenizer = load_tokenizer(folder)
     with returned():
-        return Shelf(model.eval(), tokenizer, folder, torch.device(device or usual))
+        return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
 
 
-def _dtype_of(config: Any, files: dict[str, Entry]) -> torch.dtype:
+def _dtype_of(config: ModelConfig, files: dict[str, Entry]) -> torch.dtype:
     """Return the dtype that loading would choose: of the configuration, else of the weights."""
-    known = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if isinstance(known, torch.dtype) or not files:
-        return known or torch.float32
+    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    if isinstance(named, torch.dtype) or not files:
+        return named or torch.float32
     return next(iter(files.values())).dtype
 
 
-def _without_storage(model: Any, device: torch.device) -> None:
+def _without_storage(model: CausalModel, device: torch.device) -> None:
     """Move parameters from the meta device to another one, with a shape and no memory yet."""
     moved: dict[int, nn.Parameter] = {}
     for module in model.modules():

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from resect.errors import CoverageError, InputError
@@ -71,7 +72,7 @@ class _NoCopies(TorchFunctionMode):
         return args[0] if func is torch.Tensor.contiguous else func(*args, **(kwargs or {}))
 
 
-def checkpoint_places(model: Any, names: Iterable[str]) -> dict[str, tuple[Place, ...]]:
+def checkpoint_places(model: nn.Module, names: Iterable[str]) -> dict[str, tuple[Place, ...]]:
     """Return for each named parameter the checkpoint tensors that it holds, by their offset.
 
     Args:
@@ -91,21 +92,22 @@ def checkpoint_places(model: Any, names: Iterable[str]) -> dict[str, tuple[Place
     owners = {shadow.untyped_storage()._cdata: name for name, shadow in shadows.items()}
     with _NoCopies():
         on_disk = revert_weight_conversion(model, dict(shadows))
-    found: dict[str, list[Place]] = {}
+    inside: dict[str, list[Place]] = {}
     for name, view in on_disk.items():
         owner = owners.get(view.untyped_storage()._cdata)
         if owner is not None:
-            place = Place(name, owner, tuple(view.shape), view.stride(), view.storage_offset())
-            found.setdefault(owner, []).append(place)
+            inside.setdefault(owner, []).append(
+                Place(name, owner, tuple(view.shape), view.stride(), view.storage_offset())
+            )
     places = {}
     for name in names:
-        own = sorted(found.get(name, []), key=lambda place: place.offset)
-        if sum(place.size for place in own) != shadows[name].numel():
+        ordered = sorted(inside.get(name, []), key=attrgetter("offset"))
+        if sum(place.size for place in ordered) != shadows[name].numel():
             raise CoverageError(
                 f"{name} has no place of its own in a checkpoint of this architecture",
                 got="the checkpoint joins it with others or stores it in another order",
                 fix="save the model with save_pretrained(save_original_format=False) and open an "
                 "issue that names the architecture",
             )
-        places[name] = tuple(own)
+        places[name] = tuple(ordered)
     return places

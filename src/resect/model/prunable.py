@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from resect.errors import CoverageError, InputError
 from resect.model.places import Place, checkpoint_places
+from resect.records import CausalModel
 
 Layout = Literal["out_in", "in_out", "expert_out_in", "expert_in_out"]
 
@@ -101,24 +102,32 @@ class Coverage:
     total: int
     share: float
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, object]]:
         """Return a row for each kind of weight, for tables."""
         kinds: dict[str, list[PrunableWeight]] = {}
         for weight in self.weights:
             kinds.setdefault(weight.kind, []).append(weight)
         return [
             {
-                "kind": kind,
+                "kind": name,
                 "matrices": sum(len(weight.places) for weight in weights),
                 "layers": len({weight.layer for weight in weights}),
                 "weights": sum(weight.size for weight in weights),
                 "percent": 100 * sum(weight.size for weight in weights) / self.total,
             }
-            for kind, weights in kinds.items()
+            for name, weights in kinds.items()
         ]
 
 
-def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
+class _Located(NamedTuple):
+    """A parameter that can be cut, before its places in a checkpoint are looked up."""
+
+    name: str
+    layer: int
+    layout: Layout
+
+
+def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverage:
     """Find the prunable weights of a causal LM; one on the meta device will do.
 
     Args:
@@ -130,18 +139,18 @@ def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
         InputError: There is nothing to prune, or the weights are quantised.
     """
     modules = dict(model.named_modules())
-    tied = _tied(model)
+    tied = _tied(modules[""])
     decoder = _decoder_name(model, modules)
-    found: list[tuple[str, int, Layout]] = []
+    located: list[_Located] = []
     skipped: list[Skipped] = []
     unknown: list[Skipped] = []
-    other = 0
+    size = 0
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         owner = modules[name.rpartition(".")[0]]
         layer = _layer(name, modules, decoder)
         if not _is_embedding(model, owner):
-            other += parameter.numel()
+            size += parameter.numel()
         if len(shape) < 2:
             continue
         reason = "outside of the blocks of the language model"
@@ -156,20 +165,20 @@ def find_prunable(model: Any, *, allow_partial: bool = False) -> Coverage:
             unknown.append(Skipped(name, shape, type(owner).__name__))
         else:
             _refuse_quantised(name, parameter)
-            found.append((name, layer, layout))
+            located.append(_Located(name, layer, layout))
     _refuse_packed(model, modules, decoder)
-    _refuse(found, unknown, allow_partial=allow_partial)
-    places = checkpoint_places(model, [name for name, _, _ in found])
+    _refuse(located, unknown, allow_partial=allow_partial)
+    places = checkpoint_places(modules[""], [name for name, _, _ in located])
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     weights = tuple(
         PrunableWeight(name, places[name], layer, _kind(name, layout), shapes[name], layout)
-        for name, layer, layout in found
+        for name, layer, layout in located
     )
     total = sum(weight.size for weight in weights)
-    return Coverage(weights, tuple(skipped), tuple(unknown), total, total / other)
+    return Coverage(weights, tuple(skipped), tuple(unknown), total, total / size)
 
 
-def prunable_tensors(model: Any) -> dict[str, Tensor]:
+def prunable_tensors(model: CausalModel) -> dict[str, Tensor]:
     """Return the prunable checkpoint tensors of a model by name; they share its memory."""
     parameters = dict(model.named_parameters())
     return {
@@ -179,16 +188,16 @@ def prunable_tensors(model: Any) -> dict[str, Tensor]:
     }
 
 
-def blocks(model: Any) -> list[nn.Module]:
+def blocks(model: CausalModel) -> list[nn.Module]:
     """Return the outermost blocks of the decoder that hold prunable weights, in order."""
     modules = dict(model.named_modules())
-    found = {}
+    by_name = {}
     for weight in find_prunable(model, allow_partial=True).weights:
         for parent, child in _ancestors(weight.name):
             if isinstance(modules.get(parent), nn.ModuleList) and child.isdigit():
-                found[f"{parent}.{child}"] = modules[f"{parent}.{child}"]
+                by_name[f"{parent}.{child}"] = modules[f"{parent}.{child}"]
                 break
-    return list(found.values())
+    return list(by_name.values())
 
 
 def _kind(name: str, layout: Layout) -> str:
@@ -214,13 +223,13 @@ def _layout(owner: nn.Module, parameter: Tensor) -> Layout | None:
 
 def _exempt(name: str, modules: dict[str, nn.Module]) -> str:
     """Return why a block weight is knowingly left alone, or "" if it is not."""
-    parent, _, own = name.rpartition(".")
+    parent, _, last = name.rpartition(".")
     owner = modules[parent]
     if isinstance(owner, nn.Embedding | nn.Conv1d):
         return type(owner).__name__
     if "Norm" in type(owner).__name__:
         return "norm"
-    if "bias" in own:
+    if "bias" in last:
         return "bias of experts"
     if _is_router(name, owner, modules):
         return "router or gate of a shared expert"
@@ -235,17 +244,17 @@ def _is_router(name: str, owner: nn.Module, modules: dict[str, nn.Module]) -> bo
     if not isinstance(owner, nn.Linear):
         return False
     siblings = modules[".".join(path[:-2])].children()
-    experts = {len(own) for own in siblings if isinstance(own, nn.ModuleList)}
+    experts = {len(sibling) for sibling in siblings if isinstance(sibling, nn.ModuleList)}
     for sibling in modules[".".join(path[:-2])].children():
         experts |= {p.shape[0] for p in sibling.parameters(recurse=False) if p.dim() == 3}
     return owner.out_features == 1 or (path[-2] == "gate" and owner.out_features in experts)
 
 
-def _refuse_packed(model: Any, modules: dict[str, nn.Module], decoder: str) -> None:
+def _refuse_packed(model: CausalModel, modules: dict[str, nn.Module], decoder: str) -> None:
     """Refuse weights that are packed into buffers (GPTQ, AWQ): a cut would silently miss them."""
     if getattr(model.config, "quantization_config", None) is None:
         return
-    for name, buffer in model.named_buffers():
+    for name, buffer in modules[""].named_buffers():
         integers = not (buffer.is_floating_point() or buffer.dtype == torch.bool)
         if buffer.dim() > 1 and _layer(name, modules, decoder) is not None and integers:
             _refuse_quantised(name, buffer)
@@ -261,17 +270,15 @@ def _refuse_quantised(name: str, parameter: Tensor) -> None:
         )
 
 
-def _refuse(
-    found: list[tuple[str, int, Layout]], unknown: list[Skipped], *, allow_partial: bool
-) -> None:
+def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: bool) -> None:
     if unknown and not allow_partial:
-        shown = [f"{one.name} {one.shape} in {one.reason}" for one in unknown[:5]]
+        shown = [f"{weight.name} {weight.shape} in {weight.reason}" for weight in unknown[:5]]
         raise CoverageError(
             f"{len(unknown)} block weights are of a kind that resect does not know",
             got="; ".join(shown) + ("; …" if len(unknown) > len(shown) else ""),
             fix="pass --allow-partial to leave them alone, knowing that the cut will miss them",
         )
-    if not found:
+    if not located:
         raise InputError(
             "the model has no prunable weight",
             allowed="nn.Linear, Conv1D or 3-D expert weights inside blocks",
@@ -279,22 +286,31 @@ def _refuse(
         )
 
 
-def _tied(model: Any) -> set[int]:
+def _tied(model: nn.Module) -> set[int]:
     """Return ids of parameters that stand in the model under two names."""
     counts = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    return {one for one, count in counts.items() if count > 1}
+    return {parameter for parameter, count in counts.items() if count > 1}
 
 
-def _decoder_name(model: Any, modules: dict[str, nn.Module]) -> str:
+def _decoder_name(model: CausalModel, modules: dict[str, nn.Module]) -> str:
     """Return the name of the language model inside a wrapper, "" for the model itself."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+    get_decoder = getattr(model, "get_decoder", None)
+    decoder = None if get_decoder is None else get_decoder()
     return next((name for name, module in modules.items() if module is decoder), "")
 
 
-def _ancestors(name: str) -> Iterator[tuple[str, str]]:
-    parts = name.split(".")
-    for at in range(1, len(parts)):
-        yield ".".join(parts[:at]), parts[at]
+class _Step(NamedTuple):
+    """One step from a module to what it holds: `model.layers`, `3`."""
+
+    parent: str
+    child: str
+
+
+def _ancestors(name: str) -> Iterator[_Step]:
+    """Yield the steps from the model to a parameter, outermost first."""
+    words = name.split(".")
+    for depth in range(1, len(words)):
+        yield _Step(".".join(words[:depth]), words[depth])
 
 
 def _layer(name: str, modules: dict[str, nn.Module], decoder: str) -> int | None:
@@ -307,5 +323,6 @@ def _layer(name: str, modules: dict[str, nn.Module], decoder: str) -> int | None
     return None
 
 
-def _is_embedding(model: Any, owner: nn.Module) -> bool:
+def _is_embedding(model: CausalModel, owner: nn.Module) -> bool:
+
     return isinstance(owner, nn.Embedding) or owner is model.get_output_embeddings()

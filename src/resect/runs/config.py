@@ -179,7 +179,7 @@ def read_values(path: str | Path) -> object:
         InputError: The file is missing or is not YAML.
     """
     try:
-        return read_yaml(read_text(path, most=MOST_YAML), path)
+        return read_yaml(read_text(path, limit=MOST_YAML), path)
     except OSError as error:
         raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:

@@ -32,8 +32,8 @@ def _bound_memory() -> None:
     try:
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, most))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, hard))
     except (ImportError, ValueError, OSError):
         # Not on Windows; and some systems know the bound without keeping it.
         return

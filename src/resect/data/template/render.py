@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from jinja2 import Environment, nodes
 from jinja2.exceptions import TemplateError
@@ -96,9 +96,9 @@ def is_plain(template: str) -> bool:
     except FAULTS:
         return False
     return all(
-        isinstance(one, _PLAIN)
-        and not (isinstance(one, nodes.For) and (one.recursive or _loops_within(one)))
-        for one in _all(tree)
+        isinstance(node, _PLAIN)
+        and not (isinstance(node, nodes.For) and (node.recursive or _loops_within(node)))
+        for node in _all(tree)
     )
 
 
@@ -119,14 +119,21 @@ def _install() -> None:
     """Put our renderer in the place of the one that tokenizers call; it passes on what is plain."""
     from transformers import tokenization_utils_base as tokenizers
 
-    theirs: Callable[..., Any] = tokenizers.render_jinja_template
+    theirs: Callable[..., object] = tokenizers.render_jinja_template
 
-    def render(**arguments: Any) -> Any:
+    def render(**arguments: object) -> object:
         if not _active.get() or is_plain(str(arguments.get("chat_template"))):
             return theirs(**arguments)
         return _renderer.render(arguments)
 
     tokenizers.render_jinja_template = render
+
+
+class _Rendered(NamedTuple):
+    """What transformers' own renderer returns: texts, and where the assistant speaks in each."""
+
+    texts: list[str]
+    indices: list[object]
 
 
 class _Renderer:
@@ -137,7 +144,7 @@ class _Renderer:
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
 
-    def render(self, arguments: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    def render(self, arguments: dict[str, object]) -> _Rendered:
         """Return texts and places of the assistant's turns, as transformers does."""
         request = json.dumps(arguments)
         with self._lock:
@@ -160,7 +167,7 @@ class _Renderer:
         answer = json.loads(line)
         if "error" in answer:
             raise TemplateError(answer["error"])
-        return answer["texts"], answer["indices"]
+        return _Rendered(answer["texts"], answer["indices"])
 
     def _running(self) -> subprocess.Popen[str]:
         # A process that was forked from this one must not share its pipes.
