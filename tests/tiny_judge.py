@@ -19,7 +19,11 @@ def write_classifier(folder: Path) -> tuple[Path, Path]:
     """Write a tiny Gemma and a LoRA adapter on it, as the published pair is laid out."""
     characters = sorted(set(TEMPLATE + "abcdefghijklmnopqrstuvwxyz{}"))
     vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
-    vocabulary |= {one: n + 3 for n, one in enumerate([*characters, *"2345"]) if one not in "2345"}
+    vocabulary |= {
+        character: n + 3
+        for n, character in enumerate([*characters, *"2345"])
+        if character not in "2345"
+    }
     vocabulary |= {digit: len(vocabulary) + n for n, digit in enumerate("2345")}
     vocabulary = {word: n for n, word in enumerate(vocabulary)}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))

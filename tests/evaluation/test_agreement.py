@@ -15,24 +15,24 @@ def verdicts(scores: list[float | None]) -> list[Judgement]:
 
 def test_kappa_of_a_table() -> None:
     # 20 both yes, 5 first alone, 10 second alone, 15 both no: p_o = .7, p_e = .5, kappa = .4.
-    first = [True] * 25 + [False] * 25
-    second = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
-    found = kappa("k", first, second)
-    assert found.value == pytest.approx(0.4)
-    assert found.low is not None
-    assert found.high is not None
+    ours = [True] * 25 + [False] * 25
+    theirs = [True] * 20 + [False] * 5 + [True] * 10 + [False] * 15
+    interval = kappa("k", ours, theirs)
+    assert interval.value == pytest.approx(0.4)
+    assert interval.low is not None
+    assert interval.high is not None
     # The asymptotic interval is about .4 ± .25.
-    assert 0.1 < found.low < 0.25
-    assert 0.55 < found.high < 0.7
+    assert 0.1 < interval.low < 0.25
+    assert 0.55 < interval.high < 0.7
 
 
 def test_kappa_equals_that_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     draw = np.random.default_rng(0)
     for _ in range(5):
-        first, second = draw.random((2, 30)) < 0.4
-        expected = metrics.cohen_kappa_score(first, second)
-        assert kappa("k", first.tolist(), second.tolist()).value == pytest.approx(expected)
+        ours, theirs = draw.random((2, 30)) < 0.4
+        expected = metrics.cohen_kappa_score(ours, theirs)
+        assert kappa("k", ours.tolist(), theirs.tolist()).value == pytest.approx(expected)
 
 
 def test_kappa_is_unknown_where_judges_say_one_thing() -> None:

@@ -64,8 +64,8 @@ MODEL_ATTACKS = {
 
 def logits(model: Any) -> Tensor:
     with torch.no_grad():
-        found: Tensor = model(input_ids=torch.arange(4, 20)[None]).logits
-    return found
+        values: Tensor = model(input_ids=torch.arange(4, 20)[None]).logits
+    return values
 
 
 # --- reading an attack
@@ -205,13 +205,13 @@ def state(model: Any) -> dict[str, Any]:
     }
 
 
-def same(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    for name, value in first["weights"].items():
-        assert torch.equal(value, second["weights"][name]), name
-    assert torch.equal(first["draws"][2], second["draws"][2])
-    assert first["draws"][:2] == second["draws"][:2]
-    for key in set(first) - {"weights", "draws"}:
-        assert first[key] == second[key], key
+def same(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    for name, value in before["weights"].items():
+        assert torch.equal(value, after["weights"][name]), name
+    assert torch.equal(before["draws"][2], after["draws"][2])
+    assert before["draws"][:2] == after["draws"][:2]
+    for key in set(before) - {"weights", "draws"}:
+        assert before[key] == after[key], key
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
@@ -278,11 +278,11 @@ def test_an_attack_can_be_entered_again_and_is_made_on_the_cut_model() -> None:
             patch = prepare_attack(LoadedModel(model, tokenizer), attack, DATA)
             assert torch.equal(logits(model), cut)
             with patch.applied():
-                first = logits(model)
+                under_attack = logits(model)
             assert torch.equal(logits(model), cut)
             with patch.applied():
-                assert torch.equal(logits(model), first)
-            assert not torch.equal(first, cut)
+                assert torch.equal(logits(model), under_attack)
+            assert not torch.equal(under_attack, cut)
         assert torch.equal(logits(model), intact)
 
 
@@ -312,10 +312,10 @@ def test_finetuning_is_a_plain_loop() -> None:
         optimizer.param_groups[0]["lr"] = 1e-2 * rate
         losses: list[Tensor] = []
         for row in rows:
-            found = plain(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-            for place, label in enumerate(row["labels"][1:]):
+            predicted = plain(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+            for position, label in enumerate(row["labels"][1:]):
                 if label != IGNORED:
-                    losses.append(-torch.log_softmax(found[place], dim=-1)[label])
+                    losses.append(-torch.log_softmax(predicted[position], dim=-1)[label])
         optimizer.zero_grad()
         torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(adapters, 1.0)
@@ -333,15 +333,15 @@ def test_training_rows_hold_the_asked_tokens_and_an_end() -> None:
 
 
 def test_training_is_repeatable_and_seeded() -> None:
-    found = []
+    outcomes = []
     for seed in (3, 3, 4):
         model = tiny.build("llama")
         settings = FinetuneSettings(rank=2, rate=1e-2, steps=3, batch=3, seed=seed)
         attack = AttackSettings("none", model="finetune", settings=settings)
         with attacked(LoadedModel(model, tiny.tokenizer()), attack, DATA):
-            found.append(logits(model))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+            outcomes.append(logits(model))
+    assert torch.equal(outcomes[0], outcomes[1])
+    assert not torch.equal(outcomes[0], outcomes[2])
 
 
 def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
@@ -373,26 +373,28 @@ def test_contrast_is_the_difference_of_two_first_token_scores() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
     scores: dict[str, Tensor] = {}
     for role in ("refusal", "target"):
-        for one in encode(DATA[role].examples[: 5 if role == "refusal" else 8], tokenizer):
+        for example in encode(DATA[role].examples[: 5 if role == "refusal" else 8], tokenizer):
             model.zero_grad()
-            found = model(input_ids=torch.tensor([one.input_ids[: one.first_scored]])).logits[0, -1]
-            loss = -torch.log_softmax(found, dim=-1)[one.input_ids[one.first_scored]]
+            scored = model(
+                input_ids=torch.tensor([example.input_ids[: example.first_scored]])
+            ).logits[0, -1]
+            loss = -torch.log_softmax(scored, dim=-1)[example.input_ids[example.first_scored]]
             loss.backward()  # type: ignore[no-untyped-call]
             sign = 1 / 5 if role == "refusal" else -1 / 8
             for name, weight in prunable_tensors(model).items():
                 parameter = model.get_parameter(name)
-                own = -sign * (parameter * parameter.grad).detach()
-                scores[name] = scores.get(name, torch.zeros_like(weight)) + own
+                score = -sign * (parameter * parameter.grad).detach()
+                scores[name] = scores.get(name, torch.zeros_like(weight)) + score
     model.zero_grad(set_to_none=True)
     data = {"refusal": behaviour("rr", 8, opening="w2"), "target": DATA["target"]}
     data["refusal"] = data["refusal"]._with(data["refusal"].examples[:5])
     attack = AttackSettings("none", model="ablate_refusal", settings=AblationSettings(q=0.02))
     with attacked(LoadedModel(model, tokenizer), attack, data):
         cut = {name: weight == 0 for name, weight in prunable_tensors(model).items()}
-        for name, own in scores.items():
-            count = int(0.02 * own.numel())
-            expected = torch.zeros(own.numel(), dtype=torch.bool)
-            expected[own.reshape(-1).argsort(descending=True)[:count]] = True
+        for name, score in scores.items():
+            count = int(0.02 * score.numel())
+            expected = torch.zeros(score.numel(), dtype=torch.bool)
+            expected[score.reshape(-1).argsort(descending=True)[:count]] = True
             assert torch.equal(cut[name].reshape(-1), expected), name
 
 
@@ -400,15 +402,15 @@ def test_published_preset_is_a_difference_of_unsigned_sets() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
     scores: dict[str, dict[str, Tensor]] = {"refusal": {}, "preserve": {}}
     for role, sums in scores.items():
-        for one in encode(DATA[role].examples, tokenizer):
+        for example in encode(DATA[role].examples, tokenizer):
             model.zero_grad()
-            labels = torch.tensor([one.input_ids])
-            labels[0, : one.first_scored] = IGNORED
-            model(input_ids=torch.tensor([one.input_ids]), labels=labels).loss.backward()
+            labels = torch.tensor([example.input_ids])
+            labels[0, : example.first_scored] = IGNORED
+            model(input_ids=torch.tensor([example.input_ids]), labels=labels).loss.backward()
             for name, weight in prunable_tensors(model).items():
                 gradient = model.get_parameter(name).grad
-                own = (weight * gradient).abs().detach()
-                sums[name] = sums.get(name, torch.zeros_like(own)) + own
+                score = (weight * gradient).abs().detach()
+                sums[name] = sums.get(name, torch.zeros_like(score)) + score
     model.zero_grad(set_to_none=True)
     settings = AblationSettings("published", q=0.05, p=0.05)
     attack = AttackSettings("none", model="ablate_refusal", settings=settings)
@@ -452,13 +454,13 @@ def test_an_attack_may_not_train_on_what_is_asked() -> None:
 def test_a_model_attack_holds_for_every_probe() -> None:
     model, tokenizer = tiny.build("llama"), tiny.tokenizer()
     probes = {"generation": DATA["preserve"], "likelihood": DATA["preserve"]}
-    facts: list[Mapping[str, Any]] = []
+    reports: list[Mapping[str, Any]] = []
     settings = EvaluationSettings(
         attack=AttackSettings("prefill", 2, model="finetune", settings=QUICK),
         generation=GenerationSettings(4),
     )
     replies = ask(
-        LoadedModel(model, tokenizer), probes, settings, attack_data=DATA, on_attack=facts.append
+        LoadedModel(model, tokenizer), probes, settings, attack_data=DATA, on_attack=reports.append
     )
     assert {(reply.probe, reply.attack) for reply in replies} == {
         ("generation", "finetune+prefill"),
@@ -466,7 +468,7 @@ def test_a_model_attack_holds_for_every_probe() -> None:
     }
     # KL is from the intact model, which is neither cut nor attacked.
     assert all(reply.kl is not None and reply.kl > 1e-6 for reply in replies[8:])
-    assert facts[0]["steps"] == 3
+    assert reports[0]["steps"] == 3
 
 
 def test_data_with_splits_gives_its_calibration_split(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def prompts(tmp_path: Path) -> Path:
 def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Accept replies of an even number of letters, leave some unscored."""
 
-    def even(reply: Reply, asked: str) -> Judgement:
+    def even(reply: Reply, goal: str) -> Judgement:
         letters = len(reply.text.replace(" ", ""))
         if letters % 5 == 0:
             return Judgement("exact", "even/unscored", None, reason="five")
@@ -150,11 +150,13 @@ def test_whole_turn_counts_tokens_that_span_the_boundary() -> None:
         """Tokens are pairs of letters, so that a turn is cut elsewhere than its pieces."""
 
         def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-            pieces = [text[at : at + 2] for at in range(0, len(text), 2)]
+            pieces = [text[start : start + 2] for start in range(0, len(text), 2)]
             return {"input_ids": [int.from_bytes(piece.encode(), "big") for piece in pieces]}
 
         def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-            return "".join(one.to_bytes((one.bit_length() + 7) // 8, "big").decode() for one in ids)
+            return "".join(
+                number.to_bytes((number.bit_length() + 7) // 8, "big").decode() for number in ids
+            )
 
     pairs: Any = Pairs()
     reply = pairs("wxyz", add_special_tokens=False)["input_ids"]

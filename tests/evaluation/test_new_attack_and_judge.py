@@ -72,7 +72,7 @@ def short(option: str) -> Judge:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     tiny.save("llama", tmp_path / "m")
     write(tmp_path / "items.jsonl", tiny.rows(6, "q"))
     write(tmp_path / "target.jsonl", tiny.rows(5, "tt"))
@@ -85,27 +85,27 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PROMPT_ATTACKS, "whisper", whisper)
 
 
-def request(place: Path, attack: str, *judges: str) -> EvalRequest:
+def request(folder: Path, attack: str, *judges: str) -> EvalRequest:
     return EvalRequest(
-        model=str(place / "m"), data=(str(place / "items.jsonl"),),
+        model=str(folder / "m"), data=(str(folder / "items.jsonl"),),
         probes=("generation", "refusal"), attack=attack, judges=judges or ("exact",),
         max_new_tokens=6,
-        attack_data=(str(place / "target.jsonl"),) if "shrink" in attack else (),
+        attack_data=(str(folder / "target.jsonl"),) if "shrink" in attack else (),
     )  # fmt: skip
 
 
 @pytest.mark.usefixtures("attacks")
-def test_new_attacks_are_asked_and_recorded(place: Path) -> None:
-    evaluate_model(request(place, "none"), place / "plain")
-    evaluate_model(request(place, "shrink:factor=0.1+whisper"), place / "attacked")
+def test_new_attacks_are_asked_and_recorded(folder: Path) -> None:
+    evaluate_model(request(folder, "none"), folder / "plain")
+    evaluate_model(request(folder, "shrink:factor=0.1+whisper"), folder / "attacked")
     plain, rows = (
-        read_parquet(place / name / "records" / "intact.parquet") for name in ("plain", "attacked")
+        read_parquet(folder / name / "records" / "intact.parquet") for name in ("plain", "attacked")
     )
     assert {(row["probe"], row["attack"], row["prefix"]) for row in rows} == {
         ("generation", "shrink+whisper", "w1"), ("refusal", "shrink", ""),
     }  # fmt: skip
     assert [row["text"] for row in rows[6:]] != [row["text"] for row in plain[6:]]
-    results = json.loads((place / "attacked" / "results.json").read_text(encoding="utf-8"))
+    results = json.loads((folder / "attacked" / "results.json").read_text(encoding="utf-8"))
     assert results["provenance"]["attacks"]["intact"] == {"factor": 0.1, "examples": 5}
 
 
@@ -126,13 +126,13 @@ def test_a_new_attack_is_read_costed_and_named() -> None:
 
 
 @pytest.mark.usefixtures("attacks")
-def test_a_new_attack_says_which_data_it_lacks(place: Path) -> None:
+def test_a_new_attack_says_which_data_it_lacks(folder: Path) -> None:
     lacking = EvalRequest(
-        model=str(place / "m"), probes=("refusal",), data=(str(place / "items.jsonl"),),
+        model=str(folder / "m"), probes=("refusal",), data=(str(folder / "items.jsonl"),),
         attack="shrink",
     )  # fmt: skip
     with pytest.raises(InputError, match=r"the attack shrink lacks data[\s\S]*target=SPEC"):
-        evaluate_model(lacking, place / "out")
+        evaluate_model(lacking, folder / "out")
 
 
 def test_the_attacks_at_hand_cost_what_their_settings_say() -> None:
@@ -160,11 +160,11 @@ def test_reports_call_attacks_what_they_call_themselves() -> None:
     }
 
 
-def test_a_new_judge_judges_and_is_compared(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_judge_judges_and_is_compared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="unknown judge"):
-        evaluate_model(request(place, "none", "short:5"), place / "out")
+        evaluate_model(request(folder, "none", "short:5"), folder / "out")
     monkeypatch.setitem(JUDGES, "short", short)
-    evaluation = evaluate_model(request(place, "none", "short:5", "keyword"), place / "out")
+    evaluation = evaluate_model(request(folder, "none", "short:5", "keyword"), folder / "out")
     rates = {(row["judge"], row["probe"]): row["rate"] for row in evaluation.rates}
     assert set(rates) == {
         ("short:5", "generation"), ("short:5", "refusal"),

@@ -15,12 +15,12 @@ from resect.weights.mask import Mask, MaskTensor
 
 
 def with_an_untouched_tensor(mask: Mask) -> Mask:
-    first = next(iter(mask.tensors))
+    name = next(iter(mask.tensors))
     empty = torch.zeros(0, dtype=torch.int64)
     nothing = MaskTensor(
-        mask.tensors[first].shape, empty, mask.tensors[first].value[:0], empty.to(torch.uint8)
+        mask.tensors[name].shape, empty, mask.tensors[name].value[:0], empty.to(torch.uint8)
     )
-    return Mask({**mask.tensors, first: nothing}, mask.meta)
+    return Mask({**mask.tensors, name: nothing}, mask.meta)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -56,9 +56,9 @@ def local(data: str) -> Task:
 """
 
 
-def in_memory(model: Any, tokenizer: Any = None, **more: Any) -> Model:
-    given = {"hf_model": model, "hf_tokenizer": tokenizer or tiny.tokenizer()} | more
-    return get_model("resect/tiny", memoize=False, **given)
+def in_memory(model: Any, tokenizer: Any = None, **options: Any) -> Model:
+    arguments = {"hf_model": model, "hf_tokenizer": tokenizer or tiny.tokenizer()} | options
+    return get_model("resect/tiny", memoize=False, **arguments)
 
 
 def ask(model: Model, samples: list[Sample], folder: Path, **config: Any) -> EvalLog:
@@ -99,15 +99,15 @@ def test_in_memory_model_is_cut_while_it_answers_and_whole_after(tmp_path: Path)
     model, mask = tiny.build("llama"), tiny.cut(tiny.build("llama"))
     before = [parameter.clone() for parameter in model.parameters()]
     cut, whole = in_memory(model, mask=mask), in_memory(model)
-    first = ask(cut, plain(), tmp_path)
+    log = ask(cut, plain(), tmp_path)
     # Two models that share the weights, in one process: neither sees the other's cut.
     assert texts(ask(whole, plain(), tmp_path)) == expected(model)
-    assert texts(first) == expected(model, mask=mask) != expected(model)
-    for held in (cut, whole):
-        held.api.close()
-    assert texts(ask(cut, plain(), tmp_path)) == texts(first)
+    assert texts(log) == expected(model, mask=mask) != expected(model)
+    for door in (cut, whole):
+        door.api.close()
+    assert texts(ask(cut, plain(), tmp_path)) == texts(log)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    notes = [(sample.output.metadata or {})["resect"] for sample in first.samples or []]
+    notes = [(sample.output.metadata or {})["resect"] for sample in log.samples or []]
     assert {note["mask_hash"] for note in notes} == {mask.hash}
     assert {note["mask_weights"] for note in notes} == {mask.count}
 

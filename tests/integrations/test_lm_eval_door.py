@@ -67,7 +67,7 @@ NAMES = ("tiny_generated", "tiny_chosen", "tiny_perplexity")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder, a mask, items and three local tasks; half the items have the cut's answer."""
     folder = tmp_path_factory.mktemp("lm-eval")
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
@@ -85,16 +85,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(place: Path, **changes: Any) -> door.TaskSettings:
-    return door.TaskSettings(include_path=place / "tasks", **changes)
+def settings(folder: Path, **changes: Any) -> door.TaskSettings:
+    return door.TaskSettings(include_path=folder / "tasks", **changes)
 
 
-def test_items_are_kept_and_their_mean_is_lm_evals_number(place: Path) -> None:
-    loaded = load_model(place / "m")
+def test_items_are_kept_and_their_mean_is_lm_evals_number(folder: Path) -> None:
+    loaded = load_model(folder / "m")
     model, tokenizer = loaded
     pad, before = tokenizer.pad_token, [p.clone() for p in model.parameters()]
     mask = tiny.cut(model)
-    run = door.run_tasks(loaded, NAMES, mask=mask, settings=settings(place, chat=True))
+    run = door.run_tasks(loaded, NAMES, mask=mask, settings=settings(folder, chat=True))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert tokenizer.pad_token == pad
     scores = run.scores()
@@ -108,15 +108,15 @@ def test_items_are_kept_and_their_mean_is_lm_evals_number(place: Path) -> None:
     assert {v.score for v in verdicts} == {None}
     assert all(v.reason for v in verdicts)
     with removed(model, mask):
-        same = door.run_tasks(loaded, NAMES, settings=settings(place, chat=True))
+        same = door.run_tasks(loaded, NAMES, settings=settings(folder, chat=True))
     assert same.rows == run.rows
-    whole = door.run_tasks(loaded, NAMES, settings=settings(place, chat=True))
+    whole = door.run_tasks(loaded, NAMES, settings=settings(folder, chat=True))
     assert [row["text"] for row in whole.rows] != [row["text"] for row in run.rows]
 
 
-def test_both_arms_are_compared_in_pairs(place: Path, tmp_path: Path) -> None:
+def test_both_arms_are_compared_in_pairs(folder: Path, tmp_path: Path) -> None:
     request = door.TasksRequest(
-        str(place / "m"), NAMES, place / "a.safetensors", settings(place, chat=True)
+        str(folder / "m"), NAMES, folder / "a.safetensors", settings(folder, chat=True)
     )
     rows = {row["task"]: row for row in door.measure_tasks(request, tmp_path / "out")}
     compared: Any = rows["tiny_generated"]
@@ -128,22 +128,23 @@ def test_both_arms_are_compared_in_pairs(place: Path, tmp_path: Path) -> None:
     cut = read_parquet(tmp_path / "out" / "records" / "cut.parquet")
     scores = [row["score"] for row in cut if row["category"] == "tiny_generated"]
     assert sum(scores) / 8 == compared["cut"]
-    facts = read_json(tmp_path / "out" / "results.json")["provenance"]
-    assert facts["mask_hash"] == tiny.cut(tiny.build("llama")).hash
-    assert facts["task_versions"]["tiny_chosen"] == 1.0
+    provenance = read_json(tmp_path / "out" / "results.json")["provenance"]
+    assert provenance["mask_hash"] == tiny.cut(tiny.build("llama")).hash
+    assert provenance["task_versions"]["tiny_chosen"] == 1.0
 
 
-def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
-    mask = place / "a.safetensors"
+def test_shell_door_equals_resect_eval(folder: Path, tmp_path: Path) -> None:
+    mask = folder / "a.safetensors"
     words = [
         "lm-eval", "run", "--model", "resect", "--tasks", "tiny_generated",
-        "--model_args", f"pretrained={place / 'm'},mask={mask}", "--include_path", place / "tasks",
+        "--model_args", f"pretrained={folder / 'm'},mask={mask}",
+        "--include_path", folder / "tasks",
         "--apply_chat_template", "--log_samples", "--batch_size", 3, "-o", tmp_path / "out",
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", SHELL, *map(str, words)],
         capture_output=True, text=True, check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(place / "cache")},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())
@@ -152,8 +153,8 @@ def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
     theirs = {row["doc_id"]: row for row in map(json.loads, lines)}
 
     request = EvalRequest(
-        model=str(place / "m"), mask=mask, probes=("utility",), data=(str(place / "items.jsonl"),),
-        max_new_tokens=6,
+        model=str(folder / "m"), mask=mask, probes=("utility",),
+        data=(str(folder / "items.jsonl"),), max_new_tokens=6,
     )  # fmt: skip
     rates = {row["variant"]: row for row in evaluate_model(request, tmp_path / "eval").rates}
     assert rates["intact"]["rate"] != rates["cut"]["rate"] == 0.5
@@ -163,15 +164,15 @@ def test_shell_door_equals_resect_eval(place: Path, tmp_path: Path) -> None:
     assert [row["score"] for row in ours] == [theirs[n]["exact_match"] for n in range(8)]
 
 
-def test_what_does_not_fit_is_refused(place: Path) -> None:
-    other = load_model(place / "other")
+def test_what_does_not_fit_is_refused(folder: Path) -> None:
+    other = load_model(folder / "other")
     with pytest.raises(MismatchError, match="has another value"):
         door.run_tasks(
             other, NAMES[:1], mask=tiny.cut(tiny.build("llama")),
-            settings=settings(place),
+            settings=settings(folder),
         )  # fmt: skip
     with pytest.raises(InputError, match="no such folder"):
-        door.run_tasks(other, NAMES, settings=door.TaskSettings(include_path=place / "none"))
+        door.run_tasks(other, NAMES, settings=door.TaskSettings(include_path=folder / "none"))
 
 
 def test_both_ways_into_lm_eval() -> None:

@@ -90,10 +90,10 @@ class Served(nn.Module):
             home, pieces = self.home(name)
             start = 0
             for piece in pieces:
-                own = name.replace(name.split(".")[-2], piece)
-                if own == name:
+                sibling = name.replace(name.split(".")[-2], piece)
+                if sibling == name:
                     break
-                start += self.shapes[own][0]
+                start += self.shapes[sibling][0]
             mine = part(name, tensor, self.rank)
             self.held[home].narrow(0, start, mine.shape[0]).copy_(mine)
             loaded.add(home)
@@ -113,11 +113,11 @@ def load_checkpoint_weight_patches(model: Served, patches: Iterable[Patch]) -> s
 
     plain = Tensor.copy_
 
-    def copy_(there: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
-        assert there.shape == new.shape
-        assert there.is_floating_point()
+    def copy_(target: Tensor, new: Tensor, non_blocking: bool = False) -> Tensor:
+        assert target.shape == new.shape
+        assert target.is_floating_point()
         assert new.is_floating_point()
-        return torch.where(new.isnan(), there, new.to(there.dtype), out=there)
+        return torch.where(new.isnan(), target, new.to(target.dtype), out=target)
 
     full = [(patch.name, whole(patch)) for patch in patches]
     vars_of_tensor: Any = Tensor
@@ -222,23 +222,23 @@ def test_a_worker_may_lack_the_layers_of_a_patch_but_not_all_may(tmp_path: Path)
     llm = LLM(snapshot(prunable_tensors(model)))
     path = tmp_path / "p.safetensors"
     write_patch(tiny.cut(model, 0.1), path)
-    first, second = (worker.model_runner.model for worker in llm.workers)
-    second.lacks = "layers"
-    assert [one["loaded"] > 0 for one in switch(llm, path)] == [True, False]
-    first.lacks = "layers"
+    full, partial = (worker.model_runner.model for worker in llm.workers)
+    partial.lacks = "layers"
+    assert [report["loaded"] > 0 for report in switch(llm, path)] == [True, False]
+    full.lacks = "layers"
     with pytest.raises(RuntimeError, match="no worker's loader"):
         switch(llm, path)
 
 
 def test_the_extension_keeps_to_what_vllm_mixes_in() -> None:
     """vLLM refuses an extension one of whose attributes its worker has already."""
-    own = {name for name in dir(ResectWorkerExtension) if not name.startswith("__")}
-    assert own == {"apply_weight_patch", "_resect_model"}
+    names = {name for name in dir(ResectWorkerExtension) if not name.startswith("__")}
+    assert names == {"apply_weight_patch", "_resect_model"}
     if SOURCE:
         for name in ("worker_base", "gpu_worker"):
             tree = ast.parse(Path(SOURCE, "vllm", "v1", "worker", f"{name}.py").read_text("utf-8"))
             theirs = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
-            assert not own & theirs
+            assert not names & theirs
             assert name == "worker_base" or "get_model" in theirs
 
 

@@ -76,8 +76,8 @@ def test_keywords(prefix: str, text: str, outcome: str, rule: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "   ", "...", "\n\t"])
 def test_keywords_leave_empty_replies_unscored(text: str) -> None:
-    for asked in ("comply", "refuse"):
-        verdict = judge_keyword(reply(text), asked)
+    for goal in ("comply", "refuse"):
+        verdict = judge_keyword(reply(text), goal)
         assert verdict.score is None
         assert verdict.reason == "empty reply"
 
