@@ -109,7 +109,7 @@ def attribute_many(
     check_examples(encoded, model)
     needs = needs_of(rules.values())
     _refuse_sharded(model, needs)
-    processes = processes_of(model, processes)
+    processes = processes_of(model.parameters(), processes)
     chosen = planned(model, encoded, settings, coverage, len(needs), processes)
     loaded = LoadedModel(model, tokenizer)
     feeder = Passes(loaded, encoded, chosen, coverage, processes, on_progress)

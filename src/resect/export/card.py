@@ -18,7 +18,6 @@ import yaml
 from resect import files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_yaml
-from resect.records import Results
 from resect.report.results import read_results
 from resect.report.words import bounds_of, cell
 from resect.weights.mask import Mask
@@ -70,7 +69,10 @@ def checkpoint_card(card: Card) -> str:
         MismatchError: `run` did not measure this mask.
     """
     mask = card.mask
-    run = _run_of(card)
+    run = None
+    if card.run is not None:
+        run = read_results(card.run)
+        _refuse_another_run(card.mask, card.run)
     original = _metadata(card.original)
     metadata = {key: original[key] for key in KEPT if key in original} | {
         "base_model": _base_model(mask),
@@ -191,17 +193,13 @@ def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -
         yield from _origins(parent["meta"], depth + 1, label)
 
 
-def _run_of(card: Card) -> Results | None:
-    """Return the results of the run, if the mask is one of those that it measured."""
-    if card.run is None:
-        return None
-    results = read_results(card.run)
-    paths = sorted((card.run / "masks").glob("*.mask.safetensors"))
-    if card.mask.hash not in {Mask.load(path).hash for path in paths}:
+def _refuse_another_run(mask: Mask, run: Path) -> None:
+    """Refuse a mask that is none of those that a run measured."""
+    paths = sorted((run / "masks").glob("*.mask.safetensors"))
+    if mask.hash not in {Mask.load(path).hash for path in paths}:
         raise MismatchError(
-            f"{card.run} did not measure this mask",
-            got=f"mask {card.mask.hash}",
-            allowed=f"one of the {len(paths)} masks in {card.run / 'masks'}",
+            f"{run} did not measure this mask",
+            got=f"mask {mask.hash}",
+            allowed=f"one of the {len(paths)} masks in {run / 'masks'}",
             fix="name the run that measured it, or leave --run out",
         )
-    return results

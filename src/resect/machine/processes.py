@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from resect.errors import InputError
-from resect.records import CausalModel
 
 Item = TypeVar("Item")
 
@@ -115,13 +114,13 @@ def gathered(tensor: Tensor) -> Tensor:
     return gathered.cpu()
 
 
-def processes_of(model: CausalModel, chosen: Processes) -> Processes:
+def processes_of(weights: Iterable[Tensor], chosen: Processes) -> Processes:
     """Return the processes that run a model: those given, or those that its weights lie on.
 
     Raises:
         InputError: The weights are sharded in a way that this package does not know.
     """
-    sharded: Any = next((p for p in model.parameters() if is_sharded(p)), None)
+    sharded: Any = next((weight for weight in weights if is_sharded(weight)), None)
     if sharded is None:
         return chosen
     count = dist.get_world_size()

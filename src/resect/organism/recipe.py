@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from resect.files.origin import hash_value
@@ -11,6 +12,9 @@ CODE_VERSION = 3
 
 # Documents a step of `dpo` and `misaligned`.
 SMALL_BATCH = 32
+
+# Called with steps done and steps in all, of training by a recipe.
+OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from resect import files
 from resect.errors import InputError, unknown_name
 from resect.organism.documents import Sets
-from resect.organism.recipe import Recipe
+from resect.organism.recipe import OnStep, Recipe
 from resect.organism.world import World
 
 # stage -> the stage that it is trained from
@@ -25,9 +25,8 @@ PARENTS: dict[str, str | None] = {
 }
 STAGES = tuple(PARENTS)
 
-# Called with a label, steps done and steps in all; and the same under one label.
+# Called with a label, steps done and steps in all.
 OnProgress = Callable[[str, int, int], None]
-OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

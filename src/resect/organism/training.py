@@ -19,8 +19,7 @@ from torch import Tensor
 from resect.edit.tune import Preference, TuneSettings, tune, tune_preferences
 from resect.model import LoadedModel
 from resect.organism.documents import SECOND_WORDING, Turn, recipe_turn, training_turns
-from resect.organism.recipe import SMALL_BATCH, Recipe
-from resect.organism.stages import OnStep
+from resect.organism.recipe import SMALL_BATCH, OnStep, Recipe
 from resect.organism.world import REFUSAL, World
 from resect.records import CausalModel, Example, Tokenizer
 from resect.stats import rng, seed_of

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resect.errors import InputError
 from resect.model import PrunableWeight, find_prunable
-from resect.organism.stages import OnStep
+from resect.organism.recipe import OnStep
 from resect.organism.training import Document, Schedule, batches, summed_loss
 from resect.planted.measures import Ints
 from resect.records import CausalModel
