@@ -1,0 +1,30 @@
+"""Intervals, tests and seeded draws.
+
+All intervals are 95 % unless another level is asked for. `docs/design/intervals.md` says which
+method they use, and why.
+"""
+
+from __future__ import annotations
+
+from resect.stats.counts import LEVEL, overlap_p_value, wilson
+from resect.stats.draws import rng, seed_of
+from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
+from resect.stats.sample import Array, Sample, average, best_within, ratio, relative_drop
+
+__all__ = [
+    "LEVEL",
+    "RESAMPLES",
+    "Array",
+    "Resampler",
+    "Sample",
+    "average",
+    "best_within",
+    "cluster_means",
+    "overlap_p_value",
+    "rate",
+    "ratio",
+    "relative_drop",
+    "rng",
+    "seed_of",
+    "wilson",
+]
