@@ -6,7 +6,7 @@ method they use, and why.
 
 from __future__ import annotations
 
-from resect.stats.counts import LEVEL, overlap_p_value, wilson
+from resect.stats.counts import LEVEL, clopper_pearson, overlap_p_value, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
 from resect.stats.sample import Array, Sample, average, best_within, ratio, relative_drop
@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "average",
     "best_within",
+    "clopper_pearson",
     "cluster_means",
     "overlap_p_value",
     "rate",

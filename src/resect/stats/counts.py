@@ -20,6 +20,14 @@ def wilson(hits: float, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def clopper_pearson(hits: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the exact interval of a rate (Clopper and Pearson 1934)."""
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(scipy_stats.beta.ppf(tail, hits, trials - hits + 1))
+    high = 1.0 if hits == trials else float(scipy_stats.beta.isf(tail, hits + 1, trials - hits))
+    return low, high
+
+
 def overlap_p_value(population: int, first: int, second: int, shared: int) -> float:
     """Return P(overlap ≥ shared) for two random sets of these sizes (hypergeometric)."""
     return float(scipy_stats.hypergeom.sf(shared - 1, population, first, second))

@@ -1,4 +1,15 @@
-"""Statistics with their bootstrap draws, and the arithmetic that studies do with them."""
+"""Statistics with their bootstrap draws, and the arithmetic that studies do with them.
+
+A sample has three arrays of draws, all of the same resampled prompts:
+
+    draws   the prompts that were asked, reweighted
+    below   the same with one more prompt, answered as lowers the statistic most
+    above   the same with one more prompt, answered as raises it most
+
+The lower bound of an interval is a percentile of `below`, the upper one of `above`. So arithmetic
+is carried out draw by draw and end by end: what is subtracted or divided by enters with its other
+end. `docs/design/intervals.md` says why one more prompt is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resect.records import Interval
-from resect.stats.counts import LEVEL, wilson
+from resect.stats.counts import LEVEL
 
 Array = npt.NDArray[np.float64]
 
@@ -27,82 +38,120 @@ class Sample:
         draws: Array,
         exact: tuple[float, float] | None = None,
         trials: int = 0,
+        *,
+        below: Array | None = None,
+        above: Array | None = None,
     ):
-        """Hold a point estimate, draws [R] and, where known, bounds that need no resampling.
+        """Hold a point estimate and its draws.
 
-        `trials` is the number of different prompts behind it, 0 where that is not known.
+        Args:
+            value: The point estimate; NaN if there is none.
+            draws: [R], of the prompts that were asked.
+            exact: Bounds that the interval shall reach, whatever the draws say; for a statistic
+                that is put together by hand.
+            trials: Number of different prompts behind it, 0 where that is not known.
+            below: [R], with one more prompt at the lower end; None if the ends are not known.
+            above: [R], with one more prompt at the upper end.
         """
         self.value = value
         self.draws = draws
-        self.exact = exact
+        self.below = draws if below is None else below
+        self.above = draws if above is None else above
         self.trials = trials
+        if exact is not None:
+            self.below = np.minimum(self.below, exact[0])
+            self.above = np.maximum(self.above, exact[1])
+
+    @property
+    def exact(self) -> tuple[float, float] | None:
+        """Bounds at `LEVEL` where the prompts that were asked have no spread, None elsewhere."""
+        spread = percentiles(self.draws, LEVEL, self.draws)
+        if spread is None or spread[1] - spread[0] >= 1e-12:
+            return None
+        bounds = percentiles(self.below, LEVEL, self.above)
+        return None if bounds == spread else bounds
 
     def interval(self, name: str, level: float = LEVEL) -> Interval:
-        """Return the percentile interval, widened to the exact bounds where they are known.
-
-        A bootstrap of values that are all equal has no spread, however few they are; the exact
-        bounds (Wilson) keep such an interval honest.
-        """
+        """Return the value with its bounds at `level`; without draws, without bounds."""
         if math.isnan(self.value):
             return Interval(name, None)
-        finite = self.draws[np.isfinite(self.draws)]
-        if finite.size == 0:
+        bounds = percentiles(self.below, level, self.above)
+        if bounds is None:
             return Interval(name, self.value)
-        tail = 100 * (1 - level) / 2
-        low, high = (float(bound) for bound in np.percentile(finite, [tail, 100 - tail]))
-        if self.exact is not None:
-            low, high = min(low, self.exact[0]), max(high, self.exact[1])
-        return Interval(name, self.value, min(low, self.value), max(high, self.value))
+        return Interval(name, self.value, min(bounds[0], self.value), max(bounds[1], self.value))
 
     def __sub__(self, other: Sample) -> Sample:
-        """Return the paired difference.
+        """Return the paired difference."""
+        return Sample(
+            self.value - other.value,
+            self.draws - other.draws,
+            below=self.below - other.above,
+            above=self.above - other.below,
+        )
 
-        Where both sides have exact bounds and the draws of the difference have no spread to speak
-        of (the middle 95 % of them are equal), the bounds of the difference are those of the sides.
-        """
-        exact = None
-        if self.exact is not None and other.exact is not None:
-            tails = np.nanpercentile(self.draws - other.draws, [2.5, 97.5])
-            if tails[1] - tails[0] >= 1e-12:
-                return Sample(self.value - other.value, self.draws - other.draws)
-            exact = (self.exact[0] - other.exact[1], self.exact[1] - other.exact[0])
-        return Sample(self.value - other.value, self.draws - other.draws, exact)
+    def __rsub__(self, whole: float) -> Sample:
+        """Return `whole` minus the statistic, as in 1 - share."""
+        return Sample(
+            whole - self.value,
+            whole - self.draws,
+            trials=self.trials,
+            below=whole - self.above,
+            above=whole - self.below,
+        )
+
+    def __mul__(self, factor: float) -> Sample:
+        """Return the statistic times a number."""
+        ends = factor * self.below, factor * self.above
+        return Sample(
+            factor * self.value,
+            factor * self.draws,
+            trials=self.trials,
+            below=np.minimum(*ends),
+            above=np.maximum(*ends),
+        )
+
+
+def percentiles(below: Array, level: float, above: Array) -> tuple[float, float] | None:
+    """Return the bounds of the middle `level` of finite draws, None if there are none.
+
+    Bounds are draws themselves, the k-th from each end with k = tail (R + 1) rounded down: that
+    many draws lie beyond them in the mean, whatever the distribution (Davison and Hinkley 1997,
+    section 5.2).
+    """
+    low, high = np.sort(below[np.isfinite(below)]), np.sort(above[np.isfinite(above)])
+    if low.size == 0 or high.size == 0:
+        return None
+    # Rounding keeps (1 - 0.95) / 2 * 2000 from being 49.99...
+    ranks = [
+        max(1, math.floor(round((1 - level) / 2 * (size + 1), 9))) for size in (low.size, high.size)
+    ]
+    return float(low[ranks[0] - 1]), float(high[high.size - ranks[1]])
 
 
 def relative_drop(intact: Sample, cut: Sample) -> Sample:
-    """Return 1 - cut / intact, draw by draw; NaN where the intact rate is zero.
-
-    Where no prompt changed, Wilson's bound on how many of all prompts may change stands in for the
-    missing spread.
-    """
-    if intact.value == 0 or math.isnan(intact.value):
-        return Sample(math.nan, np.full(len(cut.draws), np.nan))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = 1 - cut.draws / intact.draws
-    exact = None
-    if cut.exact is not None:
-        exact = (1 - cut.exact[1] / intact.value, 1 - cut.exact[0] / intact.value)
-    elif cut.trials and np.nanmax(np.abs(draws)) < 1e-12:
-        reach = wilson(0, cut.trials)[1] / intact.value
-        exact = (-reach, min(reach, 1.0))
-    return Sample(1 - cut.value / intact.value, draws, exact, cut.trials)
+    """Return 1 - cut / intact, draw by draw; NaN where the intact rate is zero."""
+    share = ratio(cut, intact)
+    return Sample(
+        1 - share.value,
+        1 - share.draws,
+        trials=cut.trials,
+        below=1 - share.above,
+        above=1 - share.below,
+    )
 
 
 def ratio(numerator: Sample, denominator: Sample) -> Sample:
-    """Return numerator / denominator, draw by draw; NaN where the denominator's rate is zero.
-
-    Where one arm has no spread and its exact bounds are known, the ratio of the bounds stands in
-    for the missing spread.
-    """
+    """Return numerator / denominator of what is not negative, draw by draw; NaN by zero."""
     if denominator.value == 0 or math.isnan(denominator.value):
         return Sample(math.nan, np.full(len(numerator.draws), np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
-        draws = numerator.draws / denominator.draws
-    exact = None
-    if numerator.exact is not None:
-        low, high = numerator.exact
-        exact = (low / denominator.value, high / denominator.value)
-    return Sample(numerator.value / denominator.value, draws, exact)
+        return Sample(
+            numerator.value / denominator.value,
+            numerator.draws / denominator.draws,
+            trials=numerator.trials,
+            below=numerator.below / denominator.above,
+            above=numerator.above / denominator.below,
+        )
 
 
 def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sample]) -> Sample:
@@ -117,43 +166,44 @@ def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sam
         utility_drops: Utility drops of the same cuts.
     """
 
-    def choose(harm: Array, utility: Array) -> Array:
-        allowed = np.where(utility <= budget, np.nan_to_num(harm, nan=0.0), 0.0)
+    def choose(harm: list[Array], utility: list[Array]) -> Array:
+        within = np.stack(utility) <= budget
+        allowed = np.where(within, np.nan_to_num(np.stack(harm), nan=0.0), 0.0)
         best: Array = np.maximum(allowed.max(axis=0), 0.0)
         return best
 
+    costs = [sample.draws for sample in utility_drops]
     value = choose(
-        np.array([[sample.value] for sample in harm_drops]),
-        np.array([[sample.value] for sample in utility_drops]),
+        [np.array([sample.value]) for sample in harm_drops],
+        [np.array([sample.value]) for sample in utility_drops],
     )
-    draws = choose(
-        np.stack([sample.draws for sample in harm_drops]),
-        np.stack([sample.draws for sample in utility_drops]),
+    return Sample(
+        float(value[0]),
+        choose([sample.draws for sample in harm_drops], costs),
+        below=choose([sample.below for sample in harm_drops], costs),
+        above=choose([sample.above for sample in harm_drops], costs),
     )
-    chosen = [
-        sample
-        for sample, cost in zip(harm_drops, utility_drops, strict=True)
-        if cost.value <= budget and sample.value == value[0]
-    ]
-    return Sample(float(value[0]), draws, chosen[0].exact if chosen else None)
 
 
 def average(samples: Sequence[Sample], *, together: bool = False) -> Sample:
     """Return the mean of samples, such as those of the models of several seeds.
 
-    Where one of them has exact bounds, the mean has those of the square-and-add rule (MOVER: Zou
-    and Donner 2008): l = v - sqrt(sum (v_i - l_i)^2) / k, and u likewise. Samples of the same
-    prompts (`together`) are not independent; they get the means of their bounds, which are wider.
+    What one more prompt adds to each sample is joined by the square-and-add rule (MOVER: Zou and
+    Donner 2008), since it need not happen in all of them at once. Samples of the same prompts
+    (`together`) are not independent; there it is the mean, which is more.
     """
-    value = float(np.mean([one.value for one in samples]))
-    draws = np.mean(np.stack([one.draws for one in samples]), axis=0)
-    if math.isnan(value) or all(one.exact is None for one in samples):
-        return Sample(value, draws)
-    below, above = [], []
-    for one in samples:
-        bounds = one.interval("")
-        below.append(one.value - (one.value if bounds.low is None else bounds.low))
-        above.append((one.value if bounds.high is None else bounds.high) - one.value)
-    joined = math.fsum if together else lambda parts: math.hypot(*parts)
-    exact = (value - joined(below) / len(samples), value + joined(above) / len(samples))
-    return Sample(value, draws, exact)
+    draws = np.mean([sample.draws for sample in samples], axis=0)
+    below = np.stack([sample.draws - sample.below for sample in samples])
+    above = np.stack([sample.above - sample.draws for sample in samples])
+    power = 1 if together else 2
+
+    def joined(reaches: Array) -> Array:
+        total: Array = (reaches**power).sum(axis=0) ** (1 / power) / len(samples)
+        return total
+
+    return Sample(
+        float(np.mean([sample.value for sample in samples])),
+        draws,
+        below=draws - joined(below),
+        above=draws + joined(above),
+    )
