@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from resect.stats.counts import LEVEL, clopper_pearson, overlap_p_value, wilson
 from resect.stats.draws import rng, seed_of
+from resect.stats.groups import near_duplicates, normalised, same_text
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
 from resect.stats.sample import Array, Sample, average, best_within, ratio, relative_drop
 
@@ -21,11 +22,14 @@ __all__ = [
     "best_within",
     "clopper_pearson",
     "cluster_means",
+    "near_duplicates",
+    "normalised",
     "overlap_p_value",
     "rate",
     "ratio",
     "relative_drop",
     "rng",
+    "same_text",
     "seed_of",
     "wilson",
 ]
