@@ -37,7 +37,7 @@ def test_the_recipe_is_never_surer_than_these_models() -> None:
             found = of_models("r", models(*rates), level)
             assert found.recipe is not None
             assert found.recipe.value == found.models.value
-            assert (found.recipe.low or 0) <= (found.models.low or 0) < found.recipe.value
+            assert (found.recipe.low or 0) <= (found.models.low or 0) < (found.recipe.value or 0)
             assert (found.recipe.high or 0) >= (found.models.high or 0)
 
 

@@ -85,7 +85,7 @@ def test_the_added_prompt_counts_as_one_of_all_strata() -> None:
 
 
 def test_groups_are_drawn_together() -> None:
-    scores: list[float | None] = [1.0] * 8 + [0.0] * 16
+    scores: list[float | None] = [*[1.0] * 8, *[0.0] * 16]
     apart = Resampler("x", resamples=MANY).rate({"": scores})
     pairs = Resampler("x", resamples=MANY).rate({"": scores}, {"": [n // 2 for n in range(24)]})
     halves = Resampler("half", resamples=MANY).rate({"": [1.0] * 4 + [0.0] * 8})

@@ -28,6 +28,6 @@ def clopper_pearson(hits: int, trials: int, level: float = LEVEL) -> tuple[float
     return low, high
 
 
-def overlap_p_value(population: int, first: int, second: int, shared: int) -> float:
+def overlap_p_value(population: int, left: int, right: int, shared: int) -> float:
     """Return P(overlap ≥ shared) for two random sets of these sizes (hypergeometric)."""
-    return float(scipy_stats.hypergeom.sf(shared - 1, population, first, second))
+    return float(scipy_stats.hypergeom.sf(shared - 1, population, left, right))

@@ -74,7 +74,7 @@ def near_duplicates(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
     if not texts:
         return []
     rows = content_words(texts)
-    columns = {word: at for at, word in enumerate(sorted(frozenset().union(*rows)))}
+    columns = {word: number for number, word in enumerate(sorted(frozenset().union(*rows)))}
     sizes = np.array([len(row) for row in rows])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     places = np.array([columns[word] for row in rows for word in sorted(row)], dtype=np.int64)
@@ -99,4 +99,4 @@ def near_duplicates(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
 def _first_of(groups: Sequence[int]) -> np.ndarray:
     """Return for each text the place of the first one of its group."""
     places: dict[int, int] = {}
-    return np.array([places.setdefault(group, at) for at, group in enumerate(groups)])
+    return np.array([places.setdefault(group, number) for number, group in enumerate(groups)])

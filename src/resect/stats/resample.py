@@ -14,7 +14,7 @@ degree of freedom goes to each stratum's mean, and two come back by the added pr
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
@@ -88,21 +88,21 @@ class Resampler:
         places = len({self.prompts_of(stratum) for stratum in strata})
         for stratum, scores in strata.items():
             scored = np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
-            known = ~np.isnan(scored)
-            if not known.any():
+            finite = ~np.isnan(scored)
+            if not finite.any():
                 continue
             members = _members(stratum, len(scored), groups)
             weights = self._drawn(stratum, int(members.max()) + 1, places)
-            sums = np.bincount(members[known], scored[known], weights.shape[1])
-            counts = np.bincount(members[known], minlength=weights.shape[1])
+            sums = np.bincount(members[finite], scored[finite], weights.shape[1])
+            counts = np.bincount(members[finite], minlength=weights.shape[1])
             # Equal scores are to give equal draws, which a quotient of two sums need not.
-            least, most = scored[known].min(), scored[known].max()
+            lowest, highest = scored[finite].min(), scored[finite].max()
             with np.errstate(invalid="ignore"):
-                draws.append(np.clip((weights @ sums) / (weights @ counts), least, most))
-            values.append(float(scored[known].mean()))
+                draws.append(np.clip((weights @ sums) / (weights @ counts), lowest, highest))
+            values.append(float(scored[finite].mean()))
         if not values:
             return Sample(math.nan, np.full(self.resamples, np.nan))
-        trials = self.trials({name: [s is not None for s in own] for name, own in strata.items()})
+        trials = self.trials({name: [s is not None for s in row] for name, row in strata.items()})
         return Sample(float(np.mean(values)), np.mean(draws, axis=0), trials=trials)
 
     def prompts_of(self, stratum: str) -> str:
@@ -134,7 +134,7 @@ class Resampler:
 
         With w the share of each prompt (or group) in the mean, that is 1 / Σ w².
         """
-        shares: Counter[tuple[str, int]] = Counter()
+        shares: defaultdict[tuple[str, int], float] = defaultdict(float)
         scored = {name: scores for name, scores in strata.items() if any_scored(scores)}
         for stratum, scores in scored.items():
             flags = [score is not None for score in scores]

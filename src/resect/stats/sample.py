@@ -80,13 +80,13 @@ class Sample:
             return Interval(name, self.value)
         return Interval(name, self.value, min(bounds[0], self.value), max(bounds[1], self.value))
 
-    def __sub__(self, other: Sample) -> Sample:
+    def __sub__(self, taken: Sample) -> Sample:
         """Return the paired difference."""
         return Sample(
-            self.value - other.value,
-            self.draws - other.draws,
-            below=self.below - other.above,
-            above=self.above - other.below,
+            self.value - taken.value,
+            self.draws - taken.draws,
+            below=self.below - taken.above,
+            above=self.above - taken.below,
         )
 
     def __rsub__(self, whole: float) -> Sample:
