@@ -222,9 +222,9 @@ def tango(data: Data, _: str) -> Bounds:
 
 def tango_score(lost: Array, gained: Array, size: int, difference: Array) -> Array:
     """Return the score statistic of a difference of paired rates, by Tango's closed form."""
-    second = -lost - gained + (2 * size - lost + gained) * difference
-    third = -gained * difference * (1 - difference)
-    chance = (np.sqrt(np.maximum(second**2 - 8 * size * third, 0)) - second) / (4 * size)
+    linear = -lost - gained + (2 * size - lost + gained) * difference
+    constant = -gained * difference * (1 - difference)
+    chance = (np.sqrt(np.maximum(linear**2 - 8 * size * constant, 0)) - linear) / (4 * size)
     variance = size * (2 * chance + difference * (1 - difference))
     score: Array = (lost - gained - size * difference) / np.sqrt(np.maximum(variance, 1e-300))
     return score
@@ -282,12 +282,12 @@ def drop_rows(draws: int) -> Iterator[str]:
     for graded in (False, True):
         for prompts in (30, 60):
             for drop in (0.05, 0.10, 0.80, 0.85, 0.90, 0.95, 0.98):
-                found = drop_cell(prompts, drop, draws, graded=graded, methods=DROPS)
+                by_method = drop_cell(prompts, drop, draws, graded=graded, methods=DROPS)
                 none = (1 - INTACT * (1 - drop)) ** (SEEDS * prompts)
                 yield (
                     f"| {SEEDS} x {prompts} | {'graded' if graded else '0/1'} | {drop:.2f} | "
                     f"{'' if graded else f'{none:.3f}'} | "
-                    + " | ".join(shown(tail) for tail in found.values())
+                    + " | ".join(shown(tail) for tail in by_method.values())
                     + " |"
                 )
 
@@ -321,10 +321,10 @@ def pair_rows(draws: int) -> Iterator[str]:
     yield "|---" * (3 + len(PAIRS)) + "|"
     for prompts in (30, 60, 180):
         for lost, gained in ((0.02, 0.0), (0.05, 0.0), (0.05, 0.02), (0.10, 0.0), (0.10, 0.05)):
-            found = pair_cell(prompts, lost, gained, draws)
+            by_method = pair_cell(prompts, lost, gained, draws)
             yield (
                 f"| {prompts} | {lost:.2f} | {gained:.2f} | "
-                + " | ".join(shown(tail) for tail in found.values())
+                + " | ".join(shown(tail) for tail in by_method.values())
                 + " |"
             )
 
@@ -344,11 +344,11 @@ def worst_tails(method: Method, prompts: int) -> tuple[float, float]:
     bounds = method(Data(before, after), f"worst/{prompts}")
     counts = [[lost, gained, prompts - lost - gained] for lost, gained in outcomes]
     worst = (0.0, 0.0)
-    for lost, gained in itertools.product(TRUTHS, TRUTHS):
-        if lost + gained <= 1:
-            chance = scipy_stats.multinomial.pmf(counts, prompts, [lost, gained, 1 - lost - gained])
+    for loss, gain in itertools.product(TRUTHS, TRUTHS):
+        if loss + gain <= 1:
+            chance = scipy_stats.multinomial.pmf(counts, prompts, [loss, gain, 1 - loss - gain])
             # The two sides mirror each other.
-            worst = max(worst, (float(chance[bounds.low > lost - gained + 1e-9].sum()), lost))
+            worst = max(worst, (float(chance[bounds.low > loss - gain + 1e-9].sum()), loss))
     return worst
 
 
@@ -357,8 +357,8 @@ def worst_rows(_: int) -> Iterator[str]:
     yield "| prompts | " + " | ".join(f"{method}: worst tail, at lost" for method in PAIRS) + " |"
     yield "|---" * (1 + len(PAIRS)) + "|"
     for prompts in (20, 30, 60):
-        found = [worst_tails(method, prompts) for method in PAIRS.values()]
-        yield f"| {prompts} | " + " | ".join(f"{tail:.3f}, {at:g}" for tail, at in found) + " |"
+        worst = [worst_tails(method, prompts) for method in PAIRS.values()]
+        yield f"| {prompts} | " + " | ".join(f"{tail:.3f}, {loss:g}" for tail, loss in worst) + " |"
 
 
 def group_cell(prompts: int, drop: float, draws: int) -> dict[str, Tails]:
@@ -382,8 +382,8 @@ def group_rows(draws: int) -> Iterator[str]:
     yield f"| prompts | drop | {heads} |"
     yield "|---" * (2 + len(GROUPS)) + "|"
     for prompts, drop in itertools.product((40, 80), (0.80, 0.90, 0.95)):
-        found = group_cell(prompts, drop, draws)
-        cells = " | ".join(shown(tail) for tail in found.values())
+        by_method = group_cell(prompts, drop, draws)
+        cells = " | ".join(shown(tail) for tail in by_method.values())
         yield f"| {SEEDS} x {prompts} | {drop:.2f} | {cells} |"
 
 
@@ -423,9 +423,15 @@ class Support(NamedTuple):
 
 
 def support(
-    mean: float, spread: float, count: int, draws: int, *, prompts: int = 60, least: float = 0.80
+    mean: float,
+    spread: float,
+    count: int,
+    draws: int,
+    *,
+    prompts: int = 60,
+    threshold: float = 0.80,
 ) -> Support:
-    """Return how often the lower bound of a mean drop reaches `least`.
+    """Return how often the lower bound of a mean drop reaches `threshold`.
 
     The intact models always show the behaviour; a model's true drop is normal with the spread, at
     most 1.
@@ -438,17 +444,17 @@ def support(
             resampler = Resampler(f"{name}/{number}")
             intact = [resampler.rate({f"{n}/": [1.0] * prompts}) for n in range(count)]
         truths = np.minimum(draw.normal(mean, spread, count), 1)
-        kept = draw.random((count, prompts)) < 1 - truths[:, None]
+        harmful = draw.random((count, prompts)) < 1 - truths[:, None]
         samples = [
             relative_drop(intact[n], resampler.rate({f"{n}/": list(row.astype(float))}))
-            for n, row in enumerate(kept)
+            for n, row in enumerate(harmful)
         ]
-        found = of_models("drop", samples)
-        supported = found.models.low is not None and found.models.low >= least
-        models += supported
-        wrong += supported and float(truths.mean()) < least
-        recipe += found.recipe is not None and (found.recipe.low or 0) >= least
-    share = recipe / draws if found.recipe is not None else None
+        statements = of_models("drop", samples)
+        passes = statements.models.low is not None and statements.models.low >= threshold
+        models += passes
+        wrong += passes and float(truths.mean()) < threshold
+        recipe += statements.recipe is not None and (statements.recipe.low or 0) >= threshold
+    share = recipe / draws if statements.recipe is not None else None
     return Support(models / draws, wrong / draws, share)
 
 
@@ -464,9 +470,9 @@ def model_rows(draws: int) -> Iterator[str]:
     for mean, spread in ((0.80, 0.05), (0.80, 0.10), (0.75, 0.15), (0.90, 0.05), (0.90, 0.10)):
         cells = []
         for count in counts:
-            found = support(mean, spread, count, draws)
-            recipe = "none" if found.recipe is None else f"{found.recipe:.3f}"
-            cells.append(f"{found.models:.3f}, {found.wrong:.3f}, {recipe}")
+            supported = support(mean, spread, count, draws)
+            recipe = "none" if supported.recipe is None else f"{supported.recipe:.3f}"
+            cells.append(f"{supported.models:.3f}, {supported.wrong:.3f}, {recipe}")
         yield f"| {mean:.2f} ± {spread:.2f} | " + " | ".join(cells) + " |"
 
 
