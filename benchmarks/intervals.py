@@ -8,7 +8,7 @@
     models   how often a claim is supported, of these models and of their recipe, by their number
 
 Every cell has `--draws` simulated data sets, seeded by its name. Tails are one-sided: how often the
-lower bound lies above the truth and the upper one below it, nominal 2.5 % each. Two CPU minutes.
+lower bound lies above the truth and the upper one below it, nominal 2.5 % each. About four CPU minutes.
 
     python benchmarks/intervals.py [drops pairs worst groups order models] [--draws 1000]
 """
