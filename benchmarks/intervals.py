@@ -8,7 +8,7 @@
     models   how often a claim is supported, of these models and of their recipe, by their number
 
 Every cell has `--draws` simulated data sets, seeded by its name. Tails are one-sided: how often the
-lower bound lies above the truth and the upper one below it, nominal 2.5 % each. About four CPU minutes.
+lower bound lies above the truth and the upper one below it, nominal 2.5 % each. Four CPU minutes.
 
     python benchmarks/intervals.py [drops pairs worst groups order models] [--draws 1000]
 """
@@ -27,7 +27,7 @@ from resect.stats import Array, Resampler, Sample, of_models, relative_drop, rng
 
 LOW, HIGH = 0.025, 0.975
 Z = float(scipy_stats.norm.ppf(HIGH))
-SEEDS, CATEGORIES = 3, 5
+SEEDS, CATEGORIES, PROMPTS = 3, 5, 60
 # Data sets that share a label, and with it the draws.
 BLOCK = 50
 RESAMPLES = 2000
@@ -428,7 +428,6 @@ def support(
     count: int,
     draws: int,
     *,
-    prompts: int = 60,
     threshold: float = 0.80,
 ) -> Support:
     """Return how often the lower bound of a mean drop reaches `threshold`.
@@ -442,9 +441,9 @@ def support(
     for number in range(draws):
         if number % BLOCK == 0:
             resampler = Resampler(f"{name}/{number}")
-            intact = [resampler.rate({f"{n}/": [1.0] * prompts}) for n in range(count)]
+            intact = [resampler.rate({f"{n}/": [1.0] * PROMPTS}) for n in range(count)]
         truths = np.minimum(draw.normal(mean, spread, count), 1)
-        harmful = draw.random((count, prompts)) < 1 - truths[:, None]
+        harmful = draw.random((count, PROMPTS)) < 1 - truths[:, None]
         samples = [
             relative_drop(intact[n], resampler.rate({f"{n}/": list(row.astype(float))}))
             for n, row in enumerate(harmful)
