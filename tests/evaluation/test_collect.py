@@ -26,7 +26,7 @@ from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.evaluation.judges import JUDGES, each, find_judge
 from resect.model import load_model
 from resect.records import Judgement, Reply
-from resect.stats import wilson
+from resect.stats import clopper_pearson
 
 
 def call(*words: Any) -> int:
@@ -269,7 +269,7 @@ def test_samples_of_a_prompt_are_resampled_together(model: Path, tmp_path: Path)
     ).rates  # fmt: skip
     assert rows[0]["scored"] + rows[0]["unscored"] == 24
     # All replies are alike for this judge, so that the interval is Wilson's over six prompts.
-    assert rows[0]["low"] == pytest.approx(wilson(6, 6)[0])
+    assert rows[0]["low"] == pytest.approx(clopper_pearson(6, 6)[0])
 
 
 def test_check_says_which_completions_are_wrong_by_their_own_key(

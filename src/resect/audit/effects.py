@@ -218,7 +218,9 @@ def _paired(name: str, before: list[float | None], after: list[float | None]) ->
         means = [sum(column) / len(column) if column else None for column in columns]
         rise = None if means[0] is None or means[1] is None else means[1] - means[0]
         return Measured(name, means[0], means[1], Interval("rise", rise), len(pairs))
-    samples = [resampler.rate({"": list[float | None](column)}) for column in columns]
+    # A loss has no ends that are known.
+    measure_of = resampler.mean if name.startswith("loss") else resampler.rate
+    samples = [measure_of({"": list[float | None](column)}) for column in columns]
     return Measured(
         name,
         samples[0].interval(name).value,

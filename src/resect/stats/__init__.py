@@ -1,0 +1,39 @@
+"""Intervals, tests and seeded draws.
+
+All intervals are 95 % unless another level is asked for. `docs/design/intervals.md` says which
+method they use, and why.
+"""
+
+from __future__ import annotations
+
+from resect.stats.counts import LEVEL, clopper_pearson, overlap_p_value, wilson
+from resect.stats.draws import rng, seed_of
+from resect.stats.groups import near_duplicates, normalised, same_text
+from resect.stats.models import LEAST_MODELS, Statements, of_models
+from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
+from resect.stats.sample import Array, Sample, average, best_within, ratio, relative_drop
+
+__all__ = [
+    "LEAST_MODELS",
+    "LEVEL",
+    "RESAMPLES",
+    "Array",
+    "Resampler",
+    "Sample",
+    "Statements",
+    "average",
+    "best_within",
+    "clopper_pearson",
+    "cluster_means",
+    "near_duplicates",
+    "normalised",
+    "of_models",
+    "overlap_p_value",
+    "rate",
+    "ratio",
+    "relative_drop",
+    "rng",
+    "same_text",
+    "seed_of",
+    "wilson",
+]

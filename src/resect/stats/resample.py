@@ -1,0 +1,180 @@
+"""Draws over prompts, the same prompts for every arm.
+
+The draws are those of the Bayesian bootstrap (Rubin 1981): prompt i weighs g_i / Σ g, with g from a
+gamma distribution. For the bounds one more prompt is added, scored 0 for the lower and 1 for the
+upper one. In one stratum of n prompts g has the shape 1, and the bounds are
+
+    those of Clopper and Pearson (1934) if the scores are 0 and 1,
+    those of Learned-Miller and Thomas (2019, arXiv:1905.06208) for scores in [0, 1].
+
+With H strata a stratum's mean has the variance s² / (n - 1 + 2 / H) with s² = Σ (x - mean)² / n: a
+degree of freedom goes to each stratum's mean, and two come back by the added prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import numpy as np
+
+from resect.records import Interval
+from resect.stats.counts import clopper_pearson
+from resect.stats.draws import rng
+from resect.stats.sample import Array, Sample
+
+# With 1,999 draws 2.5 % of 1,999 + 1 is a whole number, as a bound that is itself a draw wants it.
+RESAMPLES = 1999
+Scores = Sequence[float | None]
+Groups = Mapping[str, Sequence[Hashable]]
+
+
+def rate(name: str, scores: Scores) -> Interval:
+    """Return the mean of the scored values with its interval; unscored (None) are left out."""
+    scored = [value for value in scores if value is not None]
+    if not scored:
+        return Interval(name, None)
+    if all(value in (0, 1) for value in scored):
+        low, high = clopper_pearson(sum(value == 1 for value in scored), len(scored))
+        return Interval(name, float(np.mean(scored)), low, high)
+    return Resampler(f"rate/{name}").rate({"": scored}).interval(name)
+
+
+class Resampler:
+    """Bootstrap over prompts within strata, the same resampled prompts for every arm.
+
+    A stratum is a (seed, category) pair: prompts are exchangeable within it, seeds and tasks are
+    kept apart. A rate is the mean over strata of the mean over a stratum's prompts. Where several
+    seeds are asked the same prompts, these are resampled together and count once. Prompts that say
+    the same (`groups`) are resampled together too.
+    """
+
+    def __init__(self, label: str, resamples: int = RESAMPLES, *, together: bool = False):
+        """Name the draws by `label`; `together` if strata `SEED/CATEGORY` share their prompts."""
+        self.label = label
+        self.resamples = resamples
+        self.together = together
+        self._weights: dict[tuple[str, int, float], Array] = {}
+        # An even grid in random order, so that what the added prompt alone decides is exact.
+        order = rng(f"bootstrap/{label}/added", 0).permutation(resamples)
+        self._even: Array = (order + 1) / (resamples + 1)
+
+    def rate(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
+        """Return the mean over strata of the mean score; None entries are unscored and left out.
+
+        Values outside [0, 1] have no ends that are known; they get what `mean` gives.
+
+        Args:
+            strata: For each stratum the scores, in [0, 1], in the order of its prompts, the same
+                order for every arm.
+            groups: For each stratum the group of each prompt (see `near_duplicates`), the same for
+                every arm; None if every prompt stands for itself.
+        """
+        sample = self.mean(strata, groups)
+        scored = [score for scores in strata.values() for score in scores if score is not None]
+        if not scored or min(scored) < 0 or max(scored) > 1:
+            return sample
+        # The weight of one of n + 1 prompts has the distribution beta(1, n).
+        added = -np.expm1(np.log1p(-self._even) / self._independent(strata, groups))
+        below = (1 - added) * sample.draws
+        return Sample(
+            sample.value, sample.draws, trials=sample.trials, below=below, above=below + added
+        )
+
+    def mean(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
+        """Return what `rate` returns, for values that are no scores and have no known ends."""
+        values, draws = [], []
+        places = len({self.prompts_of(stratum) for stratum in strata})
+        for stratum, scores in strata.items():
+            scored = np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
+            finite = ~np.isnan(scored)
+            if not finite.any():
+                continue
+            members = _members(stratum, len(scored), groups)
+            weights = self._drawn(stratum, int(members.max()) + 1, places)
+            sums = np.bincount(members[finite], scored[finite], weights.shape[1])
+            counts = np.bincount(members[finite], minlength=weights.shape[1])
+            # Equal scores are to give equal draws, which a quotient of two sums need not.
+            lowest, highest = scored[finite].min(), scored[finite].max()
+            with np.errstate(invalid="ignore"):
+                draws.append(np.clip((weights @ sums) / (weights @ counts), lowest, highest))
+            values.append(float(scored[finite].mean()))
+        if not values:
+            return Sample(math.nan, np.full(self.resamples, np.nan))
+        trials = self.trials({name: [s is not None for s in row] for name, row in strata.items()})
+        return Sample(float(np.mean(values)), np.mean(draws, axis=0), trials=trials)
+
+    def prompts_of(self, stratum: str) -> str:
+        """Return a name that strata of the same prompts share."""
+        return stratum.partition("/")[2] if self.together else stratum
+
+    def trials(self, scored: Mapping[str, Sequence[bool]]) -> int:
+        """Return the number of different prompts of which any has a score."""
+        counts: dict[str, int] = {}
+        for name, flags in scored.items():
+            prompts = self.prompts_of(name)
+            counts[prompts] = max(counts.get(prompts, 0), sum(flags))
+        return sum(counts.values())
+
+    def _drawn(self, stratum: str, size: int, strata: int) -> Array:
+        """Return weights [R, size] of the prompts (or groups) of a stratum, one of `strata`."""
+        stratum = self.prompts_of(stratum)
+        # A Dirichlet distribution of n equal shapes a gives a mean the variance s² / (n a + 1).
+        # Two prompts in each of many strata would want the shape 0.
+        shape = max(0.05, 1 - 2 * (1 - 1 / strata) / size)
+        key = (stratum, size, shape)
+        if key not in self._weights:
+            draw = rng(f"bootstrap/{self.label}/{stratum}/{size}")
+            self._weights[key] = draw.standard_gamma(shape, size=(self.resamples, size))
+        return self._weights[key]
+
+    def _independent(self, strata: Mapping[str, Scores], groups: Groups | None) -> float:
+        """Return how many independent prompts of equal weight say as much (Kish 1965).
+
+        With w the share of each prompt (or group) in the mean, that is 1 / Σ w².
+        """
+        shares: defaultdict[tuple[str, int], float] = defaultdict(float)
+        scored = {name: scores for name, scores in strata.items() if any_scored(scores)}
+        for stratum, scores in scored.items():
+            flags = [score is not None for score in scores]
+            for member, flag in zip(_members(stratum, len(scores), groups), flags, strict=True):
+                if flag:
+                    share = 1 / (len(scored) * sum(flags))
+                    shares[self.prompts_of(stratum), int(member)] += share
+        return 1 / math.fsum(share**2 for share in shares.values())
+
+
+def any_scored(scores: Scores) -> bool:
+    """Return whether any reply of a stratum has a score."""
+    return any(score is not None for score in scores)
+
+
+def _members(stratum: str, size: int, groups: Groups | None) -> np.ndarray:
+    """Return the number of the group of each prompt [size], in order of first appearance."""
+    if groups is None:
+        return np.arange(size)
+    numbers: dict[Hashable, int] = {}
+    labels = groups[stratum]
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.intp)
+
+
+def cluster_means(
+    scores: Sequence[float | None], clusters: Sequence[Hashable]
+) -> list[float | None]:
+    """Return one score a cluster: the mean of its scored samples, None if it has none.
+
+    Several samples of a prompt are not several prompts. With one mean a prompt, a bootstrap over
+    prompts is the one-stage cluster bootstrap (Davison and Hinkley 1997, section 3.8), and every
+    prompt weighs the same however many of its samples could be scored.
+
+    Args:
+        scores: A score a sample; None is unscored.
+        clusters: The prompt of each sample. Clusters come back in order of first appearance.
+    """
+    members: dict[Hashable, list[float]] = {}
+    for score, cluster in zip(scores, clusters, strict=True):
+        scored = members.setdefault(cluster, [])
+        if score is not None:
+            scored.append(score)
+    return [sum(scored) / len(scored) if scored else None for scored in members.values()]
