@@ -56,9 +56,11 @@ def coverage(
         for line in report.lines:
             say(line)
         return
-    from resect.model import find_prunable, load_model
+    from resect.model import find_prunable
+    from resect.model.load import load_reported
 
-    prunable = find_prunable(load_model(model).model, allow_partial=allow_partial)
+    loading = load_reported(model)
+    prunable = find_prunable(loading.loaded.model, allow_partial=allow_partial)
     table("prunable weights", prunable.rows())
     table(
         "left alone",
@@ -71,6 +73,11 @@ def coverage(
         f"{prunable.total:,} prunable weights, "
         f"{100 * prunable.share:.1f} % of all but the embeddings"
     )
+    if loading.unplaced:
+        table(
+            "tensors of the files that the model has no place for",
+            [{"name": name} for name in loading.unplaced],
+        )
 
 
 def prune(

@@ -18,6 +18,8 @@ from resect.records import CausalModel, ModelConfig, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
+# Tensors that a message names.
+MOST_NAMED = 5
 # What transformers, tokenizers and safetensors raise for broken folders; ImportError is a quantised
 # checkpoint without the package that reads it.
 LOAD_FAULTS = (
@@ -48,6 +50,18 @@ class _Source(NamedTuple):
     revision: str | None
 
 
+class Loading(NamedTuple):
+    """A model as it was loaded, and what of its files went nowhere.
+
+    Attributes:
+        loaded: The model and its tokenizer.
+        unplaced: Tensors of the files for which the model's class has no place, sorted.
+    """
+
+    loaded: LoadedModel
+    unplaced: tuple[str, ...]
+
+
 def load_model(
     place: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
 ) -> LoadedModel:
@@ -60,16 +74,36 @@ def load_model(
             spreads one large model over all GPUs.
 
     Raises:
-        InputError: The place does not exist or is no checkpoint, or the tokenizer does not work.
+        InputError: The place does not exist or is no checkpoint, lacks a weight of its model, or
+            the tokenizer does not work.
+    """
+    return load_reported(place, dtype=dtype, device=device).loaded
+
+
+def load_reported(
+    checkpoint: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
+) -> Loading:
+    """Load as `load_model` does, and say which tensors of the files the model does not use.
+
+    A weight that the files lack would be filled with random numbers by transformers, with a warning
+    alone; here that is an error.
+
+    Args:
+        checkpoint: As in `load_model`.
+        dtype: As in `load_model`.
+        device: As in `load_model`.
+
+    Raises:
+        InputError: As in `load_model`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-    source, revision = _source(str(place))
+    source, revision = _source(str(checkpoint))
     chosen = _dtype(dtype)
     device = find_device(device)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=revision,
                 dtype=chosen,
@@ -77,7 +111,9 @@ def load_model(
                 trust_remote_code=False,
                 # Older formats are programs; torch refuses what they must not do with a traceback.
                 use_safetensors=True,
+                output_loading_info=True,
             )
+        _refuse_holes(checkpoint, report["missing_keys"], report["unexpected_keys"])
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
@@ -86,17 +122,49 @@ def load_model(
             # which has no use for a vocabulary of words; the file itself knows better.
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
     except LOAD_FAULTS as error:
-        raise _why_not(place, error) from error
+        raise _why_not(checkpoint, error) from error
     if not _speaks(tokenizer):
         raise InputError(
-            f"the tokenizer of {place} returns no tokens",
+            f"the tokenizer of {checkpoint} returns no tokens",
             got=type(tokenizer).__name__,
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
-    refuse_encoder(model.config, str(place))
-    if device == "auto":
-        return LoadedModel(model.eval(), tokenizer)
-    return LoadedModel(model.to(device).eval(), tokenizer)
+    refuse_encoder(model.config, str(checkpoint))
+    if device != "auto":
+        model = model.to(device)
+    return Loading(LoadedModel(model.eval(), tokenizer), tuple(sorted(report["unexpected_keys"])))
+
+
+def _refuse_holes(
+    checkpoint: str | Path, missing: Iterable[str], unexpected: Iterable[str]
+) -> None:
+    """Refuse a checkpoint that lacks weights of its model: they would be random numbers.
+
+    Raises:
+        InputError: There is one.
+    """
+    absent, unplaced = sorted(missing), sorted(unexpected)
+    if not absent:
+        return
+    prefixed = [name for name in unplaced if name.endswith(tuple(f".{key}" for key in absent))]
+    got = f"no {_some(absent)}"
+    if unplaced:
+        got += f"; and {_some(unplaced)}, for which the model has no place"
+    raise InputError(
+        f"{checkpoint} lacks {len(absent)} weight{'s' * (len(absent) > 1)} of its model",
+        got=got,
+        allowed="files that hold every weight, so that none is filled with random numbers",
+        fix="take the prefix of a training wrapper off its names, or save the unwrapped model with "
+        "save_pretrained"
+        if prefixed
+        else "save the model again with save_pretrained, or fetch the missing shard",
+    )
+
+
+def _some(names: list[str]) -> str:
+    """Return the first names of a list, and how many follow."""
+    shown = ", ".join(names[:MOST_NAMED])
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
 def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
@@ -175,14 +243,16 @@ def _speaks(tokenizer: Tokenizer) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from drawing its own progress bars while the block runs."""
+    """Keep transformers from its own bars and its table of missing weights while the block runs."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
