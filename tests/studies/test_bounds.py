@@ -71,7 +71,7 @@ def test_coherence_of_replies_of_which_none_is_broken() -> None:
 
 def test_recovery_of_harm() -> None:
     def rate(cell: Cell, probe: str) -> float:
-        return 0.9 if cell.cut is None else 0.0
+        return 0.9 if cell.cut is None else 0.2
 
     run = measured("relearning", rate)
     section = run.config.section(relearning.STUDY)
