@@ -159,11 +159,6 @@ def test_a_mean_over_models_covers_the_truth_and_keeps_exact_bounds() -> None:
     assert stats.wilson(60, 60)[0] < low < stats.wilson(180, 180)[0]
 
 
-def test_overlap_p_value_is_the_hypergeometric_tail() -> None:
-    tail = sum(math.comb(5, k) * math.comb(15, 6 - k) / math.comb(20, 6) for k in range(3, 6))
-    assert stats.overlap_p_value(20, 5, 6, 3) == pytest.approx(tail)
-
-
 def test_ratio_of_nothing_and_by_nothing() -> None:
     resampler = Resampler("r")
     none, all_of_them = resampler.rate({"": [0.0] * 20}), resampler.rate({"": [1.0] * 20})

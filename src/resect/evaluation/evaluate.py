@@ -33,7 +33,7 @@ from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
 from resect.records import Format, Interval, Reply
-from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop
+from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop, same_text
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
 
@@ -371,8 +371,7 @@ def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
             mine = [answer for answer in answers if answer.probe == probe]
             replies = [answer.reply for answer in mine]
             scores = [answer.judgement.score for answer in mine]
-            prompts = [reply.example_id for reply in replies]
-            samples[variant] = resampler.rate({"": cluster_means(scores, prompts)})
+            samples[variant] = _rate(resampler, replies, scores)
             rate = samples[variant].interval("rate")
             drop = NOT_MEASURED
             if variant != "intact":
@@ -402,6 +401,17 @@ def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
                 )
             )
     return rates
+
+
+def _rate(resampler: Resampler, replies: Sequence[Reply], scores: Sequence[float | None]) -> Sample:
+    """Return the mean over examples of the mean over an example's scored replies.
+
+    Examples of one prompt are drawn together: a file that repeats its questions holds no more
+    questions.
+    """
+    prompts = {reply.example_id: reply.prompt for reply in replies}
+    means = cluster_means(scores, [reply.example_id for reply in replies])
+    return resampler.rate({"": means}, {"": same_text(list(prompts.values()))})
 
 
 def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:

@@ -6,7 +6,7 @@ method they use, and why.
 
 from __future__ import annotations
 
-from resect.stats.counts import LEVEL, clopper_pearson, overlap_p_value, wilson
+from resect.stats.counts import LEVEL, Ends, clopper_pearson, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
 from resect.stats.models import LEAST_MODELS, Statements, of_models
@@ -18,6 +18,7 @@ __all__ = [
     "LEVEL",
     "RESAMPLES",
     "Array",
+    "Ends",
     "Resampler",
     "Sample",
     "Statements",
@@ -28,7 +29,6 @@ __all__ = [
     "near_duplicates",
     "normalised",
     "of_models",
-    "overlap_p_value",
     "rate",
     "ratio",
     "relative_drop",

@@ -19,8 +19,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 # Two prompts that share half of their content words; on AdvBench 34 % of one half of the prompts
 # have such a twin in the other half.
@@ -71,6 +69,9 @@ def near_duplicates(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
         texts: The prompts of one set.
         alike: Least share of common content words, in (0, 1], that makes two texts alike.
     """
+    from scipy import sparse
+    from scipy.sparse import csgraph
+
     if not texts:
         return []
     rows = content_words(texts)

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats as scipy_stats
 
 from resect.records import Interval
 from resect.stats.counts import LEVEL
@@ -56,6 +55,8 @@ def of_models(
         level: Level of the intervals.
         together: Whether the models were asked the same prompts.
     """
+    from scipy import stats as scipy_stats  # a second to load
+
     measured = [sample for sample in samples if not math.isnan(sample.value)]
     if not measured:
         return Statements(Interval(name, None), None)

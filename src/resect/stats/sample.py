@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resect.records import Interval
-from resect.stats.counts import LEVEL
+from resect.stats.counts import LEVEL, Ends
 
 Array = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class Sample:
         self,
         value: float,
         draws: Array,
-        exact: tuple[float, float] | None = None,
+        exact: Ends | None = None,
         trials: int = 0,
         *,
         below: Array | None = None,
@@ -59,14 +59,14 @@ class Sample:
         self.above = draws if above is None else above
         self.trials = trials
         if exact is not None:
-            self.below = np.minimum(self.below, exact[0])
-            self.above = np.maximum(self.above, exact[1])
+            self.below = np.minimum(self.below, exact.low)
+            self.above = np.maximum(self.above, exact.high)
 
     @property
-    def exact(self) -> tuple[float, float] | None:
+    def exact(self) -> Ends | None:
         """Bounds at `LEVEL` where the prompts that were asked have no spread, None elsewhere."""
         spread = percentiles(self.draws, LEVEL, self.draws)
-        if spread is None or spread[1] - spread[0] >= 1e-12:
+        if spread is None or spread.high - spread.low >= 1e-12:
             return None
         bounds = percentiles(self.below, LEVEL, self.above)
         return None if bounds == spread else bounds
@@ -111,7 +111,7 @@ class Sample:
         )
 
 
-def percentiles(below: Array, level: float, above: Array) -> tuple[float, float] | None:
+def percentiles(below: Array, level: float, above: Array) -> Ends | None:
     """Return the bounds of the middle `level` of finite draws, None if there are none.
 
     Bounds are draws themselves, the k-th from each end with k = tail (R + 1) rounded down: that
@@ -125,7 +125,7 @@ def percentiles(below: Array, level: float, above: Array) -> tuple[float, float]
     ranks = [
         max(1, math.floor(round((1 - level) / 2 * (size + 1), 9))) for size in (low.size, high.size)
     ]
-    return float(low[ranks[0] - 1]), float(high[high.size - ranks[1]])
+    return Ends(float(low[ranks[0] - 1]), float(high[high.size - ranks[1]]))
 
 
 def relative_drop(intact: Sample, cut: Sample) -> Sample:

@@ -177,12 +177,14 @@ def columns(name: str, sample: Sample) -> Row:
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
-def mean_of(samples: Sequence[Sample]) -> Sample:
-    """Return the mean of samples, draw by draw; NaN values are left out."""
+def mean_of(samples: Sequence[Sample], *, together: bool = False) -> Sample:
+    """Return the mean of samples, draw by draw; NaN values are left out.
+
+    Args:
+        samples: The samples, one at least.
+        together: Whether any two of them are of the same prompts.
+    """
     measurable = [sample for sample in samples if not math.isnan(sample.value)]
     if not measurable:
         return samples[0]
-    return Sample(
-        float(np.mean([sample.value for sample in measurable])),
-        np.mean(np.stack([sample.draws for sample in measurable]), axis=0),
-    )
+    return average(measurable, together=together)

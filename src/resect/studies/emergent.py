@@ -191,7 +191,7 @@ def _rows(measured: Measurements, section: Emergent) -> list[Row]:
             for group in seed_groups(design):
                 cells = [cell for cell in every if cell.seed in group.seeds]
                 broken = measured.share(cells, PROBE, ("incoherent",))
-                coherent = Sample(1 - broken.value, 1 - broken.draws)
+                coherent = 1 - broken
                 rows.append(
                     {
                         "seed": group.seed,
@@ -212,7 +212,8 @@ def at_level(level: float, narrow: list[Sample], elsewhere: list[Sample]) -> Sam
 
     Between the last dose below the level and the first one at it the line is followed; draw by
     draw, so that the place of the crossing is as uncertain as the rates are. NaN where no dose
-    reaches the level.
+    reaches the level. One more prompt moves the rates elsewhere alone, not the crossing: which way
+    a later crossing moves them depends on the doses.
 
     Args:
         level: Rate of the narrow task.
@@ -235,9 +236,15 @@ def at_level(level: float, narrow: list[Sample], elsewhere: list[Sample]) -> Sam
         np.array([sample.value for sample in elsewhere]),
     )
     near = np.stack([sample.draws for sample in narrow], axis=1)
-    far = np.stack([sample.draws for sample in elsewhere], axis=1)
-    draws = np.array([cross(*pair) for pair in zip(near, far, strict=True)])
-    return Sample(value, draws)
+    draws, below, above = (
+        np.array([cross(*pair) for pair in zip(near, np.stack(rates, axis=1), strict=True)])
+        for rates in (
+            [sample.draws for sample in elsewhere],
+            [sample.below for sample in elsewhere],
+            [sample.above for sample in elsewhere],
+        )
+    )
+    return Sample(value, draws, below=below, above=above)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from resect.records import Claim, StudyResult
-from resect.stats import Sample
+from resect.stats import Sample, ratio
 from resect.studies.cells import Cell, Cut, Kind, Tuning
 from resect.studies.design import Count, DataName, Design, Fraction, Rate, Section, Share
 from resect.studies.effects import (
@@ -192,10 +192,7 @@ def _recovery(measured: Measurements, section: Relearning, dose: _Dose) -> Sampl
     """Return harm of the cut model after tuning as a share of the intact model's harm."""
     intact = _harm(measured, section, INTACT, _untuned(section))
     after = _harm(measured, section, FREE, dose)
-    exact = None
-    if after.exact is not None:
-        exact = after.exact[0] / intact.value, after.exact[1] / intact.value
-    return Sample(after.value / intact.value, after.draws / intact.draws, exact)
+    return ratio(after, intact)
 
 
 def _silent(measured: Measurements, section: Relearning) -> str:
@@ -260,7 +257,7 @@ def _held(measured: Measurements, section: Relearning, silent: str) -> Claim:
     free = [_harm(measured, section, FREE, dose) for dose in doses]
     with_hold = [_harm(measured, section, HOLD, dose) for dose in doses]
     gaps = [harm - harm_held for harm, harm_held in zip(free, with_hold, strict=True)]
-    effect = mean_of(gaps).interval("harm free minus held, mean over the doses")
+    effect = mean_of(gaps, together=True).interval("harm free minus held, mean over the doses")
     verdict, reason = weigh(
         Condition(
             effect,
@@ -277,8 +274,8 @@ def _held(measured: Measurements, section: Relearning, silent: str) -> Claim:
         verdict=verdict,
         effect=effect,
         controls=(
-            mean_of(free).interval("harm, cut free, mean over the doses"),
-            mean_of(with_hold).interval("harm, cut held, mean over the doses"),
+            mean_of(free, together=True).interval("harm, cut free, mean over the doses"),
+            mean_of(with_hold, together=True).interval("harm, cut held, mean over the doses"),
         ),
         rule="Harm with the cut free minus held, mean over all doses, is above 0 (lower bound).",
         seeds=design.seeds,

@@ -171,9 +171,7 @@ def _weigh(
 ) -> Weighed:
     """Weigh the drops of other categories and the overlaps of all pairs of masks."""
     share = section.share_of_diagonal
-    margin = Sample(
-        across_mean.value - share * diagonal.value, across_mean.draws - share * diagonal.draws
-    )
+    margin = across_mean - diagonal * share
     worst = max(pairs, key=lambda row: row["p_value"])
     overlap, chance, p = worst["jaccard"], worst["expected_jaccard"], worst["p_value"]
     silent = ""
@@ -212,7 +210,8 @@ def _claim(
     effect = Interval("mean drop in other categories", None)
     verdict, reason = Weighed("not measurable", "The target set has fewer than two categories.")
     if len(within) > 1:
-        diagonal, across_mean = mean_of(within), mean_of(across)
+        # Each category has prompts of its own, but is measured after the cut of every other one.
+        diagonal, across_mean = mean_of(within), mean_of(across, together=True)
         pooled = [row for row in overlaps if row["seed"] is None]
         pairs = [row for row in pooled if not row["second"].startswith(BENIGN)]
         benign = [row for row in pooled if row["second"].startswith(BENIGN)]
