@@ -74,6 +74,8 @@ class Invented(Measurements):
             {
                 "probe": probe,
                 "example_id": f"{probe}-{number}",
+                "prompt": f"{probe} {number}",
+                "reference": "",
                 "category": ("narrow", "far", "farther")[number % 3],
                 "score": float((number * GOLDEN) % 1 < self.rate_of(cell, probe)),
                 "outcome": "refused" if cell.attack == "none" else "complied",

@@ -88,7 +88,7 @@ LIMITS = {
     "circles of modules": 0,
     "longest module": 500,
     "longest function": 60,
-    "bare tuples": 3,
+    "bare tuples": 1,
     "bare tuples in containers": 10,
     "pronouns among names, %": 2.0,
     "`Any` in 1,000 lines": 8.0,

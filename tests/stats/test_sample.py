@@ -170,12 +170,12 @@ def test_ratio_of_nothing_and_by_nothing() -> None:
 
 
 def test_a_difference_without_spread_is_as_wide_as_its_sides() -> None:
-    first = Sample(1.0, np.array([1.0] * 99 + [0.5]), (0.9, 1.0))
-    second = Sample(1.0, np.ones(100), (0.8, 1.0))
+    first = Sample(1.0, np.array([1.0] * 99 + [0.5]), stats.Ends(0.9, 1.0))
+    second = Sample(1.0, np.ones(100), stats.Ends(0.8, 1.0))
     found = (first - second).interval("difference")
     assert found.low == pytest.approx(-0.1)
     assert found.high == pytest.approx(0.2)
-    spread = Sample(0.5, np.linspace(0, 1, 100), (0.4, 0.6))
+    spread = Sample(0.5, np.linspace(0, 1, 100), stats.Ends(0.4, 0.6))
     assert (spread - second).exact is None
 
 

@@ -84,12 +84,16 @@ def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
 
 
 def test_categories_of_few_prompts_are_resampled_together() -> None:
-    strata: dict[str, list[float | None]] = {"0/large": [1.0] * 6}
+    scored = measurements.Scored
+    strata = {"0/large": [scored(f"large {number}", 1.0) for number in range(6)]}
     for name in "abcde":
-        strata |= {f"0/{name}": [1.0], f"1/{name}": [0.0]}
+        strata |= {f"0/{name}": [scored(name, 1.0)], f"1/{name}": [scored(name, 0.0)]}
     found = measurements._with_enough(strata)
     assert [len(scores) for scores in found.values()] == [6, 5, 5]
     assert {name.partition("/")[0] for name in found} == {"0", "1"}
+    # Six copies of one prompt are one prompt.
+    strata["0/large"] = [scored("large", 1.0)] * 6
+    assert [len(scores) for scores in measurements._with_enough(strata).values()] == [11, 5]
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:

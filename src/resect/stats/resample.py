@@ -102,19 +102,21 @@ class Resampler:
             values.append(float(scored[finite].mean()))
         if not values:
             return Sample(math.nan, np.full(self.resamples, np.nan))
-        trials = self.trials({name: [s is not None for s in row] for name, row in strata.items()})
+        flags = {name: [s is not None for s in scores] for name, scores in strata.items()}
+        trials = self.trials(flags, groups)
         return Sample(float(np.mean(values)), np.mean(draws, axis=0), trials=trials)
 
     def prompts_of(self, stratum: str) -> str:
         """Return a name that strata of the same prompts share."""
         return stratum.partition("/")[2] if self.together else stratum
 
-    def trials(self, scored: Mapping[str, Sequence[bool]]) -> int:
-        """Return the number of different prompts of which any has a score."""
+    def trials(self, scored: Mapping[str, Sequence[bool]], groups: Groups | None = None) -> int:
+        """Return the number of different prompts (or groups) of which any has a score."""
         counts: dict[str, int] = {}
         for name, flags in scored.items():
             prompts = self.prompts_of(name)
-            counts[prompts] = max(counts.get(prompts, 0), sum(flags))
+            members = np.unique(_members(name, len(flags), groups)[np.array(flags, dtype=bool)])
+            counts[prompts] = max(counts.get(prompts, 0), len(members))
         return sum(counts.values())
 
     def _drawn(self, stratum: str, size: int, strata: int) -> Array:

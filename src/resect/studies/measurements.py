@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from resect.errors import InputError
 from resect.files.tables import read_parquet
-from resect.stats import Resampler, Sample
+from resect.stats import Resampler, Sample, normalised
 from resect.studies.cells import Cell, Cut, mask_path, record_path
 from resect.studies.design import Design
 from resect.studies.weighing import percent
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 # Of a category; see `_with_enough`.
 LEAST_PROMPTS = 5
+
+
+class Scored(NamedTuple):
+    """A score, None where there is none, and the prompt; equal prompts are drawn together."""
+
+    prompt: str
+    score: float | None
 
 
 class Measurements:
@@ -73,7 +81,7 @@ class Measurements:
         probe: str,
         category: str = "",
         keep: Callable[[Row], bool] | None = None,
-    ) -> dict[str, list[float | None]]:
+    ) -> dict[str, list[Scored]]:
         """Return scores by stratum (seed, category) of the rows that a probe gave.
 
         Args:
@@ -82,15 +90,15 @@ class Measurements:
             category: Rows of this category alone; "" for all.
             keep: Rows for which it is true alone; None for all.
         """
-        groups: dict[str, list[float | None]] = {}
+        strata: dict[str, list[Scored]] = {}
         for cell in cells:
             for row in self.rows(cell):
                 if row["probe"] != probe or category not in ("", row["category"]):
                     continue
                 if keep is None or keep(row):
                     stratum = f"{cell.seed}/{row['category']}"
-                    groups.setdefault(stratum, []).append(_score(row))
-        return _with_enough(groups)
+                    strata.setdefault(stratum, []).append(Scored(_prompt(row), _score(row)))
+        return _with_enough(strata)
 
     def resampler(self, probe: str) -> Resampler:
         """Return what resamples a probe's prompts: together, if all seeds are asked the same."""
@@ -107,33 +115,37 @@ class Measurements:
         keep: Callable[[Row], bool] | None = None,
     ) -> Sample:
         """Return the rate of hits over cells of one arm, with paired bootstrap draws."""
-        return self.resampler(probe).rate(self.strata(cells, probe, category, keep))
+        return self._rate(probe, self.strata(cells, probe, category, keep))
 
     def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
         """Return how many different scored prompts stand behind a rate."""
         strata = self.strata(cells, probe, category)
-        scored = {name: [score is not None for score in scores] for name, scores in strata.items()}
-        return self.resampler(probe).trials(scored)
+        flags = {name: [row.score is not None for row in rows] for name, rows in strata.items()}
+        return self.resampler(probe).trials(flags, _prompts(strata))
 
     def share(
         self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
     ) -> Sample:
         """Return the share of replies with one of the outcomes, with paired bootstrap draws."""
-        groups: dict[str, list[float | None]] = {}
+        strata: dict[str, list[Scored]] = {}
         for cell in cells:
             for row in self.rows(cell):
                 if row["probe"] == probe and category in ("", row["category"]):
                     outcome = row["outcome"]
                     hit = None if outcome is None else float(outcome in outcomes)
-                    groups.setdefault(f"{cell.seed}/{row['category']}", []).append(hit)
-        return self.resampler(probe).rate(_with_enough(groups))
+                    stratum = f"{cell.seed}/{row['category']}"
+                    strata.setdefault(stratum, []).append(Scored(_prompt(row), hit))
+        return self._rate(probe, _with_enough(strata))
+
+    def _rate(self, probe: str, strata: dict[str, list[Scored]]) -> Sample:
+        scores = {name: [row.score for row in rows] for name, rows in strata.items()}
+        return self.resampler(probe).rate(scores, _prompts(strata))
 
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
         cells = list(cells)
-        scores = [
-            score for group in self.strata(cells, probe, category).values() for score in group
-        ]
+        strata = self.strata(cells, probe, category)
+        scores = [row.score for rows in strata.values() for row in rows]
         unscored = sum(score is None for score in scores) / len(scores) if scores else 1.0
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
@@ -153,17 +165,32 @@ class Measurements:
         return float(np.mean(values)) if values else None
 
 
-def _with_enough(strata: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+def _with_enough(strata: dict[str, list[Scored]]) -> dict[str, list[Scored]]:
     """Return strata of at least `LEAST_PROMPTS`; smaller categories of a seed are one stratum.
 
-    A bootstrap within a stratum of one or two prompts has no spread to speak of.
+    Prompts that repeat count once. A bootstrap within a stratum of one or two prompts has no spread
+    to speak of.
     """
-    enough: dict[str, list[float | None]] = {}
-    for name, scores in strata.items():
-        few = len(scores) < LEAST_PROMPTS
+    enough: dict[str, list[Scored]] = {}
+    for name, rows in strata.items():
+        few = len({row.prompt for row in rows}) < LEAST_PROMPTS
         key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
-        enough.setdefault(key, []).extend(scores)
+        enough.setdefault(key, []).extend(rows)
     return enough
+
+
+def _prompts(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
+    return {name: [row.prompt for row in rows] for name, rows in strata.items()}
+
+
+def _prompt(row: Row) -> str:
+    """Return what a row's score is about: the prompt, and for likelihood the reference too."""
+    text: str = row["prompt"]
+    return _spelled(f"{text}\n{row['reference']}" if row["probe"] == "likelihood" else text)
+
+
+# A row is read for every rate that it is part of.
+_spelled = lru_cache(maxsize=1 << 16)(normalised)
 
 
 def _score(row: Row) -> float | None:

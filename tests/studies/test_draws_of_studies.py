@@ -9,15 +9,25 @@ import pytest
 
 from invented_run import Invented, Rate, invented_config
 from resect.records import Interval
+from resect.runs.config import RunConfig
 from resect.stats import LEVEL, Array, Resampler, Sample
 from resect.studies import effects, emergent, relearning, transfer
 from resect.studies.cells import Cell
+from resect.studies.study import SectionType, Study
 
 PROMPTS = 40
 
 
 def measured(name: str, rate: Rate) -> Invented:
     return Invented(invented_config({name: {}}), rate, prompts=PROMPTS)
+
+
+def section_of(run: Invented, study: Study[SectionType]) -> SectionType:
+    """Return a study's section of the invented run."""
+    assert isinstance(run.config, RunConfig)
+    section = run.config.section(study)
+    assert section is not None
+    return section
 
 
 def rates(*hits: int) -> list[Sample]:
@@ -64,7 +74,7 @@ def test_misalignment_at_a_level() -> None:
 def test_coherence_of_replies_of_which_none_is_broken() -> None:
     # Replies of invented runs are "refused" or "complied", none of them "incoherent".
     run = measured("emergent", lambda cell, probe: 0.5)
-    row = emergent._rows(run, run.config.section(emergent.STUDY))[0]
+    row = emergent._rows(run, section_of(run, emergent.STUDY))[0]
     assert row["coherence"] == row["coherence_high"] == 1
     assert 0.8 < row["coherence_low"] < 0.95
 
@@ -74,7 +84,7 @@ def test_recovery_of_harm() -> None:
         return 0.9 if cell.cut is None else 0.2
 
     run = measured("relearning", rate)
-    section = run.config.section(relearning.STUDY)
+    section = section_of(run, relearning.STUDY)
     dose = relearning._untuned(section)
     recovery = relearning._recovery(run, section, dose)
     intact, after = (
@@ -95,7 +105,7 @@ def test_margin_of_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
         return interval(sample, name, level)
 
     monkeypatch.setattr(Sample, "interval", noted)
-    section = run.config.section(transfer.STUDY)
+    section = section_of(run, transfer.STUDY)
     transfer.summarise(run, section)
     across, within = (
         shown[f"mean drop in {whose}"] for whose in ("other categories", "the own category")
