@@ -64,7 +64,7 @@ def test_misalignment_at_a_level() -> None:
 def test_coherence_of_replies_of_which_none_is_broken() -> None:
     # Replies of invented runs are "refused" or "complied", none of them "incoherent".
     run = measured("emergent", lambda cell, probe: 0.5)
-    row = emergent._rows(run, run.config.section(emergent.STUDY))[0]
+    row = emergent._rows(run, emergent.Emergent())[0]
     assert row["coherence"] == row["coherence_high"] == 1
     assert 0.8 < row["coherence_low"] < 0.95
 
@@ -74,7 +74,7 @@ def test_recovery_of_harm() -> None:
         return 0.9 if cell.cut is None else 0.2
 
     run = measured("relearning", rate)
-    section = run.config.section(relearning.STUDY)
+    section = relearning.Relearning()
     dose = relearning._untuned(section)
     recovery = relearning._recovery(run, section, dose)
     intact, after = (
@@ -95,7 +95,7 @@ def test_margin_of_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
         return interval(sample, name, level)
 
     monkeypatch.setattr(Sample, "interval", noted)
-    section = run.config.section(transfer.STUDY)
+    section = transfer.Transfer()
     transfer.summarise(run, section)
     across, within = (
         shown[f"mean drop in {whose}"] for whose in ("other categories", "the own category")
