@@ -56,6 +56,10 @@ def coverage(
         for line in report.lines:
             say(line)
         return
+    _show_coverage(model, allow_partial=allow_partial)
+
+
+def _show_coverage(model: str, *, allow_partial: bool) -> None:
     from resect.model import find_prunable
     from resect.model.load import load_reported
 
