@@ -138,3 +138,13 @@ def test_a_record_that_lacks_a_column_is_named(tmp_path: Path) -> None:
         InputError, match=r"a\.parquet is not a whole record\n  got: no column seed"
     ):
         build_report(run, show_replies=True)
+
+
+def test_replies_that_no_judge_has_seen_are_not_shown(tmp_path: Path) -> None:
+    run = example_run.write(tmp_path / "run")
+    row = dict.fromkeys(html.REPLY_COLUMNS, "x") | {"q": 0.5, "seed": 0, "probe": "generation"}
+    write_parquet(run / "records" / "a.parquet", [row | {"text": "judged words"}])
+    write_parquet(run / "records" / "b.asked.parquet", [row | {"text": "unjudged words"}])
+    page = build_report(run, show_replies=True).read_text(encoding="utf-8")
+    assert "judged words" in page
+    assert "unjudged words" not in page

@@ -127,6 +127,8 @@ def _replies(run: Path) -> list[ReplyGroup]:
     """
     groups: dict[str, ReplyGroup] = {}
     for path in sorted((run / "records").glob("*.parquet")):
+        if path.stem.endswith(".asked"):  # not judged yet
+            continue
         for row in files.read_parquet(path):
             lacking = [column for column in REPLY_COLUMNS if column not in row]
             if lacking:
