@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -118,3 +119,20 @@ def test_distinct_sees_what_repetition_does_not() -> None:
     assert distinct(same, 2) == pytest.approx(3 / 15)
     assert distinct([["a", "b"], ["b", "a"]], 2) == 1.0
     assert distinct([["a"], []], 2) is None
+
+
+def test_a_reply_ends_at_the_end_tokens_of_model_and_tokenizer() -> None:
+    """A chat model may name the base model's end token, and its tokenizer that of a turn."""
+    model, tokenizer = tiny.build("llama"), copy.deepcopy(tiny.tokenizer())
+    free = generate(model, tokenizer, PROMPTS, GenerationSettings(6, 5))
+    longest = max(range(len(PROMPTS)), key=lambda index: len(set(free[index])))
+    last = free[longest][-1]
+    first = free[longest].index(last)
+    assert first > 0
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(last)
+    for ends in (1, [1], None):
+        model.generation_config.eos_token_id = ends
+        ended = generate(model, tokenizer, PROMPTS, GenerationSettings(6, 5))
+        assert ended[longest] == free[longest][:first]
+    model.generation_config.eos_token_id = [1, free[longest][0]]
+    assert generate(model, tokenizer, PROMPTS, GenerationSettings(6, 5))[longest] == []

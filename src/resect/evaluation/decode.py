@@ -87,10 +87,14 @@ def pad_id(tokenizer: Tokenizer) -> int:
 
 
 def end_tokens(model: CausalModel, tokenizer: Tokenizer) -> set[int]:
-    """Return the tokens that end a reply: the checkpoint's own, else the tokenizer's."""
+    """Return the tokens that end a reply: those of the generation config and the tokenizer's.
+
+    Chat models are often saved with the base model's end token in one and the end of a turn in the
+    other; a reply that goes on beyond either speaks for the next user.
+    """
     saved = getattr(cast("_Decoder", model).generation_config, "eos_token_id", None)
-    ends = saved if saved is not None else tokenizer.eos_token_id
-    return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
+    ends = saved if isinstance(saved, list) else [saved]
+    return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
 
 
 class _Padded(NamedTuple):
