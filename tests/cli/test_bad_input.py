@@ -185,6 +185,8 @@ CASES: dict[str, tuple[str, ...]] = {
     f"{SCORE} rows.jsonl --dtype fp16": ("unknown dtype", "float16"),
     f"{SCORE} rows.jsonl --device cuda": ("cuda",),
     f"{SCORE} rows.jsonl --device gpu": ("gpu",),
+    f"{SCORE} rows.jsonl --device mps": ("CUDA devices", "mps", "cpu"),
+    f"{SCORE} rows.jsonl --device meta": ("CUDA devices", "meta"),
     f"{SCORE} rows.jsonl --batch-size lots": ("lots", "auto"),
     f"{SCORE} rows.jsonl --batch-size 0": ("batch",),
     f"{SCORE} rows.jsonl --format chatt": ("chatt",),
@@ -255,6 +257,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "study run m.safetensors -o new": ("m.safetensors",),
     "study run good.yaml -o folder/../model": ("not empty",),
     "study run good.yaml -o new --shard 3/2": ("3/2", "i/n"),
+    "study run good.yaml -o new --shard 0/4 --dry-run": ("0/4", "i/n"),
+    "study run good.yaml -o new --shard a/4 --dry-run": ("a/4", "i/n"),
     "study run many.yaml -o new": (
         # What does not fit and what is not defined, in one message.
         "15 problem(s)", "skip", "judge", "batch_size", "least_rate", "compactnes",

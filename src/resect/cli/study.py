@@ -199,13 +199,14 @@ def run_study(
     from resect.runs.run import carry_out, parse_shard, plan_run
 
     start = time.perf_counter()
+    part = None if shard is None else parse_shard(shard)
     config = read_config(file, changes or ())
     cells = plan_run(config)
     if dry_run:
         show_plan(config, memory=memory, tflops=tflops)
         return
-    if shard is not None:
-        _measure_part(config, output, cells, parse_shard(shard))
+    if part is not None:
+        _measure_part(config, output, cells, part)
         return
     launch = None
     if launcher is not None:

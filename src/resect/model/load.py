@@ -227,6 +227,13 @@ def find_device(device: str | None) -> str:
         parsed = torch.device(device)
     except RuntimeError as error:
         raise InputError("unknown device", got=device, allowed=", ".join(allowed)) from error
+    if parsed.type not in ("cpu", "cuda"):
+        raise InputError(
+            "models are run on the CPU and on CUDA devices",
+            got=device,
+            allowed=", ".join(allowed),
+            fix="leave --device out to take what there is",
+        )
     if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
         raise InputError(
             "this machine has no such device",
