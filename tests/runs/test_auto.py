@@ -70,6 +70,24 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
     assert again == planned
 
 
+def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:
+    rows = [row | {"key": key(row)} for row in tiny.rows(30, "u")]
+    utility = write(tmp_path / "utility.jsonl", rows)
+    planned = plan_auto(request(places, utility=str(utility)), tmp_path / "run")
+    assert {name: len(rows) for name, rows in rows_by_split(planned, "utility").items()} == {
+        "evaluation": 30
+    }
+
+
+@pytest.mark.parametrize("option", ["limit", "prompts"])
+def test_an_option_that_leaves_too_few_rows_is_named(
+    option: str, places: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"--{option} asks for too few rows") as error:
+        plan_auto(request(places, **{option: 4}), tmp_path / "run")
+    assert "at least 8" in str(error.value)
+
+
 def tiny_rows(places: dict[str, Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in places["target"].read_text("utf-8").splitlines()]
 

@@ -4,7 +4,7 @@ Nothing here is hidden: the choices are written into the run's `config.yaml`, wh
 is, and the examples that were drawn are written beside it.
 
 - data: the presets below, or files; a set without a `split` column is halved by a hash of its
-  prompts, so that what is scored is never asked
+  prompts, so that what is scored is never asked; a utility set is asked as a whole
 - format: `chat` if the tokenizer has a chat template, else `raw`
 - opening: a quarter of the median answer, at most 10 tokens, opens the replies under prefill and is
   not scored, so that the cut is aimed at the content and not at the opening; answers that are no
@@ -102,6 +102,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     Raises:
         InputError: A set cannot be had or is too small, or the model is no checkpoint.
     """
+    _refuse_few(request)
     weights = find_prunable(empty_model(request.model)).total
     tokenizer = load_tokenizer(request.model)
     sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
@@ -297,6 +298,18 @@ def _load(request: AutoRequest, name: str) -> BehaviourSet:
         ) from error
 
 
+def _refuse_few(request: AutoRequest) -> None:
+    """Refuse options that leave a side with too few rows, whatever the sets hold."""
+    for option, count in (("--limit", request.limit), ("--prompts", request.prompts)):
+        if count < FEWEST:
+            raise InputError(
+                f"{option} asks for too few rows",
+                got=str(count),
+                allowed=f"at least {FEWEST}",
+                fix=f"leave {option} out or raise it",
+            )
+
+
 def _refuse_bare(name: str, data: BehaviourSet) -> None:
     if any(not example.completion or not example.prompt for example in data.examples):
         raise InputError(
@@ -307,9 +320,16 @@ def _refuse_bare(name: str, data: BehaviourSet) -> None:
 
 
 def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
-    """Return as many rows of each split as are used; halve a set that has no splits."""
+    """Return as many rows of each split as are used; halve a set that has no splits.
+
+    Nothing of a utility set is scored, so all of it may be asked. A contrast stands beside the
+    target's prompts, so it is halved with them, or what is scored of it would be asked.
+    """
     if {example.split for example in data.examples} == {""}:
-        rows = tuple(replace(example, split=_side(example)) for example in data.examples)
+        rows = tuple(
+            replace(example, split="evaluation" if name == "utility" else _side(example))
+            for example in data.examples
+        )
         data = replace(data, examples=rows)
     drawn: list[Example] = []
     needed: dict[str, dict[str, int | None]] = {
