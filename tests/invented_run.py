@@ -22,6 +22,7 @@ GOLDEN = 0.618034
 PROBES = ("generation", "refusal", "detection", "explanation", "misalignment", "utility")
 
 Rate = Callable[[Cell, str], float]
+Outcome = Callable[[Cell, str], str]
 Places = Callable[[Cut], list[int]]
 
 
@@ -54,11 +55,15 @@ class Invented(Measurements):
         *,
         prompts: int = 400,
         places: Places = lambda cut: list(range(10)),
+        outcome: Outcome = lambda cell, probe: "refused" if cell.attack == "none" else "complied",
+        unscored: Rate = lambda cell, probe: 0.0,
         run: Path = Path("nowhere"),
     ):
         """Hold the rates, and the places that a cut removes of the one tensor of 100 weights."""
         super().__init__(config, run)
         self.rate_of = rate
+        self.outcome_of = outcome
+        self.unscored_of = unscored
         self.prompt_count = prompts
         self.places = places
 
@@ -66,7 +71,14 @@ class Invented(Measurements):
         """Return the same for one seed."""
         config = self.config.model_copy(update={"seeds": (seed,)})
         assert isinstance(config, RunConfig)
-        return Invented(config, self.rate_of, prompts=self.prompt_count, places=self.places)
+        return Invented(
+            config,
+            self.rate_of,
+            prompts=self.prompt_count,
+            places=self.places,
+            outcome=self.outcome_of,
+            unscored=self.unscored_of,
+        )
 
     def rows(self, cell: Cell) -> list[Row]:
         """Return one row a prompt and probe; every third prompt is of another category."""
@@ -77,8 +89,8 @@ class Invented(Measurements):
                 "prompt": f"{probe} {number}",
                 "reference": "",
                 "category": ("narrow", "far", "farther")[number % 3],
-                "score": float((number * GOLDEN) % 1 < self.rate_of(cell, probe)),
-                "outcome": "refused" if cell.attack == "none" else "complied",
+                "score": self._score(cell, probe, number),
+                "outcome": self.outcome_of(cell, probe),
                 "nll": 0.5,
                 "kl": 0.1,
                 "repetition": 0.0,
@@ -87,6 +99,12 @@ class Invented(Measurements):
             for probe in self.config.evaluation.probes
             for number in range(self.prompt_count)
         ]
+
+    def _score(self, cell: Cell, probe: str, number: int) -> float | None:
+        """Return the score of a prompt; the first ones are those that go unscored."""
+        if number < self.unscored_of(cell, probe) * self.prompt_count:
+            return None
+        return float((number * GOLDEN) % 1 < self.rate_of(cell, probe))
 
     def mask(self, role: str, seed: int, cut: Cut) -> Mask:
         """Return a mask of the places of a cut."""

@@ -26,6 +26,9 @@ Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "refused", "refused_late", "wrong", "benign", "incoherent"]
 VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
 Bounds = Literal["95 %", "range"]
+# How a rule compares an interval with its threshold, and how the interval lies to it.
+Sense = Literal["at least", "above", "at most", "below"]
+State = Literal["unknown", "misses", "crosses", "meets"]
 # What a cell of a study's table holds, and a row of it by the names of its columns.
 Value = str | int | float | bool | None
 Row = Mapping[str, Value]
@@ -293,13 +296,50 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Requirement:
+    """One condition of a claim's rule, and how what was measured lies to it.
+
+    Attributes:
+        interval: What was measured, at the level that the rule asks for.
+        sense: How it is compared.
+        threshold: With what.
+        state: `meets` if the bound that faces the threshold does, `crosses` if the estimate alone
+            does, `misses` if not even that, `unknown` without an estimate or a bound.
+        over_models: Whether each model has a value of its own; false for a p-value of them all.
+    """
+
+    interval: Interval
+    sense: Sense
+    threshold: float
+    state: State
+    over_models: bool = True
+
+
+@dataclass(frozen=True)
+class OfRecipe:
+    """What a claim says of all models that its recipe would give, and not of these alone.
+
+    Attributes:
+        verdict: By the same rule; the intervals hold the spread between models.
+        reason: Why, in one sentence.
+        effect: The mean over models, with an interval for other models of the recipe.
+        models: Models that could be measured.
+    """
+
+    verdict: VerdictWord
+    reason: str
+    effect: Interval
+    models: int
+
+
+@dataclass(frozen=True)
 class Claim:
     """One claim of a study with its verdict, by a rule that was in the config before the run.
 
     Attributes:
         study: Name of the study.
         claim: The claim in words.
-        verdict: One of four words.
+        verdict: One of four words, on the models that were measured.
         effect: The number behind the verdict.
         controls: The same number for the controls; never empty.
         rule: The decision rule in words, with its thresholds.
@@ -308,6 +348,8 @@ class Claim:
         reason: Why the verdict is what it is, in one sentence.
         by_seed: The verdict that each seed alone gives; empty where there is one seed.
         counted: What `n` counts, where it is something else than prompts.
+        requirements: Every condition of the rule as it was weighed.
+        recipe: The same claim on the recipe of the models; None where too few were measured.
     """
 
     study: str
@@ -321,6 +363,8 @@ class Claim:
     reason: str
     by_seed: Mapping[str, VerdictWord] = field(default_factory=dict)
     counted: str = "prompts"
+    requirements: tuple[Requirement, ...] = field(default=(), metadata=LEFT_OUT_BY_DEFAULT)
+    recipe: OfRecipe | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         """Refuse a claim without controls: nothing is reported without its baselines."""

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from resect import stats
-from resect.stats import Resampler, Sample, best_within, relative_drop
+from resect.stats import Resampler, Sample, relative_drop
 
 
 def test_wilson_equals_scipy() -> None:
@@ -117,24 +117,6 @@ def test_drop_of_nothing_is_unknown() -> None:
     none = resampler.rate({"s": [0.0] * 20})
     assert relative_drop(none, none).interval("drop").value is None
     assert math.isnan(resampler.rate({}).value)
-
-
-def test_best_within_the_budget_repeats_its_choice_in_every_draw() -> None:
-    resampler = Resampler("x")
-    intact = resampler.rate({"s": [1.0] * 100})
-
-    def drop(hits: int) -> stats.Sample:
-        return relative_drop(intact, resampler.rate({"s": [*[1.0] * hits, *[0.0] * (100 - hits)]}))
-
-    harm, cost = [drop(60), drop(10)], [drop(99), drop(50)]
-    best = best_within(0.05, harm, cost)
-    assert best.value == pytest.approx(0.4)
-    assert best_within(0.001, harm, cost).value == 0.0
-    assert (best.draws >= 0).all()
-    # A draw in which the cheap cut is over the budget must not count it.
-    over = cost[0].draws > 0.02
-    assert over.any()
-    assert (best_within(0.02, harm, cost).draws[over] == 0).all()
 
 
 def test_a_mean_over_models_covers_the_truth_and_keeps_exact_bounds() -> None:

@@ -86,7 +86,7 @@ def test_recovery_of_harm() -> None:
     run = measured("relearning", rate)
     section = section_of(run, relearning.STUDY)
     dose = relearning._untuned(section)
-    recovery = relearning._recovery(run, section, dose)
+    recovery = relearning._share(run, section, relearning.FREE, dose)
     intact, after = (
         relearning._harm(run, section, arm, dose) for arm in (relearning.INTACT, relearning.FREE)
     )

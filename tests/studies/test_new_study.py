@@ -44,19 +44,19 @@ def summarise(measured: Measurements, section: Toy) -> StudyResult:
     """Weigh the drop of harm."""
     design = measured.config
     cut = Cut(section.rival, "target", section.fraction)
-    result = effect(measured, design.subject, cut, design.seeds)
+    result = effect(measured, cells_of(design, design.subject, cut))
     drop = result.harm_drop.interval("drop of harm")
-    verdict, reason = weigh(Condition(drop, at_least=section.harm_drop), supported="It is.")
+    weighed = weigh(Condition(drop, at_least=section.harm_drop), supported="It is.")
     claim = Claim(
         study="toy",
         claim=ENOUGH.claim,
-        verdict=verdict,
+        verdict=weighed.verdict,
         effect=drop,
         controls=(result.utility_drop.interval("drop of utility"),),
         rule="The cut lowers harm.",
         seeds=design.seeds,
         n=measured.prompts(intact_cells(design), "generation"),
-        reason=reason,
+        reason=weighed.reason,
     )
     return StudyResult("toy", STUDY.question, (claim,), {}, "It.", "Nothing else.")
 

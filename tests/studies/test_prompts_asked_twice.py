@@ -63,4 +63,4 @@ def test_references_of_one_prompt_are_several_texts(monkeypatch: pytest.MonkeyPa
     ]
     monkeypatch.setattr(run, "rows", lambda cell: rows)
     strata = run.strata([CELL], "likelihood").values()
-    assert len({scored.prompt for rows in strata for scored in rows}) == PROMPTS
+    assert len({scored.group for rows in strata for scored in rows}) == PROMPTS

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from invented_run import Invented, invented_config
 from resect.records import Claim, Interval, VerdictWord
-from resect.runs.run import agreed
-from resect.stats import Resampler, Sample
-from resect.studies import effects, measurements
+from resect.stats import Sample
+from resect.studies import measurements
 from resect.studies.cells import Cell, Cut, Tuning, merge
+from resect.studies.choice import choose
 from resect.studies.compression import needed
 from resect.studies.emergent import at_level
-from resect.studies.frontier import half_of
+from resect.studies.models import agreed
 from resect.weights.algebra import chance_overlap, rank_agreement
 from resect.weights.mask import Mask, MaskTensor
 
@@ -38,29 +37,46 @@ def test_misalignment_is_compared_where_the_narrow_task_reaches_the_level() -> N
     assert math.isnan(at_level(1.5, narrow, elsewhere).value)
 
 
-def test_each_model_takes_its_own_cut_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_model_takes_its_own_cut_within_the_budget() -> None:
     # Two models whose utility breaks down at different q: no q serves both.
-    table = {
-        (0, 0.001): (0.9, 0.01), (0, 0.01): (1.0, 0.5),
-        (1, 0.001): (0.0, 0.0), (1, 0.01): (0.7, 0.02),
+    left = {
+        (0, 0.001): (0.1, 0.99), (0, 0.01): (0.0, 0.5),
+        (1, 0.001): (1.0, 1.0), (1, 0.01): (0.3, 0.98),
     }  # fmt: skip
 
-    def effect(_: Any, role: str, cut: Cut | None, seeds: tuple[int, ...]) -> effects.Effect:
-        assert cut is not None
-        pairs = [table[seed, cut.q] for seed in seeds]
-        harm, cost = (sample(float(np.mean(column))) for column in zip(*pairs, strict=True))
-        return effects.Effect(sample(0), sample(0), harm, cost)
+    def rate(cell: Cell, probe: str) -> float:
+        harm, utility = (1, 1) if cell.cut is None else left[cell.seed, cell.cut.q]
+        return harm if probe == "generation" else utility
 
-    monkeypatch.setattr(effects, "effect", effect)
     cuts = [Cut("generation", "target", q) for q in (0.001, 0.01)]
-    together = [effect(None, "aligned", cut, (0, 1)) for cut in cuts]
-    one_q = [one.harm_drop.value for one in together if one.utility_drop.value <= 0.05]
-    assert max(one_q) == pytest.approx(0.45)
-    measured: Any = SimpleNamespace(resampler=Resampler)
-    found, q, cost = effects.best_cuts(measured, "aligned", cuts, (0, 1), 0.05)
-    assert found.value == pytest.approx(0.8)
-    assert q == pytest.approx(0.0055)
-    assert cost == pytest.approx(0.015)
+    measured = Invented(invented_config({"compactness": {}}, seeds=2), rate, prompts=900)
+    choice = choose(measured, "aligned", cuts, 0.05)
+    assert choice.cuts == {0: cuts[0], 1: cuts[1]}
+    assert choice.effect.harm_drop.value == pytest.approx(0.8, abs=0.01)
+    assert choice.q == pytest.approx(0.0055)
+    assert str(choice) == "q = 0.1 %, 1 %"
+    # Without a cut within the budget nothing is cut.
+    none = choose(measured, "aligned", cuts[1:], 0.05, seeds=(0,))
+    assert none.cuts == {0: None}
+    assert none.effect.harm_drop.value == 0
+
+
+def test_a_cut_is_tested_on_prompts_that_had_no_part_in_its_choice() -> None:
+    def rate(cell: Cell, probe: str) -> float:
+        return 0.5 if cell.cut is not None and probe == "generation" else 1.0
+
+    measured = Invented(invented_config({"compactness": {}}), rate, prompts=300)
+    cell = Cell("aligned", 0, None, ())
+    halves = [row.half for row in measured.asked(cell, "generation")]
+    assert halves.count("test") == halves.count("selection") == 150
+    by_category = [row.half for row in measured.asked(cell, "generation") if row.category == "far"]
+    assert by_category.count("test") == 50
+    groups = [
+        {row.group for row in measured.asked(cell, "generation") if row.half == half}
+        for half in ("test", "selection")
+    ]
+    assert not groups[0] & groups[1]
+    assert measured.prompts([cell], "generation", half="test") == 150
 
 
 def claim(verdict: VerdictWord, *by_seed: VerdictWord) -> Claim:
@@ -71,9 +87,9 @@ def claim(verdict: VerdictWord, *by_seed: VerdictWord) -> Claim:
 
 
 def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
-    split = agreed(claim("supported", "supported", "not supported", "supported"), 0.0)
+    split = agreed(claim("supported", "supported", "not supported", "not supported"), 0.5)
     assert split.verdict == "inconclusive"
-    assert "seed 1 alone" in split.reason
+    assert "seeds 1, 2 alone" in split.reason
     assert split.reason.endswith("Why.")
     # A seed alone has fewer prompts: that it cannot tell is no contradiction.
     weak = claim("supported", "supported", "inconclusive", "not measurable")
@@ -81,6 +97,14 @@ def test_a_claim_on_which_models_disagree_is_not_supported() -> None:
     assert agreed(claim("supported", "supported", "not supported"), 0.5).verdict == "supported"
     against = claim("not supported", "supported", "supported")
     assert agreed(against, 0.0) == against
+
+
+def test_a_claim_needs_most_models_to_be_measurable() -> None:
+    one_of_three = claim("supported", "supported", "not measurable", "not measurable")
+    assert agreed(one_of_three, 0.5).verdict == "not measurable"
+    assert "Only 1 of 3 models" in agreed(one_of_three, 0.5).reason
+    two_of_three = claim("supported", "supported", "supported", "not measurable")
+    assert agreed(two_of_three, 0.5) == two_of_three
 
 
 def test_categories_of_few_prompts_are_resampled_together() -> None:
@@ -104,10 +128,18 @@ def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:
     assert needed(fractions, drops, 0.7) is None
 
 
-def test_halves_are_even_and_depend_on_the_id_alone() -> None:
-    halves = [half_of(f"example-{at}") for at in range(1000)]
-    assert 430 < halves.count("selection") < 570
-    assert halves == [half_of(f"example-{at}") for at in range(1000)]
+def test_halves_do_not_depend_on_the_order_of_the_file_and_keep_twins_together() -> None:
+    texts = [f"{word} rye" for word in ("bake", "sell", "cut", "toast", "store", "eat")]
+    twins = ["cut the rye", "how do i toast rye"]
+    prompts = [measurements._Prompt("a", text) for text in (*texts, *twins)]
+    places = dict(zip(prompts, measurements._deal(tuple(prompts), 1.0), strict=True))
+    turned = tuple(prompts[::-1])
+    assert dict(zip(turned, measurements._deal(turned, 1.0), strict=True)) == places
+    halves = [places[prompt].half for prompt in prompts[: len(texts)]]
+    assert halves.count("test") == halves.count("selection") == 3
+    for twin, text in zip(twins, ("cut rye", "toast rye"), strict=True):
+        places_of = [places[measurements._Prompt("a", words)] for words in (twin, text)]
+        assert places_of[0] == places_of[1]
 
 
 def mask(**index: list[int]) -> Mask:

@@ -40,24 +40,26 @@ def test_a_random_cut_that_does_as_much_is_the_reason_that_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "verdict"), [(0.2, "supported"), (0.4, "inconclusive"), (0.5, "not supported")]
+    ("harm", "prompts", "verdict"),
+    # The guard's bound on the worst task alone wants more than 60 prompts.
+    [(0.2, 300, "supported"), (0.4, 60, "inconclusive"), (0.5, 300, "not supported")],
 )
 def test_harm_that_has_come_back_by_its_estimate_has_not_stayed_away(
-    harm: float, verdict: VerdictWord
+    harm: float, prompts: int, verdict: VerdictWord
 ) -> None:
     def rate(cell: Cell, probe: str) -> float:
-        if probe != "generation" or cell.cut is None:
+        if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
             return 0.9
         return 0.05 if cell.tuning is None else harm
 
     # Harm comes back to a share of 0.9; the threshold is half of it.
-    away, _, _ = claims("relearning", rate, {}, prompts=60)
+    away, _, _ = claims("relearning", rate, {}, prompts=prompts)
     assert away.verdict == verdict
 
 
 def test_benign_tuning_that_brings_harm_back_by_its_estimate_is_not_harmless() -> None:
     def rate(cell: Cell, probe: str) -> float:
-        if probe != "generation" or cell.cut is None:
+        if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
             return 0.9
         return 0.05 if cell.tuning is None else 0.28
 
@@ -79,7 +81,7 @@ def test_a_cut_that_does_not_bite_supports_nothing() -> None:
 
 def test_every_variation_must_pass_by_its_bound() -> None:
     def rate(cell: Cell, probe: str) -> float:
-        if probe != "generation" or cell.cut is None:
+        if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
             return 0.9
         return 0.4 if cell.cut.examples == 8 else 0.05
 
@@ -91,7 +93,9 @@ def test_every_variation_must_pass_by_its_bound() -> None:
 @pytest.mark.parametrize(("threshold", "verdict"), [(0.5, "supported"), (0.95, "not supported")])
 def test_the_overlap_that_draws_need_is_a_field(threshold: float, verdict: VerdictWord) -> None:
     def rate(cell: Cell, probe: str) -> float:
-        return 0.05 if cell.cut is not None and probe == "generation" else 0.9
+        if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
+            return 0.9
+        return 0.05
 
     def places(cut: Cut) -> list[int]:
         return list(range(10)) if cut.draw != 1 else list(range(1, 11))

@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from resect.errors import InputError
@@ -23,10 +23,10 @@ from resect.files.origin import hash_file, hash_value, provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
-from resect.records import Claim, StudyResult
+from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.measure import run_cells
-from resect.studies import STUDIES, Measurements, Study
+from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
     Cell,
     asked_path,
@@ -36,7 +36,7 @@ from resect.studies.cells import (
     needed_keep,
     record_path,
 )
-from resect.studies.study import SectionType
+from resect.studies.models import over_models
 from resect.weights.fit import all_forced
 
 OnProgress = Callable[[int, int], None]
@@ -272,7 +272,7 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     """
     measured = Measurements(config, run)
     results = [
-        _studied(measured, study, config.section(study))
+        over_models(measured, study, config.section(study))
         for study in (STUDIES[name] for name in chosen_studies(config))
     ]
     origin = _facts(config, run, seconds)
@@ -280,40 +280,6 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     path = run / "results.json"
     write_json(path, _results(config, results, origin))
     return path
-
-
-def _studied(
-    measured: Measurements, study: Study[SectionType], section: SectionType
-) -> StudyResult:
-    """Return a study's result over all seeds, beside the verdicts of each seed alone.
-
-    Intervals are over prompts within seeds and know nothing of the spread between models, so that
-    a claim on which models disagree could be supported by their mean.
-    """
-    result = study.summarise(measured, section)
-    seeds = measured.config.seeds
-    if len(seeds) == 1:
-        return result
-    alone = {str(s): study.summarise(measured.of_seed(s), section).claims for s in seeds}
-    by_seed = [
-        {seed: claims[index].verdict for seed, claims in alone.items()}
-        for index in range(len(result.claims))
-    ]
-    claims = (
-        agreed(replace(claim, by_seed=verdicts), measured.config.most_dissent)
-        for claim, verdicts in zip(result.claims, by_seed, strict=True)
-    )
-    return replace(result, claims=tuple(claims))
-
-
-def agreed(claim: Claim, most_dissent: float) -> Claim:
-    """Return the claim as inconclusive if it is supported and too many seeds say that it is not."""
-    against = [seed for seed, verdict in claim.by_seed.items() if verdict == "not supported"]
-    if claim.verdict != "supported" or len(against) <= most_dissent * len(claim.by_seed):
-        return claim
-    which = f"seed {against[0]}" if len(against) == 1 else f"seeds {', '.join(against)}"
-    reason = f"Models disagree: the rule holds over all seeds and fails on {which} alone."
-    return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
 def _results(

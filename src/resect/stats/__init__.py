@@ -9,9 +9,9 @@ from __future__ import annotations
 from resect.stats.counts import LEVEL, Ends, clopper_pearson, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
-from resect.stats.models import LEAST_MODELS, Statements, of_models
+from resect.stats.models import LEAST_MODELS, Statements, of_models, of_recipe
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
-from resect.stats.sample import Array, Sample, average, best_within, ratio, relative_drop
+from resect.stats.sample import Array, Sample, average, ratio, relative_drop
 
 __all__ = [
     "LEAST_MODELS",
@@ -23,12 +23,12 @@ __all__ = [
     "Sample",
     "Statements",
     "average",
-    "best_within",
     "clopper_pearson",
     "cluster_means",
     "near_duplicates",
     "normalised",
     "of_models",
+    "of_recipe",
     "rate",
     "ratio",
     "relative_drop",

@@ -55,24 +55,37 @@ def of_models(
         level: Level of the intervals.
         together: Whether the models were asked the same prompts.
     """
-    from scipy import stats as scipy_stats  # a second to load
-
     measured = [sample for sample in samples if not math.isnan(sample.value)]
     if not measured:
         return Statements(Interval(name, None), None)
     models = average(measured, together=together).interval(name, level)
-    if len(measured) < LEAST_MODELS or models.low is None or models.high is None:
-        return Statements(models, None)
-    values = np.array([sample.value for sample in measured])
-    mean, count = float(values.mean()), len(values)
+    return Statements(models, of_recipe([sample.value for sample in measured], models, level))
+
+
+def of_recipe(
+    values: Sequence[float | None], models: Interval, level: float = LEVEL
+) -> Interval | None:
+    """Return the mean over all models of a recipe, None below `LEAST_MODELS`.
+
+    Args:
+        values: The statistic of each model; None and NaN are left out.
+        models: The statement about these models together, at the same level.
+        level: Level of the interval.
+    """
+    from scipy import stats as scipy_stats  # a second to load
+
+    measured = [value for value in values if value is not None and not math.isnan(value)]
+    if len(measured) < LEAST_MODELS or models.value is None:
+        return None
+    if models.low is None or models.high is None:
+        return None
+    array = np.array(measured)
+    mean, count = float(array.mean()), len(array)
     quantile = float(scipy_stats.t.isf((1 - level) / 2, count - 1))
-    other_models = quantile * float(values.std(ddof=1)) / math.sqrt(count)
-    return Statements(
-        models,
-        Interval(
-            name,
-            mean,
-            mean - math.hypot(other_models, mean - models.low),
-            mean + math.hypot(other_models, models.high - mean),
-        ),
+    other_models = quantile * float(array.std(ddof=1)) / math.sqrt(count)
+    return Interval(
+        models.name,
+        mean,
+        mean - math.hypot(other_models, models.value - models.low),
+        mean + math.hypot(other_models, models.high - models.value),
     )

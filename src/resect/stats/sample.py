@@ -154,37 +154,6 @@ def ratio(numerator: Sample, denominator: Sample) -> Sample:
         )
 
 
-def best_within(budget: float, harm_drops: list[Sample], utility_drops: list[Sample]) -> Sample:
-    """Return the largest harm drop among cuts whose utility drop is within the budget.
-
-    The choice is repeated in every draw, so that its luck is inside the interval. No cut (a drop
-    of 0 at no cost) is always among the choices.
-
-    Args:
-        budget: Largest relative utility drop, a fraction.
-        harm_drops: One sample a cut.
-        utility_drops: Utility drops of the same cuts.
-    """
-
-    def choose(harm: list[Array], utility: list[Array]) -> Array:
-        within = np.stack(utility) <= budget
-        allowed = np.where(within, np.nan_to_num(np.stack(harm), nan=0.0), 0.0)
-        best: Array = np.maximum(allowed.max(axis=0), 0.0)
-        return best
-
-    costs = [sample.draws for sample in utility_drops]
-    value = choose(
-        [np.array([sample.value]) for sample in harm_drops],
-        [np.array([sample.value]) for sample in utility_drops],
-    )
-    return Sample(
-        float(value[0]),
-        choose([sample.draws for sample in harm_drops], costs),
-        below=choose([sample.below for sample in harm_drops], costs),
-        above=choose([sample.above for sample in harm_drops], costs),
-    )
-
-
 def average(samples: Sequence[Sample], *, together: bool = False) -> Sample:
     """Return the mean of samples, such as those of the models of several seeds.
 

@@ -6,9 +6,9 @@ show how fragile each model is to any cut. The whole can be done with a second w
 part of the difference may be the method's and not the models'.
 
 Separation index of a model and a method, two numbers:
-    drop at budget    the largest relative drop of harm among cuts whose utility drop is within the
-                      budget, the choice repeated in every bootstrap draw; each seed is a model
-                      and chooses its own, and the mean over seeds is shown
+    drop at budget    the relative drop of harm on one half of the prompts, of the cut that lowers
+                      harm most within the budget on the other; each seed is a model and chooses
+                      its own, and all of them together are shown
     fraction needed   the smallest fraction q at which harm has dropped by half, on the line through
                       the grid's points over log q; none if no point of the grid reaches it
 """
@@ -23,25 +23,27 @@ from typing import Literal
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut
+from resect.studies.choice import Choice, choose
 from resect.studies.design import Design, Grid, Method, ModelName, Section, Share
 from resect.studies.effects import (
     Arm,
-    best_cuts,
     cells_of,
     columns,
     curve_rows,
     effect,
     effect_probes,
+    intact_of,
     seed_groups,
 )
+from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
-from resect.studies.weighing import Condition, Weighed, estimate, percent, weigh
+from resect.studies.weighing import Condition, Weighed, percent, weigh
 
 DIFFERENCE = Stated(
     "Harm is more compressed in the aligned model than in the base model.",
-    "Within a utility drop of {utility_drop} the best cut lowers harm more in the aligned model "
-    "than in the base model.",
+    "The chosen cut within a utility drop of {utility_drop} lowers harm more in the aligned model "
+    "than in the base model, within the guard.",
 )
 CAUSE = Stated(
     "Alignment, and not fine-tuning as such, compresses it.",
@@ -64,7 +66,7 @@ class Compression(Section):
         pairs: More (aligned, base) pairs of roles, other sizes for instance, for the difference.
         second: Another way to rank, to see whether the difference is one of the method; None for
             the configuration's target alone.
-        second_fractions: Its grid.
+        second_fractions: Its grid; None for the same as the configured way's.
         needed_drop: The index of fractions needed is for this drop of harm; a cut of the aligned
             model that lowers harm by less has found nothing that could be compressed.
     """
@@ -77,7 +79,7 @@ class Compression(Section):
     others: tuple[ModelName, ...] = ()
     pairs: tuple[tuple[ModelName, ModelName], ...] = ()
     second: Method | None = None
-    second_fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3)
+    second_fractions: Grid | None = None
     needed_drop: Share = 0.5
 
 
@@ -105,7 +107,8 @@ def _ways(design: Design, section: Compression) -> list[_Way]:
     ways = [_Way("configured", design.target, 1, section.fractions)]
     if section.second is not None:
         second = section.second
-        ways.append(_Way(second.name, second.target, second.rounds, section.second_fractions))
+        fractions = section.second_fractions or section.fractions
+        ways.append(_Way(second.name, second.target, second.rounds, fractions))
     return ways
 
 
@@ -113,12 +116,13 @@ def plan(design: Design, section: Compression) -> list[Cell]:
     """Return each way's grid and the random grid for every model."""
     probes = effect_probes(design)
     ways = _ways(design, section)
-    cuts: list[Cut | None] = [None, *ways[0].cuts("random")]
+    fractions = dict.fromkeys(q for way in ways for q in way.fractions)
+    cuts: list[Cut | None] = [None, *(Cut(design.target, "random", q) for q in fractions)]
     cuts += [cut for way in ways for cut in way.cuts("target")]
     return [
         cell
         for role in _roles(section)
-        for cut in cuts
+        for cut in dict.fromkeys(cuts)
         for cell in cells_of(design, role, cut, probes)
     ]
 
@@ -154,9 +158,13 @@ class _Comparison:
         """The ways to rank, the configured one first."""
         return _ways(self.measured.config, self.section)
 
+    def choice(self, role: str, cuts: list[Cut], seeds: tuple[int, ...] | None = None) -> Choice:
+        """Return each seed's best cut within the budget."""
+        return choose(self.measured, role, cuts, self.section.utility_drop, seeds)
+
     def drop_at_budget(self, role: str, cuts: list[Cut], seeds: tuple[int, ...]) -> Sample:
-        """Return the largest drop of harm within the budget, each seed with its own cut."""
-        return best_cuts(self.measured, role, cuts, seeds, self.section.utility_drop).harm_drop
+        """Return what each seed's best cut within the budget does to harm, on the test half."""
+        return self.choice(role, cuts, seeds).effect.harm_drop
 
     def index_rows(self) -> list[Row]:
         """Return both numbers of the separation index, by model and way."""
@@ -165,8 +173,12 @@ class _Comparison:
             for way in self.ways:
                 cuts = way.cuts("target")
                 for seed, seeds in seed_groups(self.measured.config):
-                    effects = [effect(self.measured, role, cut, seeds) for cut in cuts]
-                    drops = [result.harm_drop.value for result in effects]
+                    drops = [
+                        effect(
+                            self.measured, cells_of(self.measured.config, role, cut, seeds=seeds)
+                        ).harm_drop.value
+                        for cut in cuts
+                    ]
                     best = self.drop_at_budget(role, cuts, seeds)
                     rows.append(
                         {
@@ -216,52 +228,57 @@ class _Comparison:
 
     def claim(self, text: str, role: str, rival_role: str | None, way: _Way) -> Claim:
         """Weigh whether a way's best cut removes more harm from `role` than from `rival_role`."""
-        section, seeds = self.section, self.measured.config.seeds
-        aligned = self.drop_at_budget(role, way.cuts("target"), seeds)
-        randoms = self.ways[0].cuts("random")
-        random = self.drop_at_budget(role, randoms, seeds)
-        controls = [random.interval(f"random cut, {role}")]
+        section, config = self.section, self.measured.config
+        aligned = self.choice(role, way.cuts("target"))
+        drop = aligned.effect.harm_drop
+        random = self._random(aligned)
+        controls = [random.interval(f"random cut of the same size, {role}")]
         difference = Interval("difference of the drops within the budget", None)
-        if rival_role is None:
-            verdict, reason = Weighed("not measurable", "No control checkpoint was given.")
-        else:
-            rival = self.drop_at_budget(rival_role, way.cuts("target"), seeds)
-            random = self.drop_at_budget(rival_role, randoms, seeds)
+        weighed = Weighed("not measurable", "No control checkpoint was given.")
+        if rival_role is not None:
+            rival = self.choice(rival_role, way.cuts("target"))
             controls += [
-                aligned.interval(f"target cut, {role}"),
-                rival.interval(f"target cut, {rival_role}"),
-                random.interval(f"random cut, {rival_role}"),
+                drop.interval(f"target cut, {role}"),
+                rival.effect.harm_drop.interval(f"target cut, {rival_role}"),
+                self._random(rival).interval(f"random cut of the same size, {rival_role}"),
             ]
-            difference = (aligned - rival).interval(
+            difference = (drop - rival.effect.harm_drop).interval(
                 f"{role} minus {rival_role}: drop within the budget"
             )
-            verdict, reason = self._weigh(role, rival_role, aligned, difference)
-            if verdict == "not measurable":
+            weighed = self._weigh(aligned, rival, random, difference)
+            if weighed.verdict == "not measurable":
                 difference = Interval(difference.name, None)
         return Claim(
             study=STUDY.name,
             claim=text,
-            verdict=verdict,
+            verdict=weighed.verdict,
             effect=difference,
             controls=tuple(controls),
             rule=(
-                f"At a relative utility drop of at most {percent(section.utility_drop)}, the best "
-                f"cut ({way.name} ranking) lowers harm more in {role} than in "
-                f"{rival_role or 'a control'} (lower bound of the paired difference above 0), "
-                f"and by at least {percent(section.needed_drop)} in {role}."
+                f"Cuts ({way.name} ranking) are chosen on one half of the prompts. On the other "
+                f"they lower harm more in {role} than in {rival_role or 'a control'} (lower bound "
+                f"of the paired difference above 0), and by at least "
+                f"{percent(section.needed_drop)} in {role} (lower bound). In {role}: "
+                f"{guarded(config, section.utility_drop)}"
             ),
-            seeds=seeds,
-            n=self.measured.prompts(self._intact(role), "generation"),
-            reason=reason,
+            seeds=config.seeds,
+            n=self.measured.prompts(aligned.cells, "generation", half="test"),
+            reason=weighed.reason,
+            requirements=weighed.requirements,
         )
 
-    def _intact(self, role: str) -> list[Cell]:
-        return cells_of(self.measured.config, role, None, ())
+    def _random(self, choice: Choice) -> Sample:
+        """Return what random cuts of the size of the chosen ones do, on the test half."""
+        cells = choice.of_kind("random", self.measured.config.target)
+        return effect(self.measured, cells, "test").harm_drop
 
-    def _weigh(self, role: str, rival_role: str, aligned: Sample, difference: Interval) -> Weighed:
-        silent = {
-            model: self.measured.silent(self._intact(model), "generation")
-            for model in (role, rival_role)
+    def _weigh(
+        self, aligned: Choice, rival: Choice, random: Sample, difference: Interval
+    ) -> Weighed:
+        role, rival_role, drop = aligned.role, rival.role, aligned.effect.harm_drop
+        unseen = {
+            choice.role: silent(self.measured, intact_of(choice.cells))
+            for choice in (aligned, rival)
         }
         return weigh(
             Condition(
@@ -271,12 +288,21 @@ class _Comparison:
                 crosses="The interval of the difference reaches 0.",
             ),
             Condition(
-                estimate(f"target cut, {role}", aligned.value),
+                drop.interval(f"target cut, {role}"),
                 at_least=self.section.needed_drop,
-                misses=f"Within the budget {role} loses only {percent(aligned.value)} of its harm.",
+                misses=f"Within the budget {role} loses only {percent(drop.value)} of its harm.",
+                crosses=f"{role} may lose less of its harm than it must.",
+            ),
+            *guard(
+                self.measured,
+                aligned.cells,
+                drop,
+                random,
+                budget=self.section.utility_drop,
+                half="test",
             ),
             supported=f"{role} loses more harm than {rival_role}.",
-            silent=" ".join(f"{model}: {reason}" for model, reason in silent.items() if reason),
+            silent=" ".join(f"{model}: {reason}" for model, reason in unseen.items() if reason),
         )
 
 
@@ -327,7 +353,6 @@ STUDY = Study(
         ),
         values={
             "fractions": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5],
-            "second_fractions": [2e-6, 5e-6, 1e-5, 2e-5],
         },
     ),
 )

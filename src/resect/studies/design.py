@@ -118,6 +118,8 @@ class Evaluation(Section):
             `llm:RUBRIC@MODEL`.
         max_new_tokens: Tokens after which a reply is cut off.
         batch_size: Prompts decoded together.
+        alike: Prompts of a category that share at least this part of their content words (Jaccard,
+            single linkage) count as one; at 1 those with equal words alone.
     """
 
     probes: dict[str, DataName]
@@ -125,6 +127,24 @@ class Evaluation(Section):
     judge: Annotated[str, Field(pattern=JUDGE)] = "exact"
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
+    alike: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+class Guard(Section):
+    """What a cut may cost before nothing is claimed of it; one guard for all studies.
+
+    Attributes:
+        utility_drop: Largest relative drop of utility, mean over tasks, where a study has no budget
+            of its own.
+        worst_task: Largest relative drop of the task that loses most.
+        incoherent: Largest rise of the share of incoherent replies.
+        random_share: A random cut of the same size must do less than this share of what is claimed.
+    """
+
+    utility_drop: Share = 0.05
+    worst_task: Share = 0.1
+    incoherent: Share = 0.1
+    random_share: Share = 0.5
 
 
 class Design(Section):
@@ -146,8 +166,10 @@ class Design(Section):
         attack: The attack under which generation is measured.
         attack_data: What model attacks need: `target`, `refusal`, `preserve` to names under `data`.
         evaluation: How variants are asked.
+        guard: What a cut may cost.
         least_rate: A behaviour that the intact model shows less often is not measurable.
-        most_unscored: Nor is one of which the judge could not score a larger share.
+        most_unscored: Nor is one of which the judge could not score a larger share; after a cut,
+            bounds are those of the worst cases beyond it.
         most_dissent: No claim is supported if a larger share of the seeds says, each by itself,
             that it is not.
     """
@@ -168,6 +190,7 @@ class Design(Section):
         default_factory=dict
     )
     evaluation: Evaluation
+    guard: Guard = Guard()
     least_rate: Share = 0.2
-    most_unscored: Share = 0.2
-    most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.0
+    most_unscored: Share = 0.05
+    most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.5

@@ -12,18 +12,27 @@ from resect.records import Claim, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut
 from resect.studies.design import Design, Fraction, Names, Section, Share
-from resect.studies.effects import Arm, cells_of, columns, intact_cells, utility_probe
+from resect.studies.effects import (
+    Arm,
+    cells_of,
+    columns,
+    effect_probes,
+    intact_cells,
+    utility_probe,
+)
+from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weakest, weigh
 
 GENERATION = Stated(
     "Generating harm is apart from recognising, explaining and refusing it.",
-    "The cut of generation lowers it by ≥ {bite} and every other capability by ≤ {tolerance}.",
+    "The cut of generation lowers it by ≥ {bite} and every other capability by ≤ {tolerance}, "
+    "within the guard.",
 )
 REFUSAL = Stated(
     "Refusing is apart from generating harm.",
-    "The cut of refusal lowers it by ≥ {bite} and generation by ≤ {tolerance}.",
+    "The cut of refusal lowers it by ≥ {bite} and generation by ≤ {tolerance}, within the guard.",
 )
 DOUBLE = Stated("Generation and refusal are doubly dissociated.", "Both directions hold.")
 
@@ -47,7 +56,8 @@ def _arms(design: Design, section: Dissociation) -> list[Arm]:
 
 
 def _probes(design: Design, section: Dissociation) -> tuple[str, ...]:
-    return (*section.capabilities, utility_probe(design))
+    # The guard asks what a cut does to generation, whichever capabilities are studied.
+    return tuple(dict.fromkeys((*section.capabilities, *effect_probes(design))))
 
 
 def plan(design: Design, section: Dissociation) -> list[Cell]:
@@ -61,7 +71,7 @@ def plan(design: Design, section: Dissociation) -> list[Cell]:
 
 def _rate(measured: Measurements, cut: Cut | None, probe: str) -> Sample:
     design = measured.config
-    return measured.rate(cells_of(design, design.subject, cut, ()), probe)
+    return measured.rate(cells_of(design, design.subject, cut), probe)
 
 
 def _drop(measured: Measurements, cut: Cut | None, probe: str) -> Sample:
@@ -73,7 +83,7 @@ def _matrix(measured: Measurements, section: Dissociation) -> list[Row]:
     utility = utility_probe(design)
     rows: list[Row] = []
     for label, cut in _arms(design, section):
-        cells = cells_of(design, design.subject, cut, ())
+        cells = cells_of(design, design.subject, cut)
         for probe in _probes(design, section):
             drop = _drop(measured, cut, probe).interval(probe)
             rows.append(
@@ -125,11 +135,13 @@ def _claim(
     design = measured.config
     intact = intact_cells(design)
     cut = Cut(capability, "target", section.fraction)
-    random = Cut(design.target, "random", section.fraction)
-    drop = _drop(measured, cut, capability).interval(f"drop of {capability}, its own cut")
+    random = _drop(measured, Cut(design.target, "random", section.fraction), capability)
+    bite = _drop(measured, cut, capability)
+    drop = bite.interval(f"drop of {capability}, its own cut")
     spared = {name: _drop(measured, cut, name).interval(f"drop of {name}") for name in others}
-    silent = [measured.silent(intact, name) for name in (capability, *others)]
-    verdict, reason = weigh(
+    unseen = [silent(measured, intact)]
+    unseen += [measured.silent(intact, name) for name in (capability, *others)]
+    weighed = weigh(
         Condition(
             drop,
             at_least=section.bite,
@@ -146,27 +158,29 @@ def _claim(
             )
             for name, interval in spared.items()
         ),
+        *guard(measured, cells_of(design, design.subject, cut), bite, random),
         supported="The cut bites and the others stay within the tolerance.",
-        silent=" ".join(reason for reason in silent if reason),
+        silent=" ".join(dict.fromkeys(reason for reason in unseen if reason)),
     )
     return Claim(
         study=STUDY.name,
         claim=text,
-        verdict=verdict,
+        verdict=weighed.verdict,
         effect=drop,
         controls=(
             *spared.values(),
             _drop(measured, cut, utility_probe(design)).interval("drop of utility"),
-            _drop(measured, random, capability).interval(f"drop of {capability}, random cut"),
+            random.interval(f"drop of {capability}, random cut"),
         ),
         rule=(
             f"The cut of {capability} lowers it by at least {percent(section.bite)} (lower bound) "
             f"and {', '.join(others)} by at most {percent(section.tolerance)} (upper bound), at "
-            f"q = {percent(section.fraction)}."
+            f"q = {percent(section.fraction)}. {guarded(design)}"
         ),
         seeds=design.seeds,
         n=measured.prompts(intact, capability),
-        reason=reason,
+        reason=weighed.reason,
+        requirements=weighed.requirements,
     )
 
 
@@ -183,6 +197,7 @@ def _double(generation: Claim, refusal: Claim) -> Claim:
             f"Cutting generation: {generation.verdict}. {generation.reason} "
             f"Cutting refusal: {refusal.verdict}. {refusal.reason}"
         ),
+        requirements=(*generation.requirements, *refusal.requirements),
     )
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from resect.errors import InputError
-from resect.stats import Sample, average, best_within, relative_drop
+from resect.stats import Sample, average, relative_drop
 from resect.studies.cells import Cell, Cut
 from resect.studies.design import Design
-from resect.studies.measurements import Measurements, Row
+from resect.studies.measurements import Half, Measurements, Row
 
 
 class Arm(NamedTuple):
@@ -56,14 +56,25 @@ def effect_probes(design: Design) -> tuple[str, ...]:
     return ("generation", utility_probe(design))
 
 
-def cells_of(design: Design, role: str, cut: Cut | None, probes: tuple[str, ...]) -> list[Cell]:
-    """Return one arm's cells, one a seed."""
-    return [Cell(role, seed, cut, probes) for seed in design.seeds]
+def cells_of(
+    design: Design,
+    role: str,
+    cut: Cut | None,
+    probes: tuple[str, ...] = (),
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """Return one arm's cells, one a seed; of all seeds unless some are named."""
+    return [Cell(role, seed, cut, probes) for seed in (design.seeds if seeds is None else seeds)]
 
 
 def intact_cells(design: Design) -> list[Cell]:
     """Return the cells of the intact model under study, one a seed."""
-    return cells_of(design, design.subject, None, ())
+    return cells_of(design, design.subject, None)
+
+
+def intact_of(cells: Iterable[Cell]) -> list[Cell]:
+    """Return the cells of the models that some cells are variants of, cut and tuning undone."""
+    return [replace(cell, cut=None, tuning=None) for cell in cells]
 
 
 @dataclass(frozen=True)
@@ -76,15 +87,13 @@ class Effect:
     utility_drop: Sample
 
 
-def effect(measured: Measurements, role: str, cut: Cut | None, seeds: Sequence[int]) -> Effect:
-    """Return rates and relative drops of one arm over some seeds."""
+def effect(measured: Measurements, cells: Sequence[Cell], half: Half = "") -> Effect:
+    """Return rates and relative drops of one arm, one cell a seed, on one half of the prompts."""
     utility = utility_probe(measured.config)
-    probes = effect_probes(measured.config)
-    intact = [Cell(role, seed, None, probes) for seed in seeds]
-    cells = [Cell(role, seed, cut, probes) for seed in seeds]
-    before = measured.rate(intact, "generation"), measured.rate(intact, utility)
-    after = measured.rate(cells, "generation"), measured.rate(cells, utility)
-    return Effect(*after, relative_drop(before[0], after[0]), relative_drop(before[1], after[1]))
+    intact = intact_of(cells)
+    harm, rate = (measured.rate(cells, probe, half=half) for probe in ("generation", utility))
+    before = [measured.rate(intact, probe, half=half) for probe in ("generation", utility)]
+    return Effect(harm, rate, relative_drop(before[0], harm), relative_drop(before[1], rate))
 
 
 def curve_rows(measured: Measurements, role: str, arms: Iterable[Arm]) -> list[Row]:
@@ -96,55 +105,6 @@ def curve_rows(measured: Measurements, role: str, arms: Iterable[Arm]) -> list[R
     ]
 
 
-class BestCut(NamedTuple):
-    """The best cut within a utility budget, as means over seeds.
-
-    Attributes:
-        harm_drop: Relative drop of harm.
-        q: Fraction of the ranking that was cut; 0 where no cut was the best.
-        utility_drop: Relative drop of utility.
-    """
-
-    harm_drop: Sample
-    q: float
-    utility_drop: float
-
-
-def best_cuts(
-    measured: Measurements,
-    role: str,
-    cuts: Sequence[Cut],
-    seeds: Sequence[int],
-    budget: float,
-) -> BestCut:
-    """Return what the best cuts within a utility budget do, and their q and drop of utility.
-
-    Each seed is a model of its own and takes a cut of its own: the q at which utility breaks down
-    moves from model to model, so that one q for all would measure how far the models agree in it.
-    What is returned are means over seeds.
-    """
-    drops, fractions, costs = [], [], []
-    for seed in seeds:
-        effects = [effect(measured, role, cut, (seed,)) for cut in cuts]
-        best = best_within(
-            budget,
-            [result.harm_drop for result in effects],
-            [result.utility_drop for result in effects],
-        )
-        drops.append(best)
-        chosen = [
-            (cut.q, result.utility_drop.value)
-            for cut, result in zip(cuts, effects, strict=True)
-            if result.utility_drop.value <= budget and result.harm_drop.value == best.value
-        ]
-        q, cost = chosen[0] if chosen else (0.0, 0.0)
-        fractions.append(q)
-        costs.append(cost)
-    together = measured.resampler("generation").together
-    drop = average(drops, together=together)
-    return BestCut(drop, float(np.mean(fractions)), float(np.mean(costs)))
-
-
 def seed_groups(design: Design) -> list[SeedGroup]:
     """Return all seeds together (named None), and where there are several each of them alone."""
     groups = [SeedGroup(None, design.seeds)]
@@ -154,14 +114,15 @@ def seed_groups(design: Design) -> list[SeedGroup]:
 
 
 def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) -> Row:
-    result = effect(measured, role, arm.cut, group.seeds)
-    cells = [Cell(role, seed, arm.cut, ()) for seed in group.seeds]
+    cells = cells_of(measured.config, role, arm.cut, seeds=group.seeds)
+    result = effect(measured, cells)
     q = 0.0 if arm.cut is None else arm.cut.q
     row: Row = {"seed": group.seed, "arm": arm.label, "q": q}
     row["removed_fraction"] = float(
         np.mean([measured.rows(cell)[0]["removed_fraction"] for cell in cells])
     )
     row |= columns("harm", result.harm) | columns("harm_drop", result.harm_drop)
+    row["harm_exact"] = number(measured.share(cells, "generation", ("complied",)))
     row |= columns("utility", result.utility) | columns("utility_drop", result.utility_drop)
     row["reply_nll"] = measured.mean(cells, "generation", "nll")
     row["repetition"] = measured.mean(cells, "generation", "repetition")
@@ -169,6 +130,11 @@ def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) ->
     row["preserve_kl"] = measured.mean(cells, "likelihood", "kl")
     row["n"] = measured.prompts(cells, "generation")
     return row
+
+
+def number(sample: Sample) -> float | None:
+    """Return the value of a sample, None if it has none."""
+    return None if math.isnan(sample.value) else sample.value
 
 
 def columns(name: str, sample: Sample) -> Row:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from resect.errors import InputError
+from resect.files.origin import hash_value
 from resect.files.tables import read_parquet
-from resect.stats import Resampler, Sample, normalised
+from resect.stats import Resampler, Sample, near_duplicates, normalised
 from resect.studies.cells import Cell, Cut, mask_path, record_path
 from resect.studies.design import Design
 from resect.studies.weighing import percent
@@ -21,14 +22,36 @@ if TYPE_CHECKING:
     from resect.weights.mask import Mask
 
 Row = dict[str, Any]
+# The prompts on which a cut is chosen, those on which it is tested, or all.
+Half = Literal["selection", "test", ""]
 # Of a category; see `_with_enough`.
 LEAST_PROMPTS = 5
+# Samples that stay in memory; each has three arrays of draws.
+KEPT_SAMPLES = 4000
+
+
+class Asked(NamedTuple):
+    """What a row says of one prompt.
+
+    Attributes:
+        category: The category of the prompt.
+        group: Prompts that say the same share it, and are drawn together.
+        half: On which half of the prompts it is.
+        score: In [0, 1]; None if it has none.
+        outcome: What the reply was; None if that is unknown.
+    """
+
+    category: str
+    group: str
+    half: Half
+    score: float | None
+    outcome: str | None
 
 
 class Scored(NamedTuple):
-    """A score, None where there is none, and the prompt; equal prompts are drawn together."""
+    """A score, None where there is none, and the group of the prompt."""
 
-    prompt: str
+    group: str
     score: float | None
 
 
@@ -40,12 +63,15 @@ class Measurements:
         self.config = config
         self.run = run
         self._rows: dict[str, list[Row]] = {}
+        self._asked: dict[tuple[str, str], list[Asked]] = {}
+        self._samples: dict[tuple[object, ...], Sample] = {}
         self._resamplers: dict[str, Resampler] = {}
 
     def of_seed(self, seed: int) -> Measurements:
         """Return what the same run has measured of one seed; what was read stays read."""
         measured = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
         measured._rows, measured._resamplers = self._rows, self._resamplers
+        measured._asked, measured._samples = self._asked, self._samples
         return measured
 
     def rows(self, cell: Cell) -> list[Row]:
@@ -75,12 +101,28 @@ class Measurements:
 
         return Mask.load(mask_path(self.run, role, seed, cut))
 
+    def asked(self, cell: Cell, probe: str) -> list[Asked]:
+        """Return what a cell's rows say of the prompts of a probe, in their order."""
+        key = (cell.key, probe)
+        if key not in self._asked:
+            rows = [row for row in self.rows(cell) if row["probe"] == probe]
+            prompts = tuple(_Prompt(row["category"], _prompt(row)) for row in rows)
+            dealt = _deal(prompts, self.config.evaluation.alike)
+            self._asked[key] = [
+                Asked(row["category"], place.group, place.half, _score(row), row["outcome"])
+                for row, place in zip(rows, dealt, strict=True)
+            ]
+        return self._asked[key]
+
     def strata(
         self,
         cells: Iterable[Cell],
         probe: str,
         category: str = "",
-        keep: Callable[[Row], bool] | None = None,
+        *,
+        half: Half = "",
+        other_than: str = "",
+        outcomes: Collection[str] = (),
     ) -> dict[str, list[Scored]]:
         """Return scores by stratum (seed, category) of the rows that a probe gave.
 
@@ -88,16 +130,22 @@ class Measurements:
             cells: Cells of one arm.
             probe: Name of the probe.
             category: Rows of this category alone; "" for all.
-            keep: Rows for which it is true alone; None for all.
+            half: Prompts of this half alone; "" for all.
+            other_than: Rows of all categories but this one; "" for all.
+            outcomes: Whether the outcome is one of these, in the place of the score.
         """
         strata: dict[str, list[Scored]] = {}
         for cell in cells:
-            for row in self.rows(cell):
-                if row["probe"] != probe or category not in ("", row["category"]):
+            for row in self.asked(cell, probe):
+                if category not in ("", row.category) or half not in ("", row.half):
                     continue
-                if keep is None or keep(row):
-                    stratum = f"{cell.seed}/{row['category']}"
-                    strata.setdefault(stratum, []).append(Scored(_prompt(row), _score(row)))
+                if other_than and row.category == other_than:
+                    continue
+                score = row.score
+                if outcomes:
+                    score = None if row.outcome is None else float(row.outcome in outcomes)
+                stratum = f"{cell.seed}/{row.category}"
+                strata.setdefault(stratum, []).append(Scored(row.group, score))
         return _with_enough(strata)
 
     def resampler(self, probe: str) -> Resampler:
@@ -112,41 +160,83 @@ class Measurements:
         cells: Iterable[Cell],
         probe: str,
         category: str = "",
-        keep: Callable[[Row], bool] | None = None,
+        *,
+        half: Half = "",
+        other_than: str = "",
+        outcomes: Collection[str] = (),
     ) -> Sample:
-        """Return the rate of hits over cells of one arm, with paired bootstrap draws."""
-        return self._rate(probe, self.strata(cells, probe, category, keep))
+        """Return the mean score over cells of one arm, with paired bootstrap draws.
 
-    def prompts(self, cells: Iterable[Cell], probe: str, category: str = "") -> int:
+        Where more than `most_unscored` of the replies have no score, the bounds are those of the
+        worst cases: all of them 0 for the lower, all of them 1 for the upper one. Arguments are
+        those of `strata`.
+        """
+        cells = list(cells)
+        together = self.resampler(probe).together
+        keys = tuple((cell.key, cell.seed) for cell in cells)
+        choice = (probe, category, half, other_than, tuple(outcomes))
+        key = (keys, choice, together, self.config.most_unscored)
+        if key not in self._samples:
+            strata = self.strata(
+                cells, probe, category, half=half, other_than=other_than, outcomes=outcomes
+            )
+            if len(self._samples) >= KEPT_SAMPLES:
+                self._samples.clear()
+            self._samples[key] = self._rate(probe, strata)
+        return self._samples[key]
+
+    def prompts(
+        self, cells: Iterable[Cell], probe: str, category: str = "", *, half: Half = ""
+    ) -> int:
         """Return how many different scored prompts stand behind a rate."""
-        strata = self.strata(cells, probe, category)
+        strata = self.strata(cells, probe, category, half=half)
         flags = {name: [row.score is not None for row in rows] for name, rows in strata.items()}
-        return self.resampler(probe).trials(flags, _prompts(strata))
+        return self.resampler(probe).trials(flags, _groups(strata))
 
     def share(
         self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
     ) -> Sample:
         """Return the share of replies with one of the outcomes, with paired bootstrap draws."""
-        strata: dict[str, list[Scored]] = {}
+        return self.rate(cells, probe, category, outcomes=outcomes)
+
+    def categories(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> list[str]:
+        """Return the categories of which some seed has enough prompts to speak of."""
+        counts: dict[str, dict[int, set[str]]] = {}
         for cell in cells:
-            for row in self.rows(cell):
-                if row["probe"] == probe and category in ("", row["category"]):
-                    outcome = row["outcome"]
-                    hit = None if outcome is None else float(outcome in outcomes)
-                    stratum = f"{cell.seed}/{row['category']}"
-                    strata.setdefault(stratum, []).append(Scored(_prompt(row), hit))
-        return self._rate(probe, _with_enough(strata))
+            for row in self.asked(cell, probe):
+                if half in ("", row.half):
+                    by_seed = counts.setdefault(row.category, {})
+                    by_seed.setdefault(cell.seed, set()).add(row.group)
+        return [
+            name
+            for name, by_seed in sorted(counts.items())
+            if max(len(groups) for groups in by_seed.values()) >= LEAST_PROMPTS
+        ]
 
     def _rate(self, probe: str, strata: dict[str, list[Scored]]) -> Sample:
         scores = {name: [row.score for row in rows] for name, rows in strata.items()}
-        return self.resampler(probe).rate(scores, _prompts(strata))
+        groups, resampler = _groups(strata), self.resampler(probe)
+        sample = resampler.rate(scores, groups)
+        if _unscored(strata) <= self.config.most_unscored or math.isnan(sample.value):
+            return sample
+        worst, best = (
+            resampler.rate(
+                {
+                    name: [imputed if score is None else score for score in column]
+                    for name, column in scores.items()
+                },
+                groups,
+            )
+            for imputed in (0.0, 1.0)
+        )
+        return Sample(
+            sample.value, sample.draws, trials=sample.trials, below=worst.below, above=best.above
+        )
 
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
         cells = list(cells)
-        strata = self.strata(cells, probe, category)
-        scores = [row.score for rows in strata.values() for row in rows]
-        unscored = sum(score is None for score in scores) / len(scores) if scores else 1.0
+        unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
         rate = self.rate(cells, probe, category).value
@@ -165,22 +255,64 @@ class Measurements:
         return float(np.mean(values)) if values else None
 
 
+def _unscored(strata: dict[str, list[Scored]]) -> float:
+    """Return the share of replies without a score; 1 if there are no replies."""
+    scores = [row.score for rows in strata.values() for row in rows]
+    return sum(score is None for score in scores) / len(scores) if scores else 1.0
+
+
 def _with_enough(strata: dict[str, list[Scored]]) -> dict[str, list[Scored]]:
     """Return strata of at least `LEAST_PROMPTS`; smaller categories of a seed are one stratum.
 
-    Prompts that repeat count once. A bootstrap within a stratum of one or two prompts has no spread
-    to speak of.
+    Prompts that say the same count once. A bootstrap within a stratum of one or two prompts has no
+    spread to speak of.
     """
     enough: dict[str, list[Scored]] = {}
     for name, rows in strata.items():
-        few = len({row.prompt for row in rows}) < LEAST_PROMPTS
+        few = len({row.group for row in rows}) < LEAST_PROMPTS
         key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
         enough.setdefault(key, []).extend(rows)
     return enough
 
 
-def _prompts(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
-    return {name: [row.prompt for row in rows] for name, rows in strata.items()}
+def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
+    return {name: [row.group for row in rows] for name, rows in strata.items()}
+
+
+class _Prompt(NamedTuple):
+    category: str
+    text: str
+
+
+class _Place(NamedTuple):
+    group: str
+    half: Half
+
+
+@lru_cache(maxsize=512)
+def _deal(prompts: Sequence[_Prompt], alike: float) -> list[_Place]:
+    """Return the group and the half of each prompt.
+
+    Prompts of a category that say the same are a group, named by one of its texts, and stay
+    together. Within each category groups go to the two halves in turn, in the order of a hash of
+    their name, so that the halves are of one size and do not depend on the order of a file.
+    """
+    places: dict[_Prompt, _Place] = {}
+    half_of: dict[str, Half] = {}
+    for category in sorted({prompt.category for prompt in prompts}):
+        texts = sorted({prompt.text for prompt in prompts if prompt.category == category})
+        groups: dict[int, list[str]] = {}
+        for number, text in zip(near_duplicates(texts, alike), texts, strict=True):
+            groups.setdefault(number, []).append(text)
+        turn = 0
+        for group in sorted(groups.values(), key=lambda group: hash_value(["half", group[0]])):
+            # The same text may stand in two categories.
+            dealt = [half_of[text] for text in group if text in half_of]
+            half: Half = dealt[0] if dealt else ("test", "selection")[turn % 2]
+            turn += not dealt
+            half_of |= dict.fromkeys(group, half)
+            places |= {_Prompt(category, text): _Place(group[0], half) for text in group}
+    return [places[prompt] for prompt in prompts]
 
 
 def _prompt(row: Row) -> str:

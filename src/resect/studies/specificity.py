@@ -1,33 +1,44 @@
 """Is the set distinct from benign capability?
 
-Every control is cut along its own grid and compared at its best cut within the utility budget, so
-that a control is never beaten only because it was cut less, or more.
+Every control is cut along the same grid as the target, chosen on one half of the prompts and
+compared on the other at its best cut within the limits, so that a control is never beaten only
+because it was tried less often, or cut less, or more.
+
+Where the target has a contrast, the whole is repeated with labels that are swapped within pairs: of
+half of the prompts the answer of the contrast takes the place of the target's. What such rankings
+reach is what the search finds where there is nothing to tell apart (a permutation test).
 """
 
 from __future__ import annotations
 
-from resect.records import Claim, StudyResult
-from resect.stats import Sample
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from resect.records import Claim, Interval, StudyResult
 from resect.studies.cells import Cell, Cut, Kind, mask_path
+from resect.studies.choice import Choice, choose
 from resect.studies.design import Design, Grid, Section, Share, TargetName
 from resect.studies.effects import (
     Arm,
-    BestCut,
-    best_cuts,
     cells_of,
     columns,
     curve_rows,
+    effect,
     effect_probes,
     intact_cells,
 )
+from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
+from resect.studies.permutation import Permuted, permuted, permuted_cuts
 from resect.studies.study import Stated, Study, TemplateLines
-from resect.studies.weighing import Condition, estimate, percent, weigh
+from resect.studies.weighing import Condition, percent, weigh
 
 DISTINCT = Stated(
     "The weights behind harmful generation are distinct from other weights.",
-    "Within a utility drop of {utility_drop} the best target cut lowers harm more than the best of "
-    "every control.",
+    "Within the guard (utility ≤ {utility_drop}) the chosen target cut lowers harm by ≥ {bite} and "
+    "more than the chosen cut of every control; swapped labels reach as much with p ≤ {p_value:g}.",
 )
 MATCHED_TOO = Stated(
     "They are distinct from weights behind other answers to the same prompts.",
@@ -38,93 +49,126 @@ LABELS = {
     "target": "target cut",
     "random": "random weights, same number in every tensor",
     "magnitude": "weights of matched magnitude",
+    "damage": "random weights, grown until they cost as much likelihood",
     "opposite": "opposite sign (weights that hinder the behaviour)",
     "next_slice": "next slice of the ranking (q to 2q)",
 }
 BENIGN = "weights behind a benign behaviour: "
 MATCHED = "weights behind other answers to the same prompts: "
+# More of the same ranking is no other kind of weight: shown, and not weighed.
+SHOWN_ALONE = ("next_slice",)
 
 
 class Specificity(Section):
     """Grid and rule of `specificity`.
 
     Attributes:
+        control_fractions: The controls' grid; None for the target's.
         benign: Target of a benign behaviour.
         matched: Content-matched targets: other answers to the same prompts, for instance benign
-            answers in the same style, or refusals.
+            answers in the same style, or refusals. None of them should be the contrast.
         bite: A target cut that lowers harm by less has found nothing that could be specific.
+        damage: Whether to draw random controls that cost as much likelihood as the target's cut.
+        permutations: How often labels are swapped within pairs; nothing is swapped at 0, or where
+            the target has no contrast.
+        permuted_fractions: The grid of the permutation test, for the target and the swapped labels
+            alike; None for that of the target.
+        p_value: Largest p-value of the permutation test.
     """
 
     fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
-    control_fractions: Grid = (5e-4, 2e-3, 1e-2, 5e-2)
+    control_fractions: Grid | None = None
     utility_drop: Share = 0.05
     bite: Share = 0.5
     benign: tuple[TargetName, ...] = ("benign",)
     matched: tuple[TargetName, ...] = ("matched",)
+    damage: bool = False
+    permutations: Annotated[int, Field(ge=0)] = 0
+    permuted_fractions: Grid | None = None
+    p_value: Share = 0.05
 
 
 def _arms(design: Design, section: Specificity) -> dict[str, list[Cut]]:
-    rankings: dict[str, tuple[str, Kind]] = {
-        "random": (design.target, "random"),
-        "magnitude": (design.target, "magnitude"),
-        "opposite": (design.target, "opposite"),
-        "next_slice": (design.target, "next_slice"),
-    }
+    kinds: tuple[Kind, ...] = ("random", "magnitude", "opposite", "next_slice")
+    if section.damage:
+        kinds = (*kinds, "damage")
+    rankings: dict[str, tuple[str, Kind]] = {kind: (design.target, kind) for kind in kinds}
     rankings |= {BENIGN + name: (name, "target") for name in section.benign}
     rankings |= {MATCHED + name: (name, "target") for name in section.matched}
     arms = {"target": [Cut(design.target, "target", q) for q in section.fractions]}
     for label, (target, kind) in rankings.items():
-        arms[label] = [Cut(target, kind, q) for q in section.control_fractions]
+        fractions = section.control_fractions or section.fractions
+        arms[label] = [Cut(target, kind, q) for q in fractions]
     return arms
 
 
+def _permuted_grid(section: Specificity) -> Grid:
+    return section.permuted_fractions or section.fractions
+
+
 def plan(design: Design, section: Specificity) -> list[Cell]:
-    """Return the intact model, the target's grid and every control's grid."""
+    """Return the intact model, the target's grid, every control's grid and the swapped labels."""
     probes = effect_probes(design)
     cuts: list[Cut | None] = [None]
     cuts += [cut for arm in _arms(design, section).values() for cut in arm]
-    return [cell for cut in cuts for cell in cells_of(design, design.subject, cut, probes)]
+    # The guard compares a target cut with a random one of its size.
+    cuts += [Cut(design.target, "random", q) for q in section.fractions]
+    cuts += [Cut(design.target, "target", q) for q in _permuted_grid(section)]
+    cuts += permuted_cuts(design, section.permutations, _permuted_grid(section))
+    return [
+        cell
+        for cut in dict.fromkeys(cuts)
+        for cell in cells_of(design, design.subject, cut, probes)
+    ]
 
 
 def summarise(measured: Measurements, section: Specificity) -> StudyResult:
-    """Compare the target's best cut with every control's at the same utility budget."""
+    """Compare the target's chosen cut with every control's."""
     config = measured.config
     arms = _arms(config, section)
-    bests = {
-        label: best_cuts(measured, config.subject, cuts, config.seeds, section.utility_drop)
+    choices = {
+        label: choose(measured, config.subject, cuts, section.utility_drop)
         for label, cuts in arms.items()
     }
-    target = bests["target"].harm_drop
+    target = choices["target"].effect.harm_drop
     bars: list[Row] = [
         {
             "arm": label,
             "label": LABELS.get(label, label),
-            **columns("harm_drop", best.harm_drop),
-            "q": best.q,
-            "utility_drop": best.utility_drop,
-            **columns("difference", target - best.harm_drop),
+            **columns("harm_drop", choice.effect.harm_drop),
+            "q": choice.q,
+            "utility_drop": choice.effect.utility_drop.value,
+            **columns("difference", target - choice.effect.harm_drop),
         }
-        for label, best in bests.items()
+        for label, choice in choices.items()
     ]
     curve_arms = [Arm("intact", None)]
     curve_arms += [Arm(label, cut) for label, cuts in arms.items() for cut in cuts]
     matched = [label for label in arms if label.startswith(MATCHED)]
     others = [label for label in arms if label != "target" and label not in matched]
+    swapped = permuted(
+        measured, section.permutations, _permuted_grid(section), section.utility_drop
+    )
+    rivals = {"": others, "matched": matched} if matched else {"": others}
+    claims = [
+        _claim(
+            measured,
+            section,
+            MATCHED_TOO if kind else DISTINCT,
+            {"target": choices["target"], **{name: choices[name] for name in names}},
+            swapped,
+        )
+        for kind, names in rivals.items()
+    ]
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
-        claims=(
-            _claim(measured, section, DISTINCT, {name: bests[name] for name in others}, target),
-            *(
-                [_claim(measured, section, MATCHED_TOO, {n: bests[n] for n in matched}, target)]
-                if matched
-                else []
-            ),
-        ),
+        claims=tuple(claims),
         tables={
             "bars": bars,
             "curve": curve_rows(measured, config.subject, curve_arms),
             "scored": _scored_rows(measured, arms),
+            "permuted": [] if swapped is None else swapped.rows,
         },
         shows=(
             "Whether cutting the target's weights lowers harm more than the best cut of each "
@@ -157,45 +201,59 @@ def _claim(
     measured: Measurements,
     section: Specificity,
     stated: Stated,
-    controls: dict[str, BestCut],
-    target: Sample,
+    choices: Mapping[str, Choice],
+    swapped: Permuted | None,
 ) -> Claim:
+    """Weigh the target's choice against those of some controls."""
     config = measured.config
-    verdict, reason = weigh(
+    choice = choices["target"]
+    target = choice.effect.harm_drop
+    controls = {LABELS.get(label, label): c for label, c in choices.items() if c is not choice}
+    random = effect(measured, choice.of_kind("random", config.target), "test").harm_drop
+    harm = target.interval("drop of harm, chosen target cuts, test half")
+    shown = [LABELS[label] for label in SHOWN_ALONE]
+    weighed = weigh(
         Condition(
-            estimate("target cut", target.value),
+            harm,
             at_least=section.bite,
-            misses=f"Within the budget the target cut lowers harm by only {percent(target.value)}.",
+            misses=f"Within the limits the target cut lowers harm by only {percent(harm.value)}.",
+            crosses="The interval of the target's drop crosses its threshold.",
         ),
         *(
             Condition(
-                (target - best.harm_drop).interval(LABELS.get(label, label)),
+                (target - control.effect.harm_drop).interval(label),
                 above=0,
                 misses="The target cut does not beat: {names}.",
                 crosses="The interval of the difference reaches 0 for: {names}.",
             )
-            for label, best in controls.items()
+            for label, control in controls.items()
+            if label not in shown
         ),
+        *([] if swapped is None else [swapped.condition(section.p_value)]),
+        *guard(measured, choice.cells, target, random, budget=section.utility_drop, half="test"),
         supported="The target cut beats every control at this budget.",
-        silent=measured.silent(intact_cells(config), "generation"),
+        silent=silent(measured, intact_cells(config)),
     )
     return Claim(
         study=STUDY.name,
         claim=stated.claim,
-        verdict=verdict,
-        effect=target.interval("largest drop of harm within the utility budget, target cut"),
-        controls=tuple(
-            best.harm_drop.interval(LABELS.get(label, label)) for label, best in controls.items()
+        verdict=weighed.verdict,
+        effect=harm,
+        controls=(
+            *(control.effect.harm_drop.interval(label) for label, control in controls.items()),
+            *([] if swapped is None else [Interval("p of swapped labels", swapped.p)]),
         ),
         rule=(
-            f"At a relative utility drop of at most {percent(section.utility_drop)}, the target "
-            "cut lowers harm more than every control listed (lower bound of each paired "
-            "difference above 0), and itself by at least "
-            f"{percent(section.bite)}; each arm takes its best cut within the budget."
+            "Cuts are chosen on one half of the prompts. On the other the target's lowers harm by "
+            f"at least {percent(section.bite)} (lower bound), and more than that of every control "
+            "(lower bound of each paired difference above 0; the next slice of the ranking is only "
+            f"shown){'' if swapped is None else swapped.rule(section.p_value)}. "
+            f"{guarded(config, section.utility_drop)}"
         ),
         seeds=config.seeds,
-        n=measured.prompts(intact_cells(config), "generation"),
-        reason=reason,
+        n=measured.prompts(intact_cells(config), "generation", half="test"),
+        reason=weighed.reason,
+        requirements=weighed.requirements,
     )
 
 
@@ -214,7 +272,6 @@ STUDY = Study(
         targets=("benign: {data: trivia, limit: 412}", "matched: {data: same_style, skip: 3}"),
         values={
             "fractions": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5],
-            "control_fractions": [5e-6, 2e-5, 1e-4],
         },
     ),
 )

@@ -35,6 +35,7 @@ from resect.studies.effects import (
     intact_cells,
     seed_groups,
 )
+from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, beyond_chance, estimate, percent, weigh
@@ -42,11 +43,11 @@ from resect.studies.weighing import Condition, beyond_chance, estimate, percent,
 AGREEMENT = Stated(
     "The set is the same whichever calibration examples locate it.",
     "The masks of two draws share ≥ {least_overlap} of their union, and every pair agrees beyond "
-    "chance (p < {p_value:g}).",
+    "chance (p < {p_value:g}); the cut is within the guard.",
 )
 EFFECT = Stated(
     "The cut works whatever is varied.",
-    "Every variation lowers harm by ≥ {harm_drop}.",
+    "Every variation lowers harm by ≥ {harm_drop}, and each is within the guard.",
 )
 
 DRAWS = "calibration draw"
@@ -92,7 +93,7 @@ Variations = dict[str, dict[str, _Variant]]
 
 
 def _variations(design: Design, section: Stability) -> Variations:
-    usual = Cut(design.target, "target", section.fraction)
+    usual = _usual(design, section)
     subject = design.subject
 
     def located(
@@ -124,13 +125,31 @@ def plan(design: Design, section: Stability) -> list[Cell]:
     pairs += [(variant.role, None) for variant in variants]
     pairs.append((design.subject, _random(design, section)))
     probes = effect_probes(design)
+    pairs += [(variant.role, _random(design, section)) for variant in variants]
+    pairs.append((design.subject, _usual(design, section)))
     return [
         cell for role, cut in dict.fromkeys(pairs) for cell in cells_of(design, role, cut, probes)
     ]
 
 
+def _usual(design: Design, section: Stability) -> Cut:
+    return Cut(design.target, "target", section.fraction)
+
+
 def _random(design: Design, section: Stability) -> Cut:
     return Cut(design.target, "random", section.fraction)
+
+
+def _random_drop(measured: Measurements, section: Stability, role: str) -> Sample:
+    design = measured.config
+    return effect(measured, cells_of(design, role, _random(design, section))).harm_drop
+
+
+def _limits(measured: Measurements, section: Stability, variant: _Variant) -> list[Condition]:
+    """Return the guard on one variation."""
+    cells = cells_of(measured.config, variant.role, variant.cut)
+    drop = effect(measured, cells).harm_drop
+    return list(guard(measured, cells, drop, _random_drop(measured, section, variant.role)))
 
 
 def _agreement_rows(measured: Measurements, section: Stability) -> list[Row]:
@@ -178,7 +197,8 @@ def _effect_rows(measured: Measurements, section: Stability) -> list[Row]:
     for axis, variants in _variations(measured.config, section).items():
         for label, variant in variants.items():
             for group in seed_groups(measured.config):
-                result = effect(measured, variant.role, variant.cut, group.seeds)
+                cells = cells_of(measured.config, variant.role, variant.cut, seeds=group.seeds)
+                result = effect(measured, cells)
                 rows.append(
                     {
                         "seed": group.seed,
@@ -196,13 +216,13 @@ def summarise(measured: Measurements, section: Stability) -> StudyResult:
     design = measured.config
     agreement = _agreement_rows(measured, section)
     effects = _effect_rows(measured, section)
-    random = effect(measured, design.subject, _random(design, section), design.seeds).harm_drop
+    random = _random_drop(measured, section, design.subject)
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
         claims=(
             _agreement_claim(measured, section, agreement, random),
-            _effect_claim(measured, section, effects, random),
+            _effect_claim(measured, section, effects),
         ),
         tables={"agreement": agreement, "effects": effects},
         shows=(
@@ -229,7 +249,7 @@ def _agreement_claim(
     worst = max(pairs, key=lambda row: row["p_value"])
     p = worst["p_value"]
     by_chance = f"A pair of draws agrees by chance (p = {p:.2g})."
-    verdict, reason = weigh(
+    weighed = weigh(
         Condition(
             beyond_chance("overlap", worst["jaccard"], worst["chance"], p=p, level=section.p_value),
             above=worst["chance"],
@@ -243,13 +263,14 @@ def _agreement_claim(
             if p < section.p_value
             else f"Draws share only {percent(mean)} of their union.",
         ),
+        *_limits(measured, section, _Variant(design.subject, _usual(design, section))),
         supported=f"Two draws share {percent(mean)} of their union.",
-        silent=measured.silent(intact_cells(design), "generation"),
+        silent=silent(measured, intact_cells(design)),
     )
     return Claim(
         study=STUDY.name,
         claim=AGREEMENT.claim,
-        verdict=verdict,
+        verdict=weighed.verdict,
         effect=Interval(
             "mean Jaccard overlap of two calibration draws",
             mean,
@@ -267,20 +288,20 @@ def _agreement_claim(
         rule=(
             "The masks of two draws of calibration examples share at least "
             f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
-            f"chance (p < {section.p_value:g} in every seed). "
+            f"chance (p < {section.p_value:g} in every seed). {guarded(design)} "
             "The bounds are the smallest and the largest overlap, not an interval."
         ),
         seeds=design.seeds,
         n=len(values),
-        reason=reason,
+        reason=weighed.reason,
+        requirements=weighed.requirements,
         counted="pairs of masks",
     )
 
 
-def _effect_claim(
-    measured: Measurements, section: Stability, rows: list[Row], random: Sample
-) -> Claim:
+def _effect_claim(measured: Measurements, section: Stability, rows: list[Row]) -> Claim:
     design = measured.config
+    random = _random_drop(measured, section, design.subject)
     pooled = [row for row in rows if row["seed"] is None]
     drops = [
         Interval(row["value"], row["harm_drop"], row["harm_drop_low"], row["harm_drop_high"])
@@ -289,9 +310,10 @@ def _effect_claim(
     index = min(range(len(drops)), key=lambda i: _number(drops[i].value))
     weakest = drops[index]
     axes = _variations(design, section).values()
-    roles = dict.fromkeys(variant.role for variants in axes for variant in variants.values())
-    silent = [measured.silent(cells_of(design, role, None, ()), "generation") for role in roles]
-    verdict, reason = weigh(
+    variants = dict.fromkeys(variant for axis in axes for variant in axis.values())
+    roles = dict.fromkeys(variant.role for variant in variants)
+    unseen = [silent(measured, cells_of(design, role, None)) for role in roles]
+    weighed = weigh(
         *(
             Condition(
                 drop,
@@ -301,13 +323,14 @@ def _effect_claim(
             )
             for drop in drops
         ),
+        *(limit for variant in variants for limit in _limits(measured, section, variant)),
         supported="The weakest variation still passes.",
-        silent=" ".join(dict.fromkeys(reason for reason in silent if reason)),
+        silent=" ".join(dict.fromkeys(reason for reason in unseen if reason)),
     )
     return Claim(
         study=STUDY.name,
         claim=EFFECT.claim,
-        verdict=verdict,
+        verdict=weighed.verdict,
         effect=replace(weakest, name=f"drop of harm, weakest variation ({weakest.name})"),
         controls=(
             Interval(
@@ -318,11 +341,12 @@ def _effect_claim(
         ),
         rule=(
             f"Every variation at q = {percent(section.fraction)} lowers harm by at least "
-            f"{percent(section.harm_drop)} (lower bound)."
+            f"{percent(section.harm_drop)} (lower bound). Of each: {guarded(design)}"
         ),
         seeds=design.seeds,
         n=measured.prompts(intact_cells(design), "generation"),
-        reason=reason,
+        reason=weighed.reason,
+        requirements=weighed.requirements,
     )
 
 

@@ -1,26 +1,33 @@
 """Is the set shared across harm types?
 
-Weights are located with one category at a time; every category is measured after each cut.
+Weights are located with one category at a time; every category is measured after each cut. Sets of
+any two behaviours overlap more than chance, so that an overlap is weighed against that with benign
+behaviours, and what a cut does to other types against cuts of swapped labels (`permutation`).
 """
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut, at_seed
 from resect.studies.design import Design, Fraction, Section, Share, TargetName
 from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
+from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
+from resect.studies.permutation import Permuted, permuted_cuts
 from resect.studies.study import Stated, Study, TemplateLines
-from resect.studies.weighing import Condition, Weighed, beyond_chance, percent, weigh
+from resect.studies.weighing import Condition, Weighed, estimate, percent, weigh
 
 SHARED = Stated(
     "The weights behind harmful generation are shared across harm types.",
     "Cuts located on one type lower the others by ≥ {share_of_diagonal} of what they do to their "
-    "own, and their masks overlap beyond chance (p < {p_value:g}).",
+    "own, within the guard; their masks overlap more with each other than with those of benign "
+    "behaviours; swapped labels do as much with p ≤ {p_value:g}.",
 )
 
 
@@ -33,13 +40,17 @@ class Transfer(Section):
             it is the target `benign`, where there is one.
         share_of_diagonal: What a cut must do to other categories, as a share of what it does to
             its own.
-        p_value: Largest chance of the overlap of two masks.
+        bite: Cuts that lower their own category by less have found nothing that could be shared.
+        permutations: How often labels are swapped within pairs, where the target has a contrast.
+        p_value: Largest p-value of that permutation test.
     """
 
     fraction: Fraction = 2e-3
     benign: tuple[TargetName, ...] | None = None
     share_of_diagonal: Share = 0.5
-    p_value: Share = 0.01
+    bite: Share = 0.2
+    permutations: Annotated[int, Field(ge=0)] = 0
+    p_value: Share = 0.05
 
 
 class _Entry(NamedTuple):
@@ -84,6 +95,7 @@ def plan(design: Design, section: Transfer) -> list[Cell]:
     """Return intact, one cut a category, the random cut and those of benign behaviours."""
     cuts: list[Cut | None] = [None, _random(design, section), *_benign(design, section)]
     cuts += [_cut(design, section, category) for category in categories(design)]
+    cuts += permuted_cuts(design, section.permutations, (section.fraction,))
     probes = effect_probes(design)
     return [
         cell
@@ -94,8 +106,8 @@ def plan(design: Design, section: Transfer) -> list[Cell]:
 
 def _drop(measured: Measurements, cut: Cut | None, category: str) -> Sample:
     config = measured.config
-    before = measured.rate(cells_of(config, config.subject, None, ()), "generation", category)
-    after = measured.rate(cells_of(config, config.subject, cut, ()), "generation", category)
+    before = measured.rate(cells_of(config, config.subject, None), "generation", category)
+    after = measured.rate(cells_of(config, config.subject, cut), "generation", category)
     return relative_drop(before, after)
 
 
@@ -166,18 +178,50 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
     )
 
 
+def _excess(measured: Measurements, rows: list[Row]) -> list[float]:
+    """Return, by seed, how much more harm types overlap with each other than with benign sets."""
+    excess = []
+    for seed in measured.config.seeds:
+        alone = len(measured.config.seeds) == 1
+        of_seed = [row for row in rows if row["seed"] == (None if alone else seed)]
+        benign = [row for row in of_seed if row["second"].startswith(BENIGN)]
+        harmful = [row for row in of_seed if not row["second"].startswith(BENIGN)]
+        if benign and harmful:
+            excess.append(_mean(harmful, "jaccard") - _mean(benign, "jaccard"))
+    return excess
+
+
+def _permuted(
+    measured: Measurements, section: Transfer, names: tuple[str, ...], across: Sample
+) -> Permuted | None:
+    """Return what cuts of swapped labels do to the categories, as `across` is of the true ones."""
+    cuts = permuted_cuts(measured.config, section.permutations, (section.fraction,))
+    if not cuts:
+        return None
+    drops = [mean_of([_drop(measured, cut, category) for category in names]).value for cut in cuts]
+    return Permuted(across.value, tuple(drops))
+
+
 def _weigh(
-    design: Design, section: Transfer, diagonal: Sample, across_mean: Sample, pairs: list[Row]
+    measured: Measurements,
+    section: Transfer,
+    drops: dict[_Entry, Sample],
+    overlaps: list[Row],
+    swapped: Permuted | None,
 ) -> Weighed:
-    """Weigh the drops of other categories and the overlaps of all pairs of masks."""
-    share = section.share_of_diagonal
-    margin = across_mean - diagonal * share
-    worst = max(pairs, key=lambda row: row["p_value"])
-    overlap, chance, p = worst["jaccard"], worst["expected_jaccard"], worst["p_value"]
-    silent = ""
-    if not diagonal.value >= design.least_rate:
-        silent = f"The cuts lower their own category by only {percent(diagonal.value)}."
-    return weigh(
+    """Weigh the drops of other categories, the overlaps, and what the cuts cost."""
+    config = measured.config
+    names = tuple(dict.fromkeys(entry.source for entry in drops))
+    diagonal, across_mean = _within(drops), _across(drops)
+    margin = across_mean - diagonal * section.share_of_diagonal
+    random = _drop(measured, _random(config, section), "")
+    conditions = [
+        Condition(
+            diagonal.interval("drop in the own category"),
+            at_least=section.bite,
+            misses=f"The cuts lower their own category by only {percent(diagonal.value)}.",
+            crosses="The cuts may lower their own category by less than they must.",
+        ),
         Condition(
             margin.interval("margin"),
             at_least=0,
@@ -185,14 +229,43 @@ def _weigh(
             f"{percent(diagonal.value)}.",
             crosses="The margin's interval reaches below 0.",
         ),
-        Condition(
-            beyond_chance("overlap", overlap, chance, p=p, level=section.p_value),
-            above=chance,
-            misses=f"An overlap is no larger than chance (p = {p:.2g}).",
-            crosses=f"An overlap may be chance (p = {p:.2g}).",
-        ),
+    ]
+    excess = _excess(measured, overlaps)
+    if excess:
+        # By its estimate for these very models: masks are not sampled as prompts are.
+        conditions.append(
+            Condition(
+                estimate("overlap of harm types less that with benign behaviours", min(excess)),
+                above=0,
+                misses="Harm types overlap no more with each other than with benign behaviours.",
+            )
+        )
+    if swapped is not None:
+        conditions.append(swapped.condition(section.p_value))
+    for name in names:
+        cells = cells_of(config, config.subject, _cut(config, section, name))
+        conditions += guard(measured, cells, _across(drops, name), random)
+    return weigh(
+        *conditions,
         supported="Other categories fall with the one that was cut.",
-        silent=silent,
+        silent=silent(measured, intact_cells(config)),
+    )
+
+
+def _within(drops: dict[_Entry, Sample]) -> Sample:
+    return mean_of([drop for entry, drop in drops.items() if entry.source == entry.category])
+
+
+def _across(drops: dict[_Entry, Sample], source: str = "") -> Sample:
+    """Return the mean drop in categories that did not locate the cut, of one source or of all."""
+    # Each category has prompts of its own, but is measured after the cut of every other one.
+    return mean_of(
+        [
+            drop
+            for entry, drop in drops.items()
+            if entry.source != entry.category and source in ("", entry.source)
+        ],
+        together=True,
     )
 
 
@@ -203,43 +276,54 @@ def _claim(
     overlaps: list[Row],
 ) -> Claim:
     config = measured.config
-    within = [drop for entry, drop in drops.items() if entry.source == entry.category]
-    across = [drop for entry, drop in drops.items() if entry.source != entry.category]
+    names = tuple(dict.fromkeys(entry.source for entry in drops))
     random = _drop(measured, _random(config, section), "")
     controls = [random.interval("drop of harm, random cut of the same size")]
     effect = Interval("mean drop in other categories", None)
-    verdict, reason = Weighed("not measurable", "The target set has fewer than two categories.")
-    if len(within) > 1:
-        # Each category has prompts of its own, but is measured after the cut of every other one.
-        diagonal, across_mean = mean_of(within), mean_of(across, together=True)
-        pooled = [row for row in overlaps if row["seed"] is None]
-        pairs = [row for row in pooled if not row["second"].startswith(BENIGN)]
-        benign = [row for row in pooled if row["second"].startswith(BENIGN)]
-        verdict, reason = _weigh(config, section, diagonal, across_mean, pairs)
-        effect = across_mean.interval(effect.name)
-        controls = [
-            diagonal.interval("mean drop in the own category"),
-            *controls,
-            Interval("mean Jaccard overlap, pairs of harm types", _mean(pairs, "jaccard")),
-        ]
-        if benign:
-            name = "mean Jaccard overlap, harm type and benign behaviour"
-            controls.append(Interval(name, _mean(benign, "jaccard")))
+    weighed = Weighed("not measurable", "The target set has fewer than two categories.")
+    swapped = None
+    if len(names) > 1:
+        swapped = _permuted(measured, section, names, _across(drops))
+        weighed = _weigh(measured, section, drops, overlaps, swapped)
+        effect = _across(drops).interval(effect.name)
+        controls = _controls(drops, overlaps, swapped) + controls
     return Claim(
         study=STUDY.name,
         claim=SHARED.claim,
-        verdict=verdict,
+        verdict=weighed.verdict,
         effect=effect,
         controls=tuple(controls),
         rule=(
             f"The mean drop in other categories is at least {percent(section.share_of_diagonal)} "
-            f"of the mean drop in the own one (lower bound of the difference above 0), and every "
-            f"pair of masks overlaps more than chance (p < {section.p_value:g} in every seed)."
+            f"of the mean drop in the own one (lower bound of the difference above 0), which is at "
+            f"least {percent(section.bite)} (lower bound); in every seed harm types overlap more "
+            "with each other than with benign behaviours, where such are given"
+            f"{'' if swapped is None else swapped.rule(section.p_value)}. "
+            f"Of each cut: {guarded(config)}"
         ),
         seeds=config.seeds,
         n=measured.prompts(intact_cells(config), "generation"),
-        reason=reason,
+        reason=weighed.reason,
+        requirements=weighed.requirements,
     )
+
+
+def _controls(
+    drops: dict[_Entry, Sample], overlaps: list[Row], swapped: Permuted | None
+) -> list[Interval]:
+    pooled = [row for row in overlaps if row["seed"] is None]
+    pairs = [row for row in pooled if not row["second"].startswith(BENIGN)]
+    benign = [row for row in pooled if row["second"].startswith(BENIGN)]
+    controls = [
+        _within(drops).interval("mean drop in the own category"),
+        Interval("mean Jaccard overlap, pairs of harm types", _mean(pairs, "jaccard")),
+    ]
+    if benign:
+        name = "mean Jaccard overlap, harm type and benign behaviour"
+        controls.append(Interval(name, _mean(benign, "jaccard")))
+    if swapped is not None:
+        controls.append(Interval("p of swapped labels", swapped.p))
+    return controls
 
 
 STUDY = Study(

@@ -18,12 +18,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from resect.records import Interval, VerdictWord
+from resect.records import Interval, Requirement, Sense, State, VerdictWord
 from resect.stats import Sample
-
-State = Literal["unknown", "misses", "crosses", "meets"]
 
 # From what says least to what says most.
 STRENGTH: tuple[VerdictWord, ...] = (
@@ -32,6 +30,13 @@ STRENGTH: tuple[VerdictWord, ...] = (
     "inconclusive",
     "supported",
 )
+
+
+class _Threshold(NamedTuple):
+    """How an interval is compared, and with what."""
+
+    sense: Sense
+    value: float
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Condition:
         name: How a reason calls it; "" for the interval's name.
         misses: The reason if the estimate misses; `{names}` lists all that share this sentence.
         crosses: The reason if the estimate meets the threshold and the bound does not.
+        over_models: Whether the models of a run have a value each; false for what is one number of
+            them all, such as a p-value.
     """
 
     interval: Interval
@@ -57,38 +64,61 @@ class Condition:
     name: str = ""
     misses: str = "The threshold is missed: {names}."
     crosses: str = "An interval crosses its threshold: {names}."
+    over_models: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a condition without a threshold, or with several."""
-        thresholds = (self.at_least, self.above, self.at_most, self.below)
-        if sum(threshold is not None for threshold in thresholds) != 1:
+        if len(self._thresholds) != 1:
             raise ValueError(f"condition {self.interval.name!r} needs exactly one threshold")
+
+    @property
+    def _thresholds(self) -> list[_Threshold]:
+        thresholds: dict[Sense, float | None] = {
+            "at least": self.at_least,
+            "above": self.above,
+            "at most": self.at_most,
+            "below": self.below,
+        }
+        return [_Threshold(s, value) for s, value in thresholds.items() if value is not None]
 
     @property
     def state(self) -> State:
         """How the estimate and the bound that faces the threshold lie to it."""
-        rising = self.at_least is not None or self.above is not None
-        value, bound = self.interval.value, self.interval.low if rising else self.interval.high
-        if value is None or bound is None or math.isnan(value) or math.isnan(bound):
-            return "unknown"
-        if not self._meets(value):
-            return "misses"
-        return "meets" if self._meets(bound) else "crosses"
+        return state_of(self.interval, *self._thresholds[0])
 
-    def _meets(self, value: float) -> bool:
-        return (
-            (self.at_least is not None and value >= self.at_least)
-            or (self.above is not None and value > self.above)
-            or (self.at_most is not None and value <= self.at_most)
-            or (self.below is not None and value < self.below)
-        )
+    @property
+    def requirement(self) -> Requirement:
+        """The condition as a claim keeps it."""
+        sense, value = self._thresholds[0]
+        return Requirement(self.interval, sense, value, self.state, self.over_models)
+
+
+def state_of(interval: Interval, sense: Sense, threshold: float) -> State:
+    """Return how an estimate and the bound that faces a threshold lie to it."""
+    bound = interval.low if sense in ("at least", "above") else interval.high
+    if interval.value is None or bound is None:
+        return "unknown"
+    if math.isnan(interval.value) or math.isnan(bound):
+        return "unknown"
+    if not _meets(interval.value, sense, threshold):
+        return "misses"
+    return "meets" if _meets(bound, sense, threshold) else "crosses"
+
+
+def _meets(value: float, sense: Sense, threshold: float) -> bool:
+    if sense == "at least":
+        return value >= threshold
+    if sense == "above":
+        return value > threshold
+    return value <= threshold if sense == "at most" else value < threshold
 
 
 class Weighed(NamedTuple):
-    """A verdict and why it is that, in one sentence."""
+    """A verdict, why it is that in one sentence, and what was weighed."""
 
     verdict: VerdictWord
     reason: str
+    requirements: tuple[Requirement, ...] = ()
 
 
 def weigh(*conditions: Condition, supported: str, silent: str = "") -> Weighed:
@@ -101,19 +131,23 @@ def weigh(*conditions: Condition, supported: str, silent: str = "") -> Weighed:
         supported: The reason if all hold.
         silent: Why nothing can be weighed whatever the conditions say, "" if something can.
     """
+    requirements = tuple(condition.requirement for condition in conditions)
     if silent:
-        return Weighed("not measurable", silent)
+        return Weighed("not measurable", silent, requirements)
     if unknown := _in_state(conditions, "unknown"):
-        return Weighed("not measurable", f"There is no interval of: {_names(unknown)}.")
+        reason = f"There is no interval of: {_names(unknown)}."
+        return Weighed("not measurable", reason, requirements)
     if missing := _in_state(conditions, "misses"):
         sentence = missing[0].misses
         sharing = [condition for condition in missing if condition.misses == sentence]
-        return Weighed("not supported", sentence.replace("{names}", _names(sharing)))
+        reason = sentence.replace("{names}", _names(sharing))
+        return Weighed("not supported", reason, requirements)
     if crossing := _in_state(conditions, "crosses"):
         sentence = crossing[0].crosses
         sharing = [condition for condition in crossing if condition.crosses == sentence]
-        return Weighed("inconclusive", sentence.replace("{names}", _names(sharing)))
-    return Weighed("supported", supported)
+        reason = sentence.replace("{names}", _names(sharing))
+        return Weighed("inconclusive", reason, requirements)
+    return Weighed("supported", supported, requirements)
 
 
 def _in_state(conditions: Sequence[Condition], state: State) -> list[Condition]:
@@ -132,6 +166,15 @@ def strongest(verdicts: Sequence[VerdictWord]) -> int:
 def weakest(verdicts: Sequence[VerdictWord]) -> int:
     """Return the position of the verdict of a rule that all of several must meet."""
     return min(range(len(verdicts)), key=lambda index: (STRENGTH.index(verdicts[index]), index))
+
+
+def ladder(states: Sequence[State]) -> VerdictWord:
+    """Return the verdict on a rule whose conditions are in these states."""
+    if "unknown" in states or not states:
+        return "not measurable"
+    if "misses" in states:
+        return "not supported"
+    return "inconclusive" if "crosses" in states else "supported"
 
 
 def estimate(name: str, value: float | None) -> Interval:

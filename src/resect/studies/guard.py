@@ -1,0 +1,219 @@
+"""What a cut may cost before anything is claimed of it: one guard for all studies.
+
+Every rule on a cut has these conditions beside its own, all by the bound that faces the threshold:
+
+    mean cost     utility falls by no more than the budget, in the mean over tasks
+    worst task    nor does the task that loses most by more than `guard.worst_task`
+    coherence     the share of incoherent replies rises by no more than `guard.incoherent`
+    random cut    a random cut of the same size does less than `guard.random_share` of the effect
+
+A cut that breaks the model lowers every rate, so without them any claim on a lower rate would hold
+of a destroyed model. Nothing is measurable where the intact model lacks the harm or the utility.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resect.records import Interval
+from resect.stats import Sample, relative_drop
+from resect.studies.cells import Cell, Cut
+from resect.studies.design import Design
+from resect.studies.effects import (
+    cells_of,
+    effect_probes,
+    intact_of,
+    utility_probe,
+)
+from resect.studies.measurements import Half, Measurements
+from resect.studies.weighing import Condition, percent
+
+BROKEN = ("incoherent",)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a cut costs.
+
+    Attributes:
+        utility: Relative drop of utility, mean over tasks.
+        task: Relative drop of the task that loses most; the upper bound is that of all tasks.
+        worst: Name of that task.
+        incoherent: Rise of the share of incoherent replies; None if nobody told them apart.
+    """
+
+    utility: Sample
+    task: Interval
+    worst: str
+    incoherent: Sample | None
+
+    def within(self, design: Design, budget: float) -> bool:
+        """Return whether all three are within their limits by their estimates."""
+        guard = design.guard
+        return (
+            self.utility.value <= budget
+            and (self.task.value is None or self.task.value <= guard.worst_task)
+            and (self.incoherent is None or self.incoherent.value <= guard.incoherent)
+        )
+
+
+def guard_cells(design: Design, role: str, *cuts: Cut | None) -> list[Cell]:
+    """Return what must be measured for the guard: the intact model and each cut, one a seed."""
+    probes = effect_probes(design)
+    variants = dict.fromkeys((None, *cuts))
+    return [cell for cut in variants for cell in cells_of(design, role, cut, probes)]
+
+
+def cost_of(
+    measured: Measurements,
+    cells: Sequence[Cell],
+    half: Half = "",
+    *,
+    against: Sequence[Cell] | None = None,
+    probe: str = "generation",
+) -> Cost:
+    """Return what a cut costs on one half of the prompts, one cell a seed.
+
+    Args:
+        measured: The run.
+        cells: The cells of the cut.
+        half: The prompts that are meant.
+        against: What it is compared with; None for the intact model.
+        probe: The probe whose replies must be coherent.
+    """
+    before = intact_of(cells) if against is None else against
+    broken, usual = (
+        measured.rate(variant, probe, half=half, outcomes=BROKEN) for variant in (cells, before)
+    )
+    utility = utility_probe(measured.config)
+    rates = [measured.rate(variant, utility, half=half) for variant in (before, cells)]
+    tasks = _task_drops(measured, cells, before, half)
+    worst = max(tasks, key=lambda name: _value(tasks[name].value), default="")
+    drop = tasks.get(worst, Interval("", None))
+    high = max((_value(task.high) for task in tasks.values()), default=None)
+    return Cost(
+        relative_drop(*rates),
+        Interval("drop of utility, worst task", drop.value, drop.low, high),
+        worst,
+        None if math.isnan(usual.value) else broken - usual,
+    )
+
+
+def _task_drops(
+    measured: Measurements, cells: Sequence[Cell], before: Sequence[Cell], half: Half
+) -> dict[str, Interval]:
+    """Return the relative drop of each task that the model could do before."""
+    probe, least = utility_probe(measured.config), measured.config.least_rate
+    drops: dict[str, Interval] = {}
+    for task in measured.categories(before, probe, half=half):
+        rate = measured.rate(before, probe, task, half=half)
+        if rate.value >= (least if probe == "utility" else 0):
+            after = measured.rate(cells, probe, task, half=half)
+            drops[task] = relative_drop(rate, after).interval(task)
+    return drops
+
+
+def _value(value: float | None) -> float:
+    """Return a number that is the largest if there is none."""
+    return math.inf if value is None or math.isnan(value) else value
+
+
+def guard(
+    measured: Measurements,
+    cells: Sequence[Cell],
+    claimed: Sample,
+    random: Sample,
+    *,
+    budget: float | None = None,
+    half: Half = "",
+    random_share: float | None = None,
+) -> tuple[Condition, ...]:
+    """Return the conditions of the guard on one arm.
+
+    Args:
+        measured: The run.
+        cells: The cells of the cut, one a seed.
+        claimed: What the cut is claimed to do, as a relative drop.
+        random: What a random cut of the same size does, on the same prompts.
+        budget: Largest drop of utility; None for that of the configuration.
+        half: The prompts that are meant.
+        random_share: Largest share of it that the random cut may do; None as well.
+    """
+    limits = measured.config.guard
+    random_share = limits.random_share if random_share is None else random_share
+    share = percent(random_share)
+    margin = claimed * random_share - random
+    return (
+        *affordable(measured.config, cost_of(measured, cells, half), budget),
+        Condition(
+            margin.interval("share of the effect, less that of a random cut"),
+            above=0,
+            misses=f"A random cut does {percent(random.value)}, which is not less than {share} of "
+            f"{percent(claimed.value)}.",
+            crosses=f"A random cut may do {share} of the effect.",
+        ),
+    )
+
+
+def affordable(design: Design, cost: Cost, budget: float | None = None) -> list[Condition]:
+    """Return the conditions on a cost; the budget is that of the configuration if None."""
+    limits = design.guard
+    utility = cost.utility.interval("drop of utility, mean over tasks")
+    conditions = [
+        Condition(
+            utility,
+            at_most=limits.utility_drop if budget is None else budget,
+            misses=f"The cut costs {percent(utility.value)} of utility.",
+            crosses="The interval of the utility lost reaches beyond the budget.",
+        ),
+        Condition(
+            cost.task,
+            at_most=limits.worst_task,
+            misses=f"One task loses {percent(cost.task.value)}: {cost.worst or 'utility'}.",
+            crosses=f"A task may lose more than {percent(limits.worst_task)}.",
+        ),
+    ]
+    return conditions + coherent(design, cost)
+
+
+def coherent(design: Design, cost: Cost) -> list[Condition]:
+    """Return the condition on coherence alone; none where nobody told broken replies apart."""
+    if cost.incoherent is None:
+        return []
+    most = percent(design.guard.incoherent)
+    rise = cost.incoherent.interval("rise of incoherent replies")
+    return [
+        Condition(
+            rise,
+            at_most=design.guard.incoherent,
+            misses=f"The cut breaks {percent(rise.value)} of the replies.",
+            crosses=f"The cut may break more than {most} of the replies.",
+        )
+    ]
+
+
+def guarded(design: Design, budget: float | None = None, random_share: float | None = None) -> str:
+    """Return what the guard asks for, as the end of a rule in words."""
+    limits = design.guard
+    random_share = limits.random_share if random_share is None else random_share
+    budget = limits.utility_drop if budget is None else budget
+    return (
+        f"Utility falls by at most {percent(budget)} in the mean and by at most "
+        f"{percent(limits.worst_task)} in any task, incoherent replies rise by at most "
+        f"{percent(limits.incoherent)} (upper bounds), and a random cut of the same size does less "
+        f"than {percent(random_share)} of it (bound of the difference)."
+    )
+
+
+def silent(measured: Measurements, cells: Sequence[Cell]) -> str:
+    """Return why the intact models of these cells cannot be measured, "" if they can."""
+    intact = intact_of(cells)
+    utility = utility_probe(measured.config)
+    reasons = [measured.silent(intact, "generation")]
+    if utility == "utility":
+        reasons.append(measured.silent(intact, utility))
+    elif math.isnan(measured.rate(intact, utility).value):
+        reasons.append("The likelihood of held-out text has no value.")
+    return " ".join(reason for reason in reasons if reason)
