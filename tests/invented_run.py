@@ -71,7 +71,7 @@ class Invented(Measurements):
         """Return the same for one seed."""
         config = self.config.model_copy(update={"seeds": (seed,)})
         assert isinstance(config, RunConfig)
-        return Invented(
+        measured = type(self)(
             config,
             self.rate_of,
             prompts=self.prompt_count,
@@ -79,9 +79,17 @@ class Invented(Measurements):
             outcome=self.outcome_of,
             unscored=self.unscored_of,
         )
+        measured._rows, measured._asked = self._rows, self._asked
+        measured._samples, measured._resamplers = self._samples, self._resamplers
+        return measured
 
     def rows(self, cell: Cell) -> list[Row]:
         """Return one row a prompt and probe; every third prompt is of another category."""
+        if cell.key not in self._rows:
+            self._rows[cell.key] = self._invent(cell)
+        return self._rows[cell.key]
+
+    def _invent(self, cell: Cell) -> list[Row]:
         return [
             {
                 "probe": probe,

@@ -37,9 +37,10 @@ def claims(
     seeds: int = 3,
     outcome: Callable[[Cell, str], str] = lambda cell, probe: "complied",
     unscored: Rate = lambda cell, probe: 0.0,
+    prompts: int = 120,
 ) -> list[Claim]:
     config = invented_config({name: SECTIONS.get(name, {})}, seeds=seeds)
-    measured = Invented(config, rate, prompts=150, outcome=outcome, unscored=unscored)
+    measured = Invented(config, rate, prompts=prompts, outcome=outcome, unscored=unscored)
     study = STUDIES[name]
     section = config.section(study)
     assert section is not None
@@ -68,8 +69,8 @@ def works(cell: Cell, probe: str) -> float:
 
 @pytest.mark.parametrize("name", ["compactness", "specificity", "dissociation", "frontier"])
 def test_the_same_rules_support_a_cut_that_works(name: str) -> None:
-    supported = [claim.verdict for claim in claims(name, works)]
-    assert "supported" in supported, claims(name, works)[0].reason
+    weighed = claims(name, works, prompts=360)
+    assert "supported" in [claim.verdict for claim in weighed], weighed[0].reason
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
@@ -131,7 +132,7 @@ def test_one_task_that_breaks_supports_nothing(name: str) -> None:
     study = STUDIES[name]
     section = config.section(study)
     assert section is not None
-    measured = OneTask(config, works, prompts=150)
+    measured = OneTask(config, works, prompts=120)
     for claim in study.summarise(measured, section).claims:
         if not claim.claim.startswith((*OF_THE_INTACT_MODEL, *OF_WEIGHTS)):
             assert claim.verdict != "supported", claim
