@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from resect.data.encode import prompt_text
 from resect.data.load import BehaviourSet, check_disjoint, load_data
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.writing import write_json
+from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.config import RunConfig
+from resect.stats import normalised, rng
 from resect.studies.cells import at_seed
 from resect.studies.design import Target
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,32 @@ class Source:
     category: str = ""
     examples: int | None = None
     draw: int | None = None
+    permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
+
+
+class Pairs(NamedTuple):
+    """Examples of a target and of its contrast with the same prompts in the same order.
+
+    Attributes:
+        target: Examples of the target.
+        contrast: Examples of the contrast.
+        swapped: For each pair, whether its two answers change places.
+        left_out: Examples of either whose prompt the other lacks.
+    """
+
+    target: BehaviourSet
+    contrast: BehaviourSet
+    swapped: tuple[bool, ...]
+    left_out: int
+
+    def described(self, number: int) -> dict[str, int]:
+        """Return what a mask says of the permutation of this number."""
+        return {
+            "number": number,
+            "pairs": len(self.swapped),
+            "swapped": sum(self.swapped),
+            "left_out": self.left_out,
+        }
 
 
 class Sets:
@@ -42,6 +75,7 @@ class Sets:
         self._config = config
         self._run = run
         self._read: dict[str, BehaviourSet] = {}
+        self._compared: set[str] = set()
 
     def named(self, name: str, seed: int) -> BehaviourSet:
         """Return a data set of the configuration.
@@ -70,13 +104,76 @@ class Sets:
 
     def calibration(self, target: Target, source: Source) -> BehaviourSet:
         """Return the examples that are scored; none of them is asked by a probe."""
+        data = self._scorable(target, source)
+        limit = target.limit if source.examples is None else source.examples
+        return data.limit(limit, _draw_of(source))
+
+    def _scorable(self, target: Target, source: Source) -> BehaviourSet:
         data = self.named(target.data, source.seed).split("calibration")
         for probe in self._config.evaluation.probes:
             check_disjoint(data, self.asked(probe, source.seed))
-        if source.category:
-            data = data.category(source.category)
-        limit = target.limit if source.examples is None else source.examples
-        return data.limit(limit, source.seed if source.draw is None else source.draw)
+        return data.category(source.category) if source.category else data
+
+    def rival(self, target: Target) -> Target:
+        """Return the contrast of a target whose labels are to be permuted.
+
+        Raises:
+            InputError: It has none.
+        """
+        if target.contrast is None:
+            raise InputError(
+                "the labels of a target without a contrast cannot be permuted",
+                got=f"a target of the set {target.data!r} alone",
+                allowed="a target with a contrast, which answers the same prompts in another way",
+                fix="name one under contrast of the target",
+            )
+        return self._config.targets[target.contrast]
+
+    def pairs(self, target: Target, source: Source) -> Pairs:
+        """Return the scored examples of a target and of its contrast, paired by prompt.
+
+        Prompts are the same where their normalised texts are (`resect.stats.normalised`). A prompt
+        that repeats is paired as often as both sets have it, in their order. The draw is of pairs,
+        of as many as the smaller limit allows.
+
+        Each pair is swapped by a coin of its own, and not exactly half of all pairs: balanced
+        permutations hold none like the labels as they are, and p-values from them are too small
+        (Southworth, Kim and Owen 2009, Properties of balanced permutations).
+
+        Raises:
+            InputError: The target has no contrast, or they share no prompt.
+        """
+        rival = self.rival(target)
+        ours, theirs = self._scorable(target, source), self._scorable(rival, source)
+        matched = _same_prompts(ours, theirs)
+        if not matched:
+            raise InputError(
+                "the labels cannot be permuted, because target and contrast share no prompt",
+                got=f"{ours.source} and {theirs.source}",
+                allowed="sets that answer the same prompts",
+                fix="give the target a contrast that answers its prompts in another way",
+            )
+        left_out = len(ours) + len(theirs) - 2 * len(matched)
+        if left_out and ours.hash + theirs.hash not in self._compared:
+            self._compared.add(ours.hash + theirs.hash)
+            logger.warning(
+                "%d examples of %s and %s are not permuted: the other set lacks their prompts",
+                left_out, ours.source, theirs.source,
+            )  # fmt: skip
+        limits = (target.limit, rival.limit) if source.examples is None else (source.examples,)
+        count = min([len(matched), *(limit for limit in limits if limit is not None)])
+        drawn = rng(f"pairs/{ours.hash}/{theirs.hash}", _draw_of(source))
+        chosen = sorted(drawn.choice(len(matched), size=count, replace=False).tolist())
+        swapped = (False,) * count
+        if source.permutation:
+            coins = rng(f"permutation/{source.permutation}", _draw_of(source))
+            swapped = tuple((coins.random(count) < 0.5).tolist())
+        return Pairs(
+            ours.at([matched[place].ours for place in chosen]),
+            theirs.at([matched[place].theirs for place in chosen]),
+            swapped,
+            left_out,
+        )
 
     def asked(self, probe: str, seed: int) -> BehaviourSet:
         """Return the evaluation examples of a probe; they are the same for every arm."""
@@ -98,3 +195,27 @@ class Sets:
                 fix=f"name a set for {role} under attack_data",
             )
         return self.named(names[role], seed).split("calibration")
+
+
+def _draw_of(source: Source) -> int:
+    """Return the seed of the draw of calibration examples."""
+    return source.seed if source.draw is None else source.draw
+
+
+class _Match(NamedTuple):
+    """Positions of the two examples of a prompt."""
+
+    ours: int
+    theirs: int
+
+
+def _same_prompts(ours: BehaviourSet, theirs: BehaviourSet) -> list[_Match]:
+    """Pair the examples of two sets by prompt, in the order of the first."""
+    waiting: dict[str, list[int]] = {}
+    for position, example in enumerate(theirs.examples):
+        waiting.setdefault(normalised(prompt_text(example)), []).append(position)
+    matches = []
+    for position, example in enumerate(ours.examples):
+        if answers := waiting.get(normalised(prompt_text(example))):
+            matches.append(_Match(position, answers.pop(0)))
+    return matches
