@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -98,14 +99,14 @@ def test_a_random_set_grows_until_it_does_the_damage() -> None:
     assert numbers["times"] == pytest.approx(7, rel=0.05)
     # The same proportions as the mask, in every tensor.
     for name, entry in make(tiny.build("llama"), 0.005).tensors.items():
-        assert control.tensors[name].index.numel() == round(numbers["times"] * len(entry.index))
+        assert abs(control.tensors[name].index.numel() - numbers["times"] * len(entry.index)) < 1
 
 
 def test_a_random_set_of_more_damage_shrinks() -> None:
     count = make(tiny.build("llama"), 0.005).count
     numbers = grown(lambda mask: 3 * mask.count / count).meta["damage"]
-    assert numbers["times"] == pytest.approx(1 / 3, rel=0.1)
-    assert numbers["reached"] >= 1
+    assert 0.2 < numbers["times"] < 0.5
+    assert 1 <= numbers["reached"] < 1.5  # the mask has few weights
 
 
 def test_the_cap_is_said_and_what_is_no_number_is_more_than_any_damage() -> None:
@@ -126,5 +127,5 @@ def test_sizes_are_nested() -> None:
     grown(damage)
     sizes.sort(key=lambda mask: mask.count)
     assert len({mask.count for mask in sizes}) > 3
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in itertools.pairwise(sizes):
         assert small.subtract(large).count == 0

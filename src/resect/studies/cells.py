@@ -46,9 +46,9 @@ class Cut:
         examples: Calibration examples; None for the target's own limit.
         draw: Seed of the draw of calibration examples; None for the cell's seed.
         permutation: Rank by the target's contrast over the prompts that both have, with target and
-            contrast answer swapped for each prompt by a coin of the permutation of this number. 0
-            swaps none: the ranking that the permutations 1, 2, ... are held against. None for
-            the usual ranking, whose two draws need not be of the same prompts.
+            contrast answer swapped for a random half of the prompts, drawn by this number. 0 swaps
+            none: the ranking that is held against the permutations 1, 2, ... None is the usual
+            ranking, whose two draws need not be of the same prompts.
         instead: What stands in the place of the weights: `zero`; `scale:ALPHA`, the weights times
             a factor; `mean`, of their tensor; `resampled`, values of their tensor at random.
     """

@@ -178,7 +178,8 @@ def damage_matched(
             most = min(math.ceil(most_times * count), free)
             # Of one size always, so that the order is one for all sizes.
             order = generator.choice(free, size=most, replace=False)
-            return _outside(tensor, order[: min(round(times * count), most)])
+            # Rounded by a chance that is a tensor's own, or small tensors would all grow at once.
+            return _outside(tensor, order[: math.floor(times * count + generator.random())])
 
         return _control(mask, weights, "damage", draw, label, seed)
 
