@@ -5,23 +5,19 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from resect.data.encode import prompt_text
 from resect.data.load import BehaviourSet, check_disjoint, load_data
+from resect.data.pairs import Pairs, pair_up
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.config import RunConfig
-from resect.stats import normalised, rng
 from resect.studies.cells import at_seed
 from resect.studies.design import Target
 
 logger = logging.getLogger(__name__)
-# Of which half can be swapped.
-LEAST_PAIRS = 2
 
 
 @dataclass(frozen=True)
@@ -37,31 +33,6 @@ class Source:
     examples: int | None = None
     draw: int | None = None
     permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
-
-
-class Pairs(NamedTuple):
-    """Examples of a target and of its contrast with the same prompts in the same order.
-
-    Attributes:
-        target: Examples of the target.
-        contrast: Examples of the contrast.
-        swapped: For each pair, whether its two answers change places.
-        left_out: Examples of either whose prompt the other lacks.
-    """
-
-    target: BehaviourSet
-    contrast: BehaviourSet
-    swapped: tuple[bool, ...]
-    left_out: int
-
-    def described(self, number: int) -> dict[str, int]:
-        """Return what a mask says of the permutation of this number."""
-        return {
-            "number": number,
-            "pairs": len(self.swapped),
-            "swapped": sum(self.swapped),
-            "left_out": self.left_out,
-        }
 
 
 class Sets:
@@ -134,49 +105,28 @@ class Sets:
     def pairs(self, target: Target, source: Source) -> Pairs:
         """Return the scored examples of a target and of its contrast, paired by prompt.
 
-        Prompts are the same where their normalised texts are (`resect.stats.normalised`). A prompt
-        that repeats is paired as often as both sets have it, in their order. The draw is of pairs,
-        of as many as the smaller limit allows.
-
-        A random half of the pairs is swapped. Rankings have no scale: with a coin for each pair,
-        the majority that chance leaves unswapped would find the true direction again, and nearly
-        as well. Such balanced permutations make p-values a little too small where pairs are few
-        (Southworth, Kim and Owen 2009); of a mean of 24 pairs, .057 where .05 is said.
+        The draw is of pairs, of as many as the smaller limit allows.
 
         Raises:
             InputError: The target has no contrast, or they share too few prompts.
         """
         rival = self.rival(target)
         ours, theirs = self._scorable(target, source), self._scorable(rival, source)
-        matched = _same_prompts(ours, theirs)
         limits = (target.limit, rival.limit) if source.examples is None else (source.examples,)
-        count = min([len(matched), *(limit for limit in limits if limit is not None)])
-        if count < LEAST_PAIRS:
-            raise InputError(
-                "the labels cannot be permuted, because target and contrast share too few prompts",
-                got=f"{count} in {ours.source} and {theirs.source}",
-                allowed=f"at least {LEAST_PAIRS}",
-                fix="give the target a contrast that answers its prompts in another way",
-            )
-        left_out = len(ours) + len(theirs) - 2 * len(matched)
-        if left_out and ours.hash + theirs.hash not in self._compared:
+        pairs = pair_up(
+            ours,
+            theirs,
+            min((limit for limit in limits if limit is not None), default=None),
+            seed=_draw_of(source),
+            permutation=source.permutation or 0,
+        )
+        if pairs.left_out and ours.hash + theirs.hash not in self._compared:
             self._compared.add(ours.hash + theirs.hash)
             logger.warning(
                 "not permuted, because the other set lacks their prompts: %d examples of %s and %s",
-                left_out, ours.source, theirs.source,
+                pairs.left_out, ours.source, theirs.source,
             )  # fmt: skip
-        drawn = rng(f"pairs/{ours.hash}/{theirs.hash}", _draw_of(source))
-        chosen = sorted(drawn.choice(len(matched), size=count, replace=False).tolist())
-        swapped = (False,) * count
-        if source.permutation:
-            order = rng(f"permutation/{source.permutation}", _draw_of(source)).permutation(count)
-            swapped = tuple((order < count // 2).tolist())
-        return Pairs(
-            ours.at([matched[place].ours for place in chosen]),
-            theirs.at([matched[place].theirs for place in chosen]),
-            swapped,
-            left_out,
-        )
+        return pairs
 
     def asked(self, probe: str, seed: int) -> BehaviourSet:
         """Return the evaluation examples of a probe; they are the same for every arm."""
@@ -203,22 +153,3 @@ class Sets:
 def _draw_of(source: Source) -> int:
     """Return the seed of the draw of calibration examples."""
     return source.seed if source.draw is None else source.draw
-
-
-class _Match(NamedTuple):
-    """Positions of the two examples of a prompt."""
-
-    ours: int
-    theirs: int
-
-
-def _same_prompts(ours: BehaviourSet, theirs: BehaviourSet) -> list[_Match]:
-    """Pair the examples of two sets by prompt, in the order of the first."""
-    waiting: dict[str, list[int]] = {}
-    for position, example in enumerate(theirs.examples):
-        waiting.setdefault(normalised(prompt_text(example)), []).append(position)
-    matches = []
-    for position, example in enumerate(ours.examples):
-        if answers := waiting.get(normalised(prompt_text(example))):
-            matches.append(_Match(position, answers.pop(0)))
-    return matches

@@ -6,6 +6,7 @@ something looks special beside it. `damage_matched` grows the random set until i
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 
@@ -172,16 +173,7 @@ def damage_matched(
         MismatchError: The mask belongs to another model.
     """
 
-    def control(times: float) -> Mask:
-        def draw(tensor: MaskTensor, _: Tensor, generator: np.random.Generator) -> Tensor:
-            count, free = tensor.index.numel(), tensor.size - tensor.index.numel()
-            most = min(math.ceil(most_times * count), free)
-            # Of one size always, so that the order is one for all sizes.
-            order = generator.choice(free, size=most, replace=False)
-            # Rounded by a chance that is a tensor's own, or small tensors would all grow at once.
-            return _outside(tensor, order[: math.floor(times * count + generator.random())])
-
-        return _control(mask, weights, "damage", draw, label, seed)
+    control = functools.partial(_grown, mask, weights, most_times, label, seed)
 
     def measure(candidate: Mask) -> float:
         value = damage(candidate)
@@ -199,7 +191,6 @@ def damage_matched(
         middle = math.sqrt(low * high) if low else high / 2
         tried[middle] = measure(control(middle))
         low, high = (low, middle) if tried[middle] >= wanted else (middle, high)
-    matched = control(high)
     numbers = {
         "wanted": wanted if math.isfinite(wanted) else None,
         "reached": tried[high] if math.isfinite(tried[high]) else None,
@@ -207,4 +198,25 @@ def damage_matched(
         "measured": len(tried),
         "capped": capped,
     }
-    return Mask(matched.tensors, {**matched.meta, "damage": numbers})
+    return Mask((matched := control(high)).tensors, {**matched.meta, "damage": numbers})
+
+
+def _grown(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    most_times: float,
+    label: str,
+    seed: int,
+    times: float,
+) -> Mask:
+    """Draw a random set of so many times the size of a mask; larger ones hold it."""
+
+    def draw(tensor: MaskTensor, _: Tensor, generator: np.random.Generator) -> Tensor:
+        count, free = tensor.index.numel(), tensor.size - tensor.index.numel()
+        most = min(math.ceil(most_times * count), free)
+        # Of one size always, so that the order is one for all sizes.
+        order = generator.choice(free, size=most, replace=False)
+        # Rounded by a chance that is a tensor's own, or small tensors would all grow at once.
+        return _outside(tensor, order[: math.floor(times * count + generator.random())])
+
+    return _control(mask, weights, "damage", draw, label, seed)
