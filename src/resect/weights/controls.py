@@ -172,7 +172,6 @@ def damage_matched(
     Raises:
         MismatchError: The mask belongs to another model.
     """
-
     control = functools.partial(_grown, mask, weights, most_times, label, seed)
 
     def measure(candidate: Mask) -> float:
