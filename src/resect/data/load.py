@@ -98,7 +98,11 @@ class BehaviourSet:
             raise InputError("the limit on examples is too small", got=str(count), allowed="≥ 1")
         draw = stats.rng(f"limit/{self.hash}", seed)
         chosen = sorted(draw.choice(len(self.examples), size=count, replace=False).tolist())
-        return self._with([self.examples[position] for position in chosen])
+        return self.at(chosen)
+
+    def at(self, positions: Sequence[int]) -> BehaviourSet:
+        """Return the rows at these positions, in this order."""
+        return self._with([self.examples[position] for position in positions])
 
     def _with(self, examples: Sequence[Example]) -> BehaviourSet:
         return replace(self, examples=tuple(examples), hash=_hash_examples(examples))

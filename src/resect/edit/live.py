@@ -15,6 +15,7 @@ from torch import Tensor
 from resect.model.places import Place
 from resect.model.prunable import find_prunable
 from resect.records import CausalModel
+from resect.weights.fill import Filled
 from resect.weights.mask import Mask, places_in
 
 Model = TypeVar("Model", bound=CausalModel)
@@ -72,7 +73,9 @@ class Applied(Generic[Model]):
         self.revert()
 
 
-def apply(model: Model, mask: Mask, *, alpha: float = 0.0) -> Applied[Model]:
+def apply(
+    model: Model, mask: Mask, *, alpha: float = 0.0, instead: Mapping[str, Tensor] | None = None
+) -> Applied[Model]:
     """Multiply the masked weights of a live model by `alpha` until that is reverted.
 
     Cuts may be nested, as long as their masks share no weight.
@@ -81,6 +84,8 @@ def apply(model: Model, mask: Mask, *, alpha: float = 0.0) -> Applied[Model]:
         model: A Hugging Face causal LM.
         mask: Which weights, in checkpoint coordinates.
         alpha: Factor; 0 removes.
+        instead: [k] values by tensor name that stand in the place of the masked weights, in the
+            order of the mask's indices; `alpha` does not count then.
 
     Returns:
         A handle with `revert()`, which is a context manager as well.
@@ -106,7 +111,10 @@ def apply(model: Model, mask: Mask, *, alpha: float = 0.0) -> Applied[Model]:
                 axes = places_in(tensor, entry.index)
                 values = tensor[axes]
                 applied._saved.append(_Saved(*places[name], entry.index, values))
-                tensor[axes] = values * alpha if alpha else torch.zeros_like(values)
+                if instead is not None:
+                    tensor[axes] = instead[name].to(values.device, values.dtype)
+                else:
+                    tensor[axes] = values * alpha if alpha else torch.zeros_like(values)
     except BaseException:
         applied.revert()
         raise
@@ -132,6 +140,24 @@ def removed(model: Model, mask: Mask, *, alpha: float = 0.0) -> Iterator[Model]:
         MismatchError: The mask belongs to another model; nothing was changed.
     """
     with apply(model, mask, alpha=alpha):
+        yield model
+
+
+@contextlib.contextmanager
+def replaced(model: Model, filled: Filled) -> Iterator[Model]:
+    """Put values in the place of masked weights while the block runs; restore every bit after it.
+
+    Args:
+        model: A Hugging Face causal LM.
+        filled: Which weights, and what stands in their place.
+
+    Yields:
+        The model.
+
+    Raises:
+        MismatchError: The mask belongs to another model; nothing was changed.
+    """
+    with apply(model, filled.mask, instead=filled.values):
         yield model
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from resect import stats
 from resect.data.encode import PromptIds, check_format, decode, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
-from resect.edit.live import removed
+from resect.edit.live import removed, replaced
 from resect.edit.swap import swapped
 from resect.errors import InputError
 from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack
@@ -34,6 +34,7 @@ from resect.evaluation.decode import (
 from resect.evaluation.probes import Probe, find_probe
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Reply, Tokenizer
+from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
 NO_ATTACK = AttackSettings(name="none")
@@ -63,9 +64,9 @@ class EvaluationSettings:
     stride: int | None = None
 
 
-# What is asked: the intact model, the model without the weights of a mask, or the model with some
-# parameters, by name, in the place of its own.
-Variant = Mask | dict[str, Tensor] | None
+# What is asked: the intact model, the model without the weights of a mask or with values in their
+# place, or the model with some parameters, by name, in the place of its own.
+Variant = Mask | Filled | dict[str, Tensor] | None
 
 
 class Question(NamedTuple):
@@ -162,6 +163,8 @@ def _made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextMan
     """Return a context in which the model is the variant."""
     if variant is None:
         return contextlib.nullcontext()
+    if isinstance(variant, Filled):
+        return replaced(model, variant)
     return removed(model, variant) if isinstance(variant, Mask) else swapped(model, variant)
 
 
@@ -180,8 +183,8 @@ def ask(
         loaded: The intact model and its tokenizer.
         probes: Probe name to the examples that it is put to.
         settings: How to ask.
-        variant: Weights that are removed while the model answers, or parameters by name that stand
-            in the place of its own; None asks the intact model.
+        variant: Weights that are removed while the model answers, or have values in their place,
+            or parameters by name that stand in the place of its own; None asks the intact model.
         attack_data: What the model attack needs, by role. The attack comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the model attack did, if there is one.

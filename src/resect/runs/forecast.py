@@ -223,7 +223,7 @@ def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> li
 
 def _scoring(cut: Cut) -> Cut:
     """Return what of a cut its scores depend on; in rounds they depend on all of it."""
-    usual = replace(cut, kind="target")
+    usual = cut.located
     return usual if cut.rounds > 1 else replace(usual, q=1.0, p=None, scope=None)
 
 
@@ -265,9 +265,10 @@ def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> 
         seconds += prompts * assumed.length * forward
         if probe.judged == "never":
             continue
-        seconds += ceil(prompts / evaluation.batch_size) * evaluation.max_new_tokens * step
+        replies = prompts * cell.samples
+        seconds += ceil(replies / evaluation.batch_size) * evaluation.max_new_tokens * step
         if probe.coherent:
-            seconds += prompts * (assumed.length + evaluation.max_new_tokens) * forward
+            seconds += replies * (assumed.length + evaluation.max_new_tokens) * forward
     return seconds
 
 

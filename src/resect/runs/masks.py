@@ -3,7 +3,11 @@
 The name of a file is a hash of all that its content depends on within the run, so a file that is
 there is never made again. Masks of target cuts are under `masks/`, scores under `scores/`; controls
 are drawn again from the mask that they match, by a named generator, and slices of a ranking are
-selected again from its scores.
+selected again from its scores. A control that is matched in damage is kept, since it is found by
+running the model.
+
+The scores of a ranking with permuted labels (`Cut.permutation`) are used for its cuts and never
+again: the masks are kept, the scores only in memory, of one permutation at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from resect.attribution.engine import attribute_many
 from resect.attribution.rounds import contrasted, locate
 from resect.attribution.settings import AttributeSettings
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
+from resect.errors import InputError
+from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, ask
+from resect.evaluation.decode import GenerationSettings
 from resect.files.origin import hash_value
 from resect.model import context_of, prunable_tensors
 from resect.records import Encoded, Scope
@@ -26,13 +35,15 @@ from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject
 from resect.studies.cells import Cut, mask_path
 from resect.studies.design import Target
-from resect.weights.controls import magnitude_matched, random_mask
+from resect.weights.controls import damage_matched, magnitude_matched, random_mask
+from resect.weights.fill import Filled, fill
 from resect.weights.mask import Mask, revalued
 from resect.weights.scores import Scores
 from resect.weights.select import next_slice, select
 
 SLICES = ("opposite", "next_slice")
-
+# Texts of the likelihood probe on which a control is matched in damage.
+DAMAGE_TEXTS = 32
 
 # What a target is scored in; slices need the second.
 SIGNED = ("signed", "opposite")
@@ -78,6 +89,7 @@ class Masks:
         self.keep = keep
         self.sets = Sets(config, run)
         self._scores: dict[Path, Scores] = {}
+        self._permuted: dict[Path, Scores] = {}
         self._scored: Source | None = None
 
     def is_located(self, seed: int, ranking: Ranking) -> bool:
@@ -85,6 +97,8 @@ class Masks:
         role, cut = ranking
         if cut.kind not in SLICES:
             return mask_path(self.run, role, seed, cut).exists()
+        if cut.permutation is not None:
+            return True  # their scores are not kept, so that they are made when they are measured
         paths = list(self._score_paths(cut.target, _source(role, seed, cut), SIGNED).values())
         if self._extent(cut).p:
             reductions = (self.config.preserve.reduction,)
@@ -104,18 +118,63 @@ class Masks:
         scored = Source(role, seed)
         if scored != self._scored:
             self._scores.clear()
+            self._permuted.clear()
             self._scored = scored
 
     def mask(self, subject: Subject, cut: Cut) -> Mask:
         """Return what a cut removes from a model; `locate` has been called for its ranking."""
         if cut.kind in SLICES:
             return self._slice(subject, cut)
-        mask = self._target_mask(subject, replace(cut, kind="target"))
+        mask = self._target_mask(subject, cut.located)
         if cut.kind == "target":
             return mask
+        if cut.kind == "damage":
+            return self._damage_mask(subject, cut, mask)
         weights = prunable_tensors(subject.loaded.model)
         draw = random_mask if cut.kind == "random" else magnitude_matched
-        return draw(mask, weights, label=f"{cut.kind}/{cut.target}/{cut.q:g}", seed=subject.seed)
+        return draw(mask, weights, label=_label(cut), seed=subject.seed)
+
+    def variant(self, subject: Subject, cut: Cut, mask: Mask) -> Mask | Filled:
+        """Return the mask of a cut with what stands in the place of its weights, if not zero."""
+        filling = cut.filling
+        if filling == 0:
+            return mask
+        weights = prunable_tensors(subject.loaded.model)
+        return fill(mask, weights, filling, label=_label(cut), seed=subject.seed)
+
+    def _damage_mask(self, subject: Subject, cut: Cut, matched: Mask) -> Mask:
+        path = mask_path(self.run, subject.role, subject.seed, cut)
+        if path.exists():
+            return Mask.load(path)
+        mask = damage_matched(
+            matched,
+            prunable_tensors(subject.loaded.model),
+            lambda candidate: self._divergence(subject, self.variant(subject, cut, candidate)),
+            label=_label(cut),
+            seed=subject.seed,
+        )
+        mask.save(path)
+        return mask
+
+    def _divergence(self, subject: Subject, variant: Mask | Filled) -> float:
+        """Return the mean KL(intact || variant), nats per token, on texts of the preserve kind."""
+        evaluation = self.config.evaluation
+        if "likelihood" not in evaluation.probes:
+            raise InputError(
+                "a control cannot be matched in damage without texts to measure it on",
+                got=f"the probes {', '.join(evaluation.probes)}",
+                allowed="the probe likelihood among them",
+                fix="name a held-out set of the preserve kind under evaluation.probes.likelihood",
+            )
+        texts = self.sets.asked("likelihood", subject.seed)
+        settings = EvaluationSettings(
+            format=self.config.format,
+            attack=NO_ATTACK,
+            generation=GenerationSettings(batch_size=evaluation.batch_size),
+        )
+        few = texts.at(range(min(DAMAGE_TEXTS, len(texts))))
+        replies = ask(subject.loaded, {"likelihood": few}, settings, variant)
+        return float(np.mean([reply.kl for reply in replies]))
 
     def _target_mask(self, subject: Subject, cut: Cut) -> Mask:
         path = mask_path(self.run, subject.role, subject.seed, cut)
@@ -131,6 +190,12 @@ class Masks:
         else:
             scores = self._scores_of(subject, cut)["signed"]
             mask = select(scores, self._protected(subject, cut), **self._extent(cut)._asdict())
+        if cut.permutation is not None and ranking.role == subject.role:
+            source = _source(subject.role, subject.seed, cut)
+            pairs = self.sets.pairs(self.config.targets[cut.target], source)
+            mask = Mask(
+                mask.tensors, {**mask.meta, "permutation": pairs.described(cut.permutation)}
+            )
         mask.save(path)
         return mask
 
@@ -190,10 +255,14 @@ class Masks:
     ) -> dict[str, Scores]:
         """Return scores of a target by reduction, from memory, from disk or from the model."""
         paths = self._score_paths(name, source, reductions)
-        absent = [path for path in paths.values() if path not in self._scores]
+        kept = self._scores if source.permutation is None else self._permuted
+        absent = [path for path in paths.values() if path not in kept]
         if absent and all(path.exists() for path in paths.values()):
-            self._scores |= {path: Scores.load(path) for path in absent}
+            kept |= {path: Scores.load(path) for path in absent}
         elif absent:
+            if source.permutation is not None:
+                # Of the one before, which has had its turn.
+                self._permuted.clear()
             aimed = self._aimed(subject, source, target)
             scores = attribute_many(
                 subject.loaded.model,
@@ -203,9 +272,10 @@ class Masks:
                 settings=self._settings(source, target, aimed.hash),
             )
             for reduction, path in paths.items():
-                scores[reduction].save(path)
-                self._scores[path] = scores[reduction]
-        return {reduction: self._scores[path] for reduction, path in paths.items()}
+                if source.permutation is None:
+                    scores[reduction].save(path)
+                kept[path] = scores[reduction]
+        return {reduction: kept[path] for reduction, path in paths.items()}
 
     def _settings(self, source: Source, target: Target, data_hash: str) -> AttributeSettings:
         return AttributeSettings(
@@ -218,6 +288,8 @@ class Masks:
         )
 
     def _aimed(self, subject: Subject, source: Source, target: Target) -> _Aimed:
+        if source.permutation is not None:
+            return self._permuted_aim(subject, source, target)
         data = self.sets.calibration(target, source)
         examples = self._encode(data, target, subject)
         if target.contrast is None:
@@ -226,6 +298,24 @@ class Masks:
         against = self.sets.calibration(rival, source)
         contrast = self._encode(against, rival, subject)
         return _Aimed(examples, contrast, hash_value([data.hash, against.hash]))
+
+    def _permuted_aim(self, subject: Subject, source: Source, target: Target) -> _Aimed:
+        """Return examples of which some have changed places, each read as in its own set."""
+        pairs, rival = self.sets.pairs(target, source), self.sets.rival(target)
+        answers = zip(
+            self._encode(pairs.target, target, subject),
+            self._encode(pairs.contrast, rival, subject),
+            strict=True,
+        )
+        sides = [
+            (theirs, ours) if swapped else (ours, theirs)
+            for (ours, theirs), swapped in zip(answers, pairs.swapped, strict=True)
+        ]
+        return _Aimed(
+            [side for side, _ in sides],
+            [side for _, side in sides],
+            hash_value([pairs.target.hash, pairs.contrast.hash, pairs.swapped]),
+        )
 
     def _encode(self, data: BehaviourSet, target: Target, subject: Subject) -> list[Encoded]:
         return encode(
@@ -242,11 +332,16 @@ def ranking_of(role: str, cut: Cut) -> Ranking:
     """Return whose scores a cut needs; slices are always of the model that is cut."""
     if cut.kind in SLICES:
         return Ranking(role, cut)
-    target = replace(cut, kind="target")
+    target = cut.located
     if cut.scored_on in ("", role):
         return Ranking(role, target)
     return Ranking(cut.scored_on, replace(target, scored_on=""))
 
 
 def _source(role: str, seed: int, cut: Cut) -> Source:
-    return Source(role, seed, cut.category, cut.examples, cut.draw)
+    return Source(role, seed, cut.category, cut.examples, cut.draw, cut.permutation)
+
+
+def _label(cut: Cut) -> str:
+    """Return the name of the draws of a control."""
+    return f"{cut.kind}/{cut.target}/{cut.q:g}"

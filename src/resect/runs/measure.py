@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from resect.edit.hold import HoldMask
-from resect.edit.live import removed
+from resect.edit.live import removed, replaced
 from resect.edit.swap import changes, restoring, snapshot
 from resect.edit.tune import TuneSettings, tune
 from resect.evaluation.ask import EvaluationSettings, ask
@@ -38,9 +38,9 @@ from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
-from resect.files.writing import write_json
+from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
-from resect.records import Example
+from resect.records import CausalModel, Example
 from resect.runs.config import RunConfig
 from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
@@ -49,6 +49,7 @@ from resect.runs.subject import Subject, Subjects
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
+from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
 Weights = dict[str, Tensor]
@@ -93,13 +94,21 @@ def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:
         against = None if cell.tuning is None else cell.tuning.against
         for cut in (cell.cut, against):
             if cut is not None:
+                if cut.permutation is not None:
+                    masks.sets.rival(masks.config.targets[cut.target])
                 ranking = ranking_of(cell.role, cut)
                 needed.setdefault(Source(ranking.role, cell.seed), {})[ranking] = None
     for source in sorted(needed, key=lambda source: (source.seed, source.role)):
         masks.turn_to(source.role, source.seed)
-        for ranking in needed[source]:
+        for ranking in sorted(needed[source], key=_turn):
             if not masks.is_located(source.seed, ranking):
                 masks.locate(subjects.load(source.role, source.seed), ranking.cut)
+
+
+def _turn(ranking: Ranking) -> tuple[str, ...]:
+    """Return what sorts the rankings of a permutation together, after those of the true labels."""
+    cut = ranking.cut
+    return () if cut.permutation is None else (cut.target, f"{cut.permutation:09}")
 
 
 def measure(cell: Cell, masks: Masks, subjects: Subjects) -> None:
@@ -121,10 +130,11 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     config, sets = masks.config, masks.sets
     mask = None if cell.cut is None else masks.mask(subject, cell.cut)
     probes = {name: sets.asked(name, cell.seed) for name in cell.probes}
-    settings = evaluation_settings(config, cell.attack)
-    variant: Mask | Weights | None = mask
+    settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+    cut = None if cell.cut is None or mask is None else masks.variant(subject, cell.cut, mask)
+    variant: Mask | Filled | Weights | None = cut
     if cell.tuning is not None:
-        variant = _tuned_weights(cell, cell.tuning, mask, masks, subject)
+        variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
     replies = ask(subject.loaded, probes, settings, variant, attack_data=attack_data)
     origin = _origin(cell, mask, subject)
@@ -153,22 +163,30 @@ def _origin(cell: Cell, mask: Mask | None, subject: Subject) -> dict[str, object
         "cut_kind": "intact" if cut is None else cut.kind,
         "cut_category": "" if cut is None else cut.category,
         "q": 0.0 if cut is None else cut.q,
-        "cut": "" if cut is None else json.dumps(asdict(cut), sort_keys=True),
-        "tuning": "" if cell.tuning is None else json.dumps(asdict(cell.tuning), sort_keys=True),
+        "cut": "" if cut is None else json.dumps(plain(cut), sort_keys=True),
+        "tuning": "" if cell.tuning is None else json.dumps(plain(cell.tuning), sort_keys=True),
         "removed": 0 if mask is None else mask.count,
         "removed_fraction": 0.0 if mask is None else mask.count / subject.prints.prunable,
+        **({"temperature": cell.temperature} if cell.temperature else {}),
+        **_damage(mask),
     }
 
 
+def _damage(mask: Mask | None) -> dict[str, object]:
+    """Return the columns that say how well a control is matched in damage."""
+    numbers = {} if mask is None else mask.meta.get("damage", {})
+    return {f"damage_{name}": value for name, value in numbers.items()}
+
+
 def _tuned_weights(
-    cell: Cell, tuning: Tuning, mask: Mask | None, masks: Masks, subject: Subject
+    cell: Cell, tuning: Tuning, cut: Mask | Filled | None, masks: Masks, subject: Subject
 ) -> Weights:
     """Return the parameters of a cut and tuned variant that differ from the intact model's."""
     model = subject.loaded.model
     before = snapshot(model)
+    mask = cut.mask if isinstance(cut, Filled) else cut
     hold = HoldMask(mask) if tuning.hold and mask is not None else None
-    cutting = contextlib.nullcontext() if mask is None else removed(model, mask)
-    with restoring(model, before), cutting:
+    with restoring(model, before), _cutting(model, cut):
         tune(
             subject.loaded,
             _lessons(tuning, cell.seed, masks.sets),
@@ -188,6 +206,15 @@ def _tuned_weights(
         shares = _shares(before, after, located, matched)
         write_json(changes_path(masks.run, cell), {"target": tuning.against.target} | shares)
     return after
+
+
+def _cutting(
+    model: CausalModel, cut: Mask | Filled | None
+) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which the model is cut."""
+    if cut is None:
+        return contextlib.nullcontext()
+    return replaced(model, cut) if isinstance(cut, Filled) else removed(model, cut)
 
 
 def _lessons(tuning: Tuning, seed: int, sets: Sets) -> tuple[Example, ...]:
@@ -237,12 +264,16 @@ def _shares(
     }
 
 
-def evaluation_settings(config: RunConfig, attack: str = "") -> EvaluationSettings:
+def evaluation_settings(
+    config: RunConfig, attack: str = "", samples: int = 1, temperature: float = 0.0
+) -> EvaluationSettings:
     """Return how the run's variants are asked and judged.
 
     Args:
         config: The run's configuration.
         attack: An attack as the command line writes it, in the place of the configuration's.
+        samples: Replies to each prompt.
+        temperature: 0 decodes greedily.
     """
     evaluation = config.evaluation
     usual = AttackSettings(config.attack.name, config.attack.tokens, config.attack.phrase)
@@ -250,5 +281,7 @@ def evaluation_settings(config: RunConfig, attack: str = "") -> EvaluationSettin
         format=config.format,
         attack=parse_attack(attack) if attack else usual,
         judge=evaluation.judge,
-        generation=GenerationSettings(evaluation.max_new_tokens, evaluation.batch_size),
+        generation=GenerationSettings(
+            evaluation.max_new_tokens, evaluation.batch_size, temperature, samples
+        ),
     )

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from resect.data.load import BehaviourSet, check_disjoint, load_data
+from resect.data.pairs import Pairs, pair_up
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.writing import write_json
+from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.config import RunConfig
 from resect.studies.cells import at_seed
 from resect.studies.design import Target
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Source:
     category: str = ""
     examples: int | None = None
     draw: int | None = None
+    permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
 
 
 class Sets:
@@ -42,6 +48,7 @@ class Sets:
         self._config = config
         self._run = run
         self._read: dict[str, BehaviourSet] = {}
+        self._compared: set[str] = set()
 
     def named(self, name: str, seed: int) -> BehaviourSet:
         """Return a data set of the configuration.
@@ -70,13 +77,56 @@ class Sets:
 
     def calibration(self, target: Target, source: Source) -> BehaviourSet:
         """Return the examples that are scored; none of them is asked by a probe."""
+        data = self._scorable(target, source)
+        limit = target.limit if source.examples is None else source.examples
+        return data.limit(limit, _draw_of(source))
+
+    def _scorable(self, target: Target, source: Source) -> BehaviourSet:
         data = self.named(target.data, source.seed).split("calibration")
         for probe in self._config.evaluation.probes:
             check_disjoint(data, self.asked(probe, source.seed))
-        if source.category:
-            data = data.category(source.category)
-        limit = target.limit if source.examples is None else source.examples
-        return data.limit(limit, source.seed if source.draw is None else source.draw)
+        return data.category(source.category) if source.category else data
+
+    def rival(self, target: Target) -> Target:
+        """Return the contrast of a target whose labels are to be permuted.
+
+        Raises:
+            InputError: It has none.
+        """
+        if target.contrast is None:
+            raise InputError(
+                "the labels of a target without a contrast cannot be permuted",
+                got=f"a target of the set {target.data!r} alone",
+                allowed="a target with a contrast, which answers the same prompts in another way",
+                fix="name one under contrast of the target",
+            )
+        return self._config.targets[target.contrast]
+
+    def pairs(self, target: Target, source: Source) -> Pairs:
+        """Return the scored examples of a target and of its contrast, paired by prompt.
+
+        The draw is of pairs, of as many as the smaller limit allows.
+
+        Raises:
+            InputError: The target has no contrast, or they share too few prompts.
+        """
+        rival = self.rival(target)
+        ours, theirs = self._scorable(target, source), self._scorable(rival, source)
+        limits = (target.limit, rival.limit) if source.examples is None else (source.examples,)
+        pairs = pair_up(
+            ours,
+            theirs,
+            min((limit for limit in limits if limit is not None), default=None),
+            seed=_draw_of(source),
+            permutation=source.permutation or 0,
+        )
+        if pairs.left_out and ours.hash + theirs.hash not in self._compared:
+            self._compared.add(ours.hash + theirs.hash)
+            logger.warning(
+                "not permuted, because the other set lacks their prompts: %d examples of %s and %s",
+                pairs.left_out, ours.source, theirs.source,
+            )  # fmt: skip
+        return pairs
 
     def asked(self, probe: str, seed: int) -> BehaviourSet:
         """Return the evaluation examples of a probe; they are the same for every arm."""
@@ -98,3 +148,8 @@ class Sets:
                 fix=f"name a set for {role} under attack_data",
             )
         return self.named(names[role], seed).split("calibration")
+
+
+def _draw_of(source: Source) -> int:
+    """Return the seed of the draw of calibration examples."""
+    return source.seed if source.draw is None else source.draw

@@ -3,22 +3,31 @@
 A `Cell` is one model variant with the probes that are put to it: a model, less a cut, perhaps
 fine-tuned afterwards, perhaps attacked. Two studies that need the same variant name the same cell,
 and it is measured once.
+
+The names of files are hashes of these fields. A field that was added later is left out of hashes
+and columns while it has its default (`records.LEFT_OUT_BY_DEFAULT`), so that old runs keep theirs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from resect.errors import InputError
 from resect.files.origin import hash_value
-from resect.records import Scope
+from resect.records import LEFT_OUT_BY_DEFAULT, Scope
 from resect.studies.design import Design
+
+if TYPE_CHECKING:
+    from resect.weights.fill import Filling
 
 # Ends the names of records that no judge has seen.
 ASKED = ".asked.parquet"
-Kind = Literal["target", "random", "magnitude", "opposite", "next_slice"]
+Kind = Literal["target", "random", "magnitude", "damage", "opposite", "next_slice"]
+INSTEAD = "zero, mean, resampled, or scale:ALPHA with a number"
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,12 @@ class Cut:
         scored_on: Role of the model whose gradients rank the weights; "" for the model that is cut.
         examples: Calibration examples; None for the target's own limit.
         draw: Seed of the draw of calibration examples; None for the cell's seed.
+        permutation: Rank by the target's contrast over the prompts that both have, with target and
+            contrast answer swapped for a random half of the prompts, drawn by this number. 0 swaps
+            none: the ranking that is held against the permutations 1, 2, ... None is the usual
+            ranking, whose two draws need not be of the same prompts.
+        instead: What stands in the place of the weights: `zero`; `scale:ALPHA`, the weights times
+            a factor; `mean`, of their tensor; `resampled`, values of their tensor at random.
     """
 
     target: str
@@ -48,6 +63,55 @@ class Cut:
     scored_on: str = ""
     examples: int | None = None
     draw: int | None = None
+    permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
+    instead: str = field(default="zero", metadata=LEFT_OUT_BY_DEFAULT)
+
+    def __post_init__(self) -> None:
+        """Refuse what no cut can be.
+
+        Raises:
+            InputError: The number of the permutation is negative, or `instead` is unknown.
+        """
+        if self.permutation is not None and self.permutation < 0:
+            raise InputError(
+                "the number of a permutation is too small",
+                got=str(self.permutation),
+                allowed="1, 2, ..., or 0 for the labels as they are",
+                fix="count permutations from 1",
+            )
+        _ = self.filling
+
+    @property
+    def filling(self) -> Filling:
+        """What stands in the place of the weights: a factor of them, or the name of a rule.
+
+        Raises:
+            InputError: `instead` is unknown.
+        """
+        if self.instead == "zero":
+            return 0.0
+        if self.instead == "mean":
+            return "mean"
+        if self.instead == "resampled":
+            return "resampled"
+        name, _, number = self.instead.partition(":")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = math.nan
+        if name != "scale" or not math.isfinite(factor):
+            raise InputError(
+                "unknown value in the place of cut weights",
+                got=repr(self.instead),
+                allowed=INSTEAD,
+                fix="for instance scale:0.5",
+            )
+        return factor
+
+    @property
+    def located(self) -> Cut:
+        """The target cut whose places this one takes or is matched to."""
+        return replace(self, kind="target", instead="zero")
 
 
 @dataclass(frozen=True)
@@ -90,6 +154,8 @@ class Cell:
         probes: Names of the probes.
         tuning: How it is fine-tuned after the cut; None if it is not.
         attack: Attack of the probes that are put under one; "" for the configuration's.
+        samples: Replies to each prompt; more than one only when sampling.
+        temperature: 0 decodes greedily; above 0 samples.
     """
 
     role: str
@@ -98,13 +164,42 @@ class Cell:
     probes: tuple[str, ...]
     tuning: Tuning | None = None
     attack: str = ""
+    samples: int = field(default=1, metadata=LEFT_OUT_BY_DEFAULT)
+    temperature: float = field(default=0.0, metadata=LEFT_OUT_BY_DEFAULT)
+
+    def __post_init__(self) -> None:
+        """Refuse replies that cannot be had.
+
+        Raises:
+            InputError: No reply is asked for, or several greedy ones, which would be the same; or
+                what is held at zero while training is not zero.
+        """
+        if self.samples < 1 or self.temperature < 0 or (self.samples > 1 and not self.temperature):
+            raise InputError(
+                "these replies cannot be sampled",
+                got=f"{self.samples} samples at temperature {self.temperature:g}",
+                allowed="one greedy reply, or one or more at a temperature above 0",
+                fix="set a temperature, for instance 1",
+            )
+        holds = self.tuning is not None and self.tuning.hold
+        if holds and self.cut is not None and self.cut.filling != 0:
+            raise InputError(
+                "weights that are held at zero while training must be zero",
+                got=f"{self.cut.instead} in their place",
+                allowed="zero",
+                fix="leave out hold, or what stands in their place",
+            )
 
     @property
     def key(self) -> str:
         """Name of the cell's files; the probes are not part of it."""
-        values: list[object] = [self.role, self.seed, self.attack]
-        values += [None if step is None else asdict(step) for step in (self.cut, self.tuning)]
-        return hash_value(values)
+        values: list[object] = [self.role, self.seed, self.attack, self.cut, self.tuning]
+        later = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)
+            if entry.metadata == LEFT_OUT_BY_DEFAULT and getattr(self, entry.name) != entry.default
+        }
+        return hash_value([*values, later] if later else values)
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:
@@ -136,8 +231,12 @@ def judged_records(run: Path) -> list[Path]:
 
 
 def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
-    """Return where the mask of a target cut is kept."""
-    return run / "masks" / f"{hash_value([role, seed, asdict(cut)])}.mask.safetensors"
+    """Return where the mask of a target cut is kept, or of a control that is matched in damage.
+
+    What stands in the place of the weights does not change which they are, but what damage it does.
+    """
+    named = cut if cut.kind == "damage" else replace(cut, instead="zero")
+    return run / "masks" / f"{hash_value([role, seed, named])}.mask.safetensors"
 
 
 def at_seed(template: str, seed: int) -> str:

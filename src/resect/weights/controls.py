@@ -1,8 +1,14 @@
-"""Sets of the same size as a mask: random ones, and ones matched in magnitude."""
+"""Sets to hold a mask against: of its size, random or matched in magnitude, or of its damage.
+
+A random set of the size of a mask often does nothing to a model, so that any mask that does
+something looks special beside it. `damage_matched` grows the random set until it does as much.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -50,12 +56,17 @@ def random_mask(
 
     def draw(tensor: MaskTensor, _: Tensor, generator: np.random.Generator) -> Tensor:
         count, free = tensor.index.numel(), tensor.size - tensor.index.numel()
-        ranks = np.sort(generator.choice(free, size=min(count, free), replace=False))
-        # The r-th weight outside of the mask: each removed weight before it shifts it by one.
-        gaps = tensor.index.numpy() - np.arange(count)
-        return torch.from_numpy(ranks + np.searchsorted(gaps, ranks, side="right"))
+        return _outside(tensor, generator.choice(free, size=min(count, free), replace=False))
 
     return _control(mask, weights, "random", draw, label, seed)
+
+
+def _outside(tensor: MaskTensor, ranks: Ints) -> Tensor:
+    """Return flat indices [r] of weights outside of a mask, given their ranks among those."""
+    ranks = np.sort(ranks)
+    # The r-th weight outside of the mask: each removed weight before it shifts it by one.
+    gaps = tensor.index.numpy() - np.arange(tensor.index.numel())
+    return torch.from_numpy(ranks + np.searchsorted(gaps, ranks, side="right"))
 
 
 def magnitude_matched(
@@ -119,3 +130,92 @@ def _nearest(
         used.add(rank)
         chosen.append(int(free[rank]))
     return np.array(chosen, dtype=np.int64)
+
+
+MOST_TIMES = 50.0
+MOST_MEASURED = 12
+# Damage above what is wanted, as a share of it, with which the search ends.
+NEAR = 0.02
+
+
+def damage_matched(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    damage: Callable[[Mask], float],
+    *,
+    label: str = "damage",
+    seed: int = 0,
+    most_times: float = MOST_TIMES,
+) -> Mask:
+    """Grow a random set until cutting it does as much damage as cutting `mask`.
+
+    Every tensor has a random order of its weights outside of `mask`, and a set of t times the size
+    takes the first t * k of it, so that each size holds all smaller ones. The size is doubled from
+    that of the mask until the damage is reached, then halved in on by its logarithm, with at most
+    `MOST_MEASURED` measurements. The smallest size that reached the damage is returned; if none
+    did, the largest.
+
+    Args:
+        mask: The mask to match; its shares of the tensors are kept until one has no weight left.
+        weights: Checkpoint tensors of its model by name.
+        damage: Measures what cutting a mask does, for instance in nats of KL divergence; higher is
+            worse. What is not a number counts as more than any damage.
+        label: Name of the draw.
+        seed: Seed of the draw.
+        most_times: Largest size as a multiple of the mask's, at least 1.
+
+    Returns:
+        The control. `meta["damage"]` holds `wanted` and `reached`, in the unit of `damage` and None
+        where they are not finite; `times`, its size as a multiple of the mask's; `measured`, how
+        often damage was measured; `capped`, whether even the largest size does less than wanted.
+
+    Raises:
+        MismatchError: The mask belongs to another model.
+    """
+    control = functools.partial(_grown, mask, weights, most_times, label, seed)
+
+    def measure(candidate: Mask) -> float:
+        value = damage(candidate)
+        return math.inf if math.isnan(value) else value
+
+    wanted, tried = measure(mask), {0.0: 0.0}
+    low, high = 0.0, 1.0 if mask.count else 0.0
+    while high not in tried and len(tried) < MOST_MEASURED:
+        tried[high] = measure(control(high))
+        if tried[high] < wanted and high < most_times:
+            low, high = high, min(2 * high, most_times)
+    capped = tried[high] < wanted
+    while not capped and tried[high] > (1 + NEAR) * wanted and len(tried) < MOST_MEASURED:
+        # Below the size of the mask there is no lower end to take a logarithm of.
+        middle = math.sqrt(low * high) if low else high / 2
+        tried[middle] = measure(control(middle))
+        low, high = (low, middle) if tried[middle] >= wanted else (middle, high)
+    numbers = {
+        "wanted": wanted if math.isfinite(wanted) else None,
+        "reached": tried[high] if math.isfinite(tried[high]) else None,
+        "times": high,
+        "measured": len(tried),
+        "capped": capped,
+    }
+    return Mask((matched := control(high)).tensors, {**matched.meta, "damage": numbers})
+
+
+def _grown(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    most_times: float,
+    label: str,
+    seed: int,
+    times: float,
+) -> Mask:
+    """Draw a random set of so many times the size of a mask; larger ones hold it."""
+
+    def draw(tensor: MaskTensor, _: Tensor, generator: np.random.Generator) -> Tensor:
+        count, free = tensor.index.numel(), tensor.size - tensor.index.numel()
+        most = min(math.ceil(most_times * count), free)
+        # Of one size always, so that the order is one for all sizes.
+        order = generator.choice(free, size=most, replace=False)
+        # Rounded by a chance that is a tensor's own, or small tensors would all grow at once.
+        return _outside(tensor, order[: math.floor(times * count + generator.random())])
+
+    return _control(mask, weights, "damage", draw, label, seed)
