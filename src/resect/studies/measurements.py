@@ -48,6 +48,23 @@ class Asked(NamedTuple):
     outcome: str | None
 
 
+class _Question(NamedTuple):
+    """Whose prompts are meant (a cell, a category), and the probe."""
+
+    whose: str
+    probe: str
+
+
+class _Rate(NamedTuple):
+    """What a rate is of; see `Measurements.strata`."""
+
+    cells: tuple[str, ...]
+    question: _Question
+    half: Half
+    other_than: str
+    outcomes: tuple[str, ...]
+
+
 class Scored(NamedTuple):
     """A score, None where there is none, and the group of the prompt."""
 
@@ -63,8 +80,8 @@ class Measurements:
         self.config = config
         self.run = run
         self._rows: dict[str, list[Row]] = {}
-        self._asked: dict[tuple[str, str], list[Asked]] = {}
-        self._samples: dict[tuple[object, ...], Sample] = {}
+        self._asked: dict[_Question, list[Asked]] = {}
+        self._samples: dict[_Rate, Sample] = {}
         self._resamplers: dict[str, Resampler] = {}
 
     def of_seed(self, seed: int) -> Measurements:
@@ -103,7 +120,7 @@ class Measurements:
 
     def asked(self, cell: Cell, probe: str) -> list[Asked]:
         """Return what a cell's rows say of the prompts of a probe, in their order."""
-        key = (cell.key, probe)
+        key = _Question(cell.key, probe)
         if key not in self._asked:
             rows = [row for row in self.rows(cell) if row["probe"] == probe]
             prompts = tuple(_Prompt(row["category"], _prompt(row)) for row in rows)
@@ -172,10 +189,13 @@ class Measurements:
         those of `strata`.
         """
         cells = list(cells)
-        together = self.resampler(probe).together
-        keys = tuple((cell.key, cell.seed) for cell in cells)
-        choice = (probe, category, half, other_than, tuple(outcomes))
-        key = (keys, choice, together, self.config.most_unscored)
+        key = _Rate(
+            tuple(f"{cell.seed}/{cell.key}" for cell in cells),
+            _Question(category, probe),
+            half,
+            other_than,
+            tuple(outcomes),
+        )
         if key not in self._samples:
             strata = self.strata(
                 cells, probe, category, half=half, other_than=other_than, outcomes=outcomes

@@ -63,13 +63,16 @@ class Permuted:
 
 
 def permuted_cuts(design: Design, permutations: int, fractions: Sequence[float]) -> list[Cut]:
-    """Return the cuts of a permutation test; none where the target has no contrast."""
-    if design.targets[design.target].contrast is None:
+    """Return the cuts of a permutation test; none where the target has no contrast.
+
+    Those of the true labels (permutation 0) are the first: they are of the same pairs.
+    """
+    if not permutations or design.targets[design.target].contrast is None:
         return []
-    return [cut for number in range(permutations) for cut in _grid(design, fractions, number)]
+    return [cut for number in range(permutations + 1) for cut in _grid(design, fractions, number)]
 
 
-def _grid(design: Design, fractions: Sequence[float], number: int | None) -> list[Cut]:
+def _grid(design: Design, fractions: Sequence[float], number: int) -> list[Cut]:
     return [Cut(design.target, "target", q, permutation=number) for q in fractions]
 
 
@@ -91,6 +94,6 @@ def permuted(
         choose(
             measured, design.subject, _grid(design, fractions, number), budget
         ).effect.harm_drop.value
-        for number in (None, *range(permutations))
+        for number in range(permutations + 1)
     ]
     return Permuted(drops[0], tuple(drops[1:]))

@@ -113,7 +113,6 @@ def plan(design: Design, section: Specificity) -> list[Cell]:
     cuts += [cut for arm in _arms(design, section).values() for cut in arm]
     # The guard compares a target cut with a random one of its size.
     cuts += [Cut(design.target, "random", q) for q in section.fractions]
-    cuts += [Cut(design.target, "target", q) for q in _permuted_grid(section)]
     cuts += permuted_cuts(design, section.permutations, _permuted_grid(section))
     return [
         cell

@@ -195,7 +195,7 @@ def _permuted(
     measured: Measurements, section: Transfer, names: tuple[str, ...], across: Sample
 ) -> Permuted | None:
     """Return what cuts of swapped labels do to the categories, as `across` is of the true ones."""
-    cuts = permuted_cuts(measured.config, section.permutations, (section.fraction,))
+    cuts = permuted_cuts(measured.config, section.permutations, (section.fraction,))[1:]
     if not cuts:
         return None
     drops = [mean_of([_drop(measured, cut, category) for category in names]).value for cut in cuts]
