@@ -377,50 +377,57 @@ def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
     """Return a row for each probe and variant, from the answers that one judge judged."""
     rates: list[Rate] = []
     for probe in _probes_of(variants["intact"]):
-        resampler = Resampler(probe.name)
-        samples: dict[str, Sample] = {}
         asked = {
             variant: [answer for answer in answers if answer.probe == probe]
             for variant, answers in variants.items()
         }
-        graded = any(map(_is_graded, chain.from_iterable(asked.values())))
-        for variant, mine in asked.items():
-            replies = [answer.reply for answer in mine]
-            scores = [answer.judgement.score for answer in mine]
-            samples[variant] = _rate(resampler, replies, scores)
-            rate = samples[variant].interval("rate")
-            exact = _rate(resampler, replies, [_hit(answer) for answer in mine]).interval("exact")
-            drop = NOT_MEASURED
-            if variant != "intact":
-                drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
-            perplexity = _perplexity(replies, resampler)
-            words = [reply.text.split() for reply in replies]
-            rates.append(
-                Rate(
-                    judge=judge,
-                    probe=probe.name,
-                    variant=variant,
-                    rate=rate.value,
-                    low=rate.low,
-                    high=rate.high,
-                    exact_rate=exact.value,
-                    exact_low=exact.low,
-                    exact_high=exact.high,
-                    graded=graded,
-                    scored=sum(score is not None for score in scores),
-                    unscored=sum(score is None for score in scores),
-                    nll=_mean([reply.nll for reply in replies]),
-                    kl=_mean([reply.kl for reply in replies]),
-                    repetition=_mean([reply.repetition for reply in replies]),
-                    distinct=distinct(words) if probe.coherent else None,
-                    perplexity=perplexity.value,
-                    perplexity_low=perplexity.low,
-                    perplexity_high=perplexity.high,
-                    drop=drop.value,
-                    drop_low=drop.low,
-                    drop_high=drop.high,
-                )
+        rates += _rates(judge, probe, asked)
+    return rates
+
+
+def _rates(judge: str, probe: Probe, variants: Mapping[str, list[Answer]]) -> list[Rate]:
+    """Return a row for each variant, from its answers to one probe."""
+    rates: list[Rate] = []
+    resampler = Resampler(probe.name)
+    graded = any(map(_is_graded, chain.from_iterable(variants.values())))
+    samples: dict[str, Sample] = {}
+    for variant, answers in variants.items():
+        replies = [answer.reply for answer in answers]
+        scores = [answer.judgement.score for answer in answers]
+        samples[variant] = _rate(resampler, replies, scores)
+        rate = samples[variant].interval("rate")
+        exact = _rate(resampler, replies, list(map(_hit, answers))).interval("exact rate")
+        drop = NOT_MEASURED
+        if variant != "intact":
+            drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
+        perplexity = _perplexity(replies, resampler)
+        words = [reply.text.split() for reply in replies]
+        rates.append(
+            Rate(
+                judge=judge,
+                probe=probe.name,
+                variant=variant,
+                rate=rate.value,
+                low=rate.low,
+                high=rate.high,
+                exact_rate=exact.value,
+                exact_low=exact.low,
+                exact_high=exact.high,
+                graded=graded,
+                scored=sum(score is not None for score in scores),
+                unscored=sum(score is None for score in scores),
+                nll=_mean([reply.nll for reply in replies]),
+                kl=_mean([reply.kl for reply in replies]),
+                repetition=_mean([reply.repetition for reply in replies]),
+                distinct=distinct(words) if probe.coherent else None,
+                perplexity=perplexity.value,
+                perplexity_low=perplexity.low,
+                perplexity_high=perplexity.high,
+                drop=drop.value,
+                drop_low=drop.low,
+                drop_high=drop.high,
             )
+        )
     return rates
 
 
