@@ -46,7 +46,8 @@ def rates(probe: str, judge: str = "exact") -> list[Rate]:
 def test_the_mean_score_and_the_exact_rate_are_two_numbers() -> None:
     intact, cut = rates("generation")
     assert (intact["rate"], intact["exact_rate"]) == (0.8, 0.8)
-    assert (cut["rate"], cut["exact_rate"]) == (pytest.approx(sum(SCORES) / 5), 0.2)
+    assert cut["rate"] == pytest.approx(sum(SCORES) / 5)
+    assert cut["exact_rate"] == 0.2
     exact = clopper_pearson(1, 5)
     assert (cut["exact_low"], cut["exact_high"]) == pytest.approx(exact, abs=0.02)
     # The graded mean has bounds of its own, by the bootstrap.
@@ -115,8 +116,8 @@ def test_the_command_shows_both_and_keeps_the_old_names_in_json(tmp_path: Path) 
     write_json(tmp_path / "old/results.json", {"provenance": {}})
     shown = ok("eval", "--rejudge", tmp_path / "old", "-o", tmp_path / "out")
     table = " ".join(shown.split())
-    assert "mean" in table
-    assert "exact" in table
+    assert "mean score" in table
+    assert "exact rate" in table
     results = json.loads((tmp_path / "out/results.json").read_text(encoding="utf-8"))
     (rate,) = results["rates"]
     assert {"rate", "low", "high", "drop", "scored"} <= rate.keys()

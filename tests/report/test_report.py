@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -205,7 +206,7 @@ def test_names_are_for_readers() -> None:
     assert len({(style.colour, style.marker) for style in styles.values()}) == 16
 
 
-def _bars(rows: list[Row]) -> list[str]:
+def _bars(rows: Sequence[Row]) -> list[str]:
     (_, drawing) = compactness.draw({"outcomes": rows}, {})
     return list(dict.fromkeys(bar.name for panel in drawing.panels for bar in panel.bars))
 

@@ -89,11 +89,7 @@ def evaluate(
     allow_remote: Remote = False,
     force: Force = False,
 ) -> None:
-    """Put probes to a model, intact and cut, and print rates with 95 % intervals.
-
-    Graded scores are averaged as they are. Beside their mean stands the exact rate, the share of
-    replies that are a hit as a whole, where the judge says it.
-    """
+    """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest, evaluate_model
     from resect.evaluation.evaluate import rejudge as judge_again
 
