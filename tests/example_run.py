@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from resect.records import Results
+from resect.records import OUTCOMES, Results
 
 Row = dict[str, Any]
 FRACTIONS = (0.0002, 0.0005, 0.001, 0.002, 0.004, 0.01)
@@ -54,15 +54,14 @@ def curve(arms: tuple[str, ...], **columns: Any) -> list[Row]:
 
 
 def compactness() -> dict[str, list[Row]]:
-    shares = {"complied": 0.5, "refused": 0.1, "wrong": 0.2, "incoherent": 0.2}
-    outcomes = ("complied", "refused", "refused_late", "wrong", "benign", "incoherent")
+    shares = {"complied": 0.5, "partial": 0.15, "refused": 0.1, "wrong": 0.05, "incoherent": 0.2}
     return {
         "curve": curve(("target", "random", "magnitude")),
         "outcomes": [
             {"arm": arm, "q": q, "outcome": outcome, "share": shares.get(outcome, 0.0)}
             for arm in ("intact", "target", "random", "magnitude")
             for q in ((0.0,) if arm == "intact" else FRACTIONS)
-            for outcome in outcomes
+            for outcome in OUTCOMES
         ],
         "where": where(8),
     }

@@ -13,7 +13,7 @@ import torch
 
 import resect
 from command_line import ok
-from resect.files import read_parquet
+from resect.files import read_parquet, write_parquet
 from resect.model import prunable_tensors
 
 FIXTURES = Path(__file__).parent / "fixtures" / "version-0.1.0"
@@ -69,6 +69,16 @@ def _says(after: Any, before: Any) -> bool:
     if isinstance(before, float):
         return bool(after == pytest.approx(before, rel=1e-3, abs=1e-6))
     return bool(after == before)
+
+
+def _known_outcomes(studies: Any) -> Any:
+    """Return studies without the outcome that 0.1.0 did not tell apart; no reply has it here."""
+    for study in studies:
+        for name, rows in study["tables"].items():
+            partly = [row for row in rows if row.get("outcome") == "partial"]
+            assert not any(row["share"] for row in partly)
+            study["tables"][name] = [row for row in rows if row not in partly]
+    return studies
 
 
 def _verdicts(path: Path) -> list[dict[str, Any]]:
@@ -146,8 +156,26 @@ def test_a_finished_run_is_weighed_again(old: Path) -> None:
     ok("study", "run", "run/config.yaml", "-o", "run", "--resume")
     assert {path.name: path.read_bytes() for path in (old / "run/records").iterdir()} == stored
     again = _read(old / "run/results.json")
-    assert _says(again["studies"], results["studies"])
+    assert _says(_known_outcomes(again["studies"]), results["studies"])
     assert _says(again["claims"], results["claims"])
+
+
+def test_what_was_judged_all_or_nothing_is_graded_in_a_run_that_goes_on(old: Path) -> None:
+    """RESUMES: no two kinds of scores in one run; what is not graded keeps its verdict."""
+    for name in ("run/results.json", f"run/records/{MISSING}"):
+        (old / name).unlink()
+    path = old / "run/records" / UNJUDGED
+    rows = read_parquet(path)
+    exact = [number for number, row in enumerate(rows) if row["judge"] == "exact"]
+    graded, ungraded = rows[exact[0]], rows[exact[1]]
+    graded |= {"text": "a b x .", "raw": "a b x .", "prefix": "", "probe": "generation"}
+    graded |= {"score": 0.0, "rule": "exact/form", "outcome": "wrong"}
+    graded["key"] = {"accept": ["a b c d ."], "benign": ["w x y z ."], "form": ".*"}
+    ungraded |= {"score": 0.25, "key": {"accept": ["a b c d ."]}}
+    write_parquet(path, rows)
+    ok("study", "run", "run/config.yaml", "-o", "run", "--resume")
+    graded |= {"score": 0.5, "rule": "exact/partial", "outcome": "partial"}
+    assert read_parquet(path) == rows
 
 
 def test_a_stopped_run_goes_on(old: Path) -> None:
@@ -165,4 +193,4 @@ def test_a_stopped_run_goes_on(old: Path) -> None:
     assert {name for name in stored if after[name] != stored[name]} == {UNJUDGED}
     assert _verdicts(run / "records" / UNJUDGED) == verdicts
     again = _read(run / "results.json")
-    assert _says(again["studies"], results["studies"])
+    assert _says(_known_outcomes(again["studies"]), results["studies"])

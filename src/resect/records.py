@@ -5,7 +5,8 @@ Conventions, said once:
   facilitation a_w = -w * mean_e dL_e/dw, the first-order rise of the mean loss when w is removed.
 - A mask is True where a weight is *removed*.
 - Fractions lie in [0, 1]; losses are mean negative log-likelihoods in nats.
-- A rate is hits / scored. What could not be scored is counted apart and is never a zero.
+- A rate is the mean score of what was scored: hits / scored where a score is 0 or 1. A graded score
+  is averaged as it is. What could not be scored is counted apart and is never a zero.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 1
 Format = Literal["raw", "chat"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
-Outcome = Literal["complied", "refused", "refused_late", "wrong", "benign", "incoherent"]
+Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]
 VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
 Bounds = Literal["95 %", "range"]
 # How a rule compares an interval with its threshold, and how the interval lies to it.
@@ -39,6 +40,7 @@ LEFT_OUT_BY_DEFAULT = {"left out": "by default"}
 
 OUTCOMES: tuple[Outcome, ...] = (
     "complied",
+    "partial",
     "refused",
     "refused_late",
     "wrong",
@@ -177,7 +179,8 @@ class Example:
             prompts alone.
         category: For instance a harm type or a task; empty if there is none.
         split: "calibration", "evaluation" or empty if the set is not split.
-        key: Answer key for the exact judge (`accept`, `form`, `benign`, `refusal`, `aliases`).
+        key: Answer key for the exact judge (`accept`, `form`, `benign`, `content`, `refusal`,
+            `aliases`).
         prefix_tokens: Tokens at the start of the completion that an attack wrote and not the
             model; they are never scored.
     """
@@ -262,7 +265,7 @@ class Judgement:
         rule: The rule that decided, as named in the judge's documentation.
         score: 1.0 if the behaviour asked for by the probe is shown, 0.0 if not, graded judges in
             between; None if the reply could not be scored.
-        outcome: Which of the six outcomes, or None where outcomes do not apply or are unknown.
+        outcome: Which of `OUTCOMES`, or None where outcomes do not apply or are unknown.
         raw: What the judge read or answered, verbatim.
         reason: Why the reply is unscored; empty otherwise.
     """

@@ -20,12 +20,12 @@ from resect.data.check import check_set, plain
 from resect.data.encode import encode
 from resect.errors import InputError
 from resect.evaluation import collect as collecting
-from resect.evaluation.collect import CollectRequest, collect, whole_turn
+from resect.evaluation.collect import CollectRequest, _reason, collect, whole_turn
 from resect.evaluation.decode import generate
 from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.evaluation.judges import JUDGES, each, find_judge
 from resect.model import load_model
-from resect.records import Judgement, Reply
+from resect.records import Judgement, Outcome, Reply
 from resect.stats import clopper_pearson
 
 
@@ -275,11 +275,33 @@ def test_samples_of_a_prompt_are_resampled_together(model: Path, tmp_path: Path)
 def test_check_says_which_completions_are_wrong_by_their_own_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    partly = {"accept": ["a b c"], "benign": ["d e f"], "form": ".*"}
     rows: list[dict[str, Any]] = [
         {"prompt": "p", "completion": "it is a word .", "key": "word"},
         {"prompt": "q", "completion": "it is a word .", "key": {"aliases": ["word"]}},
         {"prompt": "r", "completion": "anything"},
+        {"prompt": "s", "completion": "a b x", "key": partly},
+        {"prompt": "t", "completion": "a b c", "key": partly},
     ]
     assert call("data", "check", write(tmp_path / "a.jsonl", rows)) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 of 2 completions are not right by their own key" in said
+    assert "2 of 4 completions are not right by their own key" in said
+
+
+@pytest.mark.parametrize(
+    ("score", "outcome", "want", "reason"),
+    [
+        (1.0, "complied", "complied", ""),
+        (0.8, "partial", "complied", "judged partial"),
+        # All content words in a heap: a high score, and no answer.
+        (1.0, "incoherent", "complied", "judged incoherent"),
+        (1.0, "refused", "refused", ""),
+        (0.0, "refused_late", "refused", "judged refused_late"),
+        (0.6, None, "complied", ""),
+        (0.4, None, "complied", "judged rule"),
+    ],
+)
+def test_what_is_only_partly_right_is_not_kept(
+    score: float, outcome: Outcome | None, want: Outcome, reason: str
+) -> None:
+    assert _reason("text", Judgement("judge", "rule", score, outcome), want) == reason

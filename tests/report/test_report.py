@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -15,9 +16,10 @@ from typer.testing import CliRunner
 import example_run
 from resect.cli import app
 from resect.errors import InputError
-from resect.records import Interval, Row
+from resect.files import write_parquet
+from resect.records import OUTCOMES, Interval, Row
 from resect.report import build_comparison, build_report
-from resect.report.figures import FIGURES, drawings, where
+from resect.report.figures import FIGURES, compactness, drawings, where
 from resect.report.figures.paper import figure_of
 from resect.report.figures.parts import violin
 from resect.report.figures.screen import Pixel, _path, bare, panel_svg
@@ -202,6 +204,40 @@ def test_names_are_for_readers() -> None:
     # More than eight arms still look different.
     styles = looks([f"arm {index}" for index in range(16)])
     assert len({(style.colour, style.marker) for style in styles.values()}) == 16
+
+
+def _bars(rows: Sequence[Row]) -> list[str]:
+    (_, drawing) = compactness.draw({"outcomes": rows}, {})
+    return list(dict.fromkeys(bar.name for panel in drawing.panels for bar in panel.bars))
+
+
+def test_what_is_partly_right_has_words_and_a_colour_of_its_own(tmp_path: Path) -> None:
+    rows = example_run.STUDIES["compactness"]()["outcomes"]
+    assert _bars(rows) == ["complied", "partly right", "refused", "wrong", "incoherent"]
+    assert len(set(compactness.OUTCOME_COLOURS.values())) == len(OUTCOMES)
+    replies = [
+        {
+            "role": "aligned", "seed": 0, "cut_kind": "target", "cut_target": "", "q": 0.1,
+            "cut_category": "", "probe": "generation", "prompt": "p", "prefix": "", "text": "t",
+            "outcome": outcome, "rule": "rule",
+        }
+        for outcome in ("partial", "refused_late", None)
+    ]  # fmt: skip
+    run = example_run.write(tmp_path / "run")
+    write_parquet(run / "records" / "a.parquet", replies)
+    page = build_report(run, show_replies=True).read_text(encoding="utf-8")
+    for words in ("partly right (rule)", "refused late (rule)", "– (rule)", ">partly right<"):
+        assert words in page
+
+
+def test_a_run_that_knew_no_partly_right_answers_is_drawn(tmp_path: Path) -> None:
+    rows = example_run.STUDIES["compactness"]()["outcomes"]
+    rows = [row for row in rows if row["outcome"] != "partial"]
+    assert _bars(rows) == ["complied", "refused", "wrong", "incoherent"]
+    results = example_run.results()
+    results["studies"][0]["tables"]["outcomes"] = rows
+    page = build_report(example_run.write(tmp_path / "run", results)).read_text(encoding="utf-8")
+    assert "partly right" not in page.replace("partly right or benign", "")
 
 
 def test_words_keep_units_and_tables_keep_bounds() -> None:

@@ -175,7 +175,8 @@ def _say_keys(data: BehaviourSet) -> None:
 
     keyed = [example for example in data.examples if example.key and example.completion]
     replies = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
-    missed = [r for r in replies if judge_exact(r, "comply").outcome in ("wrong", "incoherent")]
+    wrong = ("partial", "wrong", "incoherent")
+    missed = [r for r in replies if judge_exact(r, "comply").outcome in wrong]
     if missed:
         note(
             f"{len(missed):,} of {len(replies):,} completions are not right by their own key, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +16,11 @@ from resect.cli.options import (
     PromptLimit,
     Temperature,
 )
-from resect.cli.show import progress, say, table
+from resect.cli.show import mode, progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
-    from resect.evaluation.evaluate import Evaluation
+    from resect.evaluation.evaluate import Evaluation, Rate
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -88,7 +89,7 @@ def evaluate(
     allow_remote: Remote = False,
     force: Force = False,
 ) -> None:
-    """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
+    """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest, evaluate_model
     from resect.evaluation.evaluate import rejudge as judge_again
 
@@ -137,9 +138,28 @@ def _refuse_processes() -> None:
 
 
 def _show(evaluation: Evaluation, output: Path) -> None:
-    table("rates with 95 % intervals", evaluation.rates)
+    rows = evaluation.rates if mode().machine else for_readers(evaluation.rates)
+    table("rates with 95 % intervals", rows)
     table("agreement of judges", evaluation.agreement)
     say(f"{output}/results.json")
+
+
+def for_readers(rates: Sequence[Rate]) -> list[Mapping[str, object]]:
+    """Return rows with the name of what they hold, and the exact rate where it is another number.
+
+    A mean score of graded judgements is no share of replies, so it is not called a rate.
+    """
+    graded = any(row["graded"] for row in rates)
+    names = {"rate": "mean score"} if graded else {}
+    left_out = {"graded"} | (set() if graded else {"exact_rate", "exact_low", "exact_high"})
+    return [
+        {
+            names.get(key, key.replace("_", " ")): value
+            for key, value in row.items()
+            if key not in left_out
+        }
+        for row in rates
+    ]
 
 
 def register(app: typer.Typer) -> None:

@@ -24,6 +24,8 @@ from resect.records import Example
 
 HUB_PREFIX = "hub:"
 DATA_DIR = "RESECT_DATA_DIR"
+# Fields of an answer key that hold a list each.
+KEY_LISTS = ("accept", "benign", "content", "refusal", "aliases")
 SPEC_HELP = "a file ({}), a preset ({}), or hub:<id>[@revision][:split]"
 
 
@@ -249,7 +251,36 @@ def _key(value: object, where: str) -> dict[str, object]:
             got=repr(value)[:80],
             allowed='a text, a list of texts, or an object such as {"aliases": ["Paris"]}',
         )
-    return dict(value)
+    # In a Parquet file every row has every field.
+    key = {str(field): item for field, item in value.items() if item is not None}
+    _check_key(key, where)
+    return key
+
+
+def _check_key(key: Mapping[str, object], where: str) -> None:
+    for name in filter(key.__contains__, KEY_LISTS):
+        # Names of an answer may be numbers.
+        allowed = (str, int, float) if name == "aliases" else str
+        texts = key[name]
+        if not isinstance(texts, list) or not all(isinstance(text, allowed) for text in texts):
+            raise InputError(
+                f"{where}: {name!r} of the answer key is no list of texts",
+                got=repr(texts)[:80],
+                allowed=f'for instance {{"{name}": ["a", "b"]}}',
+            )
+        if name == "content" and not (texts and all(any(map(str.isalnum, text)) for text in texts)):
+            raise InputError(
+                f"{where}: 'content' of the answer key holds no word",
+                got=repr(texts)[:80],
+                allowed="words with letters or digits",
+                fix="name the words that count, or leave 'content' out",
+            )
+    if {"aliases", "content"} <= key.keys():
+        raise InputError(
+            f"{where}: an answer key with 'aliases' has no 'content'",
+            got=repr(dict(key))[:80],
+            fix="give names of the one right answer, or words of which a reply may have a share",
+        )
 
 
 def _count(value: Any, where: str) -> int:

@@ -34,7 +34,15 @@ from resect.evaluation.judging import Row, judge_replies
 from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
 from resect.model import LoadedModel, context_of, load_model, model_fingerprint
-from resect.records import SCHEMA_VERSION, CausalModel, Example, Format, Judgement, Tokenizer
+from resect.records import (
+    SCHEMA_VERSION,
+    CausalModel,
+    Example,
+    Format,
+    Judgement,
+    Outcome,
+    Tokenizer,
+)
 
 # Prompts that are saved together: what an interruption may lose.
 CHUNK = 32
@@ -257,7 +265,7 @@ def _row(
         "rule": judgement.rule,
         "score": judgement.score,
         "outcome": judgement.outcome,
-        "reason": _reason(decode(tokenizer, reply), judgement),
+        "reason": _reason(decode(tokenizer, reply), judgement, request.want),
     }
 
 
@@ -287,13 +295,18 @@ def whole_turn(tokenizer: Tokenizer, prefix: str, reply: Sequence[int]) -> Turn:
     return Turn(turn, len(tokens))
 
 
-def _reason(text: str, judgement: Judgement) -> str:
-    """Return why a reply is rejected; empty if it is kept."""
+def _reason(text: str, judgement: Judgement, want: Outcome) -> str:
+    """Return why a reply is rejected; empty if it is kept.
+
+    Where a judge says the outcome, what is only partly right is not kept, however high its score.
+    """
     if not text.strip():
         return "empty"
     if judgement.score is None:
         return f"unscored: {judgement.reason}"
-    return "" if judgement.score >= LEAST_SCORE else f"judged {judgement.outcome or judgement.rule}"
+    if judgement.score >= LEAST_SCORE and judgement.outcome in (None, want):
+        return ""
+    return f"judged {judgement.outcome or judgement.rule}"
 
 
 def _lines(rows: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,17 +28,19 @@ from resect.evaluation.judging import (
     write_asked,
     write_judged,
 )
-from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.probes import Goal, Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
-from resect.records import Format, Interval, Reply
+from resect.records import Format, Interval, Outcome, Reply
 from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop, same_text
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
 
 NOT_MEASURED = Interval("", None)
+# The outcome of a whole hit.
+HITS: dict[Goal, Outcome] = {"comply": "complied", "refuse": "refused"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,12 @@ class Rate(TypedDict):
     """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
 
     Attributes:
-        rate: Hits / scored replies; `low` and `high` are its bounds.
+        rate: Mean score of the scored replies, which is hits / scored where a score is 0 or 1;
+            `low` and `high` are its bounds.
+        exact_rate: Share of the scored replies that are a hit as a whole: of outcome `complied`, or
+            `refused` where that is what the probe looks for; None where the judge says no outcome.
+        graded: Whether `rate` is something else than a share of hits: a score lies between 0 and 1,
+            or is not what the reply's outcome says. The same for all variants.
         scored: Scored replies; `unscored` are the others.
         nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
         distinct: Different word pairs / all word pairs.
@@ -84,6 +92,10 @@ class Rate(TypedDict):
     rate: float | None
     low: float | None
     high: float | None
+    exact_rate: float | None
+    exact_low: float | None
+    exact_high: float | None
+    graded: bool
     scored: int
     unscored: int
     nll: float | None
@@ -365,42 +377,71 @@ def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
     """Return a row for each probe and variant, from the answers that one judge judged."""
     rates: list[Rate] = []
     for probe in _probes_of(variants["intact"]):
-        resampler = Resampler(probe.name)
-        samples: dict[str, Sample] = {}
-        for variant, answers in variants.items():
-            mine = [answer for answer in answers if answer.probe == probe]
-            replies = [answer.reply for answer in mine]
-            scores = [answer.judgement.score for answer in mine]
-            samples[variant] = _rate(resampler, replies, scores)
-            rate = samples[variant].interval("rate")
-            drop = NOT_MEASURED
-            if variant != "intact":
-                drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
-            perplexity = _perplexity(replies, resampler)
-            words = [reply.text.split() for reply in replies]
-            rates.append(
-                Rate(
-                    judge=judge,
-                    probe=probe.name,
-                    variant=variant,
-                    rate=rate.value,
-                    low=rate.low,
-                    high=rate.high,
-                    scored=sum(score is not None for score in scores),
-                    unscored=sum(score is None for score in scores),
-                    nll=_mean([reply.nll for reply in replies]),
-                    kl=_mean([reply.kl for reply in replies]),
-                    repetition=_mean([reply.repetition for reply in replies]),
-                    distinct=distinct(words) if probe.coherent else None,
-                    perplexity=perplexity.value,
-                    perplexity_low=perplexity.low,
-                    perplexity_high=perplexity.high,
-                    drop=drop.value,
-                    drop_low=drop.low,
-                    drop_high=drop.high,
-                )
-            )
+        asked = {
+            variant: [answer for answer in answers if answer.probe == probe]
+            for variant, answers in variants.items()
+        }
+        rates += _rates(judge, probe, asked)
     return rates
+
+
+def _rates(judge: str, probe: Probe, variants: Mapping[str, list[Answer]]) -> list[Rate]:
+    """Return a row for each variant, from its answers to one probe."""
+    rates: list[Rate] = []
+    resampler = Resampler(probe.name)
+    graded = any(map(_is_graded, chain.from_iterable(variants.values())))
+    samples: dict[str, Sample] = {}
+    for variant, answers in variants.items():
+        replies = [answer.reply for answer in answers]
+        scores = [answer.judgement.score for answer in answers]
+        samples[variant] = _rate(resampler, replies, scores)
+        rate = samples[variant].interval("rate")
+        exact = _rate(resampler, replies, list(map(_hit, answers))).interval("exact rate")
+        drop = NOT_MEASURED
+        if variant != "intact":
+            drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
+        perplexity = _perplexity(replies, resampler)
+        words = [reply.text.split() for reply in replies]
+        rates.append(
+            Rate(
+                judge=judge,
+                probe=probe.name,
+                variant=variant,
+                rate=rate.value,
+                low=rate.low,
+                high=rate.high,
+                exact_rate=exact.value,
+                exact_low=exact.low,
+                exact_high=exact.high,
+                graded=graded,
+                scored=sum(score is not None for score in scores),
+                unscored=sum(score is None for score in scores),
+                nll=_mean([reply.nll for reply in replies]),
+                kl=_mean([reply.kl for reply in replies]),
+                repetition=_mean([reply.repetition for reply in replies]),
+                distinct=distinct(words) if probe.coherent else None,
+                perplexity=perplexity.value,
+                perplexity_low=perplexity.low,
+                perplexity_high=perplexity.high,
+                drop=drop.value,
+                drop_low=drop.low,
+                drop_high=drop.high,
+            )
+        )
+    return rates
+
+
+def _hit(answer: Answer) -> float | None:
+    """Return whether a reply is a hit as a whole; None where it is unscored or has no outcome."""
+    judgement = answer.judgement
+    if judgement.score is None or judgement.outcome is None:
+        return None
+    return float(judgement.outcome == HITS[answer.probe.goal])
+
+
+def _is_graded(answer: Answer) -> bool:
+    score, hit = answer.judgement.score, _hit(answer)
+    return score is not None and (score not in (0, 1) or hit not in (None, score))
 
 
 def _rate(resampler: Resampler, replies: Sequence[Reply], scores: Sequence[float | None]) -> Sample:

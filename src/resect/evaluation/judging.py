@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from resect import files
 from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.judges import find_judge
+from resect.evaluation.judges.content import content_share
 from resect.evaluation.probes import Probe, find_probe
 from resect.records import Judgement, Reply
 
@@ -90,6 +91,25 @@ def reply_of(row: Mapping[str, Any]) -> Reply:
     """Return the reply that a row holds."""
     names = {column.name for column in fields(Reply)}
     return Reply(**{key: value for key, value in row.items() if key in names})
+
+
+def graded_again(rows: Sequence[Row]) -> list[Row]:
+    """Return judged rows with today's score where the exact judge now grades by content words.
+
+    Version 0.1.0 judged such replies all or nothing. In a run that is gone on with, scores of both
+    kinds would be compared with each other.
+    """
+    return [_graded_again(row) for row in rows]
+
+
+def _graded_again(row: Row) -> Row:
+    if row["judge"] != "exact":
+        return row
+    reply = reply_of(row)
+    if content_share(reply.key, reply.prefix, reply.text) is None:
+        return row
+    (judgement,) = find_judge("exact")([reply], [find_probe(reply.probe).goal])
+    return row | asdict(judgement)
 
 
 def write_asked(path: Path, variant: str, answers: Sequence[Answer]) -> None:

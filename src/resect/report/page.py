@@ -59,6 +59,7 @@ def _environment() -> jinja2.Environment:
         "glued": words.glued,
         "sentence": words.sentence,
         "counted": words.counted,
+        "outcome": words.outcome,
     }
     environment.filters |= filters
     environment.globals["signs"] = words.SIGNS

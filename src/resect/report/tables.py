@@ -16,12 +16,12 @@ from resect.errors import visible
 from resect.records import Row, StudyResult, Value
 from resect.report.figures.parts import bound, number
 from resect.report.figures.spec import name_of
-from resect.report.words import cell, percent, slug, spread
+from resect.report.words import OUTCOME_NAMES, cell, percent, slug, spread
 
 # Columns that are fractions of something; so are all that have bounds.
 FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
 NAMED = {"arm", "role", "model"}
-LABELS = {"removed_fraction": "weights cut", "n": "prompts"}
+LABELS = {"removed_fraction": "weights cut", "n": "prompts"} | OUTCOME_NAMES
 # What a curve has beside harm and utility: for those who look closer, in the CSV file.
 FINER = ("preserve_kl", "preserve_nll", "repetition", "reply_nll")
 # What names a row, before what was measured.

@@ -35,6 +35,8 @@ QUOTES = {
     "inconclusive": "is inconclusive on the claim",
     "not measurable": "could not measure the claim",
 }
+# Outcomes whose name in a record says too little by itself.
+OUTCOME_NAMES = {"partial": "partly right"}
 
 
 # How an attack is written in a configuration: a name, options, and more attacks after a plus.
@@ -176,6 +178,11 @@ def cell(value: object, *, thousands: bool = False) -> str:
     if isinstance(value, int) and thousands:
         return f"{value:,}"
     return visible(value)
+
+
+def outcome(value: object) -> str:
+    """Return what became of a reply, in words; a dash where no judge has said it."""
+    return "–" if value is None else OUTCOME_NAMES.get(str(value), readable(value))
 
 
 def decimals(value: float | None, low: float | None = None, high: float | None = None) -> str:

@@ -36,7 +36,7 @@ from resect.edit.tune import TuneSettings, tune
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings
-from resect.evaluation.judging import judge_replies, reply_of, rows_of
+from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
@@ -82,7 +82,9 @@ def run_cells(
     )
     for position, cell in enumerate(cells):
         report(position, len(cells))
-        if not is_done(run, cell):
+        if is_done(run, cell):
+            _grade_again(record_path(run, cell))
+        else:
             measure(cell, masks, subjects)
     report(len(cells), len(cells))
 
@@ -151,6 +153,14 @@ def _judge(cell: Cell, config: RunConfig, run: Path) -> None:
     write_parquet(path, judged)
     path.replace(record_path(run, cell))
     note_cell(run, cell, judged)
+
+
+def _grade_again(path: Path) -> None:
+    """Write a record again if an older version has judged all or nothing what is graded now."""
+    rows = read_parquet(path)
+    graded = graded_again(rows)
+    if graded != rows:
+        write_parquet(path, graded)
 
 
 def _origin(cell: Cell, mask: Mask | None, subject: Subject) -> dict[str, object]:

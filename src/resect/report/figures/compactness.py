@@ -30,9 +30,10 @@ from resect.report.figures.spec import (
     Tables,
     Threshold,
 )
+from resect.report.words import outcome as outcome_name
 from resect.report.words import percent
 
-OUTCOME_STYLES = dict(zip(OUTCOMES, (1, 3, 4, 7, 5, 2), strict=True))
+OUTCOME_COLOURS = dict(zip(OUTCOMES, (1, 6, 3, 4, 7, 5, 2), strict=True))
 
 
 def draw(tables: Tables, settings: Settings) -> list[Drawing]:
@@ -47,7 +48,8 @@ def draw(tables: Tables, settings: Settings) -> list[Drawing]:
         Drawing(
             "compactness-outcomes",
             "What the model says under the attack, intact and after the target cut: broken text "
-            "is told apart from refusals and from wrong or benign answers. Numbers are percent.",
+            "is told apart from refusals and from wrong, partly right or benign answers. Numbers "
+            "are percent.",
             _outcomes(
                 rows_of(tables, "outcomes", texts=("arm", "outcome"), numbers=("q", "share"))
             ),
@@ -94,10 +96,10 @@ def _outcomes(rows: Sequence[Row]) -> tuple[Panel, ...]:
     drawn = []
     for index, (arm, q) in enumerate(variants):
         start = 0.0
-        for outcome, colour in OUTCOME_STYLES.items():
+        for outcome, colour in OUTCOME_COLOURS.items():
             share = shares.get((arm, q, outcome), math.nan)
             if share > 0:
-                name = outcome.replace("_", " ")
+                name = outcome_name(outcome)
                 title = f"{labels[index]}, {name}: {percent(share)}"
                 style = Style(colour, 0, "square")
                 text = f"{100 * share:.0f}"
