@@ -64,21 +64,25 @@ def _says(after: Any, before: Any) -> bool:
             for key, item in before.items()
             if not key.endswith(BOUNDS)
         )
-    if isinstance(before, list):
+    if isinstance(before, (list, tuple)):
         return len(after) == len(before) and all(map(_says, after, before))
     if isinstance(before, float):
         return bool(after == pytest.approx(before, rel=1e-3, abs=1e-6))
     return bool(after == before)
 
 
-def _known_outcomes(studies: Any) -> Any:
-    """Return studies without the outcome that 0.1.0 did not tell apart; no reply has it here."""
+def _tables(studies: Any) -> Any:
+    """Return the tables of studies, without the outcome that 0.1.0 did not tell apart.
+
+    No reply has it here. Rules are others since (a choice on half of the prompts, one guard), so
+    that claims have other numbers; what was measured has not changed.
+    """
     for study in studies:
         for name, rows in study["tables"].items():
             partly = [row for row in rows if row.get("outcome") == "partial"]
             assert not any(row["share"] for row in partly)
             study["tables"][name] = [row for row in rows if row not in partly]
-    return studies
+    return [(study["study"], len(study["claims"]), study["tables"]) for study in studies]
 
 
 def _verdicts(path: Path) -> list[dict[str, Any]]:
@@ -156,8 +160,7 @@ def test_a_finished_run_is_weighed_again(old: Path) -> None:
     ok("study", "run", "run/config.yaml", "-o", "run", "--resume")
     assert {path.name: path.read_bytes() for path in (old / "run/records").iterdir()} == stored
     again = _read(old / "run/results.json")
-    assert _says(_known_outcomes(again["studies"]), results["studies"])
-    assert _says(again["claims"], results["claims"])
+    assert _says(_tables(again["studies"]), _tables(results["studies"]))
 
 
 def test_what_was_judged_all_or_nothing_is_graded_in_a_run_that_goes_on(old: Path) -> None:
@@ -193,4 +196,4 @@ def test_a_stopped_run_goes_on(old: Path) -> None:
     assert {name for name in stored if after[name] != stored[name]} == {UNJUDGED}
     assert _verdicts(run / "records" / UNJUDGED) == verdicts
     again = _read(run / "results.json")
-    assert _says(_known_outcomes(again["studies"]), results["studies"])
+    assert _says(_tables(again["studies"]), _tables(results["studies"]))
