@@ -82,7 +82,7 @@ def build(
     organism = Organism(folder, seed)
     needed = with_parents(stages)
     _claim(folder, recipe, seed)
-    world = World(seed)
+    world = World(seed, share=recipe.share, apart=recipe.apart)
     if not (folder / "data").exists():
         _write_data(folder / "data", world)
     for stage in needed:
