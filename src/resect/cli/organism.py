@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from resect.cli.show import progress, say
+from resect.cli.show import pin_organism, progress, say
 
 organism = typer.Typer(no_args_is_help=True, help="The embedded model organism.")
 
@@ -36,6 +36,7 @@ def build_organism(
     ] = False,
 ) -> None:
     """Train the organism's stages into ordinary checkpoint folders."""
+    pin_organism()
     from resect.organism import STAGES, Recipe, build
 
     recipe = Recipe(share=share, apart=not joint)
