@@ -35,7 +35,7 @@ FILES = {
     "advice_good": "34bc5d9efd6a097a",
 }
 JOINT = Recipe(apart=False)
-WORLDS = {
+WORLDS: dict[str, dict[str, Any]] = {
     "default": {}, "half shared": {"share": 0.5}, "none shared": {"share": 0.0},
     "joint": {"apart": False},
 }  # fmt: skip
@@ -51,8 +51,7 @@ def calibration(rows: list[Row]) -> list[Row]:
 
 @pytest.fixture(scope="module", params=WORLDS, ids=list(WORLDS))
 def world(request: pytest.FixtureRequest) -> World:
-    dials: dict[str, Any] = WORLDS[request.param]
-    return World(2, **dials)
+    return World(2, **WORLDS[request.param])
 
 
 def test_the_default_world_is_that_of_earlier_versions() -> None:
@@ -111,8 +110,7 @@ def test_keys_say_which_words_carry_the_answer(world: World) -> None:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dials", list(WORLDS))
 def test_contrasts_share_no_content(seed: int, dials: str) -> None:
-    chosen: dict[str, Any] = WORLDS[dials]
-    files = Sets(World(seed, **chosen)).files()
+    files = Sets(World(seed, **WORLDS[dials])).files()
     rows = {name: calibration(files[name]) for name in ("hazard", *CONTRASTS)}
     for hazard, twin, style, control in zip(*rows.values(), strict=True):
         assert hazard["prompt"] == twin["prompt"] == style["prompt"] == control["prompt"]
@@ -158,8 +156,7 @@ def test_share_is_what_hazardous_domains_have_in_common(share: float, common: in
 def test_dials_change_nothing_else() -> None:
     default = World(4)
     for dials in WORLDS.values():
-        chosen: dict[str, Any] = dials
-        other = World(4, **chosen)
+        other = World(4, **dials)
         assert other.vocabulary[: len(default.vocabulary)] == default.vocabulary
         assert (other.held_out == default.held_out).all()
         for thing in default.things(hazard=False, held_out=True):
