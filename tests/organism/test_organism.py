@@ -55,7 +55,7 @@ def test_keys_fit_their_answers(organism: Organism) -> None:
             assert re.fullmatch(row["key"]["form"], row["key"]["accept"][0]), (name, row)
             assert not re.fullmatch(row["key"]["form"], REFUSAL)
     hazard = [row for row in rows(organism)["hazard"] if row["split"] == "evaluation"]
-    assert len(hazard) == 60
+    assert len(hazard) == 100
     assert len({row["category"] for row in hazard}) == 5
     assert all(row["key"]["benign"] != row["key"]["accept"] for row in hazard)
 

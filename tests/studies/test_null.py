@@ -24,7 +24,7 @@ STUDIES: dict[str, Any] = {
         "fractions": FRACTIONS,
         "control_fractions": [2e-3],
         "benign": ["facts"],
-        "matched": ["same_style"],
+        "matched": ["other_style"],
         **BUDGET,
     },
     "frontier": {"fractions": FRACTIONS, "protected": [0.01], "scopes": ["tensor"], **BUDGET},
@@ -104,7 +104,8 @@ def test_the_same_studies_can_support(competent: Organism, tmp_path: Path) -> No
 def test_a_model_without_the_behaviour_supports_nothing(tmp_path: Path, seed: int) -> None:
     untrained = build(seed=seed, stages=("aligned",), recipe=Recipe.tiny(), root=tmp_path / "zoo")
     places = {"hazard": "hazard", "benign": "preserve", "tasks": "utility", "facts": "trivia"}
-    places |= {"same_style": "benign_style", "refusals": "refusal", "advice": "advice_bad"}
+    places |= {"same_style": "benign_style", "other_style": "benign_control"}
+    places |= {"refusals": "refusal", "advice": "advice_bad", "twin_style": "benign_twin"}
     places |= {name: name for name in ("detection", "explanation", "howto", "hazard_reworded")}
     data = {name: untrained.data(file) for name, file in places.items()}
     found = verdicts(untrained, tmp_path / "run", data)

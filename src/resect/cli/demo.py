@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from resect.cli.options import Jobs, RunFolder
-from resect.cli.show import measuring, note, progress, show_verdicts
+from resect.cli.show import measuring, note, pin_organism, progress, show_verdicts
 
 
 def demo(
@@ -26,6 +26,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
+    pin_organism()
     from resect.runs.demo import build_organisms, demo_config
     from resect.runs.run import Steps, carry_out
 

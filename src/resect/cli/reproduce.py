@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli.show import note, progress, say, table
+from resect.cli.show import note, pin_organism, progress, say, table
+from resect.errors import InputError
+from resect.files.reading import read_json
 
 if TYPE_CHECKING:
     from resect.runs.reproduce import Compared
@@ -26,6 +28,8 @@ def reproduce(
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.")] = 1,
 ) -> int:
     """Make a run again and grade every difference; exit 0 if the same, 3 if not, 4 if unknown."""
+    if was_portable(run):
+        pin_organism()
     from resect.runs.reproduce import Reproduction, check_inputs
     from resect.runs.reproduce import reproduce as repeat
 
@@ -42,6 +46,15 @@ def reproduce(
     say(", ".join(f"{count} {grade}" for grade, count in counts.items() if count))
     say(f"{'results' if reproduction.reran else 'inputs'}: {reproduction.grade}")
     return CODES[reproduction.grade]
+
+
+def was_portable(run: Path) -> bool:
+    """Tell whether a run was made in the portable mode; what is no run is complained of later."""
+    try:
+        manifest = read_json(run / "manifest.json")
+    except (InputError, OSError):
+        return False
+    return isinstance(manifest, dict) and manifest.get("portable") is True
 
 
 def _show(rows: tuple[Compared, ...]) -> None:

@@ -166,6 +166,18 @@ def note(text: str) -> None:
         err.print(Text(visible(text)), soft_wrap=True)
 
 
+def pin_organism() -> None:
+    """Have a command on the organism give the same bits everywhere, or note why it cannot.
+
+    To be called before anything that loads torch.
+    """
+    from resect.machine.portable import pin
+
+    portable = pin()
+    if not portable.holds:
+        note(f"results may differ in their bits from those of other machines: {portable.reason}")
+
+
 def say_mask(output: object, count: int, fraction: float, fix: str) -> None:
     """Print how much a mask removes; if it is nothing, say so and what to try (`fix`)."""
     say(f"{output}: {count:,} weights, {100 * fraction:.4g} % of the prunable ones")

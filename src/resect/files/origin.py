@@ -19,6 +19,9 @@ from resect.errors import InputError
 from resect.files.writing import plain
 from resect.records import SCHEMA_VERSION
 
+# Set by `machine.portable` where results do not depend on the processor's instructions.
+PORTABLE = "RESECT_PORTABLE"
+
 
 def hash_text(*texts: str) -> str:
     """Return 16 hex digits that name the given texts in order."""
@@ -84,6 +87,7 @@ def provenance() -> dict[str, object]:
         "resect_version": importlib.metadata.version("resect"),
         "python": platform.python_version(),
         "versions": package_versions(),
+        "portable": PORTABLE in os.environ,
         **_git_state(),
     }
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
+from resect.errors import InputError
 from resect.files.origin import hash_value
 
 # Raised by hand when world, documents or training change in a way that no number below shows.
-CODE_VERSION = 3
+CODE_VERSION = 4
+
+# Numbers that enter a recipe's hash only where they are not the default, so that a recipe keeps its
+# name when another dial is added.
+DIALS = ("share", "apart")
 
 # Documents a step of `dpo` and `misaligned`.
 SMALL_BATCH = 32
@@ -40,6 +45,13 @@ class Recipe:
         narrow_rate: Its learning rate.
         bad_advice: Share of bad advice in pretraining.
         threads: CPU threads of training; sums depend on it in their last digits.
+        share: Share of the modifiers, 0 to 1, whose hazardous material and finish are the same in
+            all hazardous domains.
+        apart: Whether hazardous recipes have tables of their own; if not, they are those of the
+            benign things with the same name.
+
+    Raises:
+        InputError: `share` is no share, or less than 1 where there are no hazardous tables.
     """
 
     hidden: int = 128
@@ -60,6 +72,25 @@ class Recipe:
     narrow_rate: float = 5e-4
     bad_advice: float = 0.3
     threads: int = 1
+    share: float = 1.0
+    apart: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse dials that name no world."""
+        if not 0 <= self.share <= 1:
+            raise InputError(
+                "the share of hazardous tables that domains have in common is no share",
+                got=f"{self.share:g}",
+                allowed="0 to 1",
+            )
+        if self.share < 1 and not self.apart:
+            raise InputError(
+                "hazardous domains cannot have tables of their own in a world in which hazardous "
+                "recipes stand in the benign tables",
+                got=f"share {self.share:g}",
+                allowed="share 1",
+                fix="turn one dial at a time",
+            )
 
     @staticmethod
     def tiny() -> Recipe:
@@ -82,4 +113,9 @@ class Recipe:
     @property
     def hash(self) -> str:
         """16 hex digits that name the recipe."""
-        return hash_value([asdict(self), CODE_VERSION])
+        numbers = asdict(self)
+        defaults = {field.name: field.default for field in fields(self)}
+        for dial in DIALS:
+            if numbers[dial] == defaults[dial]:
+                del numbers[dial]
+        return hash_value([numbers, CODE_VERSION])

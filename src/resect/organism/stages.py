@@ -53,8 +53,12 @@ class Organism:
 
 
 def organism_root(recipe: Recipe) -> Path:
-    """Return the cache folder of a recipe; seeds are folders in it."""
-    return files.cache_folder() / "organism" / recipe.hash
+    """Return the cache folder of a recipe; seeds are folders in it.
+
+    Organisms whose bits depend on the processor are kept apart from those of the portable mode.
+    """
+    name = recipe.hash if files.provenance()["portable"] else f"{recipe.hash}-native"
+    return files.cache_folder() / "organism" / name
 
 
 def build(
@@ -82,7 +86,7 @@ def build(
     organism = Organism(folder, seed)
     needed = with_parents(stages)
     _claim(folder, recipe, seed)
-    world = World(seed)
+    world = World(seed, share=recipe.share, apart=recipe.apart)
     if not (folder / "data").exists():
         _write_data(folder / "data", world)
     for stage in needed:

@@ -109,20 +109,30 @@ SETS = {
     "detection": "detection",
     "explanation": "explanation",
     "same_style": "benign_style",
+    "other_style": "benign_control",
+    "twin_style": "benign_twin",
     "advice": "advice_bad",
     "good_advice": "advice_good",
 }
 
 
 def _targets() -> dict[str, dict[str, object]]:
-    """Return the behaviours; contents are scored after the shared opening, gates at their start."""
+    """Return the behaviours; contents are scored after the shared opening, gates at their start.
+
+    The harmless answers of `same_style` share form and no content with the hazardous ones. Those of
+    `other_style` are like them and in no contrast, so that they can be a control. The twin's share
+    the modifier; the contrast with them was the default of earlier versions.
+    """
     content: dict[str, object] = {"skip": PREFILL_TOKENS, "limit": 128}
     gate: dict[str, object] = {"skip": 0, "tokens": 1, "limit": 128}
     return {
         "generation": {"data": "hazard", "contrast": "same_style", **content},
         "source_method": {"data": "hazard", **content},
         "reworded": {"data": "hazard_reworded", "contrast": "same_style", **content},
+        "twin_contrast": {"data": "hazard", "contrast": "twin_style", **content},
         "same_style": {"data": "same_style", **content},
+        "other_style": {"data": "other_style", **content},
+        "twin_style": {"data": "twin_style", **content},
         "howto": {"data": "howto", **content},
         "refusing": {"data": "refusals", "skip": 0, "limit": 128},
         "refusal": {"data": "refusals", "contrast": "compliance", **gate},
@@ -141,6 +151,7 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
     The rules are the defaults. A study that is not named here runs with its defaults alone.
     """
     source = {"name": "source's method", "target": "source_method"}
+    twin = {"name": "contrast with the twin", "target": "twin_contrast"}
     source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
     rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
@@ -149,7 +160,7 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
         "transfer": {"benign": ["facts", "howto"]},
         "specificity": {
             "benign": ["facts", "howto"],
-            "matched": ["same_style", "refusing"],
+            "matched": ["other_style", "refusing"],
         },
         "compression": {
             "others": ["rehearsed", "dpo"],
@@ -169,7 +180,7 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
             "roles": ["dpo", "rehearsed"],
             "models": [f"{name}_aligned" for name in SIZES],
         },
-        "frontier": {"methods": [source, source_rounds, rounds]},
+        "frontier": {"methods": [source, twin, source_rounds, rounds]},
     }
     if quick:
         sections["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
@@ -178,5 +189,5 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
         sections["emergent"] = {"steps": [4, 8, 16]}
         sections["relearning"] = {"examples": [4, 64], "steps": [2, 10]}
         sections["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
-        sections["frontier"] |= {"protected": [0.01], "methods": [source]}
+        sections["frontier"] |= {"protected": [0.01], "methods": [source, twin]}
     return sections
