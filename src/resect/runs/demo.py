@@ -12,6 +12,8 @@ from resect.studies import STUDIES
 
 STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
 PREFILL_TOKENS = 3
+# As few as a p-value of .05 takes.
+PERMUTATIONS = 19
 
 
 # Other sizes, for two of the studies: half the depth, and three quarters of the width.
@@ -79,6 +81,8 @@ def demo_config(
             },
             "max_new_tokens": 24,
             "batch_size": 64,
+            # Invented questions are of few words, so that most share one with many others.
+            "alike": 1.0,
         },
         "studies": {
             name: sections.get(name, {}) for name in STUDIES if not studies or name in studies
@@ -152,15 +156,16 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
     """
     source = {"name": "source's method", "target": "source_method"}
     twin = {"name": "contrast with the twin", "target": "twin_contrast"}
-    source_rounds = {"name": "source's method, 4 rounds", "target": "source_method", "rounds": 4}
-    rounds = {"name": "default, 4 rounds", "target": "generation", "rounds": 4}
     finetune = "finetune:rank=4,alpha=8,rate=1e-3,steps=30,limit=40"
     sections: dict[str, dict[str, object]] = {
         "compactness": {"rivals": ["source_method"]},
-        "transfer": {"benign": ["facts", "howto"]},
+        "transfer": {"benign": ["facts", "howto"], "permutations": PERMUTATIONS},
         "specificity": {
             "benign": ["facts", "howto"],
             "matched": ["other_style", "refusing"],
+            "damage": True,
+            "permutations": PERMUTATIONS,
+            "permuted_fractions": [2e-3, 1e-2],
         },
         "compression": {
             "others": ["rehearsed", "dpo"],
@@ -180,12 +185,11 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
             "roles": ["dpo", "rehearsed"],
             "models": [f"{name}_aligned" for name in SIZES],
         },
-        "frontier": {"methods": [source, twin, source_rounds, rounds]},
+        "frontier": {"methods": [source, twin]},
     }
     if quick:
         sections["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
-        sections["compression"] |= {"second_fractions": [2e-3, 4e-3]}
-        sections["specificity"] |= {"control_fractions": [2e-3, 1e-2]}
+        sections["specificity"] |= {"fractions": [2e-3, 4e-3, 1e-2], "permuted_fractions": [2e-3]}
         sections["emergent"] = {"steps": [4, 8, 16]}
         sections["relearning"] = {"examples": [4, 64], "steps": [2, 10]}
         sections["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
