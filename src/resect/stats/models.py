@@ -21,8 +21,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from resect.records import Interval
 from resect.stats.counts import LEVEL
 from resect.stats.sample import Sample, average
@@ -55,6 +53,7 @@ def of_models(
         level: Level of the intervals.
         together: Whether the models were asked the same prompts.
     """
+    import numpy as np
     from scipy import stats as scipy_stats  # a second to load
 
     measured = [sample for sample in samples if not math.isnan(sample.value)]

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
-
 from resect.errors import InputError
 from resect.stats import Sample, average, best_within, relative_drop
 from resect.studies.cells import Cell, Cut
@@ -123,6 +121,8 @@ def best_cuts(
     moves from model to model, so that one q for all would measure how far the models agree in it.
     What is returned are means over seeds.
     """
+    import numpy as np
+
     drops, fractions, costs = [], [], []
     for seed in seeds:
         effects = [effect(measured, role, cut, (seed,)) for cut in cuts]
@@ -154,6 +154,8 @@ def seed_groups(design: Design) -> list[SeedGroup]:
 
 
 def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) -> Row:
+    import numpy as np
+
     result = effect(measured, role, arm.cut, group.seeds)
     cells = [Cell(role, seed, arm.cut, ()) for seed in group.seeds]
     q = 0.0 if arm.cut is None else arm.cut.q
