@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from resect.errors import InputError, visible
@@ -123,6 +121,14 @@ def _events(label: str, so_far: SoFar | None) -> OnProgress:
 
 @contextlib.contextmanager
 def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     last = [-math.inf]
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -180,6 +186,8 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         return
     if not rows:
         return
+    from rich.table import Table
+
     columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
     shown = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for column in columns:
