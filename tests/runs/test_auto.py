@@ -55,7 +55,9 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
     assert (config.format, config.evaluation.judge) == ("chat", "exact")
     assert config.evaluation.max_new_tokens == 7
     assert config.studies.frontier is not None
-    assert config.studies.frontier.fractions[0] == 2e-4  # a small model's grid
+    # The largest matrix has 384 weights: a tenth of the rule's 3e-3 would be an empty mask.
+    assert config.studies.frontier.fractions == (2.7e-3, 3e-3, 7.5e-3)
+    assert config.studies.frontier.protected == (0.015,)
     splits = rows_by_split(planned, "target")
     assert not set(splits["calibration"]) & set(splits["evaluation"])
     assert len(splits["evaluation"]) == 20 < len(splits["calibration"])
@@ -64,7 +66,8 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
     assert short
     assert f"target: {len(short)} answers of at most 1 tokens are left out" in text
     assert not {r["prompt"] for r in short} & {p for prompts in splits.values() for p in prompts}
-    for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %"):
+    for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %",
+                  "the least q is 0.0027: less removes nothing"):  # fmt: skip
         assert words in text
     again = plan_auto(request(places, prompts=20), tmp_path / "run")
     assert again == planned
