@@ -2,8 +2,8 @@
 
 Pages may contain `<!-- study: NAME -->` (question and rules of a study),
 `<!-- settings: NAME -->` (its section of a configuration with the defaults) and
-`<!-- sections of studies -->` (the reference of all of these sections). Generated pages: the command
-line, the notebook, and those at the root of the repository.
+`<!-- sections of studies -->` (the reference of all of these sections). Generated pages: the
+command line, the notebook, and those at the root of the repository.
 """
 
 from __future__ import annotations
