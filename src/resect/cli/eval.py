@@ -139,6 +139,8 @@ def _refuse_processes() -> None:
 def _show(evaluation: Evaluation, output: Path) -> None:
     table("rates with 95 % intervals", evaluation.rates)
     table("agreement of judges", evaluation.agreement)
+    for line in evaluation.destroyed:
+        say(line)
     say(f"{output}/results.json")
 
 
