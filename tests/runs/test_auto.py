@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import load_model
 from resect.runs.auto import AutoRequest, Planned, plan_auto
+from resect.runs.forecast import expected_here
 from resect.runs.reproduce import compare_runs, compare_values
+from resect.runs.run import plan_run
 from resect.weights.mask import Mask
 
 
@@ -71,6 +74,23 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
         assert words in text
     again = plan_auto(request(places, prompts=20), tmp_path / "run")
     assert again == planned
+
+
+def test_cells_and_minutes_are_said_before_a_run_starts(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    done = call("run", places["model"], "--target", places["target"], "--preserve",
+                places["preserve"], "--dry-run", "-o", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    planned = plan_auto(request(places), tmp_path / "run")
+    cells = plan_run(planned.config)
+    said_of = rf"\b{len(cells)} cells, at most about \d+ min on this machine"
+    assert re.search(said_of, said), said
+    usual = expected_here(planned.config, cells, planned.rows)
+    assert 0 < usual < 600
+    many = planned.rows._replace(prompts=1000 * planned.rows.prompts)
+    assert expected_here(planned.config, cells, many) > 10 * usual
 
 
 def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:

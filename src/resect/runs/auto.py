@@ -31,8 +31,9 @@ from resect.model.load import load_tokenizer
 from resect.model.shapes import empty_model
 from resect.records import Example, Format, Tokenizer
 from resect.runs.config import RunConfig
+from resect.runs.forecast import Rows, expected_here
 from resect.runs.grid import Grid, grid_of
-from resect.runs.run import Steps, Watch, carry_out, unwatched
+from resect.runs.run import Steps, Watch, carry_out, plan_run, unwatched
 from resect.runs.sweep import SweepRequest, chosen_rows, sweep_config
 from resect.studies import frontier
 from resect.studies.cells import Cut, mask_path
@@ -43,6 +44,8 @@ PRESERVE = "alpaca_cleaned"
 MASK = "chosen.mask.safetensors"
 
 LONGEST_OPENING = 10
+# Rows of a set whose length is measured for the estimate of the time.
+MEASURED = 64
 # Fewer rows on a side than this say nothing.
 FEWEST = 8
 
@@ -81,11 +84,13 @@ class Planned:
         config: The run.
         files: Path to the rows that belong there.
         reasons: A line for each choice.
+        rows: What the sets hold, for an estimate of the time.
     """
 
     config: RunConfig
     files: dict[Path, str]
     reasons: tuple[str, ...]
+    rows: Rows
 
 
 def plan_auto(request: AutoRequest, output: Path) -> Planned:
@@ -126,7 +131,32 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     config = _config(request, spec, readings)
     median = statistics.median(lengths)
     reasons = _reasons(config, sets, short, f"{median:g}")
-    return Planned(config, texts, (*reasons, *grid.reasons))
+    return Planned(config, texts, (*reasons, *grid.reasons), _rows(tokenizer, sets))
+
+
+def _rows(tokenizer: Tokenizer, sets: dict[str, BehaviourSet]) -> Rows:
+    """Return how many rows are scored and asked at most, and how long a few of them are."""
+    counts = {
+        split: max(sum(row.split == split for row in data.examples) for data in sets.values())
+        for split in ("calibration", "evaluation")
+    }
+    texts = [
+        f"{example.prompt} {example.completion}"
+        for data in sets.values()
+        for example in data.examples[:MEASURED]
+    ]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    return Rows(round(statistics.mean(lengths)), counts["calibration"], counts["evaluation"])
+
+
+def expected_line(planned: Planned) -> str:
+    """Return how many cells a run has and how long it takes here at most, in words."""
+    cells = plan_run(planned.config)
+    seconds = expected_here(planned.config, cells, planned.rows)
+    return (
+        f"{len(cells)} cells, at most about {max(1, round(seconds / 60)):,} min on this machine: "
+        "an estimate from its speed, with replies in full length"
+    )
 
 
 class _Longer(NamedTuple):

@@ -11,6 +11,7 @@ what is taken is chosen by measurement.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 ANCHOR_WEIGHTS = 10**6
@@ -38,7 +39,7 @@ class Grid:
 
 def middle_fraction(weights: int) -> float:
     """Return the middle of the grid of q for a number of prunable weights."""
-    return ANCHOR * float(max(weights, ANCHOR_WEIGHTS) / ANCHOR_WEIGHTS) ** EXPONENT
+    return ANCHOR * math.pow(max(weights, ANCHOR_WEIGHTS) / ANCHOR_WEIGHTS, EXPONENT)
 
 
 def grid_of(weights: int, largest: int) -> Grid:
