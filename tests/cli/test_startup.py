@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -57,3 +58,29 @@ def test_an_unknown_command_is_told_its_neighbour() -> None:
     from typer.testing import CliRunner
 
     assert "Did you mean 'eval'" in CliRunner().invoke(app, ["evla"]).output
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_libraries_plan_is_not_told_to_users_of_commands(asked: bool) -> None:
+    code = (
+        "import sys, warnings\n"
+        "from resect.cli import app, main\n"
+        "@app.callback()\n"
+        "def warn():\n"
+        "    warnings.warn('soon gone', FutureWarning)\n"
+        "sys.argv = ['resect', 'study', 'list']\n"
+        "main()\n"
+    )
+    options = ["-W", "default"] if asked else []
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("soon gone" in done.stderr) == asked
+
+
+def test_public_names_are_listed_and_documented() -> None:
+    import resect
+
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text("utf-8")
+    names = set(resect.__all__) - {"__version__"}
+    assert names <= set(dir(resect))
+    assert {name for name in names if f".{name}\n" not in page} == set()

@@ -39,7 +39,7 @@ def test_eval_says_that_a_model_is_destroyed(tmp_path: Path) -> None:
     """One model that is sure of itself, with its own answers and with words that it rules out."""
     loaded = load_model(tiny.save("llama", tmp_path / "usual"))
     with torch.no_grad():
-        dict(loaded.model.named_parameters())["lm_head.weight"].mul_(1000)
+        dict(loaded.model.named_parameters())["model.embed_tokens.weight"].mul_(1000)
     loaded.model.save_pretrained(str(tmp_path / "sure"))
     loaded.tokenizer.save_pretrained(str(tmp_path / "sure"))
     own = tiny.rows(16, "r", split="evaluation")

@@ -11,6 +11,7 @@ import functools
 import importlib
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, cast
 
@@ -121,6 +122,9 @@ def main() -> None:
     # A scheduler's SIGTERM is heeded as Ctrl-C is: what is half-written is removed.
     with contextlib.suppress(ValueError):  # only the main thread may set it
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not sys.warnoptions:
+        # Of libraries, to whoever calls them: a user of commands can do nothing about them.
+        warnings.simplefilter("ignore", FutureWarning)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     show.set_mode(show.Mode())
     try:
