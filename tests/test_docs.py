@@ -124,6 +124,14 @@ def test_the_check_of_options_can_fail() -> None:
     assert unknown_words("resect -q mask show MASK") == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_holds_no_marker_that_nobody_fills(page: Path) -> None:
+    """Files of docs are read as they are, too: what stands in a sentence is not left to a hook."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    markers = re.findall(r"<!--\s*(.*?)\s*-->", text, flags=re.DOTALL)
+    assert [marker for marker in markers if marker.startswith("if:")] == []
+
+
 def test_every_block_is_run_or_has_a_reason() -> None:
     for page in PAGES:
         if name_of(page) not in (*RUN, *OTHER_PAGES):

@@ -1,10 +1,9 @@
 """What the docs take from the code, so that they cannot drift from it: a hook of MkDocs.
 
 Pages may contain `<!-- study: NAME -->` (question and rules of a study),
-`<!-- settings: NAME -->` (its section of a configuration with the defaults),
-`<!-- sections of studies -->` (the reference of all of these sections) and
-`<!-- if: PAGE TEXT -->` (a link if the page is there). Generated pages: the command line, the
-notebook, and those at the root of the repository.
+`<!-- settings: NAME -->` (its section of a configuration with the defaults) and
+`<!-- sections of studies -->` (the reference of all of these sections). Generated pages: the
+command line, the notebook, and those at the root of the repository.
 """
 
 from __future__ import annotations
@@ -64,17 +63,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, **_: Any) -> str:
-    """Fill in what a page takes from the studies, and links to pages that may not be there."""
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Fill in what a page takes from the studies."""
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
 
-    def link(match: re.Match[str]) -> str:
-        name, text = match[1], match[2]
-        exists = (Path(config.docs_dir) / name).exists()
-        return f"[{text}]({name})" if exists else f"*{text}*"
-
-    markdown = re.sub(r"<!-- if: (\S+) (.+?) -->", link, markdown)
     markdown = markdown.replace("<!-- sections of studies -->", sections())
     markdown = re.sub(r"<!-- study: (\w+) -->", lambda match: study(match[1]), markdown)
     return re.sub(r"<!-- settings: (\w+) -->", lambda match: settings(match[1]), markdown)

@@ -127,6 +127,31 @@ def test_events_come_at_most_once_a_second(capsys: pytest.CaptureFixture[str]) -
     assert shown[-1]["harm"] == 0.5
 
 
+@pytest.mark.parametrize("pace", [1.0, 45.0])
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    pace: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("resect.cli.show.time.perf_counter", lambda: clock[0])
+    show.set_mode(show.Mode())
+    with show.progress("measuring", so_far=lambda: {"harm": 0.5}) as update:
+        for done in range(11):
+            update(done, 10)
+            clock[0] += pace
+    lines = capsys.readouterr().err.splitlines()
+    if pace == 1.0:  # ten seconds of work need no log
+        assert lines == []
+    else:
+        assert len(lines) == 10
+        assert lines[0] == "measuring: 1 of 10 in 45 s, about 7 min left (harm 0.5)"
+        assert lines[-1] == "measuring: 10 of 10 in 8 min (harm 0.5)"
+        show.set_mode(show.Mode(quiet=True))
+        with show.progress("measuring") as update:
+            update(1, 10)
+        assert capsys.readouterr().err == ""
+    show.set_mode(show.Mode())
+
+
 def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None:
     assert last_variant(tmp_path) == {}
 

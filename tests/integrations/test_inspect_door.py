@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -309,3 +310,16 @@ def test_seed_and_defaults_reach_the_model() -> None:
     )
     assert torch.equal(first, torch.rand(1))
     assert in_memory(model).api.max_tokens() == GenerationSettings().max_new_tokens
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_the_screen_says_that_a_mask_is_on(cut: bool, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.build("llama")
+    mask = tiny.cut(model, 0.1)
+    with caplog.at_level(logging.WARNING):
+        in_memory(model, **({"mask": mask} if cut else {}))
+    lines = [record.getMessage() for record in caplog.records if "removed" in record.getMessage()]
+    assert len(lines) == cut
+    if cut:
+        assert f"{mask.count:,} weights removed" in lines[0]
+        assert mask.hash in lines[0]

@@ -181,3 +181,14 @@ def test_both_ways_into_lm_eval() -> None:
     door.register()
     door.register()
     assert get_model("resect") is door.ResectLM
+
+
+def test_the_local_task_that_the_docs_show_runs(folder: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    shown = page.partition("```yaml\ntask: ")[2].partition("```")[0]
+    text = "task: " + shown.replace("items.jsonl", str(folder / "items.jsonl"))
+    (tmp_path / "my_questions.yaml").write_text(text, encoding="utf-8")
+    settings = door.TaskSettings(include_path=tmp_path, limit=4)
+    request = door.TasksRequest(str(folder / "m"), ("my_questions",), None, settings, None)
+    (row,) = door.measure_tasks(request, tmp_path / "out")
+    assert (row["task"], row["items"]) == ("my_questions", 4)

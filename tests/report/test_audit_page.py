@@ -67,8 +67,25 @@ def test_the_page_has_the_policy_of_every_page(tmp_path: Path) -> None:
         inner = text.split(f"<{tag}>")[1].split(f"</{tag}>")[0]
         assert f"{tag}-src 'sha256-{hash_source(inner)}'" in text
         assert text.count(f"<{tag}") == 1
-    for words in ("the change inside matched set 4 alone", "! </span>", "touched", "-0.3"):
+    for words in (
+        "the change inside one of 4 matched sets alone, mean",
+        "! </span>",
+        "touched",
+        "-0.3",
+    ):
         assert words.replace(" </", "</") in text
+
+
+def test_matched_sets_are_one_row_and_the_rest_is_folded(tmp_path: Path) -> None:
+    content = audit()
+    content["effects"]["matched"] = [n / 100 for n in range(19)]
+    text = build_audit_report(write(tmp_path, content)).read_text(encoding="utf-8")
+    shown, _, folded = text.partition("<details")
+    folded = folded.partition("</details>")[0]
+    assert shown.count("matched sets alone") == 1
+    assert "19 matched sets alone, mean<td class=n>0.09" in shown
+    assert "<summary>19 matched sets, from 0 to 0.18</summary>" in folded
+    assert folded.count("\n<tr><td") == 19
 
 
 def test_a_broken_audit_is_named_with_its_field(tmp_path: Path) -> None:
@@ -97,5 +114,8 @@ def test_numbers_sort_as_numbers_and_nothing_runs(tmp_path: Path) -> None:
         weights = page.run(f'({column})("By layer", "weights")')
         assert weights == ["900", "8000", "12000"]
         changes = page.run(f'({column})("What parts", "change of the loss")')
-        assert changes == ["-0.3", "-0.2", "-0.1", "-0.02", "-0.0003", "0.0001", "0.01"]
+        assert changes == ["-0.3", "-0.2", "-0.1", "-0.00255"]
+        page.run("document.querySelector('details.numbers').open = true")
+        matched = page.run(f'({column})("The change inside each", "change of the loss")')
+        assert [text.strip() for text in matched] == ["-0.02", "-0.0003", "0.0001", "0.01"]
         assert page.run(f'({column})("By layer", "part")') == ["layer 0", "layer 1", "layer 2"]

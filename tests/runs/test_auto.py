@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import load_model
 from resect.runs.auto import AutoRequest, Planned, plan_auto
+from resect.runs.forecast import expected_here
 from resect.runs.reproduce import compare_runs, compare_values
+from resect.runs.run import plan_run
 from resect.weights.mask import Mask
 
 
@@ -55,7 +58,9 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
     assert (config.format, config.evaluation.judge) == ("chat", "exact")
     assert config.evaluation.max_new_tokens == 7
     assert config.studies.frontier is not None
-    assert config.studies.frontier.fractions[0] == 2e-4  # a small model's grid
+    # The largest matrix has 384 weights: a tenth of the rule's 3e-3 would be an empty mask.
+    assert config.studies.frontier.fractions == (2.7e-3, 3e-3, 7.5e-3)
+    assert config.studies.frontier.protected == (0.015,)
     splits = rows_by_split(planned, "target")
     assert not set(splits["calibration"]) & set(splits["evaluation"])
     assert len(splits["evaluation"]) == 20 < len(splits["calibration"])
@@ -64,10 +69,28 @@ def test_what_is_decided_without_being_asked(places: dict[str, Path], tmp_path: 
     assert short
     assert f"target: {len(short)} answers of at most 1 tokens are left out" in text
     assert not {r["prompt"] for r in short} & {p for prompts in splits.values() for p in prompts}
-    for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %"):
+    for words in ("chat template", "opening of 1 tokens", "judge exact", "at most 5 %",
+                  "the least q is 0.0027: less removes nothing"):  # fmt: skip
         assert words in text
     again = plan_auto(request(places, prompts=20), tmp_path / "run")
     assert again == planned
+
+
+def test_cells_and_minutes_are_said_before_a_run_starts(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    done = call("run", places["model"], "--target", places["target"], "--preserve",
+                places["preserve"], "--dry-run", "-o", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    planned = plan_auto(request(places), tmp_path / "run")
+    cells = plan_run(planned.config)
+    said_of = rf"\b{len(cells)} cells, at most about \d+ min on this machine"
+    assert re.search(said_of, said), said
+    usual = expected_here(planned.config, cells, planned.rows)
+    assert 0 < usual < 600
+    many = planned.rows._replace(prompts=1000 * planned.rows.prompts)
+    assert expected_here(planned.config, cells, many) > 10 * usual
 
 
 def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:

@@ -1,36 +1,50 @@
-"""The command line: parse, call, print. Nothing heavy is imported before a command runs."""
+"""The command line: parse, call, print. Nothing heavy is imported before a command runs.
+
+A file has a function `register` that adds its commands; `FILES` says which these are, so that one
+command can be had without the other files.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import signal
 import sys
-from typing import Annotated, cast
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
-from resect.cli import (
-    audit,
-    bench,
-    checkpoint,
-    data,
-    demo,
-    locate,
-    mask,
-    organism,
-    report,
-    reproduce,
-    run,
-    score,
-    show,
-    study,
-    sweep,
-    tasks,
-)
-from resect.cli import eval as evaluate
+from resect.cli import show
 from resect.errors import ResectError, visible
 
+# Command -> the file of this folder that holds it, in the order of the help.
+FILES = {
+    "score": "score",
+    "select": "score",
+    "locate": "locate",
+    "coverage": "checkpoint",
+    "prune": "checkpoint",
+    "restore": "checkpoint",
+    "eval": "eval",
+    "demo": "demo",
+    "report": "report",
+    "sweep": "sweep",
+    "audit": "audit",
+    "run": "run",
+    "reproduce": "reproduce",
+    "tasks": "tasks",
+    "lm-eval": "tasks",
+    "mask": "mask",
+    "bench": "bench",
+    "data": "data",
+    "organism": "organism",
+    "study": "study",
+}
 STOPPED = 130
 # Typer may bring its own copy of click, whose errors are not those of the package.
 USAGE = cast(
@@ -38,8 +52,44 @@ USAGE = cast(
     next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"),
 )
 
+
+@functools.cache
+def _commands_of(file: str) -> Mapping[str, object]:
+    """Return the commands of a file by name."""
+    holder = typer.Typer(
+        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+    )
+    importlib.import_module(f"resect.cli.{file}").register(holder)
+    return typer.main.get_group(holder).commands
+
+
+class _Commands(Mapping[str, object]):
+    """The commands by name, each imported and built when it is asked for.
+
+    To read the options of all of them takes longer than most commands that only look something up.
+    """
+
+    def __getitem__(self, name: str) -> object:
+        return _commands_of(FILES[name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FILES)
+
+    def __len__(self) -> int:
+        return len(FILES)
+
+
+class _Group(TyperGroup):
+    """The group of all commands."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of typer, and no commands that are built already."""
+        super().__init__(**{**settings, "commands": _Commands()})
+
+
 app = typer.Typer(
     name="resect",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,22 +99,6 @@ app = typer.Typer(
     "changed and say whether the evidence holds.",
     epilog="Start here: [bold]resect demo --quick[/bold]",
 )
-score.register(app)
-mask.register(app)
-bench.register(app)
-data.register(app)
-locate.register(app)
-checkpoint.register(app)
-organism.register(app)
-evaluate.register(app)
-demo.register(app)
-report.register(app)
-study.register(app)
-sweep.register(app)
-audit.register(app)
-run.register(app)
-reproduce.register(app)
-tasks.register(app)
 
 
 @app.callback()
@@ -88,6 +122,9 @@ def main() -> None:
     # A scheduler's SIGTERM is heeded as Ctrl-C is: what is half-written is removed.
     with contextlib.suppress(ValueError):  # only the main thread may set it
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not sys.warnoptions:
+        # Of libraries, to whoever calls them: a user of commands can do nothing about them.
+        warnings.simplefilter("ignore", FutureWarning)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     show.set_mode(show.Mode())
     try:

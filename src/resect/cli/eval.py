@@ -141,6 +141,8 @@ def _show(evaluation: Evaluation, output: Path) -> None:
     rows = evaluation.rates if mode().machine else for_readers(evaluation.rates)
     table("rates with 95 % intervals", rows)
     table("agreement of judges", evaluation.agreement)
+    for line in evaluation.destroyed:
+        say(line)
     say(f"{output}/results.json")
 
 

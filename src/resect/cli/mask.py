@@ -12,7 +12,7 @@ from resect.cli.show import note, say, say_mask, table
 
 if TYPE_CHECKING:
     from resect.weights.algebra import Operation
-    from resect.weights.mask import Mask
+    from resect.weights.mask import Mask, MaskTensor
 
 
 mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matched controls.")
@@ -21,24 +21,51 @@ mask_app = typer.Typer(no_args_is_help=True, help="Look at masks and draw matche
 @mask_app.command("show", epilog="Example: [bold]resect mask show harm.mask.safetensors[/bold]")
 def show(
     file: MaskFile,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="A row for every tensor as well.")] = False,
 ) -> None:
     """Say how many weights a mask removes, where, and where it comes from."""
     from resect.weights.mask import Mask
 
     mask = Mask.load(file)
-    table(
-        f"{mask.count:,} of {mask.total:,} weights removed",
-        [
-            {
-                "tensor": name,
-                "shape": "×".join(str(side) for side in tensor.shape),
-                "removed": tensor.index.numel(),
-                "percent": 100 * tensor.index.numel() / tensor.size,
-            }
-            for name, tensor in mask.tensors.items()
-        ],
-    )
+    table(f"{mask.count:,} of {mask.total:,} weights removed", _by_kind(mask))
+    if every:
+        table("tensors", [_row_of(name, tensor) for name, tensor in mask.tensors.items()])
+    elif mask.tensors:
+        note(f"{len(mask.tensors):,} tensors; a row for each: resect mask show {file} --all")
     table("origin", [{"key": key, "value": str(value)} for key, value in sorted(mask.meta.items())])
+
+
+def _row_of(name: str, tensor: MaskTensor) -> dict[str, object]:
+    removed = tensor.index.numel()
+    return {
+        "tensor": name,
+        "shape": "×".join(str(side) for side in tensor.shape),
+        "removed": removed,
+        "percent": 100 * removed / tensor.size,
+    }
+
+
+def _by_kind(mask: Mask) -> list[dict[str, object]]:
+    """Return a row for each module of a block, summed over layers and experts."""
+    kinds: dict[str, list[MaskTensor]] = {}
+    for name, tensor in mask.tensors.items():
+        kinds.setdefault(_kind(name), []).append(tensor)
+    rows: list[dict[str, object]] = []
+    for kind, tensors in kinds.items():
+        counts = [tensor.index.numel() for tensor in tensors]
+        row: dict[str, object] = {"module": kind, "tensors": len(tensors)}
+        row |= {"of them cut": sum(count > 0 for count in counts), "removed": sum(counts)}
+        rows.append(row | {"percent": 100 * sum(counts) / sum(tensor.size for tensor in tensors)})
+    return rows
+
+
+def _kind(name: str) -> str:
+    """Return the name of a tensor inside of its block, with a star for the number of an expert."""
+    words = name.removesuffix(".weight").split(".")
+    numbers = [position for position, word in enumerate(words) if word.isdecimal()]
+    inner = words[numbers[0] + 1 :] if numbers else words
+    return ".".join("*" if word.isdecimal() else word for word in inner) or name
 
 
 @mask_app.command(

@@ -63,7 +63,7 @@ def run(
     resume: Resume = False,
 ) -> None:
     """Find, choose, cut and measure with nothing to configure; ends with the report's path."""
-    from resect.runs.auto import PRESERVE, TARGET, AutoRequest, plan_auto, run_auto
+    from resect.runs.auto import PRESERVE, TARGET, AutoRequest, expected_line, plan_auto, run_auto
 
     start = time.perf_counter()
     request = AutoRequest(
@@ -85,6 +85,7 @@ def run(
     planned = plan_auto(request, output)
     for reason in planned.reasons:
         note(reason)
+    note(expected_line(planned))
     if dry_run:
         return
     mask = run_auto(planned, output, resume=resume, watch=measuring(output), started=start)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from resect.errors import InputError, visible
@@ -30,6 +28,8 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 err = Console(stderr=True, highlight=False)
 # A log of a long run holds an event a second at most, and the last one.
 SECONDS_BETWEEN_EVENTS = 1.0
+# Nor does a log for people fill with lines.
+SECONDS_BETWEEN_LINES = 30.0
 SoFar = Callable[[], Mapping[str, object]]
 OnProgress = Callable[[int, int], None]
 
@@ -92,6 +92,8 @@ def progress(
         yield _nothing
     elif mode().machine:
         yield _events(label, so_far)
+    elif not sys.stderr.isatty():
+        yield _lines(label, so_far)
     else:
         with _bar(label, so_far) as update:
             yield update
@@ -101,28 +103,97 @@ def _nothing(_done: int, _total: int) -> None:
     """Show nothing."""
 
 
-def _events(label: str, so_far: SoFar | None) -> OnProgress:
+@dataclass(frozen=True)
+class _Moment:
+    """How far something is.
+
+    Attributes:
+        done: What is done, of `total`.
+        total: All.
+        seconds: Since the beginning.
+        left: Seconds to the end at the speed since the first moment; None if nothing was gained.
+    """
+
+    done: int
+    total: int
+    seconds: float
+    left: float | None
+
+
+def _now_and_then(
+    pause: float, show: Callable[[_Moment], None], *, first: float = -math.inf
+) -> OnProgress:
+    """Return an update that shows at most one moment in `pause` seconds, and the last one.
+
+    Args:
+        pause: Seconds.
+        show: Shows a moment.
+        first: When something counts as shown last, by `time.perf_counter`; to begin in silence.
+    """
     start = time.perf_counter()
     counts: list[int] = []
-    last = [-math.inf]
+    last = [first]
 
     def update(done: int, total: int) -> None:
         now = time.perf_counter()
-        if now - last[0] < SECONDS_BETWEEN_EVENTS and done < total:
+        # What was done before the first call says nothing about the speed.
+        if not counts:
+            counts.append(done)
+        if now - last[0] < pause and done < total:
             return
         last[0] = now
-        counts.append(done)
-        # What was done before the first event says nothing about the speed.
         gained, seconds = done - counts[0], now - start
-        remaining = round(seconds / gained * (total - done), 1) if gained else None
-        event = {"label": label, "done": done, "total": total, "seconds": round(seconds, 1)}
-        _emit(err, "progress", **event, left=remaining, **({} if so_far is None else so_far()))
+        remaining = seconds / gained * (total - done) if gained else None
+        show(_Moment(done, total, seconds, remaining))
 
     return update
 
 
+def _events(label: str, so_far: SoFar | None) -> OnProgress:
+    def show(moment: _Moment) -> None:
+        event = {"label": label, "done": moment.done, "total": moment.total}
+        event |= {"seconds": round(moment.seconds, 1)}
+        remaining = None if moment.left is None else round(moment.left, 1)
+        _emit(err, "progress", **event, left=remaining, **({} if so_far is None else so_far()))
+
+    return _now_and_then(SECONDS_BETWEEN_EVENTS, show)
+
+
+def _lines(label: str, so_far: SoFar | None) -> OnProgress:
+    """Write a plain line every so often, where a bar would not be seen; short work writes none."""
+
+    def show(moment: _Moment) -> None:
+        if moment.seconds < SECONDS_BETWEEN_LINES:
+            return
+        line = f"{label}: {moment.done} of {moment.total} in {_minutes(moment.seconds)}"
+        if moment.left:
+            line += f", about {_minutes(moment.left)} left"
+        note(" ".join(filter(None, (line, _scores(so_far)))))
+
+    return _now_and_then(SECONDS_BETWEEN_LINES, show, first=time.perf_counter())
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _scores(so_far: SoFar | None) -> str:
+    """Return what is known by now, in brackets; "" if nothing is."""
+    values = {} if so_far is None else so_far()
+    shown = ", ".join(f"{name} {cell(value, thousands=True)}" for name, value in values.items())
+    return f"({shown})" if shown else ""
+
+
 @contextlib.contextmanager
 def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     last = [-math.inf]
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -130,7 +201,6 @@ def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=err,
-        disable=not sys.stderr.isatty(),
         transient=True,
     ) as bar:
         task = bar.add_task(label, total=None)
@@ -140,10 +210,7 @@ def _bar(label: str, so_far: SoFar | None) -> Iterator[OnProgress]:
             now = time.perf_counter()
             if so_far is not None and now - last[0] >= SECONDS_BETWEEN_EVENTS:
                 last[0] = now
-                scores = ", ".join(
-                    f"{name} {cell(value, thousands=True)}" for name, value in so_far().items()
-                )
-                bar.update(task, description=f"{label} ({scores})" if scores else label)
+                bar.update(task, description=f"{label} {_scores(so_far)}".rstrip())
 
         yield update
 
@@ -192,6 +259,8 @@ def table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         return
     if not rows:
         return
+    from rich.table import Table
+
     columns = [name for name in rows[0] if any(row.get(name) is not None for row in rows)]
     shown = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for column in columns:

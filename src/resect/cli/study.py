@@ -130,13 +130,14 @@ def list_studies(
     ] = False,
 ) -> None:
     """List the studies, their claims and the rules of the verdicts."""
-    from resect.runs.recipes import PREFIX, recipe_names, recipe_title
-    from resect.studies import STUDIES
-
     if recipes:
+        from resect.runs.recipes import PREFIX, recipe_names, recipe_title
+
         table("recipes", [{"name": PREFIX + n, "what": recipe_title(n)} for n in recipe_names()])
         note("print one: resect study init NAME; run it: resect study run recipe:NAME -o DIR")
         return
+    from resect.studies import STUDIES
+
     for name, study in STUDIES.items():
         say(f"{name}: {study.question}")
         for claim, rule in study.rules():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,6 +30,7 @@ from resect.evaluation.judging import (
 )
 from resect.evaluation.probes import Goal, Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
+from resect.evaluation.uniform import beyond_uniform
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
@@ -117,10 +118,12 @@ class Evaluation:
     Attributes:
         rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
+        destroyed: A line for each variant and probe whose texts are beyond uniform.
     """
 
     rates: list[Rate]
     agreement: list[Row]
+    destroyed: tuple[str, ...] = ()
 
 
 def evaluate_model(
@@ -177,7 +180,9 @@ def evaluate_model(
             "attacks": attacks,
             "request": asdict(request),
         }
-        return _judge_all(folder, replies, request.judges, provenance)
+        judged = _judge_all(folder, replies, request.judges, provenance)
+        vocabulary = loaded.model.config.get_text_config().vocab_size
+        return replace(judged, destroyed=beyond_uniform(replies, vocabulary))
 
 
 def _settings(request: EvalRequest) -> EvaluationSettings:

@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from resect.errors import InputError, visible
 
 if TYPE_CHECKING:
+    import yaml
     from pydantic import ValidationError
 
 T = TypeVar("T")
@@ -40,8 +39,6 @@ VARIABLE = "RESECT_MOST_BYTES"
 # More than this is no YAML that a person wrote.
 MOST_YAML = 4 * 2**20
 MOST_NODES = 100_000
-# For events alone: what it builds of deep nesting has no bound on the stack.
-_FAST = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def most_bytes() -> int:
@@ -183,11 +180,15 @@ def read_yaml(text: str, path: str | Path) -> object:
     Raises:
         InputError: It is not valid, or stands for more than `MOST_NODES` values.
     """
+    import yaml
+
+    # For events alone: what it builds of deep nesting has no bound on the stack.
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         if len(text) > MOST_YAML:
             raise _no_yaml_of_a_person(path, f"{len(text):,} characters")
         # Events are made one at a time and values all at once: so much for long files,
-        for count, _ in enumerate(yaml.parse(text, Loader=_FAST)):
+        for count, _ in enumerate(yaml.parse(text, Loader=fast)):
             if count > 2 * MOST_NODES:
                 raise _no_yaml_of_a_person(path, f"more than {MOST_NODES:,} values")
         # and this for short ones whose aliases stand for much.
@@ -202,6 +203,8 @@ def _refuse_alias_bomb(root: yaml.Node | None, path: str | Path) -> None:
 
     A value that is named n times is counted n times, since checking and printing visit it as often.
     """
+    import yaml
+
     todo = [] if root is None else [root]
     count = 0
     while todo:

@@ -11,12 +11,13 @@ does otherwise than a comparison of variants needs is changed here, and each cha
 - tokens are counted by the model's own tokenizer, which needs no network;
 - a model that lives in memory is cut while it generates and only then, its tokenizer is copied,
   and `close` leaves it alone;
-- every output says which mask was in force.
+- every output says which mask was in force, and so does the screen when an evaluation begins.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import LoadedModel, context_of, load_model, model_fingerprint
 from resect.records import CausalModel, Format, Tokenizer
 from resect.weights.mask import Mask
+
+logger = logging.getLogger(__name__)
 
 ARGUMENTS = ("mask", "format", "dtype", "device", "enable_thinking", "hf_model", "hf_tokenizer")
 
@@ -184,6 +187,15 @@ class ResectAPI(HuggingFaceAPI):
             "format": format,
             **mask_facts(cut),
         }
+        if cut is not None:
+            # Inspect's screen shows warnings and says nothing of a model's arguments.
+            logger.warning(
+                "%s answers with %s weights removed, %.4g %% of the prunable ones (mask %s)",
+                name,
+                f"{cut.count:,}",
+                100 * cut.fraction,
+                cut.hash,
+            )
 
     async def generate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,7 @@ def build_audit_report(folder: str | Path) -> Path:
         sign=SIGNS[audit.verdict.word],
         behaviour=_behaviour(audit.measured),
         parts=_parts(audit.effects),
+        matched=_matched(audit.effects),
         shares=[
             _table("Where the change falls", audit.shares.model),
             _table("By kind of weight", audit.shares.modules),
@@ -150,9 +152,9 @@ def _parts(effects: Effects | None) -> Table:
             "the change inside the harm set alone": effects.inside,
             "all of the change but that": effects.outside,
         }
-        for count, value in enumerate(effects.matched, 1):
-            name = f"the change inside matched set {count} alone"
-            changes[name] = Interval(name, value)
+        if effects.matched:
+            name = f"the change inside one of {len(effects.matched)} matched sets alone, mean"
+            changes[name] = Interval(name, statistics.fmean(effects.matched))
         if effects.benign is not None:
             changes["benign answers: the change inside the harm set alone"] = effects.benign
     rows: list[Row] = [
@@ -160,6 +162,16 @@ def _parts(effects: Effects | None) -> Table:
         for part, change in changes.items()
     ]
     return _table("What parts of the change do to whole harmful answers, in nats a token", rows)
+
+
+def _matched(effects: Effects | None) -> Table:
+    """Return the matched sets one by one, which the page folds away."""
+    values = () if effects is None else effects.matched
+    rows: list[Row] = [
+        {"matched set": str(count), "change of the loss": value}
+        for count, value in enumerate(values, 1)
+    ]
+    return _table(f"The change inside each of the {len(values)} matched sets alone", rows)
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:

@@ -10,7 +10,7 @@ is, and the examples that were drawn are written beside it.
   not scored, so that the cut is aimed at the content and not at the opening; answers that are no
   longer than it are left out
 - judge: `exact` if every asked row has an answer key, else `keyword`
-- q and p: the grid of the model's size; the choice is the `frontier` study's
+- q and p: the grid of the model's size (`resect.runs.grid`); the choice is the `frontier` study's
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from resect.data import BehaviourSet, load_data
 from resect.errors import InputError
 from resect.files.origin import hash_text
 from resect.files.reading import read_json
-from resect.model import find_prunable
+from resect.model import Coverage, find_prunable
 from resect.model.load import load_tokenizer
 from resect.model.shapes import empty_model
 from resect.records import Example, Format, Tokenizer
 from resect.runs.config import RunConfig
-from resect.runs.run import Steps, Watch, carry_out, unwatched
-from resect.runs.sweep import FRACTIONS, PROTECTED, SweepRequest, chosen_rows, sweep_config
+from resect.runs.forecast import Rows, expected_here
+from resect.runs.grid import Grid, grid_of
+from resect.runs.run import Steps, Watch, carry_out, plan_run, unwatched
+from resect.runs.sweep import SweepRequest, chosen_rows, sweep_config
 from resect.studies import frontier
 from resect.studies.cells import Cut, mask_path
 from resect.weights.mask import Mask
@@ -41,12 +43,9 @@ TARGET = "beavertails"
 PRESERVE = "alpaca_cleaned"
 MASK = "chosen.mask.safetensors"
 
-# Up to this many prunable weights the grid is the one that the organism was studied with.
-SMALL = 10**8
-SMALL_FRACTIONS = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)
-SMALL_PROTECTED = (0.01,)
-
 LONGEST_OPENING = 10
+# Rows of a set whose length is measured for the estimate of the time.
+MEASURED = 64
 # Fewer rows on a side than this say nothing.
 FEWEST = 8
 
@@ -85,11 +84,13 @@ class Planned:
         config: The run.
         files: Path to the rows that belong there.
         reasons: A line for each choice.
+        rows: What the sets hold, for an estimate of the time.
     """
 
     config: RunConfig
     files: dict[Path, str]
     reasons: tuple[str, ...]
+    rows: Rows
 
 
 def plan_auto(request: AutoRequest, output: Path) -> Planned:
@@ -103,7 +104,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
         InputError: A set cannot be had or is too small, or the model is no checkpoint.
     """
     _refuse_few(request)
-    weights = find_prunable(empty_model(request.model)).total
+    grid = _grid_of(find_prunable(empty_model(request.model)))
     tokenizer = load_tokenizer(request.model)
     sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
     for name in ("contrast", "utility"):
@@ -126,11 +127,36 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     questions = sets["target"].split("evaluation").examples
     judge = request.judge or ("exact" if all(example.key for example in questions) else "keyword")
     longest = request.max_new_tokens or min(256, max(lengths) + opening)
-    readings = _Readings(opening, judge, chat, longest, small=weights <= SMALL)
+    readings = _Readings(opening, judge, chat, longest, grid.grid)
     config = _config(request, spec, readings)
     median = statistics.median(lengths)
     reasons = _reasons(config, sets, short, f"{median:g}")
-    return Planned(config, texts, (*reasons, f"the grid is that of {weights:,} prunable weights"))
+    return Planned(config, texts, (*reasons, *grid.reasons), _rows(tokenizer, sets))
+
+
+def _rows(tokenizer: Tokenizer, sets: dict[str, BehaviourSet]) -> Rows:
+    """Return how many rows are scored and asked at most, and how long a few of them are."""
+    counts = {
+        split: max(sum(row.split == split for row in data.examples) for data in sets.values())
+        for split in ("calibration", "evaluation")
+    }
+    texts = [
+        f"{example.prompt} {example.completion}"
+        for data in sets.values()
+        for example in data.examples[:MEASURED]
+    ]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    return Rows(round(statistics.mean(lengths)), counts["calibration"], counts["evaluation"])
+
+
+def expected_line(planned: Planned) -> str:
+    """Return how many cells a run has and how long it takes here at most, in words."""
+    cells = plan_run(planned.config)
+    seconds = expected_here(planned.config, cells, planned.rows)
+    return (
+        f"{len(cells)} cells, at most about {max(1, round(seconds / 60)):,} min on this machine: "
+        "an estimate from its speed, with replies in full length"
+    )
 
 
 class _Longer(NamedTuple):
@@ -148,7 +174,26 @@ class _Readings:
     judge: str
     format: Format
     max_new_tokens: int
-    small: bool
+    grid: Grid
+
+
+class _Grid(NamedTuple):
+    """The grid of a model, and what is said of it."""
+
+    grid: Grid
+    reasons: tuple[str, ...]
+
+
+def _grid_of(coverage: Coverage) -> _Grid:
+    largest = max(weight.size // len(weight.places) for weight in coverage.weights)
+    grid = grid_of(coverage.total, largest)
+    reasons = [f"the grid is that of {coverage.total:,} prunable weights"]
+    if grid.raised:
+        reasons.append(
+            f"the least q is {grid.fractions[0]:g}: less removes nothing, since the largest tensor "
+            f"has {largest:,} weights"
+        )
+    return _Grid(grid, tuple(reasons))
 
 
 def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> RunConfig:
@@ -160,8 +205,8 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
             contrast=spec.get("contrast"),
             utility=spec.get("utility"),
             rounds=request.rounds,
-            fractions=SMALL_FRACTIONS if readings.small else FRACTIONS,
-            protected=SMALL_PROTECTED if readings.small else PROTECTED,
+            fractions=readings.grid.fractions,
+            protected=readings.grid.protected,
             prefill_tokens=readings.opening,
             judge=readings.judge,
             format=readings.format,

@@ -13,17 +13,20 @@ estimate is for planning machines; it was not measured on the models that the re
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any, NamedTuple
 
-from resect.attribution.estimate import ASSUMED_RATE
+import torch
+
+from resect.attribution.estimate import ASSUMED_RATE, scoring_rate
 from resect.attribution.plan import GIB, Plan, Shape, Work, plan, shape_of
 from resect.errors import InputError
 from resect.evaluation.attacks import parse_attack
 from resect.evaluation.probes import find_probe
-from resect.machine.memory import Free
+from resect.machine.memory import Free, free_memory
 from resect.model.shapes import PUBLISHED, empty_model
 from resect.records import CausalModel
 from resect.runs.config import RunConfig
@@ -114,6 +117,53 @@ def forecast(
     ]
 
 
+class Rows(NamedTuple):
+    """What the sets of a run hold.
+
+    Attributes:
+        length: Mean tokens of a prompt with its answer.
+        examples: Most examples of a set that are scored.
+        prompts: Most prompts of a probe.
+    """
+
+    length: int
+    examples: int
+    prompts: int
+
+
+def expected_here(config: RunConfig, cells: Iterable[Cell], rows: Rows) -> float:
+    """Return the seconds that a run will take on this machine at most, replies in full length.
+
+    Speeds are measured in about a second; see `matrix_rate`.
+
+    Raises:
+        InputError: As `forecast`.
+    """
+    free = free_memory()
+    assumed = Assumed(
+        memory=free.device / GIB,
+        host=(free.host or free.device) / GIB,
+        rate=scoring_rate(torch.float32).operations,
+        bandwidth=_bandwidth(),
+        length=rows.length,
+        examples=rows.examples,
+        prompts=rows.prompts,
+    )
+    return sum(need.seconds for need in forecast(config, cells, assumed))
+
+
+def _bandwidth() -> float:
+    """Return the bytes a second that this machine reads, measured in a moment."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    read = torch.ones(2**24, dtype=torch.float32, device=device)
+    seconds = inf
+    for _ in range(3):
+        start = time.perf_counter()
+        read.sum().item()  # waits for a GPU
+        seconds = min(seconds, time.perf_counter() - start)
+    return read.nbytes / seconds
+
+
 class Cache(NamedTuple):
     """What the keys and values of a model take: blocks, and numbers a block and token."""
 
@@ -151,7 +201,6 @@ def _cache(text: Any) -> Cache:
 
 
 def _published(model_type: str, sides: Mapping[str, object]) -> CausalModel:
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -258,7 +307,12 @@ def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> 
     prompts = evaluation.limit or assumed.prompts
     shape, cache = shaped
     forward = 2.0 * (shape.active + shape.hidden * shape.vocabulary) / assumed.rate
-    step = max(shape.parameters / assumed.bandwidth, assumed.step * cache.blocks)
+    # A slow device is bound by its products, a quick one by what it reads.
+    step = max(
+        shape.parameters / assumed.bandwidth,
+        assumed.step * cache.blocks,
+        forward * evaluation.batch_size,
+    )
     seconds = 0.0
     for name in cell.probes:
         probe = find_probe(name)

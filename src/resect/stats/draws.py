@@ -7,8 +7,10 @@ study's draw.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def seed_of(label: str, seed: int = 0) -> int:
@@ -19,4 +21,6 @@ def seed_of(label: str, seed: int = 0) -> int:
 
 def rng(label: str, seed: int = 0) -> np.random.Generator:
     """Return the generator named by `label`; the same label and seed give the same stream."""
+    import numpy as np
+
     return np.random.default_rng(seed_of(label, seed))

@@ -17,8 +17,11 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
 
 # Two prompts that share half of their content words; on AdvBench 34 % of one half of the prompts
 # have such a twin in the other half.
@@ -69,6 +72,7 @@ def near_duplicates(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
         texts: The prompts of one set.
         alike: Least share of common content words, in (0, 1], that makes two texts alike.
     """
+    import numpy as np
     from scipy import sparse
     from scipy.sparse import csgraph
 
@@ -99,5 +103,7 @@ def near_duplicates(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
 
 def _first_of(groups: Sequence[int]) -> np.ndarray:
     """Return for each text the place of the first one of its group."""
+    import numpy as np
+
     places: dict[int, int] = {}
     return np.array([places.setdefault(group, number) for number, group in enumerate(groups)])

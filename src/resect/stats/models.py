@@ -21,8 +21,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from resect.records import Interval
 from resect.stats.counts import LEVEL
 from resect.stats.sample import Sample, average
@@ -72,6 +70,7 @@ def of_recipe(
         models: The statement about these models together, at the same level.
         level: Level of the interval.
     """
+    import numpy as np
     from scipy import stats as scipy_stats  # a second to load
 
     measured = [value for value in values if value is not None and not math.isnan(value)]

@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from resect.records import Interval
 from resect.stats.counts import clopper_pearson
 from resect.stats.draws import rng
 from resect.stats.sample import Array, Sample
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # With 1,999 draws 2.5 % of 1,999 + 1 is a whole number, as a bound that is itself a draw wants it.
 RESAMPLES = 1999
@@ -32,6 +34,8 @@ Groups = Mapping[str, Sequence[Hashable]]
 
 def rate(name: str, scores: Scores) -> Interval:
     """Return the mean of the scored values with its interval; unscored (None) are left out."""
+    import numpy as np
+
     scored = [value for value in scores if value is not None]
     if not scored:
         return Interval(name, None)
@@ -71,6 +75,8 @@ class Resampler:
             groups: For each stratum the group of each prompt (see `near_duplicates`), the same for
                 every arm; None if every prompt stands for itself.
         """
+        import numpy as np
+
         sample = self.mean(strata, groups)
         scored = [score for scores in strata.values() for score in scores if score is not None]
         if not scored or min(scored) < 0 or max(scored) > 1:
@@ -84,6 +90,8 @@ class Resampler:
 
     def mean(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
         """Return what `rate` returns, for values that are no scores and have no known ends."""
+        import numpy as np
+
         values, draws = [], []
         places = len({self.prompts_of(stratum) for stratum in strata})
         for stratum, scores in strata.items():
@@ -112,6 +120,8 @@ class Resampler:
 
     def trials(self, scored: Mapping[str, Sequence[bool]], groups: Groups | None = None) -> int:
         """Return the number of different prompts (or groups) of which any has a score."""
+        import numpy as np
+
         counts: dict[str, int] = {}
         for name, flags in scored.items():
             prompts = self.prompts_of(name)
@@ -154,6 +164,8 @@ def any_scored(scores: Scores) -> bool:
 
 def _members(stratum: str, size: int, groups: Groups | None) -> np.ndarray:
     """Return the number of the group of each prompt [size], in order of first appearance."""
+    import numpy as np
+
     if groups is None:
         return np.arange(size)
     numbers: dict[Hashable, int] = {}

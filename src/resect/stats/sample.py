@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, TypeAlias
 
 from resect.records import Interval
 from resect.stats.counts import LEVEL, Ends
 
-Array = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Array: TypeAlias = "npt.NDArray[np.float64]"
 
 
 class Sample:
@@ -53,6 +55,8 @@ class Sample:
             below: [R], with one more prompt at the lower end; None if the ends are not known.
             above: [R], with one more prompt at the upper end.
         """
+        import numpy as np
+
         self.value = value
         self.draws = draws
         self.below = draws if below is None else below
@@ -101,6 +105,8 @@ class Sample:
 
     def __mul__(self, factor: float) -> Sample:
         """Return the statistic times a number."""
+        import numpy as np
+
         ends = factor * self.below, factor * self.above
         return Sample(
             factor * self.value,
@@ -118,6 +124,8 @@ def percentiles(below: Array, level: float, above: Array) -> Ends | None:
     many draws lie beyond them in the mean, whatever the distribution (Davison and Hinkley 1997,
     section 5.2).
     """
+    import numpy as np
+
     low, high = np.sort(below[np.isfinite(below)]), np.sort(above[np.isfinite(above)])
     if low.size == 0 or high.size == 0:
         return None
@@ -142,6 +150,8 @@ def relative_drop(intact: Sample, cut: Sample) -> Sample:
 
 def ratio(numerator: Sample, denominator: Sample) -> Sample:
     """Return numerator / denominator of what is not negative, draw by draw; NaN by zero."""
+    import numpy as np
+
     if denominator.value == 0 or math.isnan(denominator.value):
         return Sample(math.nan, np.full(len(numerator.draws), np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -161,6 +171,8 @@ def average(samples: Sequence[Sample], *, together: bool = False) -> Sample:
     Donner 2008), since it need not happen in all of them at once. Samples of the same prompts
     (`together`) are not independent; there it is the mean, which is more.
     """
+    import numpy as np
+
     draws = np.mean([sample.draws for sample in samples], axis=0)
     below = np.stack([sample.draws - sample.below for sample in samples])
     above = np.stack([sample.above - sample.draws for sample in samples])

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import fmean
 
 from resect.studies.cells import Cell, Cut, Kind
 from resect.studies.effects import Effect, effect
@@ -41,7 +40,7 @@ class Choice:
     @property
     def q(self) -> float:
         """Mean fraction of the ranking over seeds; 0 where no cut was chosen."""
-        return float(np.mean([0.0 if cut is None else cut.q for cut in self.cuts.values()]))
+        return fmean(0.0 if cut is None else cut.q for cut in self.cuts.values())
 
     def of_kind(self, kind: Kind, target: str) -> list[Cell]:
         """Return the controls of each seed's cut: another kind, of its size."""

@@ -44,7 +44,7 @@ class Section(BaseModel):
             though no value of the section names them: mapping to names.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     needs: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import NamedTuple
-
-import numpy as np
 
 from resect.errors import InputError
 from resect.stats import Sample, average, relative_drop
@@ -118,9 +117,7 @@ def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) ->
     result = effect(measured, cells)
     q = 0.0 if arm.cut is None else arm.cut.q
     row: Row = {"seed": group.seed, "arm": arm.label, "q": q}
-    row["removed_fraction"] = float(
-        np.mean([measured.rows(cell)[0]["removed_fraction"] for cell in cells])
-    )
+    row["removed_fraction"] = fmean(measured.rows(cell)[0]["removed_fraction"] for cell in cells)
     row |= columns("harm", result.harm) | columns("harm_drop", result.harm_drop)
     row["harm_exact"] = number(measured.share(cells, "generation", ("complied",)))
     row |= columns("utility", result.utility) | columns("utility_drop", result.utility_drop)

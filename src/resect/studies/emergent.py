@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from resect.files.reading import read_json
@@ -221,6 +220,7 @@ def at_level(level: float, narrow: list[Sample], elsewhere: list[Sample]) -> Sam
         narrow: Rates of the narrow task, by rising dose, the untuned model first.
         elsewhere: Rates elsewhere at the same doses.
     """
+    import numpy as np
 
     def cross(near: Array, far: Array) -> float:
         reached = np.flatnonzero(near >= level)
@@ -432,6 +432,7 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
 
 def _geometric_mean(name: str, ratios: Sequence[float]) -> Interval:
     """Return the geometric mean with the t interval of the logarithms; one value has no bounds."""
+    import numpy as np
     from scipy import stats as scipy_stats
 
     if not ratios:
@@ -446,6 +447,8 @@ def _geometric_mean(name: str, ratios: Sequence[float]) -> Interval:
 
 
 def _over_seeds(name: str, rows: list[Row], column: str) -> Interval:
+    import numpy as np
+
     values = [row[column] for row in rows]
     return Interval(name, float(np.mean(values)), min(values), max(values), bounds="range")
 

@@ -8,8 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
-
 from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.files.tables import read_parquet
@@ -266,6 +264,8 @@ class Measurements:
 
     def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
         """Return the mean of a column over the rows that have it."""
+        import numpy as np
+
         values = [
             row[column]
             for cell in cells

@@ -12,7 +12,6 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Annotated, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
@@ -154,6 +153,8 @@ def _limits(measured: Measurements, section: Stability, variant: _Variant) -> li
 
 def _agreement_rows(measured: Measurements, section: Stability) -> list[Row]:
     """Return the agreement of each pair of masks on one axis, seed by seed and in the mean."""
+    import numpy as np
+
     seeds = measured.config.seeds
     rows: list[Row] = []
     for axis, variants in _variations(measured.config, section).items():
@@ -240,6 +241,8 @@ def summarise(measured: Measurements, section: Stability) -> StudyResult:
 def _agreement_claim(
     measured: Measurements, section: Stability, rows: list[Row], random: Sample
 ) -> Claim:
+    import numpy as np
+
     design = measured.config
     draws = [row for row in rows if row["axis"] == DRAWS]
     pairs = [row for row in draws if row["seed"] is None]

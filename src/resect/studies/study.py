@@ -78,9 +78,16 @@ class Study(Generic[SectionType]):
 
     def rules(self, section: SectionType | None = None) -> list[Stated]:
         """Return the claims with the thresholds of a section filled in; None for the defaults."""
-        values = (section or self.section()).model_dump()
+        values = dict(section) if section else self._defaults()
         thresholds = {key: _Percent(v) for key, v in values.items() if isinstance(v, float)}
         return [Stated(claim, rule.format(**thresholds)) for claim, rule in self.stated]
+
+    def _defaults(self) -> dict[str, object]:
+        """Return the default values of the section, without building what checks its input."""
+        return {
+            name: field.get_default(call_default_factory=True)
+            for name, field in self.section.model_fields.items()
+        }
 
 
 class _Percent(float):

@@ -1,0 +1,53 @@
+"""A destroyed model is named as such, in one line, beside its rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from command_line import ok, write
+from resect.evaluation.uniform import beyond_uniform
+from resect.model import load_model
+from resect.records import Reply
+
+REPLY = Reply("1", "likelihood", "none", "", "w1", "", "w2")
+
+
+@pytest.mark.parametrize(
+    ("nlls", "lines"),
+    [
+        ([15.7, 15.5], 1),
+        ([10.9, 10.6], 0),  # the mean decides
+        ([0.9], 0),
+        ([float("inf")], 1),
+        ([None], 0),
+        ([], 0),
+    ],
+)
+def test_the_mean_is_held_against_the_vocabulary(nlls: list[float | None], lines: int) -> None:
+    replies = [replace(REPLY, nll=nll) for nll in nlls]
+    said = beyond_uniform({"cut": replies}, 49_152)  # log: 10.8 nats
+    assert len(said) == lines
+    assert all(line.startswith("cut, likelihood: the mean NLL is ") for line in said)
+
+
+def test_eval_says_that_a_model_is_destroyed(tmp_path: Path) -> None:
+    """One model that is sure of itself, with its own answers and with words that it rules out."""
+    loaded = load_model(tiny.save("llama", tmp_path / "usual"))
+    with torch.no_grad():
+        dict(loaded.model.named_parameters())["model.embed_tokens.weight"].mul_(1000)
+    loaded.model.save_pretrained(str(tmp_path / "sure"))
+    loaded.tokenizer.save_pretrained(str(tmp_path / "sure"))
+    own = tiny.rows(16, "r", split="evaluation")
+    tiny.answer_half(own, loaded.model, tiny.cut(loaded.model, 0.0))
+    said = {}
+    for name, rows in (("own", own[::2]), ("ruled out", own[1::2])):
+        data = write(tmp_path / f"{name}.jsonl", rows)
+        said[name] = ok("eval", tmp_path / "sure", "--probe", "likelihood", "--data", data,
+                        "-o", tmp_path / name)  # fmt: skip
+    assert "The model is destroyed" in " ".join(said["ruled out"].split())
+    assert "destroyed" not in said["own"]

@@ -1,0 +1,53 @@
+"""The grid of q and p: smooth in the size of the model, and no q of it an empty mask."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from math import floor
+from pathlib import Path
+
+import pytest
+
+from resect.runs import grid
+from resect.runs.grid import grid_of, middle_fraction
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("weights", "low", "high"),
+    [(10**6, 2.9e-3, 3.1e-3), (10**8, 0.9e-4, 1.6e-4), (8 * 10**9, 7e-6, 1e-5)],
+)
+def test_the_middle_is_where_models_were_studied(weights: int, low: float, high: float) -> None:
+    assert low <= middle_fraction(weights) <= high
+
+
+def test_q_falls_without_a_step() -> None:
+    sizes = [round(10 ** (6 + step / 50)) for step in range(200)]
+    ratios = [middle_fraction(b) / middle_fraction(a) for a, b in pairwise(sizes)]
+    assert max(ratios) / min(ratios) == pytest.approx(1, abs=1e-4)
+    assert max(ratios) < 1
+
+
+@pytest.mark.parametrize("weights", [10**3, 10**6, 10**8, 8 * 10**9, 7 * 10**11])
+@pytest.mark.parametrize("share", [1e-5, 1e-3, 1.0])
+def test_no_q_is_an_empty_mask(weights: int, share: float) -> None:
+    largest = max(1, round(weights * share))
+    planned = grid_of(weights, largest)
+    assert all(floor(q * largest) >= 1 for q in planned.fractions)
+    assert all(0 < q <= 1 for q in (*planned.fractions, *planned.protected))
+    assert planned.raised == (floor(grid.STEPS[0] * middle_fraction(weights) * largest) < 1)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/real-model.md"])
+def test_pages_say_the_same_rule(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    rule = re.search(
+        r"q is about (\S+) at one million prunable weights, (\S+) at 100 million and (\S+) at "
+        r"8 billion, and p five times q",
+        text,
+    )
+    assert rule is not None, "the page does not state the rule"
+    for weights, written in zip((10**6, 10**8, 8 * 10**9), rule.groups(), strict=True):
+        assert float(written) == pytest.approx(middle_fraction(weights), rel=0.05)
