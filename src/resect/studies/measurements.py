@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from resect.errors import InputError
+from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.stats import Resampler, Sample, normalised
-from resect.studies.cells import Cell, Cut, mask_path, record_path
+from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
 from resect.studies.weighing import percent
 
@@ -74,6 +75,15 @@ class Measurements:
         from resect.weights.mask import Mask
 
         return Mask.load(mask_path(self.run, role, seed, cut))
+
+    def changes(self, cell: Cell) -> Row:
+        """Return how a cell's tuning changed the weights.
+
+        Raises:
+            InputError: The run has not kept it.
+        """
+        changes: Row = read_json(changes_path(self.run, cell))
+        return changes
 
     def strata(
         self,
