@@ -9,6 +9,7 @@ choice is not in the number.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -125,6 +126,7 @@ def plan(design: Design, section: Frontier) -> list[Cell]:
     ]
 
 
+@lru_cache(maxsize=1 << 16)
 def half_of(example_id: str) -> Half:
     """Return in which half of the evaluation prompts an example is, by a hash of its id."""
     return "selection" if int(hash_value(["frontier", example_id]), 16) % 2 else "test"
