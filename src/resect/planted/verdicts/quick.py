@@ -50,9 +50,10 @@ class QuickResampler(Resampler):
             self._shapes[key] = list(self._weighed(strata, groups))
         values, draws = [], []
         for name, members, weights, totals in self._shapes[key]:
-            scored = sums = np.array(strata[name], dtype=np.float64)
+            scored: Array = np.array(strata[name], dtype=np.float64)
+            sums = scored
             if members is not None:
-                sums = np.bincount(members, scored, weights.shape[1])
+                sums = np.bincount(members, scored, weights.shape[1]).astype(np.float64)
             draws.append(np.clip((weights @ sums) / totals, scored.min(), scored.max()))
             values.append(float(scored.mean()))
         trials = self.trials(_flags(strata), groups)
