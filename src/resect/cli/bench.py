@@ -58,7 +58,7 @@ def verdicts(
     studies: Annotated[str, typer.Option(help="Studies with commas between; all by default.")] = "",
     draws: Annotated[int, typer.Option(min=1, help="Simulated runs of each world.")] = 200,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Ten runs of each world, plain answers alone.")
+        bool, typer.Option("--quick", help="Ten runs of each world, with plain answers alone.")
     ] = False,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
     page: Annotated[

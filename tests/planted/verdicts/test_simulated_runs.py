@@ -238,8 +238,8 @@ def test_spoilers_change_what_they_say() -> None:
     def rate(name: str, cell: Cell, probe: str = "generation") -> float:
         return expected_score(worlds[name], Asked(cell, probe, "iron", 0.0))
 
-    assert rate("every cut breaks the model", random) == 0
-    assert rate("every cut breaks the model", INTACT) == pytest.approx(0.95)
+    assert rate("every cut breaks the replies", random) == 0
+    assert rate("every cut breaks the replies", INTACT) == pytest.approx(0.95)
     assert rate("every model is broken", INTACT) == 0
     assert rate("one model of three shows it", INTACT) == pytest.approx(0.95)
     assert rate("one model of three shows it", replace(INTACT, seed=1)) < 0.2

@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 
 from resect.errors import InputError
-from resect.planted.verdicts import benchmark, scenarios
+from resect.planted.verdicts import benchmark, order, scenarios
 from resect.planted.verdicts.benchmark import Request, verdicts
-from resect.planted.verdicts.count import Count, count_verdicts, positions
+from resect.planted.verdicts.count import Count, claims_of, count_verdicts, positions
+from resect.planted.verdicts.ground import design_of
+from resect.planted.verdicts.order import Order, order_of, verdicts_by_broken, with_broken
 from resect.planted.verdicts.scenario import FREE, Effects, Scenario, flat
 from resect.planted.verdicts.scenarios import scenarios_of
-from resect.planted.verdicts.simulate import Size
+from resect.planted.verdicts.simulate import Simulated, Size, planned_of
 from resect.planted.verdicts.table import rows_of, totals_of
 from resect.planted.verdicts.text import BEGIN, END, filled
 from resect.runs.run import _studied as weigh
 from resect.studies import STUDIES
+from resect.studies.cells import Cell, Cut
 
 NONE = {"supported": 0, "not supported": 0, "inconclusive": 0, "not measurable": 0}
 
@@ -69,22 +72,48 @@ def test_truth_of_these_models_may_differ_from_run_to_run() -> None:
 
 def test_a_claim_that_was_not_stated_is_a_bug() -> None:
     study = STUDIES["transfer"]
-    result = weigh_one(scenarios_of("transfer")[0])
-    claim = replace(result, claim="Something else.")
+    (claim,) = claims_of(scenarios_of("transfer")[0], 0, weigh)
+    assert list(positions(study, [claim])) == [0]
     with pytest.raises(ValueError, match="has not stated"):
-        list(positions(study, [claim]))
+        list(positions(study, [replace(claim, claim="Something else.")]))
 
 
-def weigh_one(scenario: Scenario):  # type: ignore[no-untyped-def]
-    claims = []
+def test_more_broken_answers_never_pass_more_easily(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "SIZES", (33,))
+    scenario = scenarios_of("dissociation")[0]
+    assert order_of(scenario, weigh) == Order("dissociation", 1, 0)
+    by_broken = list(verdicts_by_broken(replace(scenario, size=Size(models=1)), weigh))
+    assert len(by_broken) == 4
 
-    def keep(measured, study, section):  # type: ignore[no-untyped-def]
+
+def test_a_reversal_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = iter(["inconclusive", "supported", "inconclusive", "not supported"])
+
+    def wrong(measured, study, section):  # type: ignore[no-untyped-def]
         result = weigh(measured, study, section)
-        claims.extend(result.claims)
-        return result
+        claims = (replace(result.claims[0], verdict=next(words)), *result.claims[1:])
+        return replace(result, claims=claims)
 
-    count_verdicts(scenario, range(1), keep)
-    return claims[0]
+    monkeypatch.setattr(order, "SIZES", (33,))
+    assert order_of(scenarios_of("dissociation")[0], wrong).reversals == 1
+
+
+def test_broken_answers_are_those_of_the_cut() -> None:
+    world = with_broken(scenarios_of("dissociation")[0].world, 2)
+    size = Size(models=1)
+    for cut, broken in ((None, 0), (Cut("generation", "target", 2e-3), 2)):
+        cell = Cell("aligned", 0, cut, ("detection", "utility"))
+        measured = Simulated(
+            design_of(size, Path("nowhere")),
+            world,
+            size=size,
+            planned=planned_of([cell]),
+            label="test",
+            draw=0,
+        )
+        for probe, categories in (("detection", 5), ("utility", 1)):
+            scores = [row["score"] for row in measured.rows(cell) if row["probe"] == probe]
+            assert scores.count(0.0) == broken * categories
 
 
 def test_rows_and_totals() -> None:
@@ -157,7 +186,21 @@ def test_the_same_seed_gives_the_same_table(
     assert "stable" in page.read_text("utf-8")
     results = json.loads((tmp_path / "one" / "results.json").read_text("utf-8"))
     assert len(results["rows"]) == 8 * 2
+    assert results["orders"] == []
     assert not (tmp_path / "one.parts").exists()
+
+
+@pytest.mark.usefixtures("short")
+def test_a_whole_table_looks_at_the_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "SIZES", (33,))
+    monkeypatch.setattr(scenarios, "WORDS", (5,))
+    done: list[tuple[int, int]] = []
+    request = Request(draws=1, jobs=1)
+    outcome = verdicts(request, tmp_path / "out", weigh, lambda n, of: done.append((n, of)))
+    assert outcome.orders == [Order("stability", 1, 0)]
+    assert {row.scores for row in outcome.rows} == {"graded"}
+    assert done[-1] == (9, 9)
+    assert "| stability | 1 | 0 |" in (tmp_path / "out" / "verdicts.md").read_text("utf-8")
 
 
 @pytest.mark.usefixtures("short")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 from resect.planted.verdicts.scenario import Scenario, Truth, usual
 from resect.planted.verdicts.world import (
@@ -62,6 +63,13 @@ def _types(own: float, others: float, common: float, benign: float) -> World:
     return World(Surgery(drop, nothing, intact=usual), common=share)
 
 
+class _Pair(NamedTuple):
+    """The capability whose weights are cut, and the one that is measured."""
+
+    cut: str
+    measured: str
+
+
 def dissociation() -> list[Scenario]:
     """Return the worlds of `dissociation`: what each capability's cut does to each capability."""
     scenario = partial(Scenario, "dissociation")
@@ -75,31 +83,29 @@ def dissociation() -> list[Scenario]:
         scenario("weak", _capabilities(0.3, 0.0), THREE_FALSE),
         scenario(
             "refusal goes with generation",
-            _capabilities(0.9, 0.0, {("generation", "refusal"): 0.5}),
+            _capabilities(0.9, 0.0, {_Pair("generation", "refusal"): 0.5}),
             ("false", "true", "false"),
         ),
         scenario(
             "generation goes with refusal",
-            _capabilities(0.9, 0.0, {("refusal", "generation"): 0.5}),
+            _capabilities(0.9, 0.0, {_Pair("refusal", "generation"): 0.5}),
             ("true", "false", "false"),
         ),
         scenario(
             "recognition at .10",
-            _capabilities(0.9, 0.0, {("generation", "detection"): 0.1}),
+            _capabilities(0.9, 0.0, {_Pair("generation", "detection"): 0.1}),
             ("boundary", "true", "true"),
         ),
     ]
 
 
-def _capabilities(
-    own: float, others: float, besides: Mapping[tuple[str, str], float] | None = None
-) -> World:
+def _capabilities(own: float, others: float, besides: Mapping[_Pair, float] | None = None) -> World:
     """Return a world of capabilities.
 
     Args:
         own: Relative drop of the capability that located the cut.
         others: Relative drop of the others.
-        besides: (cut, measured) to the relative drop where it is another.
+        besides: Relative drops where they are others.
     """
 
     def drop(reading: Reading) -> float:
@@ -107,7 +113,7 @@ def _capabilities(
         if cut is None or cut.kind != "target":
             return 0.01 if reading.probe == TARGET else 0.0
         usual_drop = own if cut.target == reading.probe else others
-        return (besides or {}).get((cut.target, reading.probe), usual_drop)
+        return (besides or {}).get(_Pair(cut.target, reading.probe), usual_drop)
 
     return World(Surgery(drop, nothing, drop, usual))
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from resect import files
 from resect.errors import InputError
 from resect.planted.verdicts.count import Count, Weigh, count_verdicts
+from resect.planted.verdicts.order import Order, order_of
 from resect.planted.verdicts.scenarios import all_scenarios, scenarios_of
 from resect.planted.verdicts.table import Row, Total, rows_of, totals_of
 from resect.planted.verdicts.text import filled, markdown
@@ -31,7 +32,7 @@ class Request:
     Attributes:
         studies: Names of studies; empty for all.
         draws: Runs of each scenario.
-        quick: Ten runs of each scenario, with plain answers alone.
+        quick: Ten runs of each scenario with plain answers, and no look at the order.
         jobs: Processes; 0 for one a core, at most 4.
     """
 
@@ -42,10 +43,11 @@ class Request:
 
 
 class Outcome(NamedTuple):
-    """What was counted: a row a scenario and claim, and totals by claim and truth."""
+    """What was counted: a row a scenario and claim, totals by claim and truth, and the order."""
 
     rows: list[Row]
     totals: list[Total]
+    orders: list[Order]
 
 
 class _Block(NamedTuple):
@@ -89,9 +91,35 @@ def verdicts(
     parts = output.with_name(f"{output.name}.parts")
     jobs = request.jobs or min(4, os.cpu_count() or 1)
     stamp = files.hash_value(files.provenance())
-    counts = _run(
-        blocks, jobs, partial(_run_once, parts=parts, weigh=weigh, stamp=stamp), on_progress
-    )
+    studies = [] if request.quick else list(dict.fromkeys(block.study for block in blocks))
+    total = len(blocks) + len(studies)
+    report = on_progress or (lambda _done, _total: None)
+    once = partial(_run_once, parts=parts, weigh=weigh, stamp=stamp)
+    counts = _run(blocks, jobs, once, lambda done: report(done, total))
+    orders = []
+    for number, study in enumerate(studies):
+        orders.append(order_of(scenarios_of(study)[0], weigh))
+        report(len(blocks) + number + 1, total)
+    rows = _rows(blocks, counts)
+    outcome = Outcome(rows, totals_of(rows), orders)
+    values = {
+        "rows": [row.plain() for row in outcome.rows],
+        "totals": [summary.plain() for summary in outcome.totals],
+        "orders": [asdict(order) for order in outcome.orders],
+    }
+    table = markdown(values, _made(request))
+    with files.atomic_folder(output) as folder:
+        provenance = files.provenance() | {"request": asdict(request)}
+        files.write_json(folder / "results.json", values | {"provenance": provenance})
+        files.write_text(folder / "verdicts.md", table)
+    if page is not None:
+        files.write_text(page, filled(document, table, str(page)))
+    files.remove_folder(parts)
+    return outcome
+
+
+def _rows(blocks: Sequence[_Block], counts: Sequence[list[Count]]) -> list[Row]:
+    """Return the rows of all scenarios from the counts of their blocks."""
     rows: list[Row] = []
     for study, number in dict.fromkeys((block.study, block.scenario) for block in blocks):
         same = [
@@ -101,21 +129,7 @@ def verdicts(
             for count in counted
         ]
         rows += rows_of(scenarios_of(study)[number], same)
-    outcome = Outcome(rows, totals_of(rows))
-    table = markdown(
-        [row.plain() for row in outcome.rows],
-        [total.plain() for total in outcome.totals],
-        _made(request),
-    )
-    with files.atomic_folder(output) as folder:
-        values = {name: [row.plain() for row in getattr(outcome, name)] for name in outcome._fields}
-        provenance = files.provenance() | {"request": asdict(request)}
-        files.write_json(folder / "results.json", values | {"provenance": provenance})
-        files.write_text(folder / "verdicts.md", table)
-    if page is not None:
-        files.write_text(page, filled(document, table, str(page)))
-    files.remove_folder(parts)
-    return outcome
+    return rows
 
 
 def _with_place(page: Path) -> str:
@@ -162,15 +176,14 @@ def _run(
     blocks: Sequence[_Block],
     jobs: int,
     run_once: Callable[[_Block], list[Count]],
-    on_progress: Progress | None,
+    on_done: Callable[[int], None],
 ) -> list[list[Count]]:
-    report = on_progress or (lambda _done, _total: None)
-    report(0, len(blocks))
+    on_done(0)
     if jobs == 1:
         results = []
         for done, block in enumerate(blocks):
             results.append(run_once(block))
-            report(done + 1, len(blocks))
+            on_done(done + 1)
         return results
     # Fork would copy locked thread pools of torch.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -178,7 +191,7 @@ def _run(
         try:
             for done, future in enumerate(as_completed(futures)):
                 future.result()
-                report(done + 1, len(blocks))
+                on_done(done + 1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

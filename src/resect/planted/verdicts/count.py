@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resect.planted.verdicts.ground import design_of, section_of, write_sets
 from resect.planted.verdicts.scenario import Scenario, Truth
@@ -49,8 +49,29 @@ def count_verdicts(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> li
         draws: Numbers of the runs; a number and the scenario's label give the same run everywhere.
         weigh: What a run does with a study's measurements.
     """
-    study, section = STUDIES[scenario.study], section_of(scenario.study)
+    study = STUDIES[scenario.study]
     counts: Counter[tuple[str, int, Truth, VerdictWord]] = Counter()
+    for measured, claims in _weighed(scenario, draws, weigh):
+        for claim, stated in zip(claims, positions(study, claims), strict=True):
+            counts[claim.claim, stated, truth_of(scenario, stated, measured), claim.verdict] += 1
+    return [Count(*key, number) for key, number in counts.items()]
+
+
+def claims_of(scenario: Scenario, draw: int, weigh: Weigh) -> tuple[Claim, ...]:
+    """Return what a study claims of one run."""
+    (run,) = _weighed(scenario, [draw], weigh)
+    return run.claims
+
+
+class _Run(NamedTuple):
+    """A run and what is claimed of it."""
+
+    measured: Simulated
+    claims: tuple[Claim, ...]
+
+
+def _weighed(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> Iterator[_Run]:
+    study, section = STUDIES[scenario.study], section_of(scenario.study)
     with tempfile.TemporaryDirectory() as folder:
         write_sets(scenario.size, Path(folder))
         design = design_of(scenario.size, Path(folder))
@@ -64,11 +85,7 @@ def count_verdicts(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> li
                 label=scenario.label,
                 draw=draw,
             ).with_resamplers(_resamplers(same_prompts=scenario.size.same_prompts))
-            claims = weigh(measured, study, section).claims
-            for claim, stated in zip(claims, positions(study, claims), strict=True):
-                truth = truth_of(scenario, stated, measured)
-                counts[claim.claim, stated, truth, claim.verdict] += 1
-    return [Count(*key, number) for key, number in counts.items()]
+            yield _Run(measured, weigh(measured, study, section).claims)
 
 
 @cache

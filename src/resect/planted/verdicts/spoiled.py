@@ -9,6 +9,8 @@ from resect.planted.verdicts.scenario import Scenario, Truth
 from resect.planted.verdicts.world import Reading, World
 
 UNSCORED, ABSENT = 0.75, 0.17
+# Probes whose answers are whole replies, and utility.
+REPLIES = ("generation", "misalignment", "utility")
 MATCHED_KINDS = ("random", "magnitude")
 
 
@@ -18,8 +20,13 @@ def is_cut(reading: Reading) -> bool:
 
 
 def cuts_break(world: World) -> World:
-    """Return the world in which every cut, random ones too, leaves a model that babbles."""
-    return replace(world, broken=lambda reading: float(is_cut(reading)))
+    """Return the world in which every cut, random ones too, leaves a model that babbles.
+
+    Answers of a word or two, which tell recognition, stay, so that nothing but the replies says it.
+    """
+    return replace(
+        world, broken=lambda reading: float(is_cut(reading) and reading.probe in REPLIES)
+    )
 
 
 def every_model_breaks(world: World) -> World:
@@ -90,7 +97,7 @@ class _Spoiler:
 # What is said of the intact model, or of weights alone, does not depend on the cut ones' replies.
 INTACT_ALONE = {"jailbreak": {0}, "emergent": {1}}
 SPOILERS = (
-    _Spoiler("every cut breaks the model", cuts_break, INTACT_ALONE),
+    _Spoiler("every cut breaks the replies", cuts_break, INTACT_ALONE),
     _Spoiler("every model is broken", every_model_breaks, {}),
     _Spoiler("75 % of the cuts' replies unscored", cuts_unscored, INTACT_ALONE),
     _Spoiler("75 % of all replies unscored", every_model_unscored, {}),

@@ -16,21 +16,26 @@ WANTED = {
 Columns = Mapping[str, Any]
 
 
-def markdown(rows: Sequence[Columns], totals: Sequence[Columns], made: str) -> str:
-    """Return the page: totals by truth, then every scenario by study.
+def markdown(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
+    """Return the page: totals by truth, the order, then every scenario by study.
 
     Args:
-        rows: `Row.plain` of all rows.
-        totals: `Total.plain` of all totals.
+        tables: As columns: `rows` and `totals` of the table, and `orders`.
         made: How it was made, a sentence.
     """
     lines = [made]
     for truth, heading in WANTED.items():
-        chosen = [total for total in totals if total["truth"] == truth]
+        chosen = [total for total in tables["totals"] if total["truth"] == truth]
         if chosen:
             lines += ["", f"## {heading[:1].upper()}{heading[1:]}", "", *_totals(chosen)]
-    for study in dict.fromkeys(row["study"] for row in rows):
-        chosen = [row for row in rows if row["study"] == study]
+    if tables["orders"]:
+        lines += ["", "## More broken answers that pass more easily (none is wanted)", ""]
+        lines += ["| study | runs | reversals |", "|---|--:|--:|"]
+        lines += [
+            f"| {row['study']} | {row['runs']} | {row['reversals']} |" for row in tables["orders"]
+        ]
+    for study in dict.fromkeys(row["study"] for row in tables["rows"]):
+        chosen = [row for row in tables["rows"] if row["study"] == study]
         lines += ["", f"## {study}", "", *_scenarios(chosen)]
     return "\n".join(lines) + "\n"
 
