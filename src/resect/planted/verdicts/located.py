@@ -42,6 +42,7 @@ def compactness() -> list[Scenario]:
 
     task_lost = Surgery(Effects(STRONG).drop, one_task, intact=usual)
     return [
+        scenario("compact, free", Effects(STRONG, FREE).world(), ("true",)),
         scenario("compact", Effects(STRONG).world(), ("true",)),
         scenario("compact, graver cuts cost", Effects(STRONG, LATE).world(), ("true",)),
         scenario("diffuse", Effects(WEAK).world(), ("false",)),
@@ -126,8 +127,8 @@ def frontier() -> list[Scenario]:
     scenario = partial(Scenario, "frontier")
     rival = {RIVAL: WEAK}
     return [
-        scenario("found", Effects(STRONG, LATE, rival).world(), ("true", "true")),
         scenario("found, free", Effects(STRONG, FREE, rival).world(), ("true", "true")),
+        scenario("found", Effects(STRONG, LATE, rival).world(), ("true", "true")),
         scenario(
             "the rival does the same",
             Effects(STRONG, LATE, {RIVAL: STRONG}).world(),
@@ -163,12 +164,12 @@ def compression() -> list[Scenario]:
     scenario = partial(Scenario, "compression")
     edge: tuple[Truth, ...] = ("boundary", "boundary", "boundary")
     return [
-        scenario("alignment", _by_role(STRONG, WEAK, WEAK), ("true", "true", "true")),
         scenario(
             "alignment, free",
             _by_role(STRONG, WEAK, WEAK, cost=FREE),
             ("true", "true", "true"),
         ),
+        scenario("alignment", _by_role(STRONG, WEAK, WEAK), ("true", "true", "true")),
         scenario(
             "fine-tuning as such", _by_role(STRONG, WEAK, STRONG), ("true", "boundary", "true")
         ),
