@@ -20,6 +20,7 @@ from resect.planted.verdicts.scenarios import scenarios_of
 from resect.planted.verdicts.simulate import Simulated, Size, planned_of
 from resect.planted.verdicts.table import rows_of, totals_of
 from resect.planted.verdicts.text import BEGIN, END, filled
+from resect.records import VerdictWord
 from resect.runs.run import _studied as weigh
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
@@ -87,7 +88,8 @@ def test_more_broken_answers_never_pass_more_easily(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_reversal_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = iter(["inconclusive", "supported", "inconclusive", "not supported"])
+    up: tuple[VerdictWord, ...] = ("inconclusive", "supported", "inconclusive", "not supported")
+    words = iter(up)
 
     def wrong(measured, study, section):  # type: ignore[no-untyped-def]
         result = weigh(measured, study, section)
@@ -205,7 +207,7 @@ def test_a_whole_table_looks_at_the_order(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("short")
 def test_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = benchmark.count_verdicts
+    usual = count_verdicts
     calls: list[str] = []
 
     def counted(scenario, draws, weigh):  # type: ignore[no-untyped-def]
