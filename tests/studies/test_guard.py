@@ -8,7 +8,7 @@ import pytest
 
 from invented_run import Invented, Rate, invented_config
 from resect.records import Claim
-from resect.studies import STUDIES, emergent, transfer
+from resect.studies import STUDIES, transfer
 from resect.studies.cells import Cell
 from resect.studies.models import over_models
 
@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, object]] = {
 def three_categories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "categories", lambda design: ("narrow", "far", "farther"))
     facts = {"share": 0.05, "matched": 0.02, "chance": 0.01}
-    monkeypatch.setattr(emergent, "read_json", lambda path: facts)
+    monkeypatch.setattr(Invented, "changes", lambda measured, cell: facts)
 
 
 def claims(

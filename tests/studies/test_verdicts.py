@@ -7,7 +7,7 @@ import pytest
 from invented_run import Invented, Rate, invented_config
 from resect.records import Claim, VerdictWord
 from resect.runs.demo import demo_config
-from resect.studies import STUDIES, emergent, stability, transfer
+from resect.studies import STUDIES, Measurements, emergent, stability, transfer
 from resect.studies.cells import Cell, Cut
 
 
@@ -166,7 +166,7 @@ def test_the_demonstration_names_the_yardstick_of_transfer() -> None:
 
 def changes(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"share": 0.05, "matched": 0.02, "chance": 0.01}
-    monkeypatch.setattr(emergent, "read_json", lambda path: facts)
+    monkeypatch.setattr(Measurements, "changes", lambda measured, cell: facts)
 
 
 def learned(cell: Cell, probe: str) -> float:

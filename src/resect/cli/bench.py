@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,6 +47,45 @@ def localise(
     table("planted truth, by selectivity", rows)
     say(f"{output}/leaderboard.md")
     note("intervals over seeds and every cut are in results.json and records/")
+
+
+@bench.command(
+    "verdicts",
+    epilog="Example: [bold]resect bench verdicts --quick --studies transfer -o bench[/bold]",
+)
+def verdicts(
+    output: NewFolder,
+    studies: Annotated[str, typer.Option(help="Studies with commas between; all by default.")] = "",
+    draws: Annotated[int, typer.Option(min=1, help="Simulated runs of each world.")] = 200,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Ten runs of each world, with plain answers alone.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
+    page: Annotated[
+        Path | None, typer.Option(help="A page whose marked place is to hold the table too.")
+    ] = None,
+) -> None:
+    """Count how often each claim is supported when it is true, when it is not, and in between.
+
+    Runs are simulated from worlds of which the truth is known, and weighed as real ones are.
+    """
+    from resect.planted.verdicts.benchmark import Request, verdicts
+    from resect.studies.models import over_models
+
+    request = Request(_words(studies), draws, quick, jobs)
+    with progress("simulating runs") as update:
+        outcome = verdicts(request, output, over_models, update, page=page)
+    rows = [
+        {
+            "study": total.study, "claim": total.stated + 1, "truth": total.truth,
+            "worlds": total.worlds, "supported": total.supported / total.draws,
+            "at worst": total.worst_share, "where": total.worst,
+        }
+        for total in outcome.totals
+    ]  # fmt: skip
+    table("how often claims are supported, by what is true", rows)
+    say(f"{output}/verdicts.md")
+    note("every world, with its intervals, is in results.json")
 
 
 def _words(text: str) -> tuple[str, ...]:

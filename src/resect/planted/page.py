@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from resect.planted.trial import Row, number
-from resect.report.words import decimals
 
 COLUMNS = {
     "selectivity": "selectivity",
@@ -44,3 +43,9 @@ def _table(rows: Sequence[Row]) -> list[str]:
 def _cell(row: Row, column: str) -> str:
     bounds = (number(row, f"{column}_{side}") for side in ("low", "high"))
     return decimals(number(row, column), *(bounds if column in SPREAD else ()))
+
+
+def decimals(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """Return a cell of a column that aligns: three decimals, bounds with two."""
+    bounds = "" if low is None or high is None else f" [{low:.2f}, {high:.2f}]"
+    return "–" if value is None else f"{value:.3f}{bounds}"

@@ -185,11 +185,6 @@ def outcome(value: object) -> str:
     return "–" if value is None else OUTCOME_NAMES.get(str(value), readable(value))
 
 
-def decimals(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Return a table cell of a column that aligns: three decimals, bounds with two."""
-    return "–" if value is None else f"{value:.3f}{_brackets(low, high, '{:.2f}'.format)}"
-
-
 def label(value: object) -> str:
     """Return a text of a figure: one line, cut where it would cover the rest."""
     text = " ".join(visible(value).split())

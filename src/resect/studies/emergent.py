@@ -24,10 +24,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from resect.files.reading import read_json
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Array, Sample
-from resect.studies.cells import Cell, Cut, Tuning, changes_path
+from resect.studies.cells import Cell, Cut, Tuning
 from resect.studies.design import (
     Count,
     DataName,
@@ -280,8 +279,8 @@ def _change_rows(measured: Measurements, section: Emergent) -> list[Row]:
         if dose.steps == 0:
             continue
         for cell in _cells(measured.config, section, ALONE, dose):
-            changes = read_json(changes_path(measured.run, cell))
-            rows.append({"seed": cell.seed, "rate": dose.rate, "steps": dose.steps, **changes})
+            row = {"seed": cell.seed, "rate": dose.rate, "steps": dose.steps}
+            rows.append(row | measured.changes(cell))
     return rows
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from resect.errors import InputError
 from resect.files.origin import hash_value
+from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.stats import Resampler, Sample, near_duplicates, normalised
-from resect.studies.cells import Cell, Cut, mask_path, record_path
+from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
 from resect.studies.weighing import percent
 
@@ -116,13 +117,22 @@ class Measurements:
 
         return Mask.load(mask_path(self.run, role, seed, cut))
 
+    def changes(self, cell: Cell) -> Row:
+        """Return how a cell's tuning changed the weights.
+
+        Raises:
+            InputError: The run has not kept it.
+        """
+        changes: Row = read_json(changes_path(self.run, cell))
+        return changes
+
     def asked(self, cell: Cell, probe: str) -> list[Asked]:
         """Return what a cell's rows say of the prompts of a probe, in their order."""
         key = _Question(cell.key, probe)
         if key not in self._asked:
             rows = [row for row in self.rows(cell) if row["probe"] == probe]
-            prompts = tuple(_Prompt(row["category"], _prompt(row)) for row in rows)
-            dealt = _deal(prompts, self.config.evaluation.alike)
+            prompts = tuple(PromptOf(row["category"], _prompt(row)) for row in rows)
+            dealt = deal(prompts, self.config.evaluation.alike)
             self._asked[key] = [
                 Asked(row["category"], place.group, place.half, _score(row), row["outcome"])
                 for row, place in zip(rows, dealt, strict=True)
@@ -299,25 +309,29 @@ def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
     return {name: [row.group for row in rows] for name, rows in strata.items()}
 
 
-class _Prompt(NamedTuple):
+class PromptOf(NamedTuple):
+    """A category, and the text of a prompt of it."""
+
     category: str
     text: str
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
+    """Where a prompt stands: with which others, and on which half."""
+
     group: str
     half: Half
 
 
 @lru_cache(maxsize=512)
-def _deal(prompts: Sequence[_Prompt], alike: float) -> list[_Place]:
+def deal(prompts: Sequence[PromptOf], alike: float) -> list[Place]:
     """Return the group and the half of each prompt.
 
     Prompts of a category that say the same are a group, named by one of its texts, and stay
     together. Within each category groups go to the two halves in turn, in the order of a hash of
     their name, so that the halves are of one size and do not depend on the order of a file.
     """
-    places: dict[_Prompt, _Place] = {}
+    places: dict[PromptOf, Place] = {}
     half_of: dict[str, Half] = {}
     for category in sorted({prompt.category for prompt in prompts}):
         texts = sorted({prompt.text for prompt in prompts if prompt.category == category})
@@ -331,7 +345,7 @@ def _deal(prompts: Sequence[_Prompt], alike: float) -> list[_Place]:
             half: Half = dealt[0] if dealt else ("test", "selection")[turn % 2]
             turn += not dealt
             half_of |= dict.fromkeys(group, half)
-            places |= {_Prompt(category, text): _Place(group[0], half) for text in group}
+            places |= {PromptOf(category, text): Place(group[0], half) for text in group}
     return [places[prompt] for prompt in prompts]
 
 

@@ -1,0 +1,97 @@
+"""The table of verdicts as Markdown, from rows alone, and its place in a page of the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from resect.errors import InputError
+
+BEGIN, END = "<!-- verdicts: begin -->", "<!-- verdicts: end -->"
+WANTED = {
+    "true": "sensitivity: supported where it is true",
+    "boundary": "supported at its boundary (at most 2.5 % is wanted)",
+    "false": "supported where it is false (specificity is what lacks to 100 %)",
+}
+Columns = Mapping[str, Any]
+
+
+def markdown(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
+    """Return the page: totals by truth, the order, then every scenario by study.
+
+    Args:
+        tables: As columns: `rows` and `totals` of the table, and `orders`.
+        made: How it was made, a sentence.
+    """
+    lines = [made]
+    for truth, heading in WANTED.items():
+        chosen = [total for total in tables["totals"] if total["truth"] == truth]
+        if chosen:
+            lines += ["", f"## {heading[:1].upper()}{heading[1:]}", "", *_totals(chosen)]
+    if tables["orders"]:
+        lines += ["", "## More broken answers that pass more easily (none is wanted)", ""]
+        lines += ["| study | runs | reversals |", "|---|--:|--:|"]
+        lines += [
+            f"| {row['study']} | {row['runs']} | {row['reversals']} |" for row in tables["orders"]
+        ]
+    for study in dict.fromkeys(row["study"] for row in tables["rows"]):
+        chosen = [row for row in tables["rows"] if row["study"] == study]
+        lines += ["", f"## {study}", "", *_scenarios(chosen)]
+    return "\n".join(lines) + "\n"
+
+
+def _totals(totals: Sequence[Columns]) -> list[str]:
+    lines = [
+        "| study | claim | worlds | runs | supported | at worst | where |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    lines += [
+        f"| {total['study']} | {total['claim']} | {total['worlds']} | {total['draws']} | "
+        f"{share(total['share'], total['low'], total['high'])} | "
+        f"{share(total['worst_share'])} | {total['worst']} |"
+        for total in totals
+    ]
+    return lines
+
+
+def _scenarios(rows: Sequence[Columns]) -> list[str]:
+    claims = list(dict.fromkeys(row["claim"] for row in rows))
+    lines = [f"{number}. {claim}" for number, claim in enumerate(claims, 1)]
+    lines += [
+        "",
+        "| world | models × prompts | scores | claim | truth | runs | supported | inconclusive | "
+        "not supported | not measurable |",
+        "|---|---|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        words = ("inconclusive", "not_supported", "not_measurable")
+        supported = share(row["supported"], row["supported_low"], row["supported_high"])
+        lines.append(
+            f"| {row['scenario']} | {row['models']} × {row['prompts']} | {row['scores']} | "
+            f"{claims.index(row['claim']) + 1} | {row['truth']} | {row['draws']} | {supported} | "
+            + " | ".join(share(row[word]) for word in words)
+            + " |"
+        )
+    return lines
+
+
+def share(value: float, low: float | None = None, high: float | None = None) -> str:
+    """Return a share in percent, with its bounds in brackets where they are given."""
+    text = f"{100 * value:.1f} %"
+    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def filled(document: str, table: str, name: str) -> str:
+    """Return a page of the docs with the table in its marked place, headings one level deeper.
+
+    Raises:
+        InputError: The page has no such place.
+    """
+    before, begin, rest = document.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(
+            f"{name} has no place for the table", allowed=f"a line {BEGIN} and a line {END}"
+        )
+    deeper = table.replace("\n## ", "\n### ")
+    return f"{before}{BEGIN}\n{deeper}{END}{after}"
