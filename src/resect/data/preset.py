@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from resect.data.messages import content_text, turns_of
 from resect.data.rows import SUFFIXES, hub_rows, read_rows
 from resect.errors import InputError, unknown_name
 from resect.files.origin import hash_file, hash_text
@@ -337,21 +338,22 @@ def _mapped(
         return _get(preset, row, column, where)
 
     if columns.text is not None:
-        return {"text": str(get(columns.text) or "")}
+        return {"text": _text(get(columns.text), where)}
     prompt: object
     completion: object = ""
     key: dict[str, object] = {}
     if columns.messages is not None:
-        turns = list(get(columns.messages) or ())
-        prompt, completion = turns[:-1], turns[-1:]
+        turns = turns_of(get(columns.messages) or (), where, str(columns.messages))
+        messages = [turn._asdict() for turn in turns]
+        prompt, completion = messages[:-1], messages[-1:]
         # One plain question is plain text, as in every other set.
-        if len(turns) == 2 and turns[0].get("role") == "user":
-            prompt = turns[0].get("content")
+        if len(turns) == 2 and turns[0].role == "user":
+            prompt = turns[0].content
     else:
-        prompt = str(get(columns.prompt or ()) or "")
+        prompt = _text(get(columns.prompt or ()), where)
     if columns.completion is not None:
-        completion = str(get(columns.completion) or "")
-    if columns.context is not None and (context := str(get(columns.context) or "").strip()):
+        completion = _text(get(columns.completion), where)
+    if columns.context is not None and (context := _text(get(columns.context), where).strip()):
         prompt = f"{prompt}\n\n{context}"
     if columns.choices is not None and columns.answer is not None:
         choices = get(columns.choices)
@@ -371,6 +373,13 @@ def _mapped(
         "category": category,
         "split": piece.use or _side(preset, str(prompt)),
     }
+
+
+def _text(value: object, where: str) -> str:
+    """Return a cell as text: numbers as they are written, nothing as nothing."""
+    if value is None or isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return content_text(value, where)
 
 
 def _multiple_choice(question: str, choices: list[str], answer: int) -> _Question:
