@@ -17,7 +17,7 @@ from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, distinct
-from resect.evaluation.judges import find_judge
+from resect.evaluation.judges import counted_by, find_judge
 from resect.evaluation.judging import (
     Answer,
     Row,
@@ -29,6 +29,7 @@ from resect.evaluation.judging import (
 )
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
+from resect.evaluation.spoken import cut_off
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
@@ -70,8 +71,10 @@ class Rate(TypedDict):
     """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
 
     Attributes:
+        counts: What the judge takes for a hit.
         rate: Hits / scored replies; `low` and `high` are its bounds.
         scored: Scored replies; `unscored` are the others.
+        cut_off: Share of the replies that the limit on tokens cut off.
         nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
         distinct: Different word pairs / all word pairs.
         perplexity: exp of the mean NLL over all tokens.
@@ -80,12 +83,14 @@ class Rate(TypedDict):
 
     judge: str
     probe: str
+    counts: str | None
     variant: str
     rate: float | None
     low: float | None
     high: float | None
     scored: int
     unscored: int
+    cut_off: float | None
     nll: float | None
     kl: float | None
     repetition: float | None
@@ -382,12 +387,14 @@ def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
                 Rate(
                     judge=judge,
                     probe=probe.name,
+                    counts=counted_by(judge, probe),
                     variant=variant,
                     rate=rate.value,
                     low=rate.low,
                     high=rate.high,
                     scored=sum(score is not None for score in scores),
                     unscored=sum(score is None for score in scores),
+                    cut_off=cut_off(replies),
                     nll=_mean([reply.nll for reply in replies]),
                     kl=_mean([reply.kl for reply in replies]),
                     repetition=_mean([reply.repetition for reply in replies]),
