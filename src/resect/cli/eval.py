@@ -45,7 +45,7 @@ AttackData = Annotated[
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option(help="exact (the default), keyword[:SET], strongreject, llm:RUBRIC@MODEL."),
+    typer.Option(help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL."),
 ]
 Rejudge = Annotated[
     Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
