@@ -171,11 +171,13 @@ def _pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
 def _say_keys(data: BehaviourSet) -> None:
     """Say which rows would be judged wrong if the model said just what they hold."""
     from resect.evaluation.judges.exact import judge_exact
+    from resect.evaluation.spoken import to_judge
     from resect.records import Reply
 
     keyed = [example for example in data.examples if example.key and example.completion]
     replies = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
-    missed = [r for r in replies if judge_exact(r, "comply").outcome in ("wrong", "incoherent")]
+    outcomes = [judge_exact(to_judge(reply), "comply").outcome for reply in replies]
+    missed = [r for r, o in zip(replies, outcomes, strict=True) if o in ("wrong", "incoherent")]
     if missed:
         note(
             f"{len(missed):,} of {len(replies):,} completions are not right by their own key, "

@@ -3,8 +3,9 @@
 The source of the method scores such sets. Its published code does not say how it told refusals
 from answers; here the judge, its rule and the rejected replies are on record.
 
-What is kept is the whole turn of the assistant: the words that an attack put into its mouth and the
-model's continuation, so that the text is complete in either format. `prefix_tokens` says how many
+What is kept is the whole turn of the assistant, without a thought before the answer: the words that
+an attack put into its mouth and the model's continuation, so that the text is complete in either
+format. `prefix_tokens` says how many
 tokens are the attack's. Those are never judged, and never scored unless `count_prefix` asks for it.
 
 Work is saved in `<file>.parts/`, a few prompts at a time. The draw of a reply is named by its
