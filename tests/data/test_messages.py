@@ -88,7 +88,7 @@ def test_an_id_or_category_of_zero_is_one(tmp_path: Path) -> None:
 
 # What `datasets` 5.2 writes of rows whose prompts are now text, now messages: text of JSON, marked
 # by Arrow's type.
-MIXED = [
+MIXED: list[dict[str, Any]] = [
     {"prompt": "how", "completion": "so"},
     {"prompt": [{"role": "user", "content": [{"type": "text", "text": "how"}]}], "completion": "x"},
 ]

@@ -38,7 +38,8 @@ def test_refusal_phrases_say_nothing_of_harm() -> None:
 def test_variants_whose_replies_were_cut_off_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number, ends in enumerate((["length", "stop"], ["stop", "stop"], [None, None])):
+    finishes: list[list[str | None]] = [["length", "stop"], ["stop", "stop"], [None, None]]
+    for number, ends in enumerate(finishes):
         rows = [_row("generation", 1.0) | {"finish": end} for end in ends]
         note_cell(tmp_path, Cell("aligned", number, None, ("generation",)), rows)
     # A cell that was measured again counts once.

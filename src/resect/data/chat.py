@@ -51,12 +51,12 @@ def asked_ids(tokenizer: Tokenizer, example: Example, opening: str | None = None
     Raises:
         InputError: The template fails.
     """
-    messages = _conversation(example)
+    messages: Sequence[Message] = _conversation(example)
     ending = {"add_generation_prompt": True}
     if opening is not None:
         # The template itself writes the turn that goes on: some write more than the generation
         # prompt (a closed thought) or strip the text, and a model has only seen that.
-        messages.append({"role": "assistant", "content": opening})
+        messages = [*messages, {"role": "assistant", "content": opening}]
         ending = {"continue_final_message": True}
     messages = _formed(tokenizer, messages)
     chat: Any = tokenizer  # `Tokenizer` says nothing of chat templates
@@ -74,7 +74,7 @@ def answered_ids(tokenizer: Tokenizer, example: Example) -> Answered:
     Raises:
         InputError: The template fails, or writes no answer.
     """
-    messages = [*_conversation(example), {"role": "assistant", "content": MARK}]
+    messages: list[Message] = [*_conversation(example), {"role": "assistant", "content": MARK}]
     text = _written(tokenizer, _formed(tokenizer, messages), f"example {example.id!r}")
     before, mark, _ = text.rpartition(MARK)
     if not mark:
@@ -118,7 +118,7 @@ def _formed(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[Message]:
     """
     template = str(getattr(tokenizer, "chat_template", ""))
     if template not in _in_parts:
-        plain = [
+        plain: list[Message] = [
             {"role": "user", "content": QUESTION},
             {"role": "assistant", "content": MARK},
         ]
