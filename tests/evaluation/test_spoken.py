@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import tiny
+from resect.cli.eval import _show
 from resect.data.encode import PromptIds
 from resect.data.load import BehaviourSet
 from resect.data.thought import heard
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.decode import GenerationSettings
-from resect.evaluation.evaluate import _summary
+from resect.evaluation.evaluate import Evaluation, _notes, _summary
 from resect.evaluation.judging import answers_of, judge_answers, judge_replies, reply_of
 from resect.evaluation.probes import find_probe
 from resect.evaluation.spoken import Spoken, cut_off, spoken
@@ -183,10 +184,11 @@ def test_rates_say_what_their_judge_counts(judge: str, probe: str, counts: str |
 
 @pytest.mark.parametrize(("share", "warned"), [(0.2, False), (0.25, True), (None, False)])
 def test_many_cut_off_replies_are_warned_of(
-    share: float | None, warned: bool, capsys: pytest.CaptureFixture[str], tmp_path: Any
+    share: float | None, warned: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from resect.cli.eval import _show
-
-    rate = {"probe": "generation", "variant": "intact", "cut_off": share}
-    _show(SimpleNamespace(rates=[rate], agreement=[]), tmp_path)  # type: ignore[arg-type]
+    rate: Any = {"probe": "generation", "variant": "intact", "cut_off": share}
+    # Two judges of the same replies give one warning.
+    evaluation = Evaluation([rate], [], _notes([rate, rate]))
+    assert len(evaluation.notes) == warned
+    _show(evaluation, tmp_path)
     assert ("cut off by the limit on tokens" in capsys.readouterr().err) == warned

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, Model, PromptFormat, Temperature
-from resect.cli.show import cut_off_note, note, progress, say, table
+from resect.cli.show import note, progress, say, table
 
 if TYPE_CHECKING:
     from resect.data.check import Pair
@@ -217,7 +217,7 @@ def collect(
     """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""
     from resect.evaluation.collect import CollectRequest
     from resect.evaluation.collect import collect as run
-    from resect.evaluation.spoken import MANY_CUT_OFF
+    from resect.evaluation.spoken import cut_off_note
 
     request = CollectRequest(
         model=model,
@@ -242,8 +242,8 @@ def collect(
         "rejected",
         [{"reason": reason, "replies": count} for reason, count in done.rejected.items()],
     )
-    if done.cut_off > MANY_CUT_OFF:
-        note(cut_off_note(done.cut_off, "kept and rejected"))
+    if warning := cut_off_note(done.cut_off, "kept and rejected"):
+        note(warning)
     say(f"{output}: {done.kept:,} rows")
 
 

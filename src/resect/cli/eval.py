@@ -15,7 +15,7 @@ from resect.cli.options import (
     PromptLimit,
     Temperature,
 )
-from resect.cli.show import cut_off_note, note, progress, say, table
+from resect.cli.show import note, progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
@@ -137,14 +137,9 @@ def _refuse_processes() -> None:
 
 
 def _show(evaluation: Evaluation, output: Path) -> None:
-    from resect.evaluation.spoken import MANY_CUT_OFF
-
     table("rates with 95 % intervals", evaluation.rates)
-    for share, probe, variant in dict.fromkeys(
-        (rate["cut_off"], rate["probe"], rate["variant"]) for rate in evaluation.rates
-    ):
-        if share is not None and share > MANY_CUT_OFF:
-            note(cut_off_note(share, f"{probe}, {variant}"))
+    for warning in evaluation.notes:
+        note(warning)
     table("agreement of judges", evaluation.agreement)
     say(f"{output}/results.json")
 

@@ -166,14 +166,6 @@ def note(text: str) -> None:
         err.print(Text(visible(text)), soft_wrap=True)
 
 
-def cut_off_note(share: float, of: str) -> str:
-    """Return a warning of replies that the limit on tokens cut off."""
-    return (
-        f"{100 * share:.0f} % of the replies ({of}) were cut off by the limit on tokens: what they "
-        "would have said later, a refusal for instance, is not judged; raise --max-new-tokens"
-    )
-
-
 def say_mask(output: object, count: int, fraction: float, fix: str) -> None:
     """Print how much a mask removes; if it is nothing, say so and what to try (`fix`)."""
     say(f"{output}: {count:,} weights, {100 * fraction:.4g} % of the prunable ones")

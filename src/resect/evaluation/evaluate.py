@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
@@ -29,7 +29,7 @@ from resect.evaluation.judging import (
 )
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
-from resect.evaluation.spoken import cut_off
+from resect.evaluation.spoken import cut_off, cut_off_note
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.model.load import load_tokenizer
@@ -110,10 +110,12 @@ class Evaluation:
     Attributes:
         rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
+        notes: What a reader of the rates must know, in sentences.
     """
 
     rates: list[Rate]
     agreement: list[Row]
+    notes: list[str] = field(default_factory=list)
 
 
 def evaluate_model(
@@ -272,11 +274,15 @@ def _judge_all(
     for variant, path in paths.items():
         write_judged(path, variant, [judged[judge][variant] for judge in judges])
     rates = [row for judge in judges for row in _summary(judge, judged[judge])]
-    agreement = _agreement(judged)
-    files.write_json(
-        folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": provenance}
-    )
-    return Evaluation(rates, agreement)
+    evaluation = Evaluation(rates, _agreement(judged), _notes(rates))
+    files.write_json(folder / "results.json", asdict(evaluation) | {"provenance": provenance})
+    return evaluation
+
+
+def _notes(rates: Iterable[Rate]) -> list[str]:
+    """Return a warning for each probe and variant whose replies were cut off."""
+    warnings = [cut_off_note(r["cut_off"], f"{r['probe']}, {r['variant']}") for r in rates]
+    return [warning for warning in dict.fromkeys(warnings) if warning]
 
 
 def _probes_of(answers: Iterable[Answer]) -> list[Probe]:

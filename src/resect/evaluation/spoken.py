@@ -88,3 +88,18 @@ def cut_off(replies: Iterable[Reply]) -> float | None:
     """Return the share of replies that the limit on tokens cut off; None where it is not known."""
     finished = [reply.finish for reply in replies if reply.finish is not None]
     return finished.count("length") / len(finished) if finished else None
+
+
+def cut_off_note(share: float | None, whose: str) -> str:
+    """Return a warning of replies that the limit on tokens cut off; empty if they are few.
+
+    Args:
+        share: Their share; None where it is not known.
+        whose: Which replies, for the text.
+    """
+    if share is None or share <= MANY_CUT_OFF:
+        return ""
+    return (
+        f"{100 * share:.0f} % of the replies ({whose}) were cut off by the limit on tokens: what "
+        "they would have said later, a refusal for instance, is not judged; raise --max-new-tokens"
+    )
