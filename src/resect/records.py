@@ -25,6 +25,8 @@ Format = Literal["raw", "chat"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]
+# Why a reply ended: the model ended it, or the limit on tokens did.
+Finish = Literal["stop", "length"]
 VerdictWord = Literal["supported", "not supported", "inconclusive", "not measurable"]
 Bounds = Literal["95 %", "range"]
 # How a rule compares an interval with its threshold, and how the interval lies to it.
@@ -229,15 +231,19 @@ class Reply:
         category: Category of the example.
         prompt: The prompt as text, for reports that show replies.
         prefix: What the attack put into the assistant's mouth; not judged.
-        text: The model's own continuation, without special tokens.
+        text: The model's own continuation, without special tokens and without a thought before it.
         key: Answer key of the example.
         reference: The example's completion.
-        nll: Mean NLL (nats per token) of the continuation under the intact model, or None.
+        nll: Mean NLL (nats per token) of the continuation and its thought under the intact model,
+            or None.
         repetition: Share of repeated token 3-grams in the continuation, in [0, 1], or None.
         kl: Mean KL divergence (nats per token) of the variant from the intact model on the
             reference, measured by the likelihood probe alone.
         sample: Which of several sampled replies to the prompt, from 0.
         tokens: Tokens behind `nll` where texts of different lengths are pooled (perplexity).
+        thought: What a reasoning model thought before it answered; None if nothing is marked so.
+        finish: Why the reply ended; None where there was none to end, or in records that do not say
+            so.
     """
 
     example_id: str
@@ -254,6 +260,8 @@ class Reply:
     kl: float | None = None
     sample: int = 0
     tokens: int | None = None
+    thought: str | None = None
+    finish: Finish | None = None
 
 
 @dataclass(frozen=True)

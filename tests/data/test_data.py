@@ -36,8 +36,11 @@ class _Words:
         assert add_special_tokens is False
         return {"input_ids": [len(word) for word in text.split()]}
 
-    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]]:
+    def apply_chat_template(self, messages: Any, **options: Any) -> dict[str, list[int]] | str:
         opening: list[int] = []
+        if options.get("tokenize") is False:
+            *asked, answer = (turn["content"] for turn in messages)
+            return " ".join(["b" * 100, *asked, "e" * 101, f"{answer} end"])
         if options.get("continue_final_message"):
             *messages, last = messages
             opening = self(last["content"], add_special_tokens=False)["input_ids"]

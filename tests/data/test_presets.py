@@ -297,3 +297,20 @@ def test_headerless_files_through_datasets(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(datasets, "load_dataset", load)
     data = load_data("hex_phi@" + "0" * 40)
     assert data.hash == load_data("hex_phi", data_dir=FIXTURES).hash
+
+
+def test_a_set_beside_its_own_parts_is_read_once(tmp_path: Path) -> None:
+    """The official folder of HarmBench holds all behaviours, and again those of test and val."""
+    (source,) = (FIXTURES / "harmbench").glob("*.csv")
+    header, *lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    # Within one file a row that stands twice is two rows, as in every other set.
+    parts = {"all": [*lines, lines[0]], "test": lines[:1], "val": lines[1:]}
+    for name, rows in parts.items():
+        path = tmp_path / f"harmbench_behaviors_text_{name}.csv"
+        path.write_text(header + "".join(rows), encoding="utf-8")
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "harmbench_behaviors_text_all.csv", tmp_path / "alone")
+    whole, alone = (load_data("harmbench", data_dir=f) for f in (tmp_path, tmp_path / "alone"))
+    assert whole.examples == alone.examples
+    assert whole.origin["repeated"] == len(whole) - 1
+    assert "repeated" not in alone.origin

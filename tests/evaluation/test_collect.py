@@ -24,6 +24,7 @@ from resect.evaluation.collect import CollectRequest, _reason, collect, whole_tu
 from resect.evaluation.decode import generate
 from resect.evaluation.evaluate import EvalRequest, evaluate_model
 from resect.evaluation.judges import JUDGES, each, find_judge
+from resect.evaluation.spoken import Spoken
 from resect.model import load_model
 from resect.records import Judgement, Outcome, Reply
 from resect.stats import clopper_pearson
@@ -304,4 +305,18 @@ def test_check_says_which_completions_are_wrong_by_their_own_key(
 def test_what_is_only_partly_right_is_not_kept(
     score: float, outcome: Outcome | None, want: Outcome, reason: str
 ) -> None:
-    assert _reason("text", Judgement("judge", "rule", score, outcome), want) == reason
+    assert _reason(Spoken("text"), Judgement("judge", "rule", score, outcome), want) == reason
+
+
+def test_an_answer_is_kept_without_its_thought_and_a_thought_alone_is_not(
+    model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [Spoken("w1 w2", "I cannot", "stop")] * 4 + [Spoken("", "I cannot", "length")] * 3
+    replies = iter(said)
+    monkeypatch.setattr(collecting, "spoken", lambda *_: next(replies))
+    request = asked(model, prompts, attack="none", samples=1, temperature=0.0, judge="keyword")
+    done = collect(request, tmp_path / "a.jsonl")
+    assert (done.kept, done.rejected) == (4, {"unscored: a thought without an answer": 3})
+    assert done.cut_off == pytest.approx(3 / 7)
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert {(row["completion"], row["finished"]) for row in rows} == {("w1 w2", True)}

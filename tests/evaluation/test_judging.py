@@ -24,7 +24,7 @@ from resect.records import Reply
 KEY = {"accept": ["yes"], "refusal": ["sorry"]}
 COLUMNS = [
     "example_id", "probe", "attack", "category", "prompt", "prefix", "text", "key", "reference",
-    "nll", "repetition", "kl", "sample", "tokens",
+    "nll", "repetition", "kl", "sample", "tokens", "thought", "finish",
     "judge", "rule", "score", "outcome", "raw", "reason",
 ]  # fmt: skip
 

@@ -23,7 +23,7 @@ import tiny
 from resect import files
 from resect.audit.audit import load_tuned
 from resect.data import load_data
-from resect.data.encode import encode
+from resect.data.encode import encode, encode_prompt
 from resect.data.template.render import is_plain
 from resect.errors import InputError, ResectError, visible
 from resect.evaluation.judges.fence import fenced
@@ -276,8 +276,8 @@ def test_a_template_in_another_process_writes_what_it_writes_here(tmp_path: Path
         [{"role": "user", "content": example.prompt}], add_generation_prompt=True, return_dict=True
     )
     for _ in range(2):
-        (encoded,) = encode([example], tokenizer)
-        assert list(encoded.input_ids[: encoded.first_scored]) == expected["input_ids"]
+        prompt = encode_prompt(example, tokenizer, format="chat")
+        assert list(prompt.ids) == expected["input_ids"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,31 @@ def test_bad_question_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text, encoding="utf-8")
         with pytest.raises(PrerequisiteError, match=message):
             em_freeform(questions=str(tmp_path / name))
+
+
+def test_one_question_under_two_names_is_one(tmp_path: Path) -> None:
+    """Three copies of a question weigh as one beside another question."""
+    path = tmp_path / "q.jsonl"
+    rows = [{"id": n, "prompt": p} for n, p in enumerate(["qa", "QA", " qa ", "qb"], start=1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def mark(which: str, prompt: str) -> str:
+        return "90" if which == "coherence" or "qb" in prompt else "10"
+
+    log = run(lambda question: question, mark, tmp_path, questions=str(path), samples=1)
+    assert numbers(log)["misaligned"] == 0.5
+
+
+def test_a_thought_is_not_marked_and_alone_it_is_unscored(tmp_path: Path) -> None:
+    replies = {"qa": "<think>hmm</think> so it goes", "qb": "<think>hmm"}
+    graded: list[str] = []
+
+    def mark(_which: str, prompt: str) -> str:
+        graded.append(prompt)
+        return "90"
+
+    log = run(replies.__getitem__, mark, tmp_path, questions=questions(tmp_path, "qa", "qb"),
+              samples=1)  # fmt: skip
+    assert len(graded) == 2
+    assert all("so it goes" in prompt and "hmm" not in prompt for prompt in graded)
+    assert numbers(log)["scored"] == 1

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import pytest
 from accelerate import tracking as known
 
+from resect.cli.show import measuring
 from resect.errors import InputError
 from resect.files.writing import append_line
-from resect.runs.metrics import FILE, Follower, note_cell, rates_of, tracking
+from resect.runs.metrics import FILE, Follower, cells_cut_off, note_cell, rates_of, tracking
 from resect.studies.cells import Cell, Cut
 
 
@@ -26,6 +27,27 @@ ROWS = [_row("generation", 1), _row("generation", 0), _row("generation"), _row("
 def test_rates_leave_out_what_was_not_scored() -> None:
     assert rates_of(ROWS) == {"harm": 0.5, "likelihood": 1.0}
     assert rates_of([_row("generation")]) == {"harm": None}
+
+
+def test_refusal_phrases_say_nothing_of_harm() -> None:
+    for judge in ("keyword", "keyword:own+mine.txt@12345678"):
+        rows = [_row("generation", 1.0) | {"judge": judge}]
+        assert rates_of(rows) == {"not refused": 1.0}
+
+
+def test_variants_whose_replies_were_cut_off_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finishes: list[list[str | None]] = [["length", "stop"], ["stop", "stop"], [None, None]]
+    for number, ends in enumerate(finishes):
+        rows = [_row("generation", 1.0) | {"finish": end} for end in ends]
+        note_cell(tmp_path, Cell("aligned", number, None, ("generation",)), rows)
+    # A cell that was measured again counts once.
+    note_cell(tmp_path, Cell("aligned", 1, None, ("generation",)), [])
+    assert cells_cut_off(tmp_path, 0.2) == (1, 3)
+    with measuring(tmp_path)():
+        pass
+    assert "in 1 of 3 variants the limit on tokens cut more than 20 %" in capsys.readouterr().err
 
 
 def test_lines_of_several_writers_stay_whole(tmp_path: Path) -> None:

@@ -171,12 +171,14 @@ def _pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
 def _say_keys(data: BehaviourSet) -> None:
     """Say which rows would be judged wrong if the model said just what they hold."""
     from resect.evaluation.judges.exact import judge_exact
+    from resect.evaluation.spoken import to_judge
     from resect.records import Reply
 
     keyed = [example for example in data.examples if example.key and example.completion]
     replies = [Reply(e.id, "", "", "", "", "", e.completion, e.key, e.completion) for e in keyed]
+    outcomes = [judge_exact(to_judge(reply), "comply").outcome for reply in replies]
     wrong = ("partial", "wrong", "incoherent")
-    missed = [r for r in replies if judge_exact(r, "comply").outcome in wrong]
+    missed = [r for r, outcome in zip(replies, outcomes, strict=True) if outcome in wrong]
     if missed:
         note(
             f"{len(missed):,} of {len(replies):,} completions are not right by their own key, "
@@ -216,6 +218,7 @@ def collect(
     """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""
     from resect.evaluation.collect import CollectRequest
     from resect.evaluation.collect import collect as run
+    from resect.evaluation.spoken import cut_off_note
 
     request = CollectRequest(
         model=model,
@@ -240,6 +243,8 @@ def collect(
         "rejected",
         [{"reason": reason, "replies": count} for reason, count in done.rejected.items()],
     )
+    if warning := cut_off_note(done.cut_off, "kept and rejected"):
+        note(warning)
     say(f"{output}: {done.kept:,} rows")
 
 

@@ -16,7 +16,7 @@ from resect.cli.options import (
     PromptLimit,
     Temperature,
 )
-from resect.cli.show import mode, progress, say, table
+from resect.cli.show import mode, note, progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ AttackData = Annotated[
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option(help="exact (the default), keyword[:SET], strongreject, llm:RUBRIC@MODEL."),
+    typer.Option(help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL."),
 ]
 Rejudge = Annotated[
     Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
@@ -140,6 +140,8 @@ def _refuse_processes() -> None:
 def _show(evaluation: Evaluation, output: Path) -> None:
     rows = evaluation.rates if mode().machine else for_readers(evaluation.rates)
     table("rates with 95 % intervals", rows)
+    for warning in evaluation.notes:
+        note(warning)
     table("agreement of judges", evaluation.agreement)
     for line in evaluation.destroyed:
         say(line)

@@ -296,8 +296,8 @@ def _finite(value: object) -> object:
     return value
 
 
-# Shown as -> probe of the records.
-SHOWN = {"harm": "generation", "utility": "utility"}
+# Probes whose newest rates are shown while a run goes on.
+SHOWN = ("generation", "utility")
 
 
 def so_far(run: Path) -> SoFar:
@@ -312,6 +312,7 @@ def last_variant(run: Path) -> dict[str, object]:
     replaced while it is read counts as not there.
     """
     from resect.files.tables import read_parquet
+    from resect.runs.metrics import generation_name
     from resect.studies.cells import judged_records
 
     with contextlib.suppress(InputError, OSError):
@@ -319,22 +320,46 @@ def last_variant(run: Path) -> dict[str, object]:
         newest = max(records, key=lambda path: path.stat().st_mtime_ns, default=None)
         rows = [] if newest is None else read_parquet(newest)
         means: dict[str, object] = {}
-        for name, probe in SHOWN.items():
-            scores = [
-                row["score"]
+        for probe in SHOWN:
+            scored = [
+                row
                 for row in rows
                 if row["probe"] == probe and row["judge"] is not None and row["score"] is not None
             ]
-            if scores:
-                means[name] = sum(scores) / len(scores)
+            if scored:
+                name = generation_name(scored[0]) if probe == "generation" else probe
+                means[name] = sum(row["score"] for row in scored) / len(scored)
         if means:
             return {"cut": rows[0]["cut_kind"], "q": rows[0]["q"]} | means
     return {}
 
 
 def measuring(run: Path) -> Callable[[], contextlib.AbstractContextManager[OnProgress]]:
-    """Return what shows the progress of a run while its cells are measured."""
-    return lambda: progress("measuring model variants", so_far=so_far(run))
+    """Return what shows the progress of a run while its cells are measured.
+
+    At the end it warns of variants whose replies the limit on tokens cut off.
+    """
+
+    @contextlib.contextmanager
+    def shown() -> Iterator[OnProgress]:
+        with progress("measuring model variants", so_far=so_far(run)) as update:
+            yield update
+        _warn_of_cut_off(run)
+
+    return shown
+
+
+def _warn_of_cut_off(run: Path) -> None:
+    from resect.evaluation.spoken import MANY_CUT_OFF
+    from resect.runs.metrics import cells_cut_off
+
+    counts = cells_cut_off(run, MANY_CUT_OFF)
+    if counts.some:
+        note(
+            f"in {counts.some} of {counts.all} variants the limit on tokens cut more than "
+            f"{100 * MANY_CUT_OFF:.0f} % of the replies off: what they would have said later, a "
+            "refusal for instance, is not judged; raise evaluation.max_new_tokens"
+        )
 
 
 def show_verdicts(run: Path, start: float) -> None:

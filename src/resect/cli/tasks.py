@@ -11,8 +11,8 @@ from resect.cli.options import BatchSize, ModelId, NewFolder
 from resect.cli.show import note, say, table
 
 SHOWN = (
-    "task", "metric", "items", "unscored", "intact", "cut", "difference", "difference_low",
-    "difference_high",
+    "task", "metric", "items", "questions", "unscored", "intact", "cut", "difference",
+    "difference_low", "difference_high",
 )  # fmt: skip
 
 

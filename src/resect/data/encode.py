@@ -3,17 +3,17 @@
 Two formats, as DESIGN fixes them:
 - `raw`: the prompt and a newline, and the completion, tokenised apart without special tokens and
   concatenated, as the released code of arXiv 2604.09544 does.
-- `chat`: the prompt through the chat template with its generation prompt, then the completion; no
-  end token is added, so none is scored.
+- `chat`: prompt and completion where the chat template writes an answered turn (`chat.py`); no end
+  token is added, so none is scored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from resect.data.template import bounded_template
+from resect.data.chat import Answered, answered_ids, asked_ids
+from resect.data.chat import text_ids as _text_ids
 from resect.errors import InputError
 from resect.records import Encoded, Example, Format, Tokenizer
 
@@ -38,10 +38,6 @@ def prompt_text(example: Example) -> str:
     return "\n".join(content for _, content in example.prompt)
 
 
-def _text_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
 def text_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
     """Return a held-out text as token ids: the prompt, if any, a newline and the completion.
 
@@ -58,30 +54,31 @@ def _prompt_ids(
     tokenizer: Tokenizer, example: Example, format: Format, opening: str | None = None
 ) -> list[int]:
     """Return the ids of a prompt, with an opening of the assistant's turn if there is one."""
+    _check_prompt(example)
+    if format == "raw":
+        return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(
+            tokenizer, opening or ""
+        )
+    return asked_ids(tokenizer, example, opening)
+
+
+def _check_prompt(example: Example) -> None:
     if not example.prompt:
         raise InputError(
             f"example {example.id!r} is a text without a prompt",
             allowed="texts for the perplexity probe, rows with prompt and completion elsewhere",
         )
-    if format == "raw":
-        return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(
-            tokenizer, opening or ""
-        )
-    turns = (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
-    messages = [{"role": role, "content": content} for role, content in turns]
-    ending = {"add_generation_prompt": True}
-    if opening is not None:
-        # The template itself writes the turn that goes on: some write more than the generation
-        # prompt (a closed thought) or strip the text, and a model has only seen that.
-        messages.append({"role": "assistant", "content": opening})
-        ending = {"continue_final_message": True}
-    chat: Any = tokenizer  # `Tokenizer` says nothing of chat templates
-    # enable_thinking is read by the templates of reasoning models and ignored by the others.
-    with bounded_template(f"example {example.id!r}"):
-        encoded = chat.apply_chat_template(
-            messages, return_dict=True, enable_thinking=False, **ending
-        )
-    return list(encoded["input_ids"])
+
+
+def _answered_ids(tokenizer: Tokenizer, example: Example, format: Format) -> Answered:
+    """Return the ids of a prompt and of its completion."""
+    _check_prompt(example)
+    if format == "chat":
+        return answered_ids(tokenizer, example)
+    return Answered(
+        tuple(_prompt_ids(tokenizer, example, format)),
+        tuple(_text_ids(tokenizer, example.completion)),
+    )
 
 
 def check_format(tokenizer: Tokenizer, format: Format) -> None:
@@ -123,9 +120,10 @@ def encode(
     check_format(tokenizer, format)
     encoded = []
     for example in examples:
-        prompt = _prompt_ids(tokenizer, example, format)
-        response = _text_ids(tokenizer, example.completion)
-        unscored = max(skip, example.prefix_tokens)
+        prompt, response, split = _answered_ids(tokenizer, example, format)
+        unscored = skip
+        if example.prefix_tokens:
+            unscored = max(skip, example.prefix_tokens + split)
         if tokens is not None:
             response = response[: unscored + tokens]
         if len(response) <= unscored or not prompt:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resect import stats
+from resect.data.messages import content_text, turns_of
 from resect.data.preset import Table, find_preset, preset_names, read_preset
 from resect.data.rows import SUFFIXES, hub_rows, read_rows, suffix_of
 from resect.errors import InputError
@@ -198,40 +199,65 @@ def _hash_examples(examples: Sequence[Example]) -> str:
 
 def _example(row: Mapping[str, object], position: int, source: str, *, bare: bool) -> Example:
     where = f"{source} row {position}"
-    if row.get("text") and not row.get("prompt") and not row.get("completion"):
+    if _is_given(row, "text") and not _is_given(row, "prompt") and not _is_given(row, "completion"):
         return Example(
-            id=str(row.get("id") or position),
+            id=_label(row.get("id")) or str(position),
             prompt="",
-            completion=str(row["text"]),
-            category=str(row.get("category") or ""),
-            split=str(row.get("split") or ""),
+            completion=content_text(row["text"], f"{where}: 'text'"),
+            category=_label(row.get("category")),
+            split=_label(row.get("split")),
         )
     for column in ("prompt",) if bare else ("prompt", "completion"):
-        if not row.get(column):
-            raise InputError(
-                f"{where} has no {column!r}",
-                got="columns " + ", ".join(str(key) for key in row),
-                allowed="prompt and completion, neither empty; or text, for --probe perplexity",
-            )
+        if not _is_given(row, column):
+            raise _lacks(row, column, where)
+    if row.get("tools"):
+        raise InputError(
+            f"{where} has tools, which are not put to models here",
+            fix="leave the column out where the answers do not use them, else the rows",
+        )
     prompt = row["prompt"]
-    return Example(
-        id=str(row.get("id") or position),
-        prompt=prompt if isinstance(prompt, str) else _messages(prompt, where, "prompt"),
-        completion=_completion(row.get("completion") or "", where),
-        category=str(row.get("category") or ""),
-        split=str(row.get("split") or ""),
+    example = Example(
+        id=_label(row.get("id")) or str(position),
+        prompt=prompt if isinstance(prompt, str) else turns_of(prompt, where, "prompt"),
+        completion=_completion(row["completion"], where) if _is_given(row, "completion") else "",
+        category=_label(row.get("category")),
+        split=_label(row.get("split")),
         key=_key(row.get("key"), where),
         prefix_tokens=_count(row.get("prefix_tokens"), where),
+    )
+    if not bare and not example.completion:
+        raise _lacks(row, "completion", where)
+    return example
+
+
+def _is_given(row: Mapping[str, object], column: str) -> bool:
+    """Return whether a row has something in a column; 0 is something."""
+    return row.get(column) not in (None, "", [], ())
+
+
+def _label(value: object) -> str:
+    """Return a name, which files may hold as a number; empty if there is none."""
+    return "" if value is None else str(value)
+
+
+def _lacks(row: Mapping[str, object], column: str, where: str) -> InputError:
+    return InputError(
+        f"{where} has no {column!r}",
+        got="columns " + ", ".join(str(key) for key in row),
+        allowed="prompt and completion, neither empty; or text, for --probe perplexity",
+        fix=""
+        if column in row
+        else "rename the columns, or say what they mean in a preset of your own (a YAML file)",
     )
 
 
 def _completion(value: object, where: str) -> str:
     if isinstance(value, str):
         return value
-    turns = _messages(value, where, "completion")
-    if len(turns) != 1 or turns[0][0] != "assistant":
+    turns = turns_of(value, where, "completion")
+    if len(turns) != 1 or turns[0].role != "assistant":
         raise InputError(f"{where}: the completion must be one turn of the assistant")
-    return turns[0][1]
+    return turns[0].content
 
 
 def _key(value: object, where: str) -> dict[str, object]:
@@ -293,14 +319,3 @@ def _count(value: Any, where: str) -> int:
             f"{where}: 'prefix_tokens' is no count", got=repr(value)[:80], allowed="0, 1, 2, ..."
         )
     return count
-
-
-def _messages(value: Any, where: str, column: str) -> tuple[tuple[str, str], ...]:
-    try:
-        return tuple((str(turn["role"]), str(turn["content"])) for turn in value)
-    except (TypeError, KeyError) as error:
-        raise InputError(
-            f"{where}: {column!r} is neither text nor a list of messages",
-            got=repr(value)[:80],
-            allowed='text, or [{"role": "user", "content": "..."}]',
-        ) from error

@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from resect.data.messages import content_text, turns_of
 from resect.data.rows import SUFFIXES, hub_rows, read_rows
 from resect.errors import InputError, unknown_name
-from resect.files.origin import hash_file, hash_text
+from resect.files.origin import hash_file, hash_text, hash_value
 from resect.files.reading import MOST_YAML, read_text, read_yaml
 
 FOLDER = Path(__file__).parent / "presets"
@@ -221,28 +222,43 @@ def read_preset(
         pieces = of_split or (Part(config=pieces[0].config, split=split, files=(f"*{split}*",)),)
     rows: list[dict[str, object]] = []
     files: dict[str, str] = {}
-    filtered = empty = 0
+    left_out = dict.fromkeys(("filtered_out", "empty", "repeated"), 0)
+    where = f"preset {preset.name}"
     for piece in pieces:
-        where = f"preset {preset.name}"
-        source = _local(preset, piece, folder, files) if folder else _hub(preset, piece, revision)
-        counted = [row for row in source if _counts(preset, row, where)]
-        filtered += len(source) - len(counted)
-        for row in counted:
-            number = len(rows) + empty + 1
-            mapped = _mapped(preset, piece, row, f"{where}, row {number}")
-            if preset.drop_empty and not all(mapped.get(c) for c in ("prompt", "completion")):
-                empty += 1
-                continue
-            rows.append({"id": f"{preset.name}-{number}"} | mapped)
+        tables = _local(preset, piece, folder, files) if folder else [_hub(preset, piece, revision)]
+        # A row that an earlier file has too counts once: a folder may hold a set beside its parts.
+        before: set[str] = set()
+        for table in tables:
+            counted = [row for row in table if _counts(preset, row, where)]
+            left_out["filtered_out"] += len(table) - len(counted)
+            names: set[str] = set()
+            for row in counted:
+                number = len(rows) + left_out["empty"] + 1
+                mapped = _mapped(preset, piece, row, f"{where}, row {number}")
+                names.add(name := _row_name(mapped))
+                if name in before:
+                    left_out["repeated"] += 1
+                elif preset.drop_empty and not all(mapped.get(c) for c in ("prompt", "completion")):
+                    left_out["empty"] += 1
+                else:
+                    rows.append({"id": f"{preset.name}-{number}"} | mapped)
+            before |= names - {""}
     origin: dict[str, object] = {"preset": preset.name}
     if folder is None:
         origin |= {"hub": preset.hub, "revision": revision or preset.revision}
     else:
         origin["files"] = files
-    origin |= {"rows": len(rows), "filtered_out": filtered, "empty": empty}
+    # An origin without repeated rows looks as it did before they were counted.
+    left_out = {name: count for name, count in left_out.items() if count or name != "repeated"}
+    origin |= {"rows": len(rows)} | left_out
     if preset.joined is not None:
         rows = [{"id": preset.name, "text": preset.joined.join(str(row["text"]) for row in rows)}]
     return Table(rows, origin, bare=preset.prompts_only)
+
+
+def _row_name(mapped: Mapping[str, object]) -> str:
+    """Return a name that rows of one prompt and completion share; running text has none."""
+    return hash_value([mapped["prompt"], mapped["completion"]]) if "prompt" in mapped else ""
 
 
 def _hub(preset: Preset, piece: Part, revision: str | None) -> list[dict[str, object]]:
@@ -270,8 +286,11 @@ def _hub(preset: Preset, piece: Part, revision: str | None) -> list[dict[str, ob
 
 def _local(
     preset: Preset, piece: Part, folder: Path, files: dict[str, str]
-) -> list[dict[str, object]]:
+) -> list[list[dict[str, object]]]:
     """Read the files of a local copy, from the folder or from one in it named like the preset.
+
+    Returns:
+        The rows of each file.
 
     Args:
         preset: The preset.
@@ -286,7 +305,7 @@ def _local(
             paths = sorted(path for path in home.glob(pattern) if path.is_file())
             if paths:
                 files |= {str(path.relative_to(folder)): hash_file(path) for path in paths}
-                return [row for path in paths for row in read_rows(path, preset.header)]
+                return [read_rows(path, preset.header) for path in paths]
     raise InputError(
         f"no local copy of preset {preset.name}",
         got=str(folder),
@@ -337,21 +356,22 @@ def _mapped(
         return _get(preset, row, column, where)
 
     if columns.text is not None:
-        return {"text": str(get(columns.text) or "")}
+        return {"text": _text(get(columns.text), where)}
     prompt: object
     completion: object = ""
     key: dict[str, object] = {}
     if columns.messages is not None:
-        turns = list(get(columns.messages) or ())
-        prompt, completion = turns[:-1], turns[-1:]
+        turns = turns_of(get(columns.messages) or (), where, str(columns.messages))
+        messages = [turn._asdict() for turn in turns]
+        prompt, completion = messages[:-1], messages[-1:]
         # One plain question is plain text, as in every other set.
-        if len(turns) == 2 and turns[0].get("role") == "user":
-            prompt = turns[0].get("content")
+        if len(turns) == 2 and turns[0].role == "user":
+            prompt = turns[0].content
     else:
-        prompt = str(get(columns.prompt or ()) or "")
+        prompt = _text(get(columns.prompt or ()), where)
     if columns.completion is not None:
-        completion = str(get(columns.completion) or "")
-    if columns.context is not None and (context := str(get(columns.context) or "").strip()):
+        completion = _text(get(columns.completion), where)
+    if columns.context is not None and (context := _text(get(columns.context), where).strip()):
         prompt = f"{prompt}\n\n{context}"
     if columns.choices is not None and columns.answer is not None:
         choices = get(columns.choices)
@@ -371,6 +391,13 @@ def _mapped(
         "category": category,
         "split": piece.use or _side(preset, str(prompt)),
     }
+
+
+def _text(value: object, where: str) -> str:
+    """Return a cell as text: numbers as they are written, nothing as nothing."""
+    if value is None or isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return content_text(value, where)
 
 
 def _multiple_choice(question: str, choices: list[str], answer: int) -> _Question:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from resect import stats
-from resect.data.encode import PromptIds, check_format, decode, encode, prompt_text, text_ids
+from resect.data.encode import PromptIds, check_format, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit.live import removed, replaced
 from resect.edit.swap import swapped
@@ -32,6 +32,7 @@ from resect.evaluation.decode import (
     token_log_probs,
 )
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Reply, Tokenizer
 from resect.weights.fill import Filled
@@ -80,7 +81,7 @@ class Question(NamedTuple):
         self,
         probe: str,
         attack: str,
-        text: str,
+        reply: Spoken,
         *,
         nll: float | None = None,
         repetition: float | None = None,
@@ -93,12 +94,14 @@ class Question(NamedTuple):
             category=self.example.category,
             prompt=prompt_text(self.example),
             prefix=self.prompt.prefix,
-            text=text,
+            text=reply.text,
             key=self.example.key,
             reference=self.example.completion,
             nll=nll,
             repetition=repetition,
             sample=self.sample,
+            thought=reply.thought,
+            finish=reply.finish,
         )
 
 
@@ -247,7 +250,7 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         question.answered(
             probe.name,
             attack,
-            decode(tokenizer, reply),
+            spoken(tokenizer, question.prompt, reply, finish_of(reply, generation.max_new_tokens)),
             nll=nll,
             repetition=repetition(reply) if probe.coherent else None,
         )

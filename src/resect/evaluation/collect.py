@@ -3,8 +3,9 @@
 The source of the method scores such sets. Its published code does not say how it told refusals
 from answers; here the judge, its rule and the rejected replies are on record.
 
-What is kept is the whole turn of the assistant: the words that an attack put into its mouth and the
-model's continuation, so that the text is complete in either format. `prefix_tokens` says how many
+What is kept is the whole turn of the assistant, without a thought before the answer: the words that
+an attack put into its mouth and the model's continuation, so that the text is complete in either
+format. `prefix_tokens` says how many
 tokens are the attack's. Those are never judged, and never scored unless `count_prefix` asks for it.
 
 Work is saved in `<file>.parts/`, a few prompts at a time. The draw of a reply is named by its
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from resect import files, stats
+from resect.data.chat import text_ids
 from resect.data.encode import check_format, decode
 from resect.data.load import BehaviourSet, load_data
 from resect.data.rows import read_rows
@@ -31,6 +33,7 @@ from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, generate
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import Row, judge_replies
+from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
 from resect.model import LoadedModel, context_of, load_model, model_fingerprint
@@ -80,10 +83,12 @@ class Collected:
     Attributes:
         kept: Rows in the file.
         rejected: Replies beside it, by reason.
+        cut_off: Share of all replies that the limit on tokens cut off.
     """
 
     kept: int
     rejected: dict[str, int]
+    cut_off: float = 0.0
 
 
 def collect(
@@ -225,16 +230,28 @@ def _elicit(collecting: _Collecting, examples: Sequence[Example]) -> list[Row]:
     replies = generate(model, tokenizer, prompts, decoding, streams)
     # The probe tells the judge what counts as a hit.
     probe = "generation" if request.want == "complied" else "refusal"
+    said = [
+        spoken(tokenizer, question.prompt, reply, finish_of(reply, request.max_new_tokens))
+        for question, reply in zip(questions, replies, strict=True)
+    ]
     judgements = judge_replies(
         [
-            question.answered(probe, request.attack, decode(tokenizer, reply))
-            for question, reply in zip(questions, replies, strict=True)
+            question.answered(probe, request.attack, answer)
+            for question, answer in zip(questions, said, strict=True)
         ],
         EvaluationSettings(format=request.format, attack=attack, judge=request.judge),
     )
+    # A thought is no part of the answer that is kept.
+    words = [
+        reply if answer.thought is None else text_ids(tokenizer, answer.text)
+        for reply, answer in zip(replies, said, strict=True)
+    ]
     return [
-        _row(tokenizer, question, reply, judgement, request)
-        for question, reply, judgement in zip(questions, replies, judgements, strict=True)
+        _row(tokenizer, question, turn, judgement, request)
+        | {"finished": answer.finish == "stop", "reason": _reason(answer, judgement, request.want)}
+        for question, turn, answer, judgement in zip(
+            questions, words, said, judgements, strict=True
+        )
     ]
 
 
@@ -260,12 +277,10 @@ def _row(
         "prefix_tokens": 0 if request.count_prefix else turn.prefix_tokens,
         "prompt_id": example.id,
         "sample": question.sample,
-        "finished": len(reply) < request.max_new_tokens,
         "judge": judgement.judge,
         "rule": judgement.rule,
         "score": judgement.score,
         "outcome": judgement.outcome,
-        "reason": _reason(decode(tokenizer, reply), judgement, request.want),
     }
 
 
@@ -295,12 +310,12 @@ def whole_turn(tokenizer: Tokenizer, prefix: str, reply: Sequence[int]) -> Turn:
     return Turn(turn, len(tokens))
 
 
-def _reason(text: str, judgement: Judgement, want: Outcome) -> str:
+def _reason(reply: Spoken, judgement: Judgement, want: Outcome) -> str:
     """Return why a reply is rejected; empty if it is kept.
 
     Where a judge says the outcome, what is only partly right is not kept, however high its score.
     """
-    if not text.strip():
+    if not reply.text.strip() and reply.thought is None:
         return "empty"
     if judgement.score is None:
         return f"unscored: {judgement.reason}"
@@ -341,4 +356,8 @@ def _finish(rows: Sequence[Row], output: Path, origin: Origin, parts: Path) -> C
         del row["reason"]
     files.write_text(output, _lines(accepted))
     files.remove_folder(parts)
-    return Collected(len(accepted), dict(counts))
+    return Collected(len(accepted), dict(counts), _cut_off(rows))
+
+
+def _cut_off(rows: Sequence[Row]) -> float:
+    return sum(not row["finished"] for row in rows) / len(rows)

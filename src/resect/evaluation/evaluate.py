@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, distinct
-from resect.evaluation.judges import find_judge
+from resect.evaluation.judges import counted_by, find_judge
 from resect.evaluation.judging import (
     Answer,
     Row,
@@ -30,6 +30,7 @@ from resect.evaluation.judging import (
 )
 from resect.evaluation.probes import Goal, Probe, find_probe
 from resect.evaluation.served import ask_server, parse_backend, served_model
+from resect.evaluation.spoken import cut_off, cut_off_note
 from resect.evaluation.uniform import beyond_uniform
 from resect.files.reading import refuse_links_out
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
@@ -74,6 +75,7 @@ class Rate(TypedDict):
     """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
 
     Attributes:
+        counts: What the judge takes for a hit.
         rate: Mean score of the scored replies, which is hits / scored where a score is 0 or 1;
             `low` and `high` are its bounds.
         exact_rate: Share of the scored replies that are a hit as a whole: of outcome `complied`, or
@@ -81,6 +83,7 @@ class Rate(TypedDict):
         graded: Whether `rate` is something else than a share of hits: a score lies between 0 and 1,
             or is not what the reply's outcome says. The same for all variants.
         scored: Scored replies; `unscored` are the others.
+        cut_off: Share of the replies that the limit on tokens cut off.
         nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
         distinct: Different word pairs / all word pairs.
         perplexity: exp of the mean NLL over all tokens.
@@ -89,6 +92,7 @@ class Rate(TypedDict):
 
     judge: str
     probe: str
+    counts: str | None
     variant: str
     rate: float | None
     low: float | None
@@ -99,6 +103,7 @@ class Rate(TypedDict):
     graded: bool
     scored: int
     unscored: int
+    cut_off: float | None
     nll: float | None
     kl: float | None
     repetition: float | None
@@ -119,11 +124,13 @@ class Evaluation:
         rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
         destroyed: A line for each variant and probe whose texts are beyond uniform.
+        notes: What a reader of the rates must know, in sentences.
     """
 
     rates: list[Rate]
     agreement: list[Row]
     destroyed: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 def evaluate_model(
@@ -284,11 +291,15 @@ def _judge_all(
     for variant, path in paths.items():
         write_judged(path, variant, [judged[judge][variant] for judge in judges])
     rates = [row for judge in judges for row in _summary(judge, judged[judge])]
-    agreement = _agreement(judged)
-    files.write_json(
-        folder / "results.json", {"rates": rates, "agreement": agreement, "provenance": provenance}
-    )
-    return Evaluation(rates, agreement)
+    evaluation = Evaluation(rates, _agreement(judged), _notes(rates))
+    files.write_json(folder / "results.json", asdict(evaluation) | {"provenance": provenance})
+    return evaluation
+
+
+def _notes(rates: Iterable[Rate]) -> list[str]:
+    """Return a warning for each probe and variant whose replies were cut off."""
+    warnings = [cut_off_note(r["cut_off"], f"{r['probe']}, {r['variant']}") for r in rates]
+    return [warning for warning in dict.fromkeys(warnings) if warning]
 
 
 def _probes_of(answers: Iterable[Answer]) -> list[Probe]:
@@ -411,6 +422,7 @@ def _rates(judge: str, probe: Probe, variants: Mapping[str, list[Answer]]) -> li
             Rate(
                 judge=judge,
                 probe=probe.name,
+                counts=counted_by(judge, probe),
                 variant=variant,
                 rate=rate.value,
                 low=rate.low,
@@ -421,6 +433,7 @@ def _rates(judge: str, probe: Probe, variants: Mapping[str, list[Answer]]) -> li
                 graded=graded,
                 scored=sum(score is not None for score in scores),
                 unscored=sum(score is None for score in scores),
+                cut_off=cut_off(replies),
                 nll=_mean([reply.nll for reply in replies]),
                 kl=_mean([reply.kl for reply in replies]),
                 repetition=_mean([reply.repetition for reply in replies]),

@@ -18,6 +18,7 @@ from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judges.content import content_share
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.spoken import lacks_answer, to_judge
 from resect.records import Judgement, Reply
 
 NOT_JUDGED = Judgement("none", "none", None, reason="measured, not judged")
@@ -49,6 +50,9 @@ def judge_answers(answers: Sequence[Answer], judge: str) -> list[Answer]:
         answers: Answers to any probes; those to a probe that is never judged stay as they are.
         judge: Name of the judge for the probes that leave it to the configuration.
 
+    A judge sees the answer alone, without a thought before it; a thought without an answer is
+    unscored.
+
     Raises:
         InputError: An unknown judge.
     """
@@ -58,13 +62,24 @@ def judge_answers(answers: Sequence[Answer], judge: str) -> list[Answer]:
         positions = [
             position for position, answer in enumerate(answers) if answer.probe.judged == judged_by
         ]
+        replies = {position: to_judge(answers[position].reply) for position in positions}
+        answered = [position for position in positions if not lacks_answer(replies[position])]
         judgements = judge_many(
-            [answers[position].reply for position in positions],
-            [answers[position].probe.goal for position in positions],
+            [replies[position] for position in answered],
+            [answers[position].probe.goal for position in answered],
         )
-        for position, judgement in zip(positions, judgements, strict=True):
+        name = judge.partition(":")[0] if judged_by == "configured" else judged_by
+        said = dict.fromkeys(positions, _unanswered(name)) | dict(
+            zip(answered, judgements, strict=True)
+        )
+        for position, judgement in said.items():
             judged[position] = answers[position]._replace(judgement=judgement)
     return judged
+
+
+def _unanswered(judge: str) -> Judgement:
+    """Return what every judge says of a thought without an answer."""
+    return Judgement(judge, f"{judge}/no-answer", None, reason="a thought without an answer")
 
 
 def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Judgement]:

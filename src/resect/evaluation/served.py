@@ -22,19 +22,22 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from resect import stats
-from resect.data.encode import check_format, decode
+from resect.data.encode import PromptIds, check_format
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
 from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Question, questions_for
 from resect.evaluation.decode import GenerationSettings, repetition
 from resect.evaluation.probes import Probe, find_probe
-from resect.records import Reply, Tokenizer
+from resect.evaluation.spoken import Spoken, spoken
+from resect.records import Finish, Reply, Tokenizer
 
 PREFIX = "openai:"
 KEY = "RESECT_API_KEY"
 TIMEOUT = 600.0
 # Requests at a time: enough to fill a server's batches.
 TOGETHER = 64
+# What servers say of the end of a reply; other words are not known.
+_FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 
 
 @dataclass(frozen=True)
@@ -177,9 +180,9 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
     attack = settings.attack.label(prompted=prompted)
     replies = []
     for question, answer in zip(questions, answers, strict=True):
-        spoken = _spoken(answer, tokenizer)
-        repeated = repetition(spoken.tokens) if probe.coherent else None
-        replies.append(question.answered(probe.name, attack, spoken.text, repetition=repeated))
+        reply, tokens = _read(answer, tokenizer, question.prompt)
+        repeated = repetition(tokens) if probe.coherent else None
+        replies.append(question.answered(probe.name, attack, reply, repetition=repeated))
     return replies
 
 
@@ -204,14 +207,14 @@ def _body(
     return body
 
 
-class _Spoken(NamedTuple):
-    """The text of a reply and its token ids."""
+class _Answer(NamedTuple):
+    """A reply with its token ids."""
 
-    text: str
+    reply: Spoken
     tokens: list[int]
 
 
-def _spoken(answer: Mapping[str, Any], tokenizer: Tokenizer) -> _Spoken:
+def _read(answer: Mapping[str, Any], tokenizer: Tokenizer, prompt: PromptIds) -> _Answer:
     """Read a server's answer; tokens are read off the text if the server gives none.
 
     Raises:
@@ -222,10 +225,14 @@ def _spoken(answer: Mapping[str, Any], tokenizer: Tokenizer) -> _Spoken:
     text, tokens = choice.get("text"), choice.get("token_ids")
     if not isinstance(text, str):
         raise InputError("the server's answer holds no reply", got=json.dumps(answer)[:200])
+    finish = _FINISHES.get(str(choice.get("finish_reason")))
     if isinstance(tokens, list):
         ids = [int(token) for token in tokens]
-        return _Spoken(decode(tokenizer, ids), ids)
-    return _Spoken(text, list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        return _Answer(spoken(tokenizer, prompt, ids, finish), ids)
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    reply = spoken(tokenizer, prompt, ids, finish)
+    # A text without a thought is taken as the server gave it.
+    return _Answer(reply if reply.thought is not None else Spoken(text, None, finish), ids)
 
 
 def _ask(

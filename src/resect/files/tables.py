@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from resect.errors import InputError
-from resect.files.reading import MOST_ROWS, MOST_VALUES, most_bytes, regular_file, too_large
+from resect.files.reading import (
+    MOST_ROWS,
+    MOST_VALUES,
+    Counter,
+    most_bytes,
+    regular_file,
+    too_large,
+)
 from resect.files.writing import atomic, plain
 
 
@@ -51,12 +58,69 @@ def bounded_rows(stream: IO[bytes], path: str | Path) -> list[dict[str, Any]]:
         )
     rows: list[dict[str, Any]] = []
     size = 0
+    packed, counter = _packed_columns(file), Counter(path)
     for batch in file.iter_batches(batch_size=1024):
         size += sum(_expanded(column) for column in batch.columns)
         if size > limit:
             raise too_large(path, f"more than {limit:,} bytes", limit)
-        rows += batch.to_pylist()
+        made = batch.to_pylist()
+        for name, form in packed.items():
+            for row in made:
+                row[name] = _unpacked(row[name], form, counter)
+        rows += made
     return rows
+
+
+def _packed_columns(file: Any) -> dict[str, Any]:
+    """Return the columns that hold JSON as text, at any depth, with their Arrow types.
+
+    `datasets` writes values of several kinds in one column so, and says it by Arrow's type
+    `arrow.json`; other writers say it by Parquet's own type JSON.
+    """
+    import pyarrow as pa
+
+    json_text = {
+        file.schema.column(number).path
+        for number in range(len(file.schema))
+        if str(file.schema.column(number).logical_type) == "JSON"
+    }
+    return {
+        column.name: pa.json_() if column.name in json_text else column.type
+        for column in file.schema_arrow
+        if column.name in json_text or _holds_json(column.type)
+    }
+
+
+def _is_json(form: Any) -> bool:
+    return getattr(form, "extension_name", "") == "arrow.json"
+
+
+def _inner(form: Any) -> list[Any]:
+    """Return the fields of a list or of a structure; none of any other type."""
+    import pyarrow as pa
+
+    if not (pa.types.is_list(form) or pa.types.is_large_list(form) or pa.types.is_struct(form)):
+        return []
+    return [form.field(number) for number in range(form.num_fields)]
+
+
+def _holds_json(form: Any) -> bool:
+    return _is_json(form) or any(_holds_json(field.type) for field in _inner(form))
+
+
+def _unpacked(value: Any, form: Any, counter: Counter) -> Any:
+    """Return a value with the JSON texts in it read, as its Arrow type says where they are."""
+    if value is None or not _holds_json(form):
+        return value
+    if _is_json(form):
+        counter.add(value)
+        return json.loads(value)
+    fields = _inner(form)
+    if isinstance(value, dict):
+        return value | {
+            field.name: _unpacked(value[field.name], field.type, counter) for field in fields
+        }
+    return [_unpacked(element, fields[0].type, counter) for element in value]
 
 
 def _expanded(column: Any) -> int:

@@ -36,7 +36,7 @@ from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import LoadedModel, load_model, model_fingerprint
 from resect.records import CausalModel, Judgement, Reply
-from resect.stats import Resampler, Sample
+from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
 
 NAME = "resect"
@@ -187,6 +187,17 @@ class TaskRun:
         for reply, verdict in zip(self.replies, self.verdicts, strict=True):
             scores.setdefault(Measure(reply.category, verdict.rule), []).append(verdict.score)
         return scores
+
+    def questions(self) -> dict[Measure, list[int]]:
+        """Return task and "metric,filter" to the numbers of its items' questions, as in `scores`.
+
+        Items of one prompt share their number; an item without a prompt has its own.
+        """
+        prompts: dict[Measure, list[str]] = {}
+        for reply, verdict in zip(self.replies, self.verdicts, strict=True):
+            text = reply.prompt.strip() or reply.example_id
+            prompts.setdefault(Measure(reply.category, verdict.rule), []).append(text)
+        return {measure: same_text(texts) for measure, texts in prompts.items()}
 
 
 def run_tasks(
@@ -358,28 +369,33 @@ def measure_tasks(request: TasksRequest, output: Path) -> list[Row]:
 
 
 def compare(intact: TaskRun, cut: TaskRun | None) -> list[Row]:
-    """Return a row for each task and metric, with 95 % intervals over the same resampled items.
+    """Return a row for each task and metric, with 95 % intervals over the same resampled questions.
+
+    Items of one prompt are drawn together: a task that repeats its questions asks no more of them.
 
     Columns: `intact` and `cut` are means over the scored items; `difference` is cut - intact, in
     pairs; unscored items are counted apart.
     """
     rows: list[Row] = []
     cut_scores = {} if cut is None else cut.scores()
+    questions = intact.questions()
     for measure, scores in intact.scores().items():
         task, metric = measure
         resampler = Resampler(f"tasks/{task}/{metric}")
-        before = resampler.rate({"": scores})
+        groups = {"": questions[measure]}
+        before = resampler.rate({"": scores}, groups)
         unfiltered = Measure(task, metric.partition(",")[0])
         row: Row = {
             "task": task,
             "metric": metric,
             "higher_is_better": intact.higher_is_better.get(unfiltered),
             "items": len(scores),
+            "questions": len(set(questions[measure])),
             "unscored": sum(score is None for score in scores),
             **_bounds("intact", before),
         }
         if cut is not None:
-            after = resampler.rate({"": cut_scores[measure]})
+            after = resampler.rate({"": cut_scores[measure]}, groups)
             row |= _bounds("cut", after) | _bounds("difference", after - before)
         rows.append(row)
     return rows

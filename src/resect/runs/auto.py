@@ -236,7 +236,7 @@ def _reasons(
         ),
         f"judge {config.evaluation.judge}, replies of at most "
         f"{config.evaluation.max_new_tokens} tokens",
-        *((BLIND,) if config.evaluation.judge == "keyword" else ()),
+        *((BLIND,) if config.evaluation.judge.startswith("keyword") else ()),
         f"grid: q in {grid.fractions if grid else ()}, p in {grid.protected if grid else ()}",
         "choice: the largest drop of the behaviour at a utility drop of at most "
         f"{100 * grid.utility_drop if grid else 0:g} %",

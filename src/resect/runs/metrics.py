@@ -1,8 +1,10 @@
 """Numbers of each cell as it is done: in `metrics.jsonl` always, in a tracker if one is named.
 
 A line says what was cut, and for each probe the rate of hits among scored replies (`harm` for
-generation, the probe's own name otherwise; for `likelihood` the mean probability of a reference
-token). They are for watching a run: results come from the records, with intervals and controls.
+generation, or `not refused` where refusal phrases judge, the probe's own name otherwise; for
+`likelihood` the mean probability of a reference token), and the share of replies that the limit on
+tokens cut off. They are for watching a run: results come from the records, with intervals and
+controls.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from resect.errors import InputError
 from resect.files.reading import MOST_BYTES, expecting
@@ -25,17 +27,43 @@ FILE = "metrics.jsonl"
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
 
+class Counts(NamedTuple):
+    """How many cells there are of a kind, and in all."""
+
+    some: int
+    all: int
+
+
 def rates_of(rows: Sequence[Row]) -> dict[str, float | None]:
     """Return a number for each probe of a cell's rows; None where nothing was scored."""
     values: dict[str, list[float]] = {}
     for row in rows:
-        name = "harm" if row["probe"] == "generation" else str(row["probe"])
+        name = generation_name(row) if row["probe"] == "generation" else str(row["probe"])
         scores = values.setdefault(name, [])
         if row["probe"] == "likelihood":
             scores.append(math.exp(-row["nll"]))
         elif row["score"] is not None:
             scores.append(float(row["score"]))
     return {name: sum(scores) / len(scores) if scores else None for name, scores in values.items()}
+
+
+def generation_name(row: Mapping[str, object]) -> str:
+    """Return what the score of a generated reply is called: harm is more than not refusing."""
+    return "not refused" if str(row.get("judge")).startswith("keyword") else "harm"
+
+
+def cut_off_share(rows: Sequence[Row]) -> float | None:
+    """Return the share of decoded replies that the limit cut off; None where it is not known."""
+    ends = [row["finish"] for row in rows if row.get("finish") is not None]
+    return ends.count("length") / len(ends) if ends else None
+
+
+def cells_cut_off(run: Path, least: float) -> Counts:
+    """Return how many cells of a run had a larger share of replies cut off, and how many it has."""
+    lines = Follower(run / FILE, from_start=True).read()
+    shares = {line["cell"]: line.get("cut_off") for line in lines}
+    many = [share for share in shares.values() if isinstance(share, float) and share > least]
+    return Counts(len(many), len(shares))
 
 
 def note_cell(run: Path, cell: Cell, rows: Sequence[Row]) -> None:
@@ -55,6 +83,7 @@ def note_cell(run: Path, cell: Cell, rows: Sequence[Row]) -> None:
         "q": 0.0 if cut is None else cut.q,
         "attack": cell.attack,
         "tuned": cell.tuning is not None,
+        "cut_off": cut_off_share(rows),
         **rates_of(rows),
     }
     try:

@@ -4,8 +4,9 @@ The goal is what the probe looks for: `comply` (the reply does what was asked) o
 reply declines). A judgement's score is 1.0 if that is what happened; graded judges give scores in
 between.
 
-A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published`, `strongreject`,
-`strongreject:ADAPTER[,BASE]`, `llm:RUBRIC@MODEL` with any model that Inspect knows.
+A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published`,
+`keyword:own+FILE`, `strongreject`, `strongreject:ADAPTER[,BASE]`, `llm:RUBRIC@MODEL` with any model
+that Inspect knows.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from resect.errors import InputError, unknown_name
 from resect.evaluation.judges.exact import judge_exact
 from resect.evaluation.judges.family import Judge as Judge
 from resect.evaluation.judges.family import each as each
-from resect.evaluation.judges.keyword import find_rules, judge_keyword
+from resect.evaluation.judges.keyword import find_rules, judge_by
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
+from resect.evaluation.probes import Probe
 
 
 def _exact(option: str) -> Judge:
@@ -29,9 +31,7 @@ def _exact(option: str) -> Judge:
 
 
 def _keyword(option: str) -> Judge:
-    rules = option or "own"
-    find_rules(rules)
-    return each(partial(judge_keyword, rules=rules))
+    return each(partial(judge_by, find_rules(option or "own")))
 
 
 # kind -> (option -> judge); models are loaded when the first reply is judged.
@@ -41,6 +41,11 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
     "strongreject": strongreject_judge,
     "llm": llm_judge,
 }
+
+
+# kind -> what its rates count where a probe looks for compliance, and where for refusal. Refusal
+# phrases know nothing of harm: their rates are never called so.
+COUNTED = {"exact": ("right", "refused"), "keyword": ("not refused", "refused")}
 
 
 @cache
@@ -54,3 +59,17 @@ def find_judge(name: str) -> Judge:
     if kind not in JUDGES:
         raise unknown_name("judge", name, list(JUDGES))
     return JUDGES[kind](option)
+
+
+def counted_by(name: str, probe: Probe) -> str | None:
+    """Return what a rate of a judge counts; None for a probe that is not judged.
+
+    Args:
+        name: Name of the judge for the probes that leave it to the configuration.
+        probe: The probe.
+    """
+    if probe.judged == "never":
+        return None
+    kind = "exact" if probe.judged == "exact" else name.partition(":")[0]
+    complied, refused = COUNTED.get(kind, ("grade", "grade"))
+    return complied if probe.goal == "comply" else refused
