@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,9 @@ from resect.report.page import render
 from resect.report.tables import Column, Table
 from resect.report.words import Sign, cell
 
-Word = Literal["untouched", "touched", "reactivated"]
+Word = Literal["undecided", "untouched", "touched", "reactivated"]
 SIGNS: dict[Word, Sign] = {
+    "undecided": Sign("?", "unsure"),
     "untouched": Sign("✓", "yes"),
     "touched": Sign("!", "unsure"),
     "reactivated": Sign("✗", "no"),
@@ -32,6 +33,8 @@ class Thresholds:
     rise: float
     likelier: float
     enriched: float
+    prompts: int = 0
+    matched: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,25 @@ class Measured:
     after: float | None
     rise: Interval
     n: int
+    prompts: int = 0
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What changed in one tensor that is not prunable."""
+
+    name: str
+    kind: str
+    size: int
+    changed: int
+    relative: float | None
+    rows: int
+    only: str
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What parts of the change do to the loss of harmful answers, in nats a token."""
+    """What parts of the change do to the loss on the target, in nats a token."""
 
     before: float
     whole: Interval
@@ -74,6 +91,8 @@ class Effects:
     matched: tuple[float, ...]
     benign: Interval | None
     n: int
+    beyond: Interval | None = None
+    elsewhere: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,9 @@ class Audit:
     measured: tuple[Measured, ...]
     effects: Effects | None
     facts: Facts
+    # Absent in audits of 0.1.0.
+    outside: tuple[Outside, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build_audit_report(folder: str | Path) -> Path:
@@ -110,9 +132,11 @@ def build_audit_report(folder: str | Path) -> Path:
     folder = Path(folder)
     refuse_links_out(folder)
     audit = files.read_as(folder / "audit.json", Audit, "audit")
+    verdict = audit.verdict
+    told = replace(audit, verdict=replace(verdict, reasons=(*verdict.reasons, *audit.notes)))
     text = render(
         "audit.html",
-        audit=audit,
+        audit=told,
         sign=SIGNS[audit.verdict.word],
         behaviour=_behaviour(audit.measured),
         parts=_parts(audit.effects),
@@ -120,6 +144,7 @@ def build_audit_report(folder: str | Path) -> Path:
             _table("Where the change falls", audit.shares.model),
             _table("By kind of weight", audit.shares.modules),
             _table("By layer", audit.shares.layers),
+            *_outside(audit.outside),
         ],
     )
     files.write_text(folder / "audit.html", text)
@@ -135,7 +160,7 @@ def _behaviour(measured: Sequence[Measured]) -> Table:
             "rise": behaviour.rise.value,
             "low": behaviour.rise.low,
             "high": behaviour.rise.high,
-            "prompts": behaviour.n,
+            "prompts": behaviour.prompts or behaviour.n,
         }
         for behaviour in measured
     ]
@@ -147,19 +172,41 @@ def _parts(effects: Effects | None) -> Table:
     if effects is not None:
         changes = {
             "the whole change": effects.whole,
-            "the change inside the harm set alone": effects.inside,
+            "the change inside the mask alone": effects.inside,
             "all of the change but that": effects.outside,
         }
+        if effects.beyond is not None:
+            changes["the whole change, less that of the preserve set"] = effects.beyond
+        if effects.elsewhere is not None:
+            changes["the change outside of the prunable weights alone"] = effects.elsewhere
         for count, value in enumerate(effects.matched, 1):
             name = f"the change inside matched set {count} alone"
             changes[name] = Interval(name, value)
         if effects.benign is not None:
-            changes["benign answers: the change inside the harm set alone"] = effects.benign
+            changes["the preserve set: the change inside the mask alone"] = effects.benign
     rows: list[Row] = [
         {"part": part, "change of the loss": change.value, "low": change.low, "high": change.high}
         for part, change in changes.items()
     ]
-    return _table("What parts of the change do to whole harmful answers, in nats a token", rows)
+    return _table("What parts of the change do to the loss on the target, in nats a token", rows)
+
+
+def _outside(outside: Sequence[Outside]) -> list[Table]:
+    """Return the tensors outside of the prunable weights that changed, if there are any."""
+    rows: list[Row] = [
+        {
+            "tensor": row.name,
+            "what it is": row.kind,
+            "values": row.size,
+            "changed": row.changed,
+            "relative size of the change": row.relative,
+            "rows more": row.rows,
+            "there": f"{row.only} tuning alone" if row.only in ("before", "after") else row.only,
+        }
+        for row in outside
+        if row.changed or row.rows or row.only
+    ]
+    return [_table("Changed outside of the prunable weights", rows)] if rows else []
 
 
 def _table(name: str, rows: Sequence[Row]) -> Table:
