@@ -62,6 +62,8 @@ def _prompt_ids(
         raise InputError(
             f"example {example.id!r} is a text without a prompt",
             allowed="texts for the perplexity probe, rows with prompt and completion elsewhere",
+            fix="a .txt file is one whole text; write prompts as lines of a .jsonl file: "
+            '{"prompt": "...", "completion": "..."}',
         )
     if format == "raw":
         return _text_ids(tokenizer, prompt_text(example) + "\n") + _text_ids(

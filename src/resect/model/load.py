@@ -110,7 +110,7 @@ def load_reported(
     from transformers import AutoModelForCausalLM
 
     source, revision = _source(str(checkpoint))
-    words_from = _source(str(checkpoint if tokenizer is None else tokenizer))
+    words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
     chosen = _dtype(dtype)
     device = find_device(device)
     try:
@@ -303,11 +303,16 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _source(text: str) -> _Source:
-    """Tell a folder from a Hub id; nothing is fetched for what looks like a path."""
+def _source(text: str, *, words: bool = False) -> _Source:
+    """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
+
+    An adapter's folder has no model, and may have a tokenizer (`words`).
+    """
     folder = Path(text).expanduser()
     if folder.is_dir():
         # Beside a config.json too: transformers would put it on the base that it names.
+        if words and (folder / ADAPTER).is_file():
+            return _Source(str(folder), None)
         refuse_adapter(folder)
         if not (folder / "config.json").is_file():
             raise InputError(
@@ -376,7 +381,7 @@ def load_tokenizer(checkpoint: str | Path) -> Tokenizer:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    source = _source(str(checkpoint))
+    source = _source(str(checkpoint), words=True)
     # The second reading is for vocabularies of words, see load_model.
     for loader in (AutoTokenizer, PreTrainedTokenizerFast):
         try:
