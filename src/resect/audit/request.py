@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from resect.data.load import name_of
 from resect.records import Format
 
 
@@ -59,16 +60,10 @@ class AuditRequest:
     @property
     def names(self) -> Names:
         """What the sets are called: as the user did, or as their files are."""
-        target = self.behaviour or _stem(self.target) or Names().target
-        preserve = _stem(self.preserve)
+        target = self.behaviour or _named(self.target) or Names().target
+        preserve = _named(self.preserve)
         return Names(target, preserve if preserve and preserve != target else Names().preserve)
 
 
-def _stem(spec: str | None) -> str:
-    """Return the name of a file without folder and ending, or that of a preset or Hub set."""
-    if not spec:
-        return ""
-    name = spec.removeprefix("hub:").rpartition("/")[2]
-    for ending in (".gz", ".jsonl", ".json", ".csv", ".parquet", ".txt"):
-        name = name.removesuffix(ending)
-    return name.partition("@")[0].partition(":")[0] or spec
+def _named(spec: str | None) -> str:
+    return name_of(spec) if spec else ""

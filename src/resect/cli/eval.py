@@ -32,7 +32,7 @@ Probes = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. May be repeated."),
+    typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. Again for a further set."),
 ]
 MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while asking.")]
 Attack = Annotated[
@@ -87,15 +87,21 @@ def evaluate(
     backend: Backend = "hf",
     allow_remote: Remote = False,
     force: Force = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Show how sets and variants differ, with intervals.")
+    ] = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
-    from resect.evaluation.evaluate import EvalRequest, evaluate_model
+    from resect.evaluation.evaluate import EvalRequest
     from resect.evaluation.evaluate import rejudge as judge_again
+    from resect.evaluation.sets import evaluate_sets, split_sets
 
     _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
         _show(judge_again(rejudge, judges, output), output)
+        if compare:
+            _show_differences(output)
         return
     if model is None or not probe or not data:
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
@@ -121,9 +127,19 @@ def evaluate(
         allow_remote=allow_remote,
         force=force,
     )
+    if compare and mask is None and len(split_sets(request)) < 2:
+        raise InputError(
+            "there is nothing to compare",
+            got="one set and one variant",
+            allowed="--data for two sets or more, or --mask for two variants",
+            fix="put evaluations side by side with resect report --compare DIR DIR",
+        )
     with progress("evaluating") as update:
-        evaluation = evaluate_model(request, output, on_progress=update)
-    _show(evaluation, output)
+        evaluations = evaluate_sets(request, output, on_progress=update)
+    for name, evaluation in evaluations.items():
+        _show(evaluation, output / name, name)
+    if compare:
+        _show_differences(output)
 
 
 def _refuse_processes() -> None:
@@ -136,10 +152,35 @@ def _refuse_processes() -> None:
     )
 
 
-def _show(evaluation: Evaluation, output: Path) -> None:
-    table("rates with 95 % intervals", evaluation.rates)
-    table("agreement of judges", evaluation.agreement)
+def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
+    from resect.evaluation.probes import PROBES
+
+    of_set = f"{name}: " if name else ""
+    judged = [row for row in evaluation.rates if PROBES[row["probe"]].judged != "never"]
+    table(f"{of_set}rates with 95 % intervals", judged)
+    table(
+        f"{of_set}likelihood of the texts as they stand, nats a token",
+        [
+            # What no judge looks at has neither a rate nor unscored replies.
+            {"probe": row["probe"], "variant": row["variant"]}
+            | {"texts": row["scored"] + row["unscored"], "nll": row["nll"], "kl": row["kl"]}
+            | {key: row[key] for key in ("perplexity", "perplexity_low", "perplexity_high")}
+            for row in evaluation.rates
+            if row not in judged
+        ],
+    )
+    table(f"{of_set}agreement of judges", evaluation.agreement)
     say(f"{output}/results.json")
+
+
+def _show_differences(output: Path) -> None:
+    from resect.evaluation.differences import arms_of, differences
+    from resect.files.writing import write_json
+
+    rows = differences(arms_of([output]))
+    table(f"differences from {rows[0]['against'] if rows else ''}, with 95 % intervals", rows)
+    write_json(output / "differences.json", {"differences": rows})
+    say(f"{output}/differences.json")
 
 
 def register(app: typer.Typer) -> None:
