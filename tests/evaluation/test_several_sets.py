@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_sets_are_paired_with_probes() -> None:
         evaluate_model(EvalRequest("m", two, ("a.jsonl", "b.jsonl")), Path("nowhere"))
 
 
-def arm(name: str, scores: list[float | None], prompts: list[str], **more: Any) -> Arm:
+def arm(name: str, scores: Sequence[float | None], prompts: list[str], **more: Any) -> Arm:
     rows = [
         {"probe": "generation", "attack": "none", "judge": "exact", "score": score,
          "prompt": prompt, "example_id": str(number), "nll": None} | more

@@ -293,7 +293,7 @@ _KEYS: dict[tuple[str, str, str], Key] = {
 
 
 def _label(key: Key, request: AuditRequest) -> str:
-    target, preserve = request.names
+    target, preserve = request.names.target, request.names.preserve
     return {
         "plain": f"{target}, asked plainly",
         "prefilled": f"{target}, prefilled",

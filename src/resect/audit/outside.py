@@ -139,7 +139,9 @@ def _compared(twin: _Twin, kind: str) -> OutsideChange:
 
 
 def _pieces(tensor: Tensor) -> Iterator[Tensor]:
-    yield from tensor.reshape(-1).split(PIECE)
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.numel(), PIECE):
+        yield flat[start : start + PIECE]
 
 
 def _twins(base: CausalModel, tuned: CausalModel) -> list[_Twin]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from resect.data.load import name_of
 from resect.records import Format
 
 
-class Names(NamedTuple):
+@dataclass(frozen=True)
+class Names:
     """What the two sets of an audit are called in everything that it says."""
 
     target: str = "the target"

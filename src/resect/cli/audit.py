@@ -16,7 +16,20 @@ from resect.cli.show import mode, note, progress, say, table
 
 if TYPE_CHECKING:
     from resect.audit import Audit, Effects
+    from resect.audit.rule import Word
 
+Target = Annotated[
+    str | None, typer.Option(help="SPEC of the behaviour: located, predicted, measured.")
+]
+Preserve = Annotated[
+    str | None, typer.Option(help="SPEC of other text: protected, and compared with.")
+]
+Behaviour = Annotated[
+    str, typer.Option(help="What the behaviour is called; else the name of TARGET's file.")
+]
+Matched = Annotated[
+    int, typer.Option(min=1, help="Sets matched in size and magnitude; below 9 is undecided.")
+]
 # Where no bar is shown, a log holds a stage this often at most.
 SECONDS_BETWEEN_NOTES = 5.0
 
@@ -30,15 +43,9 @@ def audit(
     mask: Annotated[
         Path | None, typer.Option(help="The weights behind the behaviour, made on BASE.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="SPEC of the behaviour: located, predicted, measured.")
-    ] = None,
-    preserve: Annotated[
-        str | None, typer.Option(help="SPEC of other text: protected, and compared with.")
-    ] = None,
-    behaviour: Annotated[
-        str, typer.Option(help="What the behaviour is called; else the name of TARGET's file.")
-    ] = "",
+    target: Target = None,
+    preserve: Preserve = None,
+    behaviour: Behaviour = "",
     q: Annotated[float, typer.Option(help="Fraction of the target ranking to locate.")] = 2e-3,
     p: Annotated[float, typer.Option(help="Fraction that is protected.")] = 2e-3,
     skip: Annotated[
@@ -47,9 +54,7 @@ def audit(
     format: PromptFormat = "chat",
     judge: JudgeName = "exact",
     limit: Annotated[int | None, typer.Option(min=1, help="Most examples a set.")] = 128,
-    matched: Annotated[
-        int, typer.Option(min=1, help="Sets matched in size and magnitude; below 9 is undecided.")
-    ] = 19,
+    matched: Matched = 19,
     max_new_tokens: MaxNewTokens = 128,
     batch_size: BatchSize = 16,
     fail_on: Annotated[
@@ -58,7 +63,7 @@ def audit(
     ] = None,
 ) -> int:
     """Say whether a fine-tune touched the weights behind a behaviour, or brought it back."""
-    from resect.audit import WORDS, AuditRequest, audit_models
+    from resect.audit import AuditRequest, audit_models
     from resect.report.audit import build_audit_report
 
     request = AuditRequest(
@@ -84,15 +89,20 @@ def audit(
     _show(result)
     say(f"{build_audit_report(output)}")
     say(f"verdict: {result.verdict.word}")
-    for reason in result.verdict.reasons:
-        note(reason)
-    for sentence in result.notes:
-        note(f"beside the verdict: {sentence}")
+    for sentence in (*result.verdict.reasons, *result.notes):
+        note(sentence)
+    return _code(result.verdict.word, fail_on)
+
+
+def _code(word: Word, fail_on: Word | None) -> int:
+    """Return the exit code of a verdict; what is undecided passes no gate."""
+    from resect.audit import WORDS
+
     if fail_on is None:
         return 0
-    if result.verdict.word not in WORDS:
+    if word not in WORDS:
         return 4
-    return 3 if WORDS.index(result.verdict.word) >= WORDS.index(fail_on) else 0
+    return 3 if WORDS.index(word) >= WORDS.index(fail_on) else 0
 
 
 def _teller(stages: list[str]) -> Callable[[str], None]:

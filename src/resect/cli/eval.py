@@ -19,7 +19,7 @@ from resect.cli.show import progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
-    from resect.evaluation.evaluate import Evaluation
+    from resect.evaluation.evaluate import EvalRequest, Evaluation
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -62,6 +62,9 @@ Backend = Annotated[
 Remote = Annotated[
     bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")
 ]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Show how sets and variants differ, with intervals.")
+]
 
 
 def evaluate(
@@ -87,21 +90,18 @@ def evaluate(
     backend: Backend = "hf",
     allow_remote: Remote = False,
     force: Force = False,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Show how sets and variants differ, with intervals.")
-    ] = False,
+    compare: Compare = False,
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
     from resect.evaluation.evaluate import rejudge as judge_again
-    from resect.evaluation.sets import evaluate_sets, split_sets
 
     _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
+        _refuse_lone(rejudge, compare=compare)
         _show(judge_again(rejudge, judges, output), output)
-        if compare:
-            _show_differences(output)
+        _show_differences(output, shown=compare)
         return
     if model is None or not probe or not data:
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
@@ -127,7 +127,13 @@ def evaluate(
         allow_remote=allow_remote,
         force=force,
     )
-    if compare and mask is None and len(split_sets(request)) < 2:
+    _evaluate(request, output, compare=compare)
+
+
+def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
+    from resect.evaluation.sets import evaluate_sets, split_sets
+
+    if compare and request.mask is None and len(split_sets(request)) < 2:
         raise InputError(
             "there is nothing to compare",
             got="one set and one variant",
@@ -138,8 +144,17 @@ def evaluate(
         evaluations = evaluate_sets(request, output, on_progress=update)
     for name, evaluation in evaluations.items():
         _show(evaluation, output / name, name)
-    if compare:
-        _show_differences(output)
+    _show_differences(output, shown=compare)
+
+
+def _refuse_lone(source: Path, *, compare: bool) -> None:
+    if compare and not (source / "records" / "cut.parquet").is_file():
+        raise InputError(
+            "there is nothing to compare",
+            got=f"one variant in {source}",
+            allowed="an evaluation that was made with --mask",
+            fix="put evaluations side by side with resect report --compare DIR DIR",
+        )
 
 
 def _refuse_processes() -> None:
@@ -173,7 +188,9 @@ def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
     say(f"{output}/results.json")
 
 
-def _show_differences(output: Path) -> None:
+def _show_differences(output: Path, *, shown: bool) -> None:
+    if not shown:
+        return
     from resect.evaluation.differences import arms_of, differences
     from resect.files.writing import write_json
 

@@ -75,7 +75,8 @@ def _evaluations(folders: list[Path], output: Path) -> Path:
             allowed="folders that resect eval wrote, or runs alone",
         )
     arms = arms_of(folders)
-    return build_evaluations(differences(arms), differing_settings(arms), output)
+    rows = [{**row} for row in differences(arms)]
+    return build_evaluations(rows, differing_settings(arms), output)
 
 
 def register(app: typer.Typer) -> None:

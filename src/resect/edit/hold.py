@@ -188,7 +188,9 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
                 named,
             )
         elif len(trained) < len(self._held):
-            _log.warning(
+            # An adapter that is saved unmerged is not held.
+            _log.log(
+                logging.WARNING if _adapters(model) else logging.INFO,
                 "%d of %d held tensors are not trained themselves; after merging an adapter call "
                 "hold.apply(merged)",
                 len(self._held) - len(trained),

@@ -198,11 +198,11 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
             fix="resect score reads it block by block with --stream; or load it with --dtype "
             "bfloat16, or over several GPUs with --device auto",
         )
-    pickles = _pickles(Path(checkpoint))
-    if pickles:
+    unsafe = _unsafe_weights(Path(checkpoint))
+    if unsafe:
         return InputError(
             f"the weights of {checkpoint} are in a format that can run code when it is read",
-            got=pickles[0],
+            got=unsafe[0],
             allowed="safetensors",
             fix="if you trust them: AutoModelForCausalLM.from_pretrained(folder, "
             "use_safetensors=False).save_pretrained(new), and the tokenizer beside it",
@@ -221,8 +221,8 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
     )
 
 
-def _pickles(folder: Path) -> list[str]:
-    """Return the pickled weights of a folder that has no safetensors ones."""
+def _unsafe_weights(folder: Path) -> list[str]:
+    """Return the weights of a folder in formats that are programs, if it has no others."""
     if not folder.is_dir() or any(folder.glob("*.safetensors")):
         return []
     patterns = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "*.ckpt")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -107,6 +107,14 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the two sets are called."""
+
+    target: str = "the target"
+    preserve: str = "the preserve set"
+
+
+@dataclass(frozen=True)
 class Audit:
     """An audit as it was written."""
 
@@ -116,6 +124,7 @@ class Audit:
     effects: Effects | None
     facts: Facts
     # Absent in audits of 0.1.0.
+    names: Names = field(default_factory=Names)
     outside: tuple[Outside, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -139,7 +148,7 @@ def build_audit_report(folder: str | Path) -> Path:
         audit=told,
         sign=SIGNS[audit.verdict.word],
         behaviour=_behaviour(audit.measured),
-        parts=_parts(audit.effects),
+        parts=_parts(audit.effects, audit.names),
         shares=[
             _table("Where the change falls", audit.shares.model),
             _table("By kind of weight", audit.shares.modules),
@@ -167,7 +176,7 @@ def _behaviour(measured: Sequence[Measured]) -> Table:
     return _table("Before and after, with the paired 95 % interval of the rise", rows)
 
 
-def _parts(effects: Effects | None) -> Table:
+def _parts(effects: Effects | None, names: Names) -> Table:
     changes: dict[str, Interval] = {}
     if effects is not None:
         changes = {
@@ -176,19 +185,20 @@ def _parts(effects: Effects | None) -> Table:
             "all of the change but that": effects.outside,
         }
         if effects.beyond is not None:
-            changes["the whole change, less that of the preserve set"] = effects.beyond
+            changes[f"the whole change, less that on {names.preserve}"] = effects.beyond
         if effects.elsewhere is not None:
             changes["the change outside of the prunable weights alone"] = effects.elsewhere
         for count, value in enumerate(effects.matched, 1):
             name = f"the change inside matched set {count} alone"
             changes[name] = Interval(name, value)
         if effects.benign is not None:
-            changes["the preserve set: the change inside the mask alone"] = effects.benign
+            changes[f"{names.preserve}: the change inside the mask alone"] = effects.benign
     rows: list[Row] = [
         {"part": part, "change of the loss": change.value, "low": change.low, "high": change.high}
         for part, change in changes.items()
     ]
-    return _table("What parts of the change do to the loss on the target, in nats a token", rows)
+    title = f"What parts of the change do to the loss on {names.target}, in nats a token"
+    return _table(title, rows)
 
 
 def _outside(outside: Sequence[Outside]) -> list[Table]:
