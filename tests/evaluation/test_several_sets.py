@@ -174,6 +174,17 @@ def test_nothing_to_compare_is_said_before_anything_is_asked(
     assert not (tmp_path / "out").exists()
 
 
+def test_judging_again_compares_variants(bench: dict[str, Path], tmp_path: Path) -> None:
+    folder = bench["folder"]
+    ok("eval", "--rejudge", folder / "alone-insults", "--compare", "-o", tmp_path / "again")
+    assert (tmp_path / "again" / "differences.json").is_file()
+    ok("eval", folder / "model", *PROBES, "--data", bench["talk"], "-o", tmp_path / "lone")
+    done = call("eval", "--rejudge", tmp_path / "lone", "--compare", "-o", tmp_path / "none")
+    assert done.returncode == 2
+    assert "nothing to compare" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_reports_put_evaluations_side_by_side(bench: dict[str, Path], tmp_path: Path) -> None:
     folder = bench["folder"]
     one, two = folder / "alone-insults", folder / "alone-talk"

@@ -94,14 +94,11 @@ def evaluate(
 ) -> None:
     """Put probes to a model, intact and cut, and print rates with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
-    from resect.evaluation.evaluate import rejudge as judge_again
 
     _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
-        _refuse_lone(rejudge, compare=compare)
-        _show(judge_again(rejudge, judges, output), output)
-        _show_differences(output, shown=compare)
+        _judge_again(rejudge, judges, output, compare=compare)
         return
     if model is None or not probe or not data:
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
@@ -147,7 +144,9 @@ def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     _show_differences(output, shown=compare)
 
 
-def _refuse_lone(source: Path, *, compare: bool) -> None:
+def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare: bool) -> None:
+    from resect.evaluation.evaluate import rejudge
+
     if compare and not (source / "records" / "cut.parquet").is_file():
         raise InputError(
             "there is nothing to compare",
@@ -155,6 +154,8 @@ def _refuse_lone(source: Path, *, compare: bool) -> None:
             allowed="an evaluation that was made with --mask",
             fix="put evaluations side by side with resect report --compare DIR DIR",
         )
+    _show(rejudge(source, judges, output), output)
+    _show_differences(output, shown=compare)
 
 
 def _refuse_processes() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from resect.cli.show import say
+from resect.records import Row
 
 
 def report(
@@ -75,7 +76,7 @@ def _evaluations(folders: list[Path], output: Path) -> Path:
             allowed="folders that resect eval wrote, or runs alone",
         )
     arms = arms_of(folders)
-    rows = [{**row} for row in differences(arms)]
+    rows = [cast("Row", row) for row in differences(arms)]
     return build_evaluations(rows, differing_settings(arms), output)
 
 
