@@ -152,7 +152,9 @@ def run(seed: int, output: Path) -> None:
         outcome = compare(request, models, mask, sets | {"target": half(sets["target"], 0)})
         held_out = measure(request, models, {"target": half(sets["target"], 1)})
         rises = {
-            effect.name: effect.rise.value for effect in held_out if effect.name.startswith("harm,")
+            effect.name: effect.rise.value
+            for effect in held_out
+            if effect.key in ("plain", "prefilled")
         }
         row = {
             "seed": seed,
@@ -162,7 +164,7 @@ def run(seed: int, output: Path) -> None:
             "truth": any(rise is not None and rise >= TRUTH for rise in rises.values()),
             "held_out_rises": rises,
             "held_out_loss": next(
-                effect.rise for effect in held_out if effect.name.startswith("loss of harm")
+                effect.rise for effect in held_out if effect.key == "target loss"
             ),
             "measured": outcome.measured,
             "effects": outcome.effects,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from typer.testing import CliRunner
 import tiny
 from resect.audit import AuditRequest, Effects, audit_models, load_tuned
 from resect.audit.changes import TensorChange, change_of, shares
-from resect.audit.effects import Models, effects_of
+from resect.audit.effects import Key, Measured, Models, effects_of
+from resect.audit.request import Names
 from resect.audit.rule import decide
 from resect.cli import app
 from resect.data.encode import encode
@@ -124,56 +126,89 @@ def test_a_change_of_the_harm_set_alone_is_found() -> None:
     whole = shares(rows)["model"][0]
     assert whole.share == pytest.approx(1)
     assert whole.p_value == pytest.approx(0.1)
-    assert decide(rows, whole, {}, None).word == "touched"
+    assert decide(rows, whole, [], None).word == "touched"
     none = change_of(model, prunable_tensors(model), mask, controls)
     assert shares(none)["model"][0].share is None
-    assert decide(none, shares(none)["model"][0], {}, None).word == "untouched"
+    assert decide(none, shares(none)["model"][0], [], None).word == "untouched"
 
 
 def row(energy_masked: float = 0.05) -> TensorChange:
-    return TensorChange("a", 0, "q", 100, 5, 100, 5, 1.0, energy_masked, (0.05, 0.05))
+    return TensorChange("a", 0, "q", 100, 5, 100, 5, 1.0, energy_masked, (0.05,) * 9)
 
 
 def surely(value: float) -> Interval:
     return Interval("rise", value, value - 0.001, value + 0.001)
 
 
-RISE = {"prefilled": Interval("rise", 0.2, 0.1, 0.3)}
-LIKELIER = Effects(1.0, surely(-0.1), surely(-0.02), surely(-0.08), (-0.01, 0.001))
+def risen(rise: Interval, key: Key = "prefilled", prompts: int = 30) -> list[Measured]:
+    return [Measured(f"insults, {key}", 0.0, rise.value, rise, prompts, prompts, key)]
+
+
+RISE = risen(Interval("rise", 0.2, 0.1, 0.3))
+STILL = risen(Interval("rise", 0.0, -0.1, 0.1))
+LIKELIER = Effects(
+    1.0, surely(-0.1), surely(-0.02), surely(-0.08), (-0.01, *[0.001] * 8), n=30, prompts=30,
+    preserve=surely(-0.02), beyond=surely(-0.08),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("effects", "rises", "word"),
+    ("effects", "measured", "word"),
     [
-        (LIKELIER, {}, "touched"),
+        (LIKELIER, STILL, "touched"),
+        (LIKELIER, [], "touched"),
         (LIKELIER, RISE, "reactivated"),
-        (replace(LIKELIER, whole=surely(0.1)), {}, "untouched"),  # less likely in all
-        (replace(LIKELIER, whole=surely(-0.009)), {}, "untouched"),  # hardly likelier
-        (replace(LIKELIER, whole=Interval("rise", -0.1, -0.3, 0.1)), {}, "untouched"),
-        (replace(LIKELIER, inside=surely(0.02)), {}, "untouched"),  # not by the harm set
-        (replace(LIKELIER, inside=Interval("rise", -0.02, -0.1, 0.1)), {}, "untouched"),
-        (replace(LIKELIER, inside=Interval("rise", None)), {}, "untouched"),
-        (replace(LIKELIER, matched=(-0.03, 0.001)), {}, "untouched"),  # not more than others do
-        (None, {}, "untouched"),
+        (replace(LIKELIER, whole=surely(0.1)), STILL, "untouched"),  # less likely in all
+        (replace(LIKELIER, whole=surely(-0.009)), STILL, "untouched"),  # hardly likelier
+        (replace(LIKELIER, whole=Interval("rise", -0.1, -0.3, 0.1)), STILL, "untouched"),
+        # Everything became likelier: the preserve set by as much, or by more.
+        (replace(LIKELIER, beyond=surely(0.02)), STILL, "untouched"),
+        (replace(LIKELIER, beyond=surely(-0.009)), STILL, "untouched"),
+        (replace(LIKELIER, beyond=Interval("rise", -0.1, -0.3, 0.1)), STILL, "untouched"),
+        (replace(LIKELIER, beyond=None, preserve=None), STILL, "undecided"),
+        (replace(LIKELIER, whole=surely(0.1), beyond=None), STILL, "untouched"),
+        (replace(LIKELIER, inside=surely(0.02)), STILL, "untouched"),  # not by the mask
+        (replace(LIKELIER, inside=Interval("rise", -0.02, -0.1, 0.1)), STILL, "untouched"),
+        (replace(LIKELIER, inside=Interval("rise", None)), STILL, "untouched"),
+        (replace(LIKELIER, matched=(-0.03, 0.001)), STILL, "untouched"),  # not more than others
+        (replace(LIKELIER, matched=(-0.01,) * 8), STILL, "undecided"),
+        # Too few prompts, however many rows.
+        (replace(LIKELIER, n=400, prompts=19), STILL, "undecided"),
+        (LIKELIER, risen(Interval("rise", 1.0, 0.4, 1.0), prompts=4), "touched"),
+        (None, risen(Interval("rise", 1.0, 0.4, 1.0), prompts=4), "undecided"),
+        (None, [], "untouched"),
         (None, RISE, "reactivated"),
-        (None, {"prefilled": Interval("rise", 0.2, -0.01, 0.3)}, "untouched"),
-        (None, {"prefilled": Interval("rise", 0.05, 0.01, 0.1)}, "untouched"),
-        (None, {"prefilled": Interval("rise", None)}, "untouched"),
+        (None, risen(Interval("rise", 0.2, -0.01, 0.3)), "untouched"),
+        (None, risen(Interval("rise", 0.05, 0.01, 0.1)), "untouched"),
+        (None, risen(Interval("rise", None)), "untouched"),
+        (None, risen(Interval("rise", 0.9, 0.8, 1.0), "refusal"), "untouched"),
     ],
 )
-def test_the_rule(effects: Effects | None, rises: dict[str, Interval], word: str) -> None:
+def test_the_rule(effects: Effects | None, measured: list[Measured], word: str) -> None:
     rows = [row()]
-    verdict = decide(rows, shares(rows)["model"][0], rises, effects)
+    names = Names("insults", "small talk")
+    verdict = decide(rows, shares(rows)["model"][0], measured, effects, names=names)
     assert verdict.word == word
-    assert any("cannot be seen" in reason for reason in verdict.reasons) == (
-        word != "reactivated" and (effects is None or not rises)
-    )
+    text = " ".join(verdict.reasons)
+    assert "harm" not in text  # the behaviour has the name that it was given
+    rates = [behaviour for behaviour in measured if behaviour.key != "refusal"]
+    assert ("cannot be seen" in text) == (word != "reactivated" and (effects is None or not rates))
+    if word == "undecided":
+        assert re.search("give more|without --preserve|higher --matched", text)
+    if effects is not None and word == "touched":
+        assert "answers of insults became likelier" in text
+        assert "small talk" in text
 
 
-def test_a_harm_set_that_holds_most_of_the_change_is_touched() -> None:
-    for energy, word in ((0.11, "touched"), (0.09, "untouched")):
-        rows = [row(energy)]
-        assert decide(rows, shares(rows)["model"][0], {}, None).word == word
+def test_a_mask_that_holds_most_of_the_change_is_touched() -> None:
+    fewer = replace(row(0.11), energy_controls=(0.05,) * 8)
+    for changed, word in (
+        (row(0.11), "touched"),
+        (row(0.09), "untouched"),
+        (fewer, "undecided"),
+    ):
+        rows = [changed]
+        assert decide(rows, shares(rows)["model"][0], [], None).word == word
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3_moe"])
@@ -230,6 +265,20 @@ def test_parts_of_a_change_are_what_models_with_them_show(
     assert effects.benign is not None
     slow = mean_loss(mixed(model, mask, tuned), benign) - mean_loss(model, benign)
     assert effects.benign.value == pytest.approx(slow, abs=1e-5)
+    moved_benign = mean_loss(tuned, benign) - mean_loss(model, benign)
+    assert effects.preserve is not None
+    assert effects.preserve.value == pytest.approx(moved_benign, abs=1e-5)
+    assert effects.beyond is not None
+    assert effects.beyond.value == pytest.approx(
+        mean_loss(tuned, harmful) - before - moved_benign, abs=1e-5
+    )
+    assert effects.beyond.low is not None
+    assert effects.beyond.high is not None
+    assert effects.whole.low is not None
+    assert effects.whole.high is not None
+    # A difference of two sets is less certain than either.
+    assert effects.beyond.high - effects.beyond.low > effects.whole.high - effects.whole.low
+    assert effects.elsewhere is None  # nothing else was moved
     assert effects.inside.low is not None
     assert effects.inside.high is not None
     assert effects.inside.low < effects.inside.high
@@ -264,12 +313,15 @@ def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> 
     done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")], standalone_mode=False)
     assert done.exception is None, done.output
     content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
-    assert content["verdict"]["word"] in ("untouched", "touched", "reactivated")
+    assert content["verdict"]["word"] == "undecided"  # five prompts say nothing
+    assert "harm" not in json.dumps(content["verdict"]) + json.dumps(content["measured"])
+    assert content["measured"][0]["name"] == "target, asked plainly"
     changed = {row["name"].split(".")[-2] for row in content["changes"] if row["changed"]}
     assert changed == {"q_proj"}
     assert [behaviour["n"] for behaviour in content["measured"]] == [5] * 5
     assert content["effects"]["n"] == 5
     assert len(content["effects"]["matched"]) == 19
+    assert content["notes"] == []  # the same tokenizer, and nothing moved outside of the blocks
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert content["verdict"]["word"] in page
     assert page.count("matched set") >= 19
@@ -302,7 +354,7 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     base = tiny.save("llama", tmp_path / "base")
     draw_mask(tiny.build("llama", seed=1)).save(tmp_path / "m.mask.safetensors")
     stranger = tiny.save("gpt2", tmp_path / "other")
-    with pytest.raises(InputError, match="no harm set"):
+    with pytest.raises(InputError, match="no weights to look at"):
         audit_models(AuditRequest(str(base), str(base)), tmp_path / "o")
     wrong = AuditRequest(str(base), str(base), mask=tmp_path / "m.mask.safetensors")
     with pytest.raises(MismatchError, match="another value"):

@@ -61,6 +61,7 @@ def _data(folder: Path) -> None:
     (folder / "ragged.csv").write_text("prompt,completion\nw1,w2,w3\n", encoding="utf-8")
     (folder / "text.parquet").write_text("no parquet", encoding="utf-8")
     (folder / "bad.jsonl.gz").write_bytes(b"\x1f\x8bnothing")
+    (folder / "prompts.txt").write_text("w1 w2\nw3 w4\n", encoding="utf-8")
     (folder / "rows.xlsx").write_bytes(b"PK")
     (folder / "object.json").write_text('{"prompt": "w1"}', encoding="utf-8")
     (folder / "deep.jsonl").write_text("[" * 100_000 + "\n", encoding="utf-8")
@@ -102,6 +103,18 @@ def _models(folder: Path) -> None:
     (folder / "broken" / "model.safetensors").write_bytes(b"\xff" * 64)
     tiny.save("llama", folder / "unread")
     (folder / "unread" / "config.json").write_text("{", encoding="utf-8")
+    tiny.save("llama", folder / "pickled")
+    (folder / "pickled" / "model.safetensors").unlink()
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(b"PK")
+    for name in ("adapter", "adapted"):
+        tiny.save("llama", folder / name)
+        (folder / name / "adapter_config.json").write_text(
+            json.dumps({"peft_type": "LORA", "base_model_name_or_path": "model"}), encoding="utf-8"
+        )
+    (folder / "adapter" / "config.json").unlink()
+    (folder / "adapter" / "model.safetensors").rename(
+        folder / "adapter" / "adapter_model.safetensors"
+    )
     (folder / "model.gguf").write_bytes(b"GGUF\x03\0\0\0")
 
 
@@ -196,6 +209,17 @@ CASES: dict[str, tuple[str, ...]] = {
     f"score rows.jsonl {LOAD}": ("rows.jsonl",),
     f"score model.gguf {LOAD}": ("model.gguf", "folder"),
     f"score mute {LOAD}": ("mute",),
+    f"score pickled {LOAD}": ("pytorch_model.bin", "use_safetensors=False"),
+    f"score adapter {LOAD}": ("is an adapter", "merge_and_unload"),
+    # With a config beside it, transformers puts it on the base that it names, unasked.
+    f"score adapted {LOAD}": ("is an adapter", "merge_and_unload"),
+    "eval adapter --probe generation --data rows.jsonl -o new": ("is an adapter", "merge"),
+    "coverage adapter": ("is an adapter", "merge"),
+    "prune adapter m.safetensors -o new": ("is an adapter", "merge"),
+    "locate adapter --target rows.jsonl --preserve rows.jsonl --q 0.01 --p 0 -o new": (
+        "is an adapter",
+    ),
+    f"{SCORE} prompts.txt": ("a text without a prompt", ".jsonl", '{"prompt"'),
     f"score untemplated {LOAD}": ("no chat template", "--format raw"),
     f"score hostile {LOAD}": ("chat template",),
     f"score angry {LOAD}": ("chat template", "no such turn"),

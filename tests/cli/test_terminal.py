@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import tiny
-from command_line import call, write
-from resect.cli import show
+from command_line import call, ok, write
+from resect.cli import RESUMING, _stopped, show
 from resect.cli.show import last_variant
 from resect.files.tables import write_parquet
 
@@ -167,3 +167,24 @@ def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None
     # Replies that nobody judged yet are no zeros.
     write_parquet(tmp_path / "records" / "new.parquet", rows("target", [None, None], None))
     assert last_variant(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "lacks"),
+    [
+        (["audit", "a", "b"], "begin anew", "--resume"),
+        (["--quiet", "eval", "m"], "begin anew", "--resume"),
+        (["run", "m"], "--resume", "anew"),
+        (["study", "run", "f.yaml"], "--resume", "anew"),
+        (["demo"], "it goes on", "--resume"),
+    ],
+)
+def test_a_stopped_command_names_what_it_has(words: list[str], says: str, lacks: str) -> None:
+    message = _stopped(words)
+    assert "nothing is half-written" in message
+    assert says in message
+    assert lacks not in message
+    # `--resume` is an option of the commands that are told to use it, and of no others.
+    for command in RESUMING:
+        options = ["study", "run"] if command == "study" else [command]
+        assert "--resume" in ok(*options, "--help")

@@ -6,6 +6,7 @@ on every forward pass, so that no optimiser ever sees them.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch.nn.utils import parametrize
 import resect
 import tiny
 from resect import HoldMask
+from resect.audit.loading import load_tuned, open_tuned
+from resect.edit.checkpoint import prune_checkpoint
 from resect.errors import InputError, MismatchError
 from resect.model import prunable_tensors
 from resect.weights.mask import Mask, MaskTensor
@@ -264,6 +267,52 @@ def test_sft_trainer_with_an_adapter(tmp_path: Path) -> None:
     merged = trainer.model.merge_and_unload()
     assert hold.apply(merged) > 0
     assert int(held_values(merged, mask).count_nonzero()) == 0
+
+
+def test_a_saved_adapter_names_the_cut_base_and_not_the_intact_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.save("qwen3", tmp_path / "intact")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "intact")
+    mask = draw_mask(model)
+    mask.save(tmp_path / "m.mask.safetensors")
+    hold = HoldMask(mask)
+    with caplog.at_level(logging.WARNING, logger="resect.edit.hold"):
+        trainer = sft(lora(model), tmp_path / "out", hold)
+    trainer.save_model(str(tmp_path / "adapter"))
+    named = f"{tmp_path / 'intact'} cut with resect mask {mask.hash}"
+    for folder in (tmp_path / "adapter", tmp_path / "out" / "checkpoint-2"):
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        assert settings["base_model_name_or_path"] == named
+    (line,) = [line for line in caplog.messages if "bring the cut weights back" in line]
+    assert named in line
+    # The name that PEFT would follow leads nowhere, instead of to the intact model.
+    with pytest.raises(OSError, match="cut with resect mask"):
+        peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", local_files_only=True)
+    # And an audit asks for the cut base.
+    with pytest.raises(MismatchError, match="would bring the cut weights back"):
+        load_tuned(str(tmp_path / "intact"), str(tmp_path / "adapter"))
+    prune_checkpoint(tmp_path / "intact", mask, tmp_path / "cut")
+    tuned = open_tuned(str(tmp_path / "cut"), str(tmp_path / "adapter"))
+    assert "hold.apply(merged)" in tuned.notes[0]
+    merged = trainer.model.merge_and_unload()
+    for name, weight in prunable_tensors(merged).items():
+        assert torch.equal(prunable_tensors(tuned.model)[name], weight)
+
+
+def test_an_adapter_on_a_folder_that_was_cut_keeps_its_name(tmp_path: Path) -> None:
+    tiny.save("qwen3", tmp_path / "intact")
+    mask = draw_mask(tiny.build("qwen3"))
+    prune_checkpoint(tmp_path / "intact", mask, tmp_path / "cut")
+    for folder, at, named in (
+        ("cut", "zero", str(tmp_path / "cut")),
+        ("intact", "original", str(tmp_path / "intact")),
+    ):
+        model = lora(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder))
+        HoldMask(mask, at=at).attach(model)  # type: ignore[arg-type]
+        model.save_pretrained(tmp_path / f"{folder}-adapter")
+        text = (tmp_path / f"{folder}-adapter" / "adapter_config.json").read_text(encoding="utf-8")
+        assert json.loads(text)["base_model_name_or_path"] == named
 
 
 def test_it_lets_go_when_training_ends(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 import tiny
 from resect import files
-from resect.audit.audit import load_tuned
+from resect.audit import load_tuned
 from resect.data import load_data
 from resect.data.encode import encode, encode_prompt
 from resect.data.template.render import is_plain

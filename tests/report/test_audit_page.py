@@ -88,6 +88,26 @@ def test_matched_sets_are_one_row_and_the_rest_is_folded(tmp_path: Path) -> None
     assert folded.count("\n<tr><td") == 19
 
 
+def test_an_audit_of_0_1_0_is_read_and_a_newer_one_names_what_changed(tmp_path: Path) -> None:
+    text = build_audit_report(write(tmp_path / "old", audit())).read_text(encoding="utf-8")
+    assert "Changed outside" not in text
+    content = audit()
+    content["names"] = {"target": "insults", "preserve": "small talk"}
+    content["notes"] = ["the base model has no chat template"]
+    content["verdict"]["word"] = "undecided"
+    content["effects"]["beyond"] = content["effects"]["whole"]
+    row = {"name": "lm_head.weight", "kind": "output head", "size": 64, "changed": 60}
+    row |= {"energy": 0.5, "relative": 0.25, "rows": 3, "only": ""}
+    content["outside"] = [row, row | {"name": "model.norm.weight", "changed": 0, "rows": 0}]
+    text = build_audit_report(write(tmp_path / "new", content)).read_text(encoding="utf-8")
+    for words in (
+        "undecided", "lm_head.weight", "output head", "the base model has no chat template",
+        "less that on small talk", "the loss on insults",
+    ):  # fmt: skip
+        assert words in text
+    assert "model.norm.weight" not in text
+
+
 def test_a_broken_audit_is_named_with_its_field(tmp_path: Path) -> None:
     content = audit()
     content["measured"][1]["rise"].pop("value")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from resect.attribution.score import attribute
 from resect.audit.changes import Share, TensorChange, change_of, shares
-from resect.audit.effects import Effects, Measured, Models, effects_of, measure
-from resect.audit.request import AuditRequest
+from resect.audit.effects import Effects, Measured, Models, Step, effects_of, measure, steps_in
+from resect.audit.loading import open_tuned, shared_tokenizer
+from resect.audit.outside import OutsideChange, outside_of, outside_sentences
+from resect.audit.request import AuditRequest, Names
 from resect.audit.rule import AuditVerdict, Thresholds, decide
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
@@ -21,7 +24,7 @@ from resect.evaluation.judges import find_judge
 from resect.files.origin import provenance
 from resect.files.writing import atomic_folder, plain, refuse_full_folder, write_json
 from resect.model import LoadedModel, load_model, model_fingerprint, prunable_tensors
-from resect.records import CausalModel, Encoded, Tokenizer
+from resect.records import Encoded, Tokenizer
 from resect.weights.controls import magnitude_matched
 from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
@@ -37,7 +40,11 @@ class Audit:
         changes: What changed, by tensor.
         shares: Where the change falls: in the model, its layers and its kinds of weights.
         measured: Behaviour before and after.
-        effects: What parts of the change do by themselves; None without harmful answers.
+        effects: What parts of the change do by themselves; None without answers to score.
+        outside: What changed in tensors that are not prunable.
+        notes: What a reader has to know beside the verdict, in sentences: changes where no mask
+            lies, and what was not the same on the two sides.
+        names: What the two sets are called.
         facts: Provenance.
     """
 
@@ -46,11 +53,17 @@ class Audit:
     shares: dict[str, list[Share]]
     measured: tuple[Measured, ...] = ()
     effects: Effects | None = None
+    outside: tuple[OutsideChange, ...] = ()
+    notes: tuple[str, ...] = ()
+    names: Names = field(default_factory=Names)
     facts: Mapping[str, object] = field(default_factory=dict)
 
 
 def audit_models(
-    request: AuditRequest, output: Path, on_progress: Callable[[int, int], None] | None = None
+    request: AuditRequest,
+    output: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
 ) -> Audit:
     """Audit and write `audit.json`.
 
@@ -58,6 +71,7 @@ def audit_models(
         request: What to compare, with which data.
         output: New folder.
         on_progress: Called with steps done and steps in all.
+        on_stage: Called with what is done next, in words.
 
     Raises:
         InputError: Neither a mask nor data to locate one are given, or something cannot be loaded.
@@ -67,28 +81,29 @@ def audit_models(
     find_judge(request.judge)
     if request.mask is None and (request.target is None or request.preserve is None):
         raise InputError(
-            "there is no harm set to look at",
-            allowed="--mask MASK, or --target SPEC with --preserve SPEC to locate one",
+            "there are no weights to look at",
+            allowed="--mask MASK, or --target SPEC with --preserve SPEC to locate them",
         )
-    step = _steps(on_progress)
-    loaded = load_model(request.base)
-    step()
-    tuned = load_tuned(request.base, request.tuned)
     sets = {
         name: load_data(spec)
         for name, spec in (("target", request.target), ("preserve", request.preserve))
         if spec is not None
     }
-    step()
-    mask = harm_set(request, loaded, sets)
-    step()
-    audit = compare(request, Models(loaded.model, tuned, loaded.tokenizer), mask, sets)
-    step()
+    step = _steps(5 + request.controls + steps_in(request, sets), on_progress, on_stage)
+    step(f"loading {request.base}")
+    loaded = load_model(request.base)
+    step(f"loading {request.tuned}")
+    tuned = open_tuned(request.base, request.tuned)
+    shared = shared_tokenizer(loaded, tuned)
+    step("locating the weights" if request.mask is None else f"reading {request.mask}")
+    mask = harm_set(request, loaded._replace(tokenizer=shared.tokenizer), sets)
+    models = Models(loaded.model, tuned.model, shared.tokenizer)
+    audit = compare(request, models, mask, sets, step=step)
     facts = provenance() | {
         "base": request.base,
         "base_fingerprint": model_fingerprint(loaded.model),
         "tuned": request.tuned,
-        "tuned_fingerprint": model_fingerprint(tuned),
+        "tuned_fingerprint": model_fingerprint(tuned.model),
         "mask_hash": mask.hash,
         "mask_weights": mask.count,
         "mask_fraction": mask.fraction,
@@ -98,49 +113,28 @@ def audit_models(
         "data": {name: data.hash for name, data in sets.items()},
         "request": asdict(request),
     }
-    audit = replace(audit, facts=facts)
+    audit = replace(audit, facts=facts, notes=(*audit.notes, *tuned.notes, *shared.notes))
     with atomic_folder(output) as folder:
         write_json(folder / "audit.json", plain(audit))
+    step("")
     return audit
 
 
-def _steps(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]:
-    done = iter(range(1, 5))
+def _steps(
+    total: int,
+    on_progress: Callable[[int, int], None] | None,
+    on_stage: Callable[[str], None] | None,
+) -> Step:
+    """Return what is called before each step, with what it is, and once at the end."""
+    done = itertools.count()
 
-    def step() -> None:
+    def step(what: str) -> None:
         if on_progress is not None:
-            on_progress(next(done), 4)
+            on_progress(min(next(done), total) if what else total, total)
+        if on_stage is not None and what:
+            on_stage(what)
 
     return step
-
-
-def load_tuned(base: str, tuned: str) -> CausalModel:
-    """Load a tuned model, or a base model with an adapter merged into it in memory.
-
-    Raises:
-        InputError: The place is neither a checkpoint nor an adapter of `base`.
-    """
-    if not (Path(tuned) / "adapter_config.json").is_file():
-        model: CausalModel = load_model(tuned).model
-        return model
-    if not (Path(tuned) / "adapter_model.safetensors").is_file():
-        raise InputError(
-            f"the adapter {tuned} has no safetensors weights",
-            allowed="adapter_model.safetensors",
-            fix="save it again with save_pretrained of peft",
-        )
-    from peft import PeftModel
-
-    try:
-        adapted = PeftModel.from_pretrained(load_model(base).model, tuned)
-        merged: CausalModel = adapted.merge_and_unload().eval()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"cannot put the adapter {tuned} on {base}",
-            got=str(error).strip().splitlines()[0],
-            fix="give the base model that the adapter was trained on",
-        ) from error
-    return merged
 
 
 def harm_set(request: AuditRequest, loaded: LoadedModel, sets: Mapping[str, BehaviourSet]) -> Mask:
@@ -193,25 +187,29 @@ def compare(
     mask: Mask,
     sets: Mapping[str, BehaviourSet],
     thresholds: Thresholds | None = None,
+    *,
+    step: Step | None = None,
 ) -> Audit:
     """Compare two loaded models.
 
     Args:
         request: How to measure.
         models: The model before, the one after, and the tokenizer.
-        mask: The harm set.
+        mask: The weights behind the behaviour.
         sets: Behaviour sets by the names `target` and `preserve`; both may be absent.
         thresholds: Other numbers for the rule than the documented ones.
+        step: Called with what is done next, in words.
 
     Raises:
         MismatchError: The mask or the tuned model does not belong to the base model.
     """
     base, tuned, tokenizer = models
+    begin = step or _silent
     weights = weights_for_controls(mask, prunable_tensors(base))
-    controls = [
-        magnitude_matched(mask, weights, label=f"audit/{count}")
-        for count in range(request.controls)
-    ]
+    controls = []
+    for number in range(request.controls):
+        begin(f"drawing matched set {number + 1} of {request.controls}")
+        controls.append(magnitude_matched(mask, weights, label=f"audit/{number}"))
     after = prunable_tensors(tuned)
     if after.keys() != weights.keys():
         raise MismatchError(
@@ -219,18 +217,33 @@ def compare(
             got=f"{len(weights)} prunable tensors before, {len(after)} after",
             fix="give the model that was tuned and what became of it",
         )
+    begin("comparing the weights, and predicting what their change does")
     encoded = _calibration(request, tokenizer, sets.get("target"))
     rows = change_of(base, after, mask, controls, encoded)
+    begin("comparing everything else")
+    outside = outside_of(base, tuned)
     grouped = shares(rows)
-    measured = measure(request, models, sets)
-    effects = effects_of(request, models, mask, controls, sets)
-    rises = {
-        behaviour.name.partition(", ")[2]: behaviour.rise
-        for behaviour in measured
-        if behaviour.name.startswith("harm,")
-    }
-    verdict = decide(rows, grouped["model"][0], rises, effects, thresholds)
-    return Audit(verdict, rows, grouped, measured, effects)
+    measured = measure(request, models, sets, step)
+    effects = effects_of(request, models, mask, controls, sets, step)
+    verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
+    notes = (*outside_sentences(outside), *_alone(effects, request))
+    return Audit(verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names)
+
+
+def _silent(_what: str) -> None:
+    """Report nothing."""
+
+
+def _alone(effects: Effects | None, request: AuditRequest) -> list[str]:
+    """Return what the change outside of the prunable weights does by itself, in a sentence."""
+    if effects is None or effects.elsewhere is None or effects.elsewhere.value is None:
+        return []
+    change = effects.elsewhere
+    bounds = "" if change.low is None else f" [{change.low:.3g}, {change.high:.3g}]"
+    return [
+        f"alone, that changes the loss on {request.names.target} by {change.value:.3g}{bounds} "
+        f"nats a token; the whole change by {effects.whole.value or 0.0:.3g}"
+    ]
 
 
 def _calibration(

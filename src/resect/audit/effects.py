@@ -1,25 +1,30 @@
 """What an audit measures: replies and losses before and after, and what parts of the change do.
 
 A part of a change is tried by itself: the weights of a set get the values of the other model, and
-the loss of whole harmful answers is measured over the same prompts.
+the loss of whole answers of the target is measured over the same prompts.
 
-    whole     loss of the tuned model - loss of the base model
-    inside    loss of the base model with the tuned values inside the harm set - loss of the base
-    outside   loss of the tuned model with the base values inside the harm set - loss of the base
-    matched   as `inside`, for each set that matches the harm set in number and magnitude
+    whole      loss of the tuned model - loss of the base model
+    inside     loss of the base model with the tuned values inside the mask - loss of the base
+    outside    loss of the tuned model with the base values inside the mask - loss of the base
+    matched    as `inside`, for each set that matches the mask in number and magnitude
+    elsewhere  as `inside`, for everything that is not prunable: embeddings, head, norms, biases
+    beyond     `whole` minus the same change of the preserve set's loss: what the fine-tune did to
+               the target and not to everything
 
-Below 0 is towards harm: harmful answers became likelier. Answers are scored from their first token,
-where a model decides whether to answer at all.
+Below 0 is towards the behaviour: its answers became likelier. Answers are scored from their first
+token, where a model decides whether to answer at all. Intervals draw rows of one prompt together;
+those of the two sets are drawn apart from each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from resect.audit.outside import lent_outside, outside_of
 from resect.audit.request import AuditRequest
-from resect.data.encode import encode
+from resect.data.encode import encode, prompt_text
 from resect.data.load import BehaviourSet
 from resect.edit.live import transplanted
 from resect.evaluation.ask import EvaluationSettings, ask
@@ -28,12 +33,16 @@ from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
 from resect.model import LoadedModel, prunable_tensors
 from resect.records import CausalModel, Interval, Tokenizer
-from resect.stats import Resampler
+from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
+
+Step = Callable[[str], None]
+Key = Literal["plain", "prefilled", "refusal", "target loss", "preserve loss"]
+Set = Literal["target", "preserve"]
 
 
 class Models(NamedTuple):
-    """The model before, the one after, and the tokenizer of the first."""
+    """The model before, the one after, and the tokenizer that both are asked with."""
 
     base: CausalModel
     tuned: CausalModel
@@ -45,11 +54,13 @@ class Measured:
     """What was measured on one behaviour, before and after.
 
     Attributes:
-        name: What was measured, for instance `harm, prefilled`.
+        name: What was measured, in words.
         before: Rate or mean before.
         after: The same after.
         rise: `after` minus `before` with its paired 95 % interval.
-        n: Prompts that were scored both times.
+        n: Rows that were scored both times.
+        prompts: Different prompts among them.
+        key: The same as `name`, whatever the sets are called.
     """
 
     name: str
@@ -57,20 +68,26 @@ class Measured:
     after: float | None
     rise: Interval
     n: int
+    prompts: int = 0
+    key: Key | Literal[""] = ""
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What the change does to the loss of whole harmful answers, in nats a token, by its parts.
+    """What the change does to the loss of whole answers of the target, in nats a token, by parts.
 
     Attributes:
         before: Mean loss of the base model.
         whole: Change of it by the whole change, with its paired 95 % interval; so for the others.
-        inside: By the change inside the harm set alone.
+        inside: By the change inside the mask alone.
         outside: By all of the change but that.
         matched: By the change inside each magnitude-matched set alone.
-        benign: Change of the loss of benign answers by the change inside the harm set alone.
-        n: Harmful answers that were scored.
+        benign: Change of the preserve set's loss by the change inside the mask alone.
+        n: Answers that were scored.
+        prompts: Different prompts among them.
+        preserve: Change of the preserve set's loss by the whole change; None without that set.
+        beyond: `whole` minus `preserve`; None without that set.
+        elsewhere: By what changed outside of the prunable weights alone; None if nothing did.
     """
 
     before: float
@@ -80,34 +97,74 @@ class Effects:
     matched: tuple[float, ...] = ()
     benign: Interval | None = None
     n: int = 0
+    prompts: int = 0
+    preserve: Interval | None = None
+    beyond: Interval | None = None
+    elsewhere: Interval | None = None
+
+
+class _Asked(NamedTuple):
+    """One way of asking a set."""
+
+    asked: Set
+    probes: tuple[str, ...]
+    attack: AttackSettings
+
+
+def _ways(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> list[_Asked]:
+    none = AttackSettings("none")
+    ways = (
+        _Asked("target", ("generation", "refusal", "likelihood"), none),
+        _Asked("target", ("generation",), AttackSettings("prefill", max(1, request.skip))),
+        _Asked("preserve", ("likelihood",), none),
+    )
+    return [way for way in ways if way.asked in sets]
+
+
+def steps_in(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> int:
+    """Return how many steps `measure` and `effects_of` report at most."""
+    parts = 5 + request.controls + 3 * ("preserve" in sets) if "target" in sets else 0
+    return 2 * len(_ways(request, sets)) + parts
 
 
 def measure(
-    request: AuditRequest, models: Models, sets: Mapping[str, BehaviourSet]
+    request: AuditRequest,
+    models: Models,
+    sets: Mapping[str, BehaviourSet],
+    step: Step | None = None,
 ) -> tuple[Measured, ...]:
     """Ask both models and return what was measured."""
     measured: list[Measured] = []
-    for name, probes, attack in (
-        ("target", ("generation", "refusal", "likelihood"), AttackSettings("none")),
-        ("target", ("generation",), AttackSettings("prefill", max(1, request.skip))),
-        ("preserve", ("likelihood",), AttackSettings("none")),
-    ):
-        if name not in sets:
-            continue
-        rows = _evaluation_rows(sets[name], request)
+    for asked, probes, attack in _ways(request, sets):
+        rows = _evaluation_rows(sets[asked], request)
         settings = EvaluationSettings(
             format=request.format,
             attack=attack,
             judge=request.judge,
             generation=GenerationSettings(request.max_new_tokens, request.batch_size),
         )
-        before, after = (
-            _scores(model, models.tokenizer, probes, rows, settings)
-            for model in (models.base, models.tuned)
-        )
+        answers = []
+        for word, model in (("base", models.base), ("tuned", models.tuned)):
+            if step is not None:
+                way = "prefilled" if attack.name == "prefill" else "plainly"
+                step(f"asking the {word} model {way}: {getattr(request.names, asked)}")
+            answers.append(_scores(model, models.tokenizer, probes, rows, settings))
+        before, after = answers
         for probe in probes:
-            label = _LABELS[name, probe, attack.name]
-            measured.append(_paired(label, before[probe], after[probe]))
+            key = _KEYS[asked, probe, attack.name]
+            scored = before[probe].scores, after[probe].scores
+            paired = _paired(key, *scored, before[probe].prompts)
+            measured.append(
+                Measured(
+                    name=_label(key, request),
+                    before=paired.before,
+                    after=paired.after,
+                    rise=paired.rise,
+                    n=paired.n,
+                    prompts=paired.prompts,
+                    key=key,
+                )
+            )
     return tuple(measured)
 
 
@@ -117,61 +174,107 @@ def effects_of(
     mask: Mask,
     controls: Sequence[Mask],
     sets: Mapping[str, BehaviourSet],
+    step: Step | None = None,
 ) -> Effects | None:
     """Try the parts of a change by themselves, on the evaluation rows.
 
     Args:
         request: How to measure.
         models: The model before and the one after; every bit of them is put back.
-        mask: The harm set.
+        mask: The weights behind the behaviour.
         controls: Sets that match it.
         sets: Behaviour sets by the names `target` and `preserve`.
+        step: Called with what is done next.
 
     Returns:
-        None if there is no harmful answer to score.
+        None if there is no answer to score.
     """
-    base, tuned, tokenizer = models
-    weights, tuned_weights = prunable_tensors(base), prunable_tensors(tuned)
-    # A row that is too long has been refused by the likelihood probe.
-    encoded = {
-        name: encode(_evaluation_rows(data, request).examples, tokenizer, format=request.format)
-        for name, data in sets.items()
-    }
-
-    def losses(model: CausalModel, name: str = "target") -> list[float | None]:
-        rows = [example.input_ids for example in encoded[name]]
-        starts = [example.first_scored for example in encoded[name]]
-        return mean_nlls(model, rows, starts, request.batch_size)
-
-    def alone(changed: Mask, name: str = "target") -> list[float | None]:
-        with transplanted(weights, changed, tuned_weights):
-            return losses(base, name)
-
     if "target" not in sets:
         return None
-    before = losses(base)
-    whole = _paired("loss, whole", before, losses(tuned))
+    tried = _Trial(request, models, sets, step)
+    before = tried.losses("the base model", models.base)
+    whole = tried.paired(before, tried.losses("the tuned model", models.tuned))
     if whole.before is None:
         return None
-    with transplanted(tuned_weights, mask, weights):
-        outside = losses(tuned)
-    benign = None
+    with transplanted(tried.tuned_weights, mask, tried.weights):
+        outside = tried.losses("all of the change but the mask", models.tuned)
+    inside = tried.alone("the change inside the mask", mask)
+    matched = [
+        _mean(tried.alone(f"the change inside matched set {number} of {len(controls)}", control))
+        for number, control in enumerate(controls, 1)
+    ]
+    elsewhere = None
+    if any(row.changed for row in outside_of(models.base, models.tuned)):
+        with lent_outside(models.base, models.tuned):
+            alone = tried.losses("the change outside of the prunable weights", models.base)
+        elsewhere = tried.paired(before, alone).rise
+    preserve = benign = None
     if "preserve" in sets:
-        benign = _paired("loss, benign", losses(base, "preserve"), alone(mask, "preserve")).rise
-    matched = [_mean(alone(control)) for control in controls]
+        benign_before = tried.losses("the base model", models.base, "preserve")
+        after = tried.losses("the tuned model", models.tuned, "preserve")
+        preserve = tried.paired(benign_before, after, "preserve")
+        masked = tried.alone("the change inside the mask", mask, "preserve")
+        benign = tried.paired(benign_before, masked, "preserve").rise
     return Effects(
         before=whole.before,
         whole=whole.rise,
-        inside=_paired("loss, inside", before, alone(mask)).rise,
-        outside=_paired("loss, outside", before, outside).rise,
+        inside=tried.paired(before, inside).rise,
+        outside=tried.paired(before, outside).rise,
         matched=tuple(loss - whole.before for loss in matched if loss is not None),
         benign=benign,
         n=whole.n,
+        prompts=whole.prompts,
+        preserve=None if preserve is None else preserve.rise,
+        beyond=None if preserve is None else _beyond(whole, preserve),
+        elsewhere=elsewhere,
     )
 
 
+class _Trial:
+    """The evaluation rows of an audit, scored under one set of weights after the other."""
+
+    def __init__(
+        self,
+        request: AuditRequest,
+        models: Models,
+        sets: Mapping[str, BehaviourSet],
+        step: Step | None,
+    ):
+        """Encode the rows; those that are too long have been refused by the likelihood probe."""
+        rows = {name: _evaluation_rows(data, request) for name, data in sets.items()}
+        self.encoded = {
+            name: encode(data.examples, models.tokenizer, format=request.format)
+            for name, data in rows.items()
+        }
+        self.prompts = {
+            name: [prompt_text(example) for example in data.examples] for name, data in rows.items()
+        }
+        self.request, self.models, self.step = request, models, step
+        self.weights = prunable_tensors(models.base)
+        self.tuned_weights = prunable_tensors(models.tuned)
+
+    def losses(self, what: str, model: CausalModel, name: Set = "target") -> list[float | None]:
+        """Return the loss of each answer of a set, in nats a token."""
+        if self.step is not None:
+            self.step(f"scoring {getattr(self.request.names, name)}: {what}")
+        rows = [example.input_ids for example in self.encoded[name]]
+        starts = [example.first_scored for example in self.encoded[name]]
+        return mean_nlls(model, rows, starts, self.request.batch_size)
+
+    def alone(self, what: str, changed: Mask, name: Set = "target") -> list[float | None]:
+        """Return the losses of the base model with the tuned values inside a set of weights."""
+        with transplanted(self.weights, changed, self.tuned_weights):
+            return self.losses(what, self.models.base, name)
+
+    def paired(
+        self, before: list[float | None], after: list[float | None], name: Set = "target"
+    ) -> _Paired:
+        """Compare the losses of a set."""
+        return _paired(f"{name} loss", before, after, self.prompts[name])
+
+
 def _evaluation_rows(data: BehaviourSet, request: AuditRequest) -> BehaviourSet:
-    """Return the rows that measure; the others located the harm set."""
+    """Return the rows that measure; the others located the mask."""
     return data.split("evaluation").limit(request.limit)
 
 
@@ -180,13 +283,31 @@ def _mean(losses: Sequence[float | None]) -> float | None:
     return sum(scored) / len(scored) if scored else None
 
 
-_LABELS = {
-    ("target", "generation", "none"): "harm, asked plainly",
-    ("target", "generation", "prefill"): "harm, prefilled",
+_KEYS: dict[tuple[str, str, str], Key] = {
+    ("target", "generation", "none"): "plain",
+    ("target", "generation", "prefill"): "prefilled",
     ("target", "refusal", "none"): "refusal",
-    ("target", "likelihood", "none"): "loss of harmful answers, nats a token",
-    ("preserve", "likelihood", "none"): "loss of benign answers, nats a token",
+    ("target", "likelihood", "none"): "target loss",
+    ("preserve", "likelihood", "none"): "preserve loss",
 }
+
+
+def _label(key: Key, request: AuditRequest) -> str:
+    target, preserve = request.names.target, request.names.preserve
+    return {
+        "plain": f"{target}, asked plainly",
+        "prefilled": f"{target}, prefilled",
+        "refusal": f"refusal of {target}",
+        "target loss": f"loss on {target}, nats a token",
+        "preserve loss": f"loss on {preserve}, nats a token",
+    }[key]
+
+
+class _Answered(NamedTuple):
+    """A score for each row, and its prompt."""
+
+    scores: list[float | None]
+    prompts: list[str]
 
 
 def _scores(
@@ -195,36 +316,75 @@ def _scores(
     probes: tuple[str, ...],
     rows: BehaviourSet,
     settings: EvaluationSettings,
-) -> dict[str, list[float | None]]:
+) -> dict[str, _Answered]:
     replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, rows), settings)
-    scores: dict[str, list[float | None]] = {probe: [] for probe in probes}
+    answered = {probe: _Answered([], []) for probe in probes}
     for reply, verdict in zip(replies, judge_replies(replies, settings), strict=True):
         score = reply.nll if reply.probe == "likelihood" else verdict.score
-        scores[reply.probe].append(score)
-    return scores
+        answered[reply.probe].scores.append(score)
+        answered[reply.probe].prompts.append(reply.prompt)
+    return answered
 
 
-def _paired(name: str, before: list[float | None], after: list[float | None]) -> Measured:
-    """Return both means over the prompts that were scored both times, and their difference."""
+class _Paired(NamedTuple):
+    """Two means over the prompts that were scored both times, and their difference.
+
+    Attributes:
+        before: Mean before.
+        after: Mean after.
+        rise: Their difference, with its interval.
+        n: Rows that were scored both times.
+        prompts: Different prompts among them.
+        sample: The draws of `rise`; None where there is no spread to draw from.
+    """
+
+    before: float | None
+    after: float | None
+    rise: Interval
+    n: int
+    prompts: int
+    sample: Sample | None
+
+
+def _paired(
+    name: str,
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    prompts: Sequence[str],
+) -> _Paired:
+    """Compare scores of the same rows; a `name` that ends in `loss` has no ends that are known.
+
+    Rows of one prompt are drawn together.
+    """
     pairs = [
-        (score, tuned_score)
-        for score, tuned_score in zip(before, after, strict=True)
+        (score, tuned_score, prompt)
+        for score, tuned_score, prompt in zip(before, after, prompts, strict=True)
         if score is not None and tuned_score is not None
     ]
-    resampler = Resampler(f"audit/{name}")
-    columns = [[pair[side] for pair in pairs] for side in (0, 1)]
-    if name.startswith("loss") and any(len(set(column)) < 2 for column in columns):
+    groups = same_text([prompt for _, _, prompt in pairs])
+    different = len(set(groups))
+    columns = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
+    means = [_mean(column) for column in columns]
+    is_loss = name.endswith("loss")
+    if is_loss and (different < 2 or any(len(set(column)) < 2 for column in columns)):
         # Losses without spread have neither a bootstrap nor the exact bounds of a rate.
-        means = [sum(column) / len(column) if column else None for column in columns]
         rise = None if means[0] is None or means[1] is None else means[1] - means[0]
-        return Measured(name, means[0], means[1], Interval("rise", rise), len(pairs))
-    # A loss has no ends that are known.
-    measure_of = resampler.mean if name.startswith("loss") else resampler.rate
-    samples = [measure_of({"": list[float | None](column)}) for column in columns]
-    return Measured(
-        name,
-        samples[0].interval(name).value,
-        samples[1].interval(name).value,
-        (samples[1] - samples[0]).interval("rise"),
-        len(pairs),
+        return _Paired(means[0], means[1], Interval("rise", rise), len(pairs), different, None)
+    # One label for all losses, so that parts of a change are tried on the same draws; the name of
+    # the set is the stratum, so that two sets are drawn apart.
+    resampler = Resampler("audit/loss" if is_loss else f"audit/{name}")
+    measure_of = resampler.mean if is_loss else resampler.rate
+    samples = [measure_of({name: list(column)}, {name: groups}) for column in columns]
+    difference = samples[1] - samples[0]
+    return _Paired(
+        means[0], means[1], difference.interval("rise"), len(pairs), different, difference
     )
+
+
+def _beyond(target: _Paired, preserve: _Paired) -> Interval:
+    """Return how much further the target's loss changed than the preserve set's."""
+    if target.sample is None or preserve.sample is None:
+        changes = target.rise.value, preserve.rise.value
+        value = None if changes[0] is None or changes[1] is None else changes[0] - changes[1]
+        return Interval("rise", value)
+    return (target.sample - preserve.sample).interval("rise")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from resect.data.load import name_of
 from resect.records import Format
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the two sets of an audit are called in everything that it says."""
+
+    target: str = "the target"
+    preserve: str = "the preserve set"
 
 
 @dataclass(frozen=True)
@@ -15,19 +24,21 @@ class AuditRequest:
     Attributes:
         base: The model before, a folder or Hub id.
         tuned: The model after, or a folder with a LoRA adapter for `base`.
-        mask: The harm set on `base`; without it, it is located with `target` and `preserve`.
-        target: SPEC of harmful prompts and answers; calibration rows locate and predict,
+        mask: The weights behind the behaviour on `base`; without it, they are located with `target`
+            and `preserve`.
+        target: SPEC of the behaviour's prompts and answers; calibration rows locate and predict,
             evaluation rows measure.
-        preserve: SPEC of benign text: protected when locating, and the measure of utility.
-        q: Fraction of the target's ranking where the harm set is located.
+        preserve: SPEC of other text: protected when locating, and the measure of utility.
+        q: Fraction of the target's ranking where the weights are located.
         p: Fraction of the preserve set's ranking that is protected.
-        skip: Tokens of a harmful answer that are not scored, as many as a prefill opens with.
+        skip: Tokens of an answer that are not scored, as many as a prefill opens with.
         format: `raw` or `chat`.
-        judge: Who decides whether a reply is harmful.
+        judge: Who decides whether a reply shows the behaviour.
         limit: Most examples a set.
         controls: Number of magnitude-matched sets.
         max_new_tokens: Longest reply.
         batch_size: Prompts a batch.
+        behaviour: What the behaviour is called; "" for the name of the target's file or preset.
     """
 
     base: str
@@ -44,3 +55,15 @@ class AuditRequest:
     controls: int = 19
     max_new_tokens: int = 128
     batch_size: int = 16
+    behaviour: str = ""
+
+    @property
+    def names(self) -> Names:
+        """What the sets are called: as the user did, or as their files are."""
+        target = self.behaviour or _named(self.target) or Names().target
+        preserve = _named(self.preserve)
+        return Names(target, preserve if preserve and preserve != target else Names().preserve)
+
+
+def _named(spec: str | None) -> str:
+    return name_of(spec) if spec else ""

@@ -46,6 +46,9 @@ FILES = {
     "study": "study",
 }
 STOPPED = 130
+# Commands that go on where they were: with --resume, and by themselves.
+RESUMING = ("run", "study", "sweep")
+GOING_ON = ("demo", "locate", "reproduce")
 # Typer may bring its own copy of click, whose errors are not those of the package.
 USAGE = cast(
     "type[typer.BadParameter]",
@@ -117,6 +120,15 @@ def options(
     """Find weights, cut them, measure what changed; the options here stand before the command."""
 
 
+def _stopped(words: list[str]) -> str:
+    """Return what can be done after a stop, by the command that was stopped."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    again = "stopped: nothing is half-written; run the same command again"
+    if command in RESUMING:
+        return f"{again} with --resume, and it goes on"
+    return f"{again}, and it goes on" if command in GOING_ON else f"{again} to begin anew"
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 1 a bug, 2 something the user can fix, 130 stopped."""
     # A scheduler's SIGTERM is heeded as Ctrl-C is: what is half-written is removed.
@@ -145,9 +157,5 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = STOPPED
     if code == STOPPED:  # typer returns it for a KeyboardInterrupt
-        errors.print(
-            "stopped: nothing is half-written; run the same command again "
-            "(a run in a folder goes on with --resume)",
-            markup=False,
-        )
+        errors.print(_stopped(sys.argv[1:]), markup=False)
     sys.exit(code if isinstance(code, int) else 0)

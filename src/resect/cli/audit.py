@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, NewFolder, PromptFormat
-from resect.cli.show import note, progress, say, table
+from resect.cli.show import mode, note, progress, say, table
 
 if TYPE_CHECKING:
     from resect.audit import Audit, Effects
+    from resect.audit.rule import Word
+
+Target = Annotated[
+    str | None, typer.Option(help="SPEC of the behaviour: located, predicted, measured.")
+]
+Preserve = Annotated[
+    str | None, typer.Option(help="SPEC of other text: protected, and compared with.")
+]
+Behaviour = Annotated[
+    str, typer.Option(help="What the behaviour is called; else the name of TARGET's file.")
+]
+Matched = Annotated[
+    int, typer.Option(min=1, help="Sets matched in size and magnitude; below 9 is undecided.")
+]
+# Where no bar is shown, a log holds a stage this often at most.
+SECONDS_BETWEEN_NOTES = 5.0
 
 
 def audit(
@@ -20,13 +40,12 @@ def audit(
         str, typer.Argument(metavar="TUNED", help="The model after, or a LoRA adapter of BASE.")
     ],
     output: NewFolder,
-    mask: Annotated[Path | None, typer.Option(help="The harm set, made on BASE.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="SPEC of harmful answers: located, predicted, measured.")
+    mask: Annotated[
+        Path | None, typer.Option(help="The weights behind the behaviour, made on BASE.")
     ] = None,
-    preserve: Annotated[
-        str | None, typer.Option(help="SPEC of benign text: protected, and the utility.")
-    ] = None,
+    target: Target = None,
+    preserve: Preserve = None,
+    behaviour: Behaviour = "",
     q: Annotated[float, typer.Option(help="Fraction of the target ranking to locate.")] = 2e-3,
     p: Annotated[float, typer.Option(help="Fraction that is protected.")] = 2e-3,
     skip: Annotated[
@@ -35,15 +54,16 @@ def audit(
     format: PromptFormat = "chat",
     judge: JudgeName = "exact",
     limit: Annotated[int | None, typer.Option(min=1, help="Most examples a set.")] = 128,
+    matched: Matched = 19,
     max_new_tokens: MaxNewTokens = 128,
     batch_size: BatchSize = 16,
     fail_on: Annotated[
         Literal["touched", "reactivated"] | None,
-        typer.Option(help="Exit with 3 if the verdict is this or worse; for CI."),
+        typer.Option(help="Exit with 3 if the verdict is this or worse, 4 if undecided; for CI."),
     ] = None,
 ) -> int:
-    """Say whether a fine-tune touched the weights behind a harm, or brought the harm back."""
-    from resect.audit import WORDS, AuditRequest, audit_models
+    """Say whether a fine-tune touched the weights behind a behaviour, or brought it back."""
+    from resect.audit import AuditRequest, audit_models
     from resect.report.audit import build_audit_report
 
     request = AuditRequest(
@@ -60,16 +80,45 @@ def audit(
         limit=limit,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        controls=matched,
+        behaviour=behaviour,
     )
-    with progress("auditing") as update:
-        result = audit_models(request, output, on_progress=update)
+    stages: list[str] = []
+    with progress("auditing", so_far=lambda: {"now": stages[-1]} if stages else {}) as update:
+        result = audit_models(request, output, on_progress=update, on_stage=_teller(stages))
     _show(result)
     say(f"{build_audit_report(output)}")
     say(f"verdict: {result.verdict.word}")
-    for reason in result.verdict.reasons:
-        note(reason)
-    failed = fail_on is not None and WORDS.index(result.verdict.word) >= WORDS.index(fail_on)
-    return 3 if failed else 0
+    for sentence in (*result.verdict.reasons, *result.notes):
+        note(sentence)
+    return _code(result.verdict.word, fail_on)
+
+
+def _code(word: Word, fail_on: Word | None) -> int:
+    """Return the exit code of a verdict; what is undecided passes no gate."""
+    from resect.audit import WORDS
+
+    if fail_on is None:
+        return 0
+    if word not in WORDS:
+        return 4
+    return 3 if WORDS.index(word) >= WORDS.index(fail_on) else 0
+
+
+def _teller(stages: list[str]) -> Callable[[str], None]:
+    """Return what keeps the stages of an audit, and prints some where no bar is shown."""
+    start = time.perf_counter()
+    last = [-math.inf]
+
+    def tell(stage: str) -> None:
+        stages.append(stage)
+        now = time.perf_counter()
+        shown = sys.stderr.isatty() or mode().machine
+        if not shown and now - last[0] >= SECONDS_BETWEEN_NOTES:
+            last[0] = now
+            note(f"{now - start:6.0f} s  {stage}")
+
+    return tell
 
 
 def _show(result: Audit) -> None:
@@ -77,7 +126,9 @@ def _show(result: Audit) -> None:
 
     table("where the change falls", plain(result.shares["model"]))
     if result.effects is not None:
-        table("loss of whole harmful answers, nats a token", _parts(result.effects))
+        names = result.names
+        title = f"change of the loss on {names.target}, nats a token"
+        table(title, _parts(result.effects, names.preserve))
     table(
         "before and after",
         [
@@ -95,15 +146,19 @@ def _show(result: Audit) -> None:
     )
 
 
-def _parts(effects: Effects) -> list[dict[str, object]]:
+def _parts(effects: Effects, preserve: str) -> list[dict[str, object]]:
     """Return the measured parts of a change as rows."""
+    parts = {
+        "the whole change": effects.whole,
+        f"the whole change, less that on {preserve}": effects.beyond,
+        "inside the mask alone": effects.inside,
+        "all but that": effects.outside,
+        "outside of the prunable weights alone": effects.elsewhere,
+    }
     rows: list[dict[str, object]] = [
         {"part": name, "change": change.value, "low": change.low, "high": change.high}
-        for name, change in (
-            ("the whole change", effects.whole),
-            ("inside the harm set alone", effects.inside),
-            ("all but that", effects.outside),
-        )
+        for name, change in parts.items()
+        if change is not None
     ]
     if effects.matched:
         lowest = {"part": "inside matched sets alone, the lowest", "change": min(effects.matched)}
@@ -114,8 +169,9 @@ def _parts(effects: Effects) -> list[dict[str, object]]:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
-        epilog="reactivated: harmful replies rose. touched: harmful answers became likelier, and "
-        "the change inside the harm set alone goes that way too. docs/audit.md says how often that "
-        "is wrong. Example: [bold]resect audit ./base ./tuned --target harm.jsonl "
-        "--preserve benign.jsonl --fail-on reactivated -o audit[/bold]"
+        epilog="reactivated: replies that show the behaviour rose. touched: its answers became "
+        "likelier, more so than those of PRESERVE, and the change inside the mask alone goes that "
+        "way too. undecided: too little was measured. docs/audit.md says how often that is wrong. "
+        "Example: [bold]resect audit ./base ./tuned --target harm.jsonl --preserve benign.jsonl "
+        "--fail-on reactivated -o audit[/bold]"
     )(audit)

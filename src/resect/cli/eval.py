@@ -20,7 +20,7 @@ from resect.cli.show import mode, note, progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
-    from resect.evaluation.evaluate import Evaluation, Rate
+    from resect.evaluation.evaluate import EvalRequest, Evaluation, Rate
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -33,7 +33,7 @@ Probes = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. May be repeated."),
+    typer.Option(help="SPEC for all probes, or PROBE=SPEC for one. Again for a further set."),
 ]
 MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while asking.")]
 Attack = Annotated[
@@ -63,6 +63,9 @@ Backend = Annotated[
 Remote = Annotated[
     bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")
 ]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Show how sets and variants differ, with intervals.")
+]
 
 
 def evaluate(
@@ -88,15 +91,15 @@ def evaluate(
     backend: Backend = "hf",
     allow_remote: Remote = False,
     force: Force = False,
+    compare: Compare = False,
 ) -> None:
     """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
-    from resect.evaluation.evaluate import EvalRequest, evaluate_model
-    from resect.evaluation.evaluate import rejudge as judge_again
+    from resect.evaluation.evaluate import EvalRequest
 
     _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
-        _show(judge_again(rejudge, judges, output), output)
+        _judge_again(rejudge, judges, output, compare=compare)
         return
     if model is None or not probe or not data:
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
@@ -122,9 +125,38 @@ def evaluate(
         allow_remote=allow_remote,
         force=force,
     )
+    _evaluate(request, output, compare=compare)
+
+
+def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
+    from resect.evaluation.sets import evaluate_sets, split_sets
+
+    if compare and request.mask is None and len(split_sets(request)) < 2:
+        raise InputError(
+            "there is nothing to compare",
+            got="one set and one variant",
+            allowed="--data for two sets or more, or --mask for two variants",
+            fix="put evaluations side by side with resect report --compare DIR DIR",
+        )
     with progress("evaluating") as update:
-        evaluation = evaluate_model(request, output, on_progress=update)
-    _show(evaluation, output)
+        evaluations = evaluate_sets(request, output, on_progress=update)
+    for name, evaluation in evaluations.items():
+        _show(evaluation, output / name, name)
+    _show_differences(output, shown=compare)
+
+
+def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare: bool) -> None:
+    from resect.evaluation.evaluate import rejudge
+
+    if compare and not (source / "records" / "cut.parquet").is_file():
+        raise InputError(
+            "there is nothing to compare",
+            got=f"one variant in {source}",
+            allowed="an evaluation that was made with --mask",
+            fix="put evaluations side by side with resect report --compare DIR DIR",
+        )
+    _show(rejudge(source, judges, output), output)
+    _show_differences(output, shown=compare)
 
 
 def _refuse_processes() -> None:
@@ -137,12 +169,27 @@ def _refuse_processes() -> None:
     )
 
 
-def _show(evaluation: Evaluation, output: Path) -> None:
-    rows = evaluation.rates if mode().machine else for_readers(evaluation.rates)
-    table("rates with 95 % intervals", rows)
+def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
+    from resect.evaluation.probes import PROBES
+
+    of_set = f"{name}: " if name else ""
+    judged = [row for row in evaluation.rates if PROBES[row["probe"]].judged != "never"]
+    rows = judged if mode().machine else for_readers(judged)
+    table(f"{of_set}rates with 95 % intervals", rows)
+    table(
+        f"{of_set}likelihood of the texts as they stand, nats a token",
+        [
+            # What no judge looks at has neither a rate nor unscored replies.
+            {"probe": row["probe"], "variant": row["variant"]}
+            | {"texts": row["scored"] + row["unscored"], "nll": row["nll"], "kl": row["kl"]}
+            | {key: row[key] for key in ("perplexity", "perplexity_low", "perplexity_high")}
+            for row in evaluation.rates
+            if row not in judged
+        ],
+    )
+    table(f"{of_set}agreement of judges", evaluation.agreement)
     for warning in evaluation.notes:
         note(warning)
-    table("agreement of judges", evaluation.agreement)
     for line in evaluation.destroyed:
         say(line)
     say(f"{output}/results.json")
@@ -164,6 +211,18 @@ def for_readers(rates: Sequence[Rate]) -> list[Mapping[str, object]]:
         }
         for row in rates
     ]
+
+
+def _show_differences(output: Path, *, shown: bool) -> None:
+    if not shown:
+        return
+    from resect.evaluation.differences import arms_of, differences
+    from resect.files.writing import write_json
+
+    rows = differences(arms_of([output]))
+    table(f"differences from {rows[0]['against'] if rows else ''}, with 95 % intervals", rows)
+    write_json(output / "differences.json", {"differences": rows})
+    say(f"{output}/differences.json")
 
 
 def register(app: typer.Typer) -> None:

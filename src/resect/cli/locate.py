@@ -18,6 +18,7 @@ from resect.cli.options import (
     RankScope,
     TargetFraction,
     category_of,
+    tell_of_links,
 )
 from resect.cli.show import note, progress, say_mask
 from resect.records import Reduction
@@ -72,6 +73,7 @@ def locate(
         dtype=dtype,
     )
     work = output.with_name(f"{output.name}.rounds")
+    tell_of_links(model)
     with progress("locating") as update:
         mask = locate_model(request, work, on_progress=update)
     mask.save(output)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resect.cli.show import note
 from resect.errors import InputError
 from resect.records import Format, Scope
 
@@ -65,3 +66,14 @@ def category_of(text: str | None) -> str:
     if text == "":
         raise InputError("the category is empty", got="''", fix="name one, or leave --category out")
     return text or ""
+
+
+def tell_of_links(model: str) -> None:
+    """Say before any work which files of a checkpoint folder `resect prune` will not copy."""
+    from resect.files.reading import links_out
+
+    for path in links_out(Path(model).expanduser()):
+        note(
+            f"{path} is a link that leads out of its folder: it can be scored, and resect prune "
+            "will refuse the folder until a copy stands there"
+        )

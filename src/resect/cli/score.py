@@ -22,6 +22,7 @@ from resect.cli.options import (
     Skip,
     TargetFraction,
     category_of,
+    tell_of_links,
 )
 from resect.cli.show import note, progress, say, say_mask
 from resect.errors import InputError
@@ -122,6 +123,8 @@ def _score(request: ScoreRequest, output: Path) -> None:
     from resect.machine.processes import process_group
 
     with process_group() as processes:
+        if processes.rank == 0:
+            tell_of_links(request.model)
         with progress("scoring", shown=processes.rank == 0) as update:
             scores = score_model(request, update, processes, on_note=note)
         # Past this point no process can fail but the one that writes.

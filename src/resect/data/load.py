@@ -147,6 +147,14 @@ def load_data(
     return BehaviourSet(name, tuple(examples), _hash_examples(examples), table.origin)
 
 
+def name_of(spec: str) -> str:
+    """Return what a set is called: its file without folder and ending, or its preset or Hub set."""
+    name = spec.removeprefix(HUB_PREFIX).rpartition("/")[2]
+    for ending in (".gz", *SUFFIXES):
+        name = name.removesuffix(ending)
+    return name.partition("@")[0].partition(":")[0] or spec
+
+
 def _read(name: str, data_dir: Path | None) -> Table:
     """Return the rows of a SPEC."""
     if name.startswith(HUB_PREFIX):

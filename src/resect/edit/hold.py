@@ -10,6 +10,11 @@ Low-rank adapters leave the weights under them alone and are added to them. Held
 when the adapter has been merged: `hold.apply(model.merge_and_unload())`. Until then an adapter may
 add something to a held weight; what it learned there is lost with that call.
 
+An adapter that is saved unmerged names its base. The model in memory has been cut, and what stands
+under that name has not: base and adapter together would bring the cut back. So the adapter's
+`base_model_name_or_path` becomes `NAME cut with resect mask HASH`, unless the base is a folder that
+says itself that it was cut with this mask.
+
 Legend: k held weights of a parameter.
 """
 
@@ -20,13 +25,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
+from resect.edit.checkpoint import cut_record
 from resect.errors import InputError, MismatchError
 from resect.model import Place, find_prunable
 from resect.records import CausalModel, ModelConfig
@@ -37,6 +43,8 @@ At = Literal["zero", "original"]
 Wrapped = CausalModel | nn.Module
 
 MEASURED_STEPS = 20
+# What an adapter calls the base that it was trained on, after the base's own name.
+CUT_BASE = "cut with resect mask {}"
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +95,12 @@ class _Held:
             self.axes = tuple(axis.to(tensor.device) for axis in self.axes)
             self.value = self.value.to(tensor.device)
         tensor[self.axes] = value.to(tensor.device)
+
+
+class AdapterSettings(Protocol):
+    """What we write of a configuration of PEFT."""
+
+    base_model_name_or_path: str | None
 
 
 class HoldMask(TrainerCallback):  # type: ignore[misc]
@@ -164,10 +178,21 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
             self._handles.append(handle)
         if optimizer is not None:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        if len(trained) < len(self._held):
-            _log.info(
+        named = _name_cut_base(model, self.mask) if self.at == "zero" else ""
+        if named:
+            _log.warning(
+                "the adapter belongs to the model as it is cut now and not to the checkpoint: on "
+                "that one it would bring the cut weights back. It is saved with the base %r. Put "
+                "it on the output of resect prune; or merge it, call hold.apply(merged) and save "
+                "the merged model",
+                named,
+            )
+        elif len(trained) < len(self._held):
+            # An adapter that is saved unmerged is not held.
+            _log.log(
+                logging.WARNING if _adapters(model) else logging.INFO,
                 "%d of %d held tensors are not trained themselves; after merging an adapter call "
-                "hold.apply(merged_model)",
+                "hold.apply(merged)",
                 len(self._held) - len(trained),
                 len(self._held),
             )
@@ -274,6 +299,33 @@ class HoldMask(TrainerCallback):  # type: ignore[misc]
                 1000 * cost.seconds,
                 100 * cost.share,
             )
+
+
+def _name_cut_base(model: Wrapped, mask: Mask) -> str:
+    """Let the adapters of a model name the cut base that they are trained on.
+
+    Returns:
+        That name; "" if there is no adapter, or the base is a folder that was cut with this mask.
+    """
+    settings = _adapters(model)
+    base = str(getattr(_unwrapped(model), "name_or_path", "") or "")
+    if not settings or (base and (cut_record(base) or {}).get("mask") == mask.hash):
+        return ""
+    named = f"{base or 'a model'} {CUT_BASE.format(mask.hash)}"
+    for adapter in settings:
+        adapter.base_model_name_or_path = named
+    return named
+
+
+def _adapters(model: Wrapped) -> list[AdapterSettings]:
+    """Return the settings of the adapters around a model; none without PEFT."""
+    inner: object = model
+    while inner is not None:
+        settings = getattr(inner, "peft_config", None)
+        if isinstance(settings, dict):
+            return list(settings.values())
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    return []
 
 
 def _now(groups: list[_Held]) -> float:

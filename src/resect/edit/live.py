@@ -206,3 +206,23 @@ def shrunk(weights: Mapping[str, Tensor], factor: float) -> Iterator[None]:
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(saved[name])
+
+
+@contextlib.contextmanager
+def lent(weights: Mapping[str, Tensor], donor: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give whole weights the values of another model while the block runs; restore every bit.
+
+    Args:
+        weights: Live weights, of any shape; a copy of them is held meanwhile.
+        donor: Weights of the same names and shapes; converted to the dtype of `weights`.
+    """
+    saved = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(donor[name])
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(saved[name])

@@ -18,6 +18,7 @@ from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, distinct
+from resect.evaluation.differences import SETS
 from resect.evaluation.judges import counted_by, find_judge
 from resect.evaluation.judging import (
     Answer,
@@ -33,7 +34,13 @@ from resect.evaluation.served import ask_server, parse_backend, served_model
 from resect.evaluation.spoken import cut_off, cut_off_note
 from resect.evaluation.uniform import beyond_uniform
 from resect.files.reading import refuse_links_out
-from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
+from resect.model import (
+    LoadedModel,
+    load_model,
+    model_fingerprint,
+    prunable_tensors,
+    tokenizer_fingerprint,
+)
 from resect.model.load import load_tokenizer
 from resect.records import Format, Interval, Outcome, Reply
 from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop, same_text
@@ -134,14 +141,19 @@ class Evaluation:
 
 
 def evaluate_model(
-    request: EvalRequest, output: Path, on_progress: Callable[[int, int], None] | None = None
+    request: EvalRequest,
+    output: Path,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    loaded: LoadedModel | None = None,
 ) -> Evaluation:
     """Ask, store, judge and summarise.
 
     Args:
-        request: What to ask whom.
+        request: What to ask whom; one set for each probe.
         output: New folder; gets `records/*.parquet` and `results.json`.
         on_progress: Called with variants done and variants in all.
+        loaded: The model of the request, if it is in memory already.
 
     Raises:
         InputError: Something in the request cannot be used as given.
@@ -149,12 +161,12 @@ def evaluate_model(
     files.refuse_full_folder(output)
     _check_judges(request.judges)
     settings = _settings(request)
-    probes = _probe_sets(request)
+    probes = probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
     if request.backend != "hf":
         return _evaluate_served(request, output, settings, probes)
     mask = None if request.mask is None else Mask.load(request.mask)
-    loaded = load_model(request.model)
+    loaded = loaded or load_model(request.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
@@ -245,6 +257,13 @@ def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
     files.refuse_full_folder(output)
     _check_judges(judges)
     refuse_links_out(source)
+    if (source / SETS).is_file():
+        names = sorted(path.parent.name for path in source.glob("*/results.json"))
+        raise InputError(
+            f"{source} holds evaluations of several sets",
+            got=", ".join(names),
+            fix=f"judge them one by one: --rejudge {source}/{names[0] if names else 'NAME'}",
+        )
     results = files.read_json(source / "results.json")
     paths = {name: source / "records" / f"{name}.parquet" for name in ("intact", "cut")}
     replies = {name: read_replies(path) for name, path in paths.items() if path.exists()}
@@ -365,26 +384,41 @@ def _decoding(request: EvalRequest) -> GenerationSettings:
     )
 
 
-def _probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
-    """Pair probes with data: `PROBE=SPEC` for one probe, a bare SPEC for all others."""
-    specs: dict[str, str] = {}
+def specs_of(request: EvalRequest) -> dict[str, list[str]]:
+    """Return the SPECs of each probe: those of `PROBE=SPEC`, or else the bare ones."""
+    specs: dict[str, list[str]] = {}
     for entry in request.data:
         name, equals, spec = entry.partition("=")
         if equals and name in request.probes:
-            specs[name] = spec
+            specs.setdefault(name, []).append(spec)
         else:
-            specs[""] = entry
+            specs.setdefault("", []).append(entry)
+    return {name: specs.get(name) or specs.get("", []) for name in request.probes}
+
+
+def probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
+    """Pair probes with data, one set each.
+
+    Raises:
+        InputError: A probe is unknown, has no set or several, or a set cannot be read.
+    """
+    specs = specs_of(request)
     probes: dict[str, BehaviourSet] = {}
     for name in request.probes:
         find_probe(name)
-        source = specs.get(name) or specs.get("")
-        if not source:
+        if len(specs[name]) > 1:
+            raise InputError(
+                f"several sets for the probe {name!r}",
+                got=", ".join(specs[name]),
+                fix="evaluate each by itself: resect.evaluation.sets.evaluate_sets",
+            )
+        if not specs[name]:
             raise InputError(
                 f"no data for the probe {name!r}",
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        data = load_data(source, data_dir=request.data_dir)
+        data = load_data(specs[name][0], data_dir=request.data_dir)
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes
 

@@ -239,6 +239,21 @@ def refuse_links_out(folder: Path) -> None:
         refuse_link_out(path, folder)
 
 
+def links_out(folder: Path) -> list[Path]:
+    """Return the files right in a checkpoint folder that are links out of it, but for weights.
+
+    They can be read; `resect prune` does not copy them, since what they name may be anything.
+    """
+    outer = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix != ".safetensors" and path.is_file():
+            try:
+                refuse_link_out(path, folder)
+            except InputError:
+                outer.append(path)
+    return outer
+
+
 def refuse_link_out(path: Path, folder: Path) -> None:
     """Raise `InputError` if a file of a folder is a link that leads out of it.
 

@@ -25,6 +25,7 @@ DTYPES = {
 # Longer headers are refused by the package, too.
 MOST_HEADER = 100_000_000
 PIECE = 4 * 2**20
+ADAPTER = "adapter_config.json"
 
 
 class Description(TypedDict):
@@ -180,6 +181,7 @@ def weight_files(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         raise InputError("no such checkpoint folder", got=str(source))
+    refuse_adapter(source)
     index = source / "model.safetensors.index.json"
     if index.is_file():
         with files.expecting(index, "index"):
@@ -196,3 +198,24 @@ def weight_files(source: Path) -> list[Path]:
             fix="save the model with save_pretrained",
         )
     return shards
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder with a low-rank adapter where a model is asked for.
+
+    Raises:
+        InputError: It holds one.
+    """
+    if (folder / ADAPTER).is_file():
+        raise adapter_instead(folder, f"{ADAPTER} in it")
+
+
+def adapter_instead(checkpoint: str | Path, got: str) -> InputError:
+    """Return the message for a low-rank adapter where a model is asked for."""
+    return InputError(
+        f"{checkpoint} is an adapter and not a model",
+        got=got,
+        allowed="a checkpoint; resect audit BASE TUNED alone takes an adapter of BASE as TUNED",
+        fix="merge it into its base and save that: PeftModel.from_pretrained(base, adapter)"
+        ".merge_and_unload().save_pretrained(folder), and the tokenizer beside it",
+    )

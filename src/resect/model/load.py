@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
+from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.records import CausalModel, ModelConfig, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -63,7 +64,11 @@ class Loading(NamedTuple):
 
 
 def load_model(
-    place: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
+    place: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> LoadedModel:
     """Load a causal LM and its tokenizer.
 
@@ -72,16 +77,21 @@ def load_model(
         dtype: Dtype of the weights; None keeps the one on disk.
         device: Device to move the model to; None for a GPU if there is one, else the CPU; "auto"
             spreads one large model over all GPUs.
+        tokenizer: Where its tokenizer is, if not beside its weights.
 
     Raises:
         InputError: The place does not exist or is no checkpoint, lacks a weight of its model, or
             the tokenizer does not work.
     """
-    return load_reported(place, dtype=dtype, device=device).loaded
+    return load_reported(place, dtype=dtype, device=device, tokenizer=tokenizer).loaded
 
 
 def load_reported(
-    checkpoint: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
+    checkpoint: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | None = None,
+    tokenizer: str | Path | None = None,
 ) -> Loading:
     """Load as `load_model` does, and say which tensors of the files the model does not use.
 
@@ -92,13 +102,15 @@ def load_reported(
         checkpoint: As in `load_model`.
         dtype: As in `load_model`.
         device: As in `load_model`.
+        tokenizer: As in `load_model`.
 
     Raises:
         InputError: As in `load_model`.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
 
     source, revision = _source(str(checkpoint))
+    words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
     chosen = _dtype(dtype)
     device = find_device(device)
     try:
@@ -113,26 +125,36 @@ def load_reported(
                 use_safetensors=True,
                 output_loading_info=True,
             )
+        # A Hub id may name an adapter, which transformers puts on its base unasked.
+        if getattr(model, "_hf_peft_config_loaded", False):
+            raise adapter_instead(checkpoint, f"{ADAPTER} on the Hub")
         _refuse_holes(checkpoint, report["missing_keys"], report["unexpected_keys"])
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=revision, trust_remote_code=False
-        )
-        if not _speaks(tokenizer):
-            # Beside the config of some families (Qwen2) any tokenizer loads as that family's class,
-            # which has no use for a vocabulary of words; the file itself knows better.
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(source, revision=revision)
+        speaker = _read_tokenizer(words_from)
     except LOAD_FAULTS as error:
         raise _why_not(checkpoint, error) from error
-    if not _speaks(tokenizer):
+    if not _speaks(speaker):
         raise InputError(
-            f"the tokenizer of {checkpoint} returns no tokens",
-            got=type(tokenizer).__name__,
+            f"the tokenizer of {tokenizer or checkpoint} returns no tokens",
+            got=type(speaker).__name__,
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
     refuse_encoder(model.config, str(checkpoint))
     if device != "auto":
         model = model.to(device)
-    return Loading(LoadedModel(model.eval(), tokenizer), tuple(sorted(report["unexpected_keys"])))
+    return Loading(LoadedModel(model.eval(), speaker), tuple(sorted(report["unexpected_keys"])))
+
+
+def _read_tokenizer(source: _Source) -> Tokenizer:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+        source.name, revision=source.revision, trust_remote_code=False
+    )
+    if not _speaks(tokenizer):
+        # Beside the config of some families (Qwen2) any tokenizer loads as that family's class,
+        # which has no use for a vocabulary of words; the file itself knows better.
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(source.name, revision=source.revision)
+    return tokenizer
 
 
 def _refuse_holes(
@@ -176,6 +198,15 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
             fix="resect score reads it block by block with --stream; or load it with --dtype "
             "bfloat16, or over several GPUs with --device auto",
         )
+    unsafe = _unsafe_weights(Path(checkpoint))
+    if unsafe:
+        return InputError(
+            f"the weights of {checkpoint} are in a format that can run code when it is read",
+            got=unsafe[0],
+            allowed="safetensors",
+            fix="if you trust them: AutoModelForCausalLM.from_pretrained(folder, "
+            "use_safetensors=False).save_pretrained(new), and the tokenizer beside it",
+        )
     if "trust_remote_code" in str(error):
         return InputError(
             f"{checkpoint} needs Python code of its own to load, and resect runs none",
@@ -188,6 +219,14 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
         got=_reason(error),
         fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
     )
+
+
+def _unsafe_weights(folder: Path) -> list[str]:
+    """Return the weights of a folder in formats that are programs, if it has no others."""
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return []
+    patterns = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "*.ckpt")
+    return sorted(path.name for pattern in patterns for path in folder.glob(pattern))
 
 
 def refuse_encoder(config: ModelConfig, checkpoint: str) -> None:
@@ -264,10 +303,17 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _source(text: str) -> _Source:
-    """Tell a folder from a Hub id; nothing is fetched for what looks like a path."""
+def _source(text: str, *, words: bool = False) -> _Source:
+    """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
+
+    An adapter's folder has no model, and may have a tokenizer (`words`).
+    """
     folder = Path(text).expanduser()
     if folder.is_dir():
+        # Beside a config.json too: transformers would put it on the base that it names.
+        if words and (folder / ADAPTER).is_file():
+            return _Source(str(folder), None)
+        refuse_adapter(folder)
         if not (folder / "config.json").is_file():
             raise InputError(
                 f"{text} is not a checkpoint folder",
@@ -335,7 +381,7 @@ def load_tokenizer(checkpoint: str | Path) -> Tokenizer:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    source = _source(str(checkpoint))
+    source = _source(str(checkpoint), words=True)
     # The second reading is for vocabularies of words, see load_model.
     for loader in (AutoTokenizer, PreTrainedTokenizerFast):
         try:

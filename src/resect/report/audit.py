@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,9 @@ from resect.report.page import render
 from resect.report.tables import Column, Table
 from resect.report.words import Sign, cell
 
-Word = Literal["untouched", "touched", "reactivated"]
+Word = Literal["undecided", "untouched", "touched", "reactivated"]
 SIGNS: dict[Word, Sign] = {
+    "undecided": Sign("?", "unsure"),
     "untouched": Sign("✓", "yes"),
     "touched": Sign("!", "unsure"),
     "reactivated": Sign("✗", "no"),
@@ -33,6 +34,8 @@ class Thresholds:
     rise: float
     likelier: float
     enriched: float
+    prompts: int = 0
+    matched: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,25 @@ class Measured:
     after: float | None
     rise: Interval
     n: int
+    prompts: int = 0
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What changed in one tensor that is not prunable."""
+
+    name: str
+    kind: str
+    size: int
+    changed: int
+    relative: float | None
+    rows: int
+    only: str
 
 
 @dataclass(frozen=True)
 class Effects:
-    """What parts of the change do to the loss of harmful answers, in nats a token."""
+    """What parts of the change do to the loss on the target, in nats a token."""
 
     before: float
     whole: Interval
@@ -75,6 +92,8 @@ class Effects:
     matched: tuple[float, ...]
     benign: Interval | None
     n: int
+    beyond: Interval | None = None
+    elsewhere: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,14 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the two sets are called."""
+
+    target: str = "the target"
+    preserve: str = "the preserve set"
+
+
+@dataclass(frozen=True)
 class Audit:
     """An audit as it was written."""
 
@@ -97,6 +124,10 @@ class Audit:
     measured: tuple[Measured, ...]
     effects: Effects | None
     facts: Facts
+    # Absent in audits of 0.1.0.
+    names: Names = field(default_factory=Names)
+    outside: tuple[Outside, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build_audit_report(folder: str | Path) -> Path:
@@ -111,17 +142,20 @@ def build_audit_report(folder: str | Path) -> Path:
     folder = Path(folder)
     refuse_links_out(folder)
     audit = files.read_as(folder / "audit.json", Audit, "audit")
+    verdict = audit.verdict
+    told = replace(audit, verdict=replace(verdict, reasons=(*verdict.reasons, *audit.notes)))
     text = render(
         "audit.html",
-        audit=audit,
+        audit=told,
         sign=SIGNS[audit.verdict.word],
         behaviour=_behaviour(audit.measured),
-        parts=_parts(audit.effects),
+        parts=_parts(audit.effects, audit.names),
         matched=_matched(audit.effects),
         shares=[
             _table("Where the change falls", audit.shares.model),
             _table("By kind of weight", audit.shares.modules),
             _table("By layer", audit.shares.layers),
+            *_outside(audit.outside),
         ],
     )
     files.write_text(folder / "audit.html", text)
@@ -137,31 +171,54 @@ def _behaviour(measured: Sequence[Measured]) -> Table:
             "rise": behaviour.rise.value,
             "low": behaviour.rise.low,
             "high": behaviour.rise.high,
-            "prompts": behaviour.n,
+            "prompts": behaviour.prompts or behaviour.n,
         }
         for behaviour in measured
     ]
     return _table("Before and after, with the paired 95 % interval of the rise", rows)
 
 
-def _parts(effects: Effects | None) -> Table:
+def _parts(effects: Effects | None, names: Names) -> Table:
     changes: dict[str, Interval] = {}
     if effects is not None:
         changes = {
             "the whole change": effects.whole,
-            "the change inside the harm set alone": effects.inside,
+            "the change inside the mask alone": effects.inside,
             "all of the change but that": effects.outside,
         }
         if effects.matched:
             name = f"the change inside one of {len(effects.matched)} matched sets alone, mean"
             changes[name] = Interval(name, statistics.fmean(effects.matched))
+        if effects.beyond is not None:
+            changes[f"the whole change, less that on {names.preserve}"] = effects.beyond
+        if effects.elsewhere is not None:
+            changes["the change outside of the prunable weights alone"] = effects.elsewhere
         if effects.benign is not None:
-            changes["benign answers: the change inside the harm set alone"] = effects.benign
+            changes[f"{names.preserve}: the change inside the mask alone"] = effects.benign
     rows: list[Row] = [
         {"part": part, "change of the loss": change.value, "low": change.low, "high": change.high}
         for part, change in changes.items()
     ]
-    return _table("What parts of the change do to whole harmful answers, in nats a token", rows)
+    title = f"What parts of the change do to the loss on {names.target}, in nats a token"
+    return _table(title, rows)
+
+
+def _outside(outside: Sequence[Outside]) -> list[Table]:
+    """Return the tensors outside of the prunable weights that changed, if there are any."""
+    rows: list[Row] = [
+        {
+            "tensor": row.name,
+            "what it is": row.kind,
+            "values": row.size,
+            "changed": row.changed,
+            "relative size of the change": row.relative,
+            "rows more": row.rows,
+            "there": f"{row.only} tuning alone" if row.only in ("before", "after") else row.only,
+        }
+        for row in outside
+        if row.changed or row.rows or row.only
+    ]
+    return [_table("Changed outside of the prunable weights", rows)] if rows else []
 
 
 def _matched(effects: Effects | None) -> Table:

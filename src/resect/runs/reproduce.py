@@ -25,7 +25,7 @@ from typing import Literal, TypedDict
 from torch import Tensor
 
 from resect import files
-from resect.errors import InputError
+from resect.files.folders import no_run
 from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
@@ -105,11 +105,7 @@ def check_inputs(run: Path) -> list[Compared]:
     """
     refuse_links_out(run)
     if not (run / "manifest.json").is_file():
-        raise InputError(
-            f"{run} holds no finished run",
-            allowed="a folder that `resect run`, `study run`, `sweep` or `demo` wrote",
-            fix="finish it first: resect study run DIR/config.yaml -o DIR --resume",
-        )
+        raise no_run(run)
     now = provenance()
     with files.expecting(run / "manifest.json", "manifest"):
         then = dict(read_json(run / "manifest.json"))
