@@ -190,8 +190,6 @@ def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
     table(f"{of_set}agreement of judges", evaluation.agreement)
     for warning in evaluation.notes:
         note(warning)
-    for line in evaluation.destroyed:
-        say(line)
     say(f"{output}/results.json")
 
 

@@ -130,13 +130,11 @@ class Evaluation:
     Attributes:
         rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
-        destroyed: A line for each variant and probe whose texts are beyond uniform.
         notes: What a reader of the rates must know, in sentences.
     """
 
     rates: list[Rate]
     agreement: list[Row]
-    destroyed: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -201,7 +199,7 @@ def evaluate_model(
         }
         judged = _judge_all(folder, replies, request.judges, provenance)
         vocabulary = loaded.model.config.get_text_config().vocab_size
-        return replace(judged, destroyed=beyond_uniform(replies, vocabulary))
+        return replace(judged, notes=[*judged.notes, *beyond_uniform(replies, vocabulary)])
 
 
 def _settings(request: EvalRequest) -> EvaluationSettings:
