@@ -16,10 +16,10 @@ from resect.cli.show import measuring, note, pin_organism, progress, show_verdic
 def demo(
     output: RunFolder = Path("resect-demo"),
     seed: Annotated[int, typer.Option(help="First seed.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed instead of three.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed instead of five.")] = False,
     jobs: Jobs = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many organisms; 3, or 1 with --quick.")
+        int | None, typer.Option(min=1, help="How many organisms; 5, or 1 with --quick.")
     ] = None,
     study: Annotated[
         list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
@@ -31,13 +31,13 @@ def demo(
     from resect.runs.run import Steps, carry_out
 
     start = time.perf_counter()
-    chosen = range(seed, seed + (seeds or (1 if quick else 3)))
+    chosen = range(seed, seed + (seeds or (1 if quick else 5)))
     workers = jobs or os.cpu_count() or 1
     config = demo_config(tuple(chosen), quick=quick, studies=study)
 
     def train() -> None:
         with progress("training organisms") as update:
-            build_organisms(chosen, quick=quick, jobs=workers, on_progress=update)
+            build_organisms(chosen, jobs=workers, on_progress=update)
         note(f"organisms ready after {time.perf_counter() - start:.0f} s")
 
     carry_out(

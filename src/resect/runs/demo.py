@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from resect.errors import unknown_name
 from resect.organism import Order, Recipe, build_many, organism_root
@@ -16,26 +15,14 @@ PREFILL_TOKENS = 3
 PERMUTATIONS = 19
 
 
-# Other sizes, for two of the studies: half the depth, and three quarters of the width.
-SIZES = {
-    "shallow": replace(Recipe(), layers=2),
-    "narrow": replace(Recipe(), hidden=96, heads=3, feed_forward=288),
-}
-
-
 def build_organisms(
     seeds: Sequence[int],
     *,
-    quick: bool,
     jobs: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Train the stages of all seeds and sizes, or find them in the cache."""
+    """Train the stages of all seeds, or find them in the cache."""
     orders = [Order(seed, STAGES) for seed in seeds]
-    if not quick:
-        orders += [
-            Order(seed, ("base", "aligned"), size) for size in SIZES.values() for seed in seeds
-        ]
     report = on_progress or (lambda _done, _total: None)
     build_many(orders, jobs=jobs, on_progress=lambda _label, done, total: report(done, total))
 
@@ -62,7 +49,7 @@ def demo_config(
         "name": "model organism",
         "quick": quick,
         "seeds": list(seeds),
-        "models": _models(quick=quick),
+        "models": _models(),
         "subject": "aligned",
         "data": {name: f"{root}/data/{file}.jsonl" for name, file in SETS.items()},
         "targets": _targets(),
@@ -91,14 +78,9 @@ def demo_config(
     return parse_config(values, "the demonstration's configuration")
 
 
-def _models(*, quick: bool) -> dict[str, str]:
-    """Return role to place: every stage, and `aligned` and `base` of other sizes in a full run."""
-    folder = "{root}/seed-{{seed}}/{stage}"
-    places = {stage: folder.format(root=organism_root(Recipe()), stage=stage) for stage in STAGES}
-    for name, size in {} if quick else SIZES.items():
-        for stage in ("base", "aligned"):
-            places[f"{name}_{stage}"] = folder.format(root=organism_root(size), stage=stage)
-    return places
+def _models() -> dict[str, str]:
+    """Return role to place: every stage."""
+    return {stage: f"{organism_root(Recipe())}/seed-{{seed}}/{stage}" for stage in STAGES}
 
 
 # Name under `data` to the organism's file.
@@ -169,7 +151,6 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
         },
         "compression": {
             "others": ["rehearsed", "dpo"],
-            "pairs": [[f"{name}_aligned", f"{name}_base"] for name in SIZES],
             "second": source,
         },
         "jailbreak": {
@@ -183,15 +164,14 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
         "stability": {
             "paraphrases": ["reworded"],
             "roles": ["dpo", "rehearsed"],
-            "models": [f"{name}_aligned" for name in SIZES],
         },
         "frontier": {"methods": [source, twin]},
     }
     if quick:
-        sections["compression"] |= {"others": [], "pairs": [], "fractions": [5e-4, 2e-3, 4e-3]}
+        sections["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
         sections["specificity"] |= {"fractions": [2e-3, 4e-3, 1e-2], "permuted_fractions": [2e-3]}
         sections["emergent"] = {"steps": [4, 8, 16]}
         sections["relearning"] = {"examples": [4, 64], "steps": [2, 10]}
-        sections["stability"] |= {"roles": [], "models": [], "sizes": [8, 128]}
+        sections["stability"] |= {"roles": [], "sizes": [8, 128]}
         sections["frontier"] |= {"protected": [0.01], "methods": [source, twin]}
     return sections
