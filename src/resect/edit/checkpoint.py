@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
+from resect.edit.layouts import carried_to_files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
-from resect.model.files import weight_files
+from resect.model.files import entries, weight_files
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor
 
@@ -86,8 +87,11 @@ def prune_checkpoint(
         raise InputError("alpha is no number to multiply by", got=str(alpha), allowed="0, 0.5, ...")
     forced = [forced_in(mask.meta), forced_of(source)]
 
+    files.refuse_full_folder(Path(target))
+    in_files = _in_files(Path(source), mask)
+
     def cut(name: str, tensor: Tensor) -> Tensor:
-        fitting = fitted(Mask({name: mask.tensors[name]}, {}), {name: tensor}, force=force)
+        fitting = fitted(Mask({name: in_files.tensors[name]}, {}), {name: tensor}, force=force)
         forced.append(forced_in(fitting.meta))
         entry = fitting.tensors[name]
         changed = tensor.clone()
@@ -107,7 +111,7 @@ def prune_checkpoint(
         }
         return {**written, **files.provenance()}
 
-    return _rewrite(Path(source), mask, Path(target), cut, record, extra or {})
+    return _rewrite(Path(source), in_files, Path(target), cut, record, extra or {})
 
 
 def cut_record(checkpoint: str | Path) -> CutRecord | None:
@@ -170,8 +174,11 @@ def restore_checkpoint(
         refuse("the folder was cut by force, so the mask lacks its values", forced_in(pruned))
     alpha = float(pruned.get("alpha", 0.0))
 
+    files.refuse_full_folder(Path(target))
+    in_files = _in_files(Path(source), mask)
+
     def mend(name: str, tensor: Tensor) -> Tensor:
-        entry = mask.tensors[name]
+        entry = in_files.tensors[name]
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
         uncut = changed.view(-1)[entry.index] != entry.value * alpha
@@ -188,7 +195,7 @@ def restore_checkpoint(
         # A folder that was cut twice and restored once has been cut once.
         return pruned.get("before")
 
-    return _rewrite(Path(source), mask, Path(target), mend, record, extra or {})
+    return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
 
 
 _FIX = "use the mask that this folder was cut with"
@@ -213,9 +220,7 @@ def _rewrite(
     extra: Mapping[str, str | None],
 ) -> dict[str, int]:
     shards = weight_files(source)
-    files.refuse_full_folder(target)
     masked = {name for name, entry in mask.tensors.items() if entry.index.numel()}
-    names = _names_on_disk(shards, masked, mask)
     with files.atomic_folder(target) as folder:
         for path in source.iterdir():
             if path in shards or path.name in {*extra, RECORD} or path.name.endswith(".part"):
@@ -224,7 +229,7 @@ def _rewrite(
                 refuse_link_out(path, source)
                 shutil.copy2(path, folder / path.name)
         for path in shards:
-            _rewrite_file(path, folder / path.name, names, change)
+            _rewrite_file(path, folder / path.name, masked, change)
         for name, text in extra.items():
             if text is not None:
                 files.write_text(folder / name, text)
@@ -234,32 +239,39 @@ def _rewrite(
     return {"weights": mask.count, "tensors": len(masked)}
 
 
-def _names_on_disk(shards: list[Path], masked: set[str], mask: Mask) -> dict[str, str]:
-    """Return name on disk to name in the mask.
+def _in_files(source: Path, mask: Mask) -> Mask:
+    """Return a mask by the names and shapes of the tensors in a folder.
 
-    Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped model.
+    Raises:
+        InputError: The folder has no safetensors weights, or they are not readable.
+        MismatchError: A masked tensor is not there.
     """
-    on_disk = set()
-    for path in shards:
-        try:
-            with safe_open(path, framework="pt") as file:
-                on_disk |= set(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not readable", got=str(error)) from error
+    tensors = entries(weight_files(source))
+    masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
     names = {}
-    for name in masked:
-        short = name.partition(".")[2]
-        if name not in on_disk and short not in on_disk:
-            mask.check(name, None)
-        names[name if name in on_disk else short] = name
-    return names
+    for name, entry in masked.items():
+        # Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped
+        # model.
+        for candidate in (name, name.partition(".")[2]):
+            if candidate in tensors and tensors[candidate].shape == entry.shape:
+                names[name] = candidate
+                break
+    if len(names) == len(masked):
+        return Mask({names[name]: entry for name, entry in masked.items()}, mask.meta)
+    lacking = next(name for name in masked if name not in names)
+    if lacking in tensors or not (source / "config.json").is_file():
+        return Mask(masked, mask.meta)
+    return carried_to_files(mask, source, tensors)
 
 
-def _rewrite_file(source: Path, target: Path, names: dict[str, str], change: Change) -> None:
-    with safe_open(source, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {}
-        for name in list(file.keys()):  # safe_open has keys(), but is no mapping
-            tensor = file.get_tensor(name)
-            tensors[name] = change(names[name], tensor) if name in names else tensor
+def _rewrite_file(source: Path, target: Path, names: set[str], change: Change) -> None:
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {}
+            for name in list(file.keys()):  # safe_open has keys(), but is no mapping
+                tensor = file.get_tensor(name)
+                tensors[name] = change(name, tensor) if name in names else tensor
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{source} is not readable", got=str(error)) from error
     save_file(tensors, target, metadata)

@@ -8,7 +8,7 @@ Where a checkpoint tensor lies in a parameter is what `resect.model.places` says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.files import Entry, entries, read_into, weight_files
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
-from resect.model.places import checkpoint_places
+from resect.model.places import Layouts, Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.records import CausalModel, ModelConfig, Tokenizer
 
@@ -51,8 +51,7 @@ class Shelf:
         self.tokenizer = tokenizer
         self._device = device
         self._files = entries(weight_files(folder))
-        names = [name for name, _ in model.named_parameters()]
-        self._places = checkpoint_places(dict(model.named_modules())[""], names)
+        self._found = _found(model, self._files)
         _without_storage(model, device)
         self.blocks = blocks(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -91,19 +90,35 @@ class Shelf:
             self._read_into(name, parameter)
 
     def _read_into(self, name: str, tensor: Tensor) -> None:
-        for place in self._places[name]:
-            read_into(self._entry(place.name), place.view(tensor))
+        for place in self._found[name]:
+            read_into(self._files[place.name], place.view(tensor))
 
-    def _entry(self, name: str) -> Entry:
-        # Old checkpoints lack the prefix of the wrapped model, as in `resect.edit.checkpoint`.
-        entry = self._files.get(name) or self._files.get(name.partition(".")[2])
-        if entry is None:
+
+def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Place]]:
+    """Return for each parameter where the tensors of the files lie in it.
+
+    Raises:
+        InputError: A parameter is not filled by them.
+        CoverageError: A weight on disk has no place of its own in a parameter.
+    """
+    module = dict(model.named_modules())[""]
+    layouts = Layouts(module)
+    found: dict[str, dict[int, Place]] = {}
+    for name, entry in files.items():
+        place = layouts.find(name, entry.shape)
+        if place is not None:
+            found.setdefault(place.parameter, {})[place.offset] = place
+    for name, parameter in model.named_parameters():
+        places = found.get(name, {}).values()
+        if sum(place.size for place in places) != parameter.numel():
+            expected = [place.name for place in checkpoint_places(module, [name])[name]]
+            lacking = [each for each in expected if each not in files] or [name]
             raise InputError(
                 "the checkpoint lacks a weight of its model",
-                got=f"no {name}",
+                got=f"no {lacking[0]}",
                 fix="save the model with save_pretrained",
             )
-        return entry
+    return {name: list(places.values()) for name, places in found.items()}
 
 
 def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
