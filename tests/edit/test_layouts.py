@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tests import tiny
 from torch import Tensor
 
+import tiny
 from resect.edit import prune_checkpoint, removed, restore_checkpoint
 from resect.model import find_prunable, load_model, prunable_tensors
 from resect.model.files import entries, weight_files

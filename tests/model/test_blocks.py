@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from tests import tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as TYPES
 
+import tiny
 from resect.errors import CoverageError, InputError
 from resect.model import find_prunable
 
@@ -23,6 +23,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 32},
     "nemotron": {"num_key_value_heads": 8},
     "reformer": {"is_decoder": True},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "doge": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_group": 2, "topk_group": 1, "n_shared_experts": 1},
     "gemma4_text": {

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypedDict, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,7 +25,7 @@ from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
 from resect.model.files import entries, weight_files
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
-from resect.weights.mask import Mask, MaskTensor
+from resect.weights.mask import Mask, MaskTensor, same_bits
 
 Change = Callable[[str, Tensor], Tensor]
 # Called last, when all tensors are done; None for no record.
@@ -44,6 +45,8 @@ class CutRecord(TypedDict, total=False):
         forced: What was forced; "" for nothing.
         before: The record of the source, if that had been cut before.
         restored: Hash of the mask that it was restored with.
+        rounded: The mask holds the values of the folder rounded to another dtype, so it cannot
+            bring them back; missing where it can.
     """
 
     mask: str
@@ -54,6 +57,7 @@ class CutRecord(TypedDict, total=False):
     forced: str
     before: CutRecord | None
     restored: str
+    rounded: bool
 
 
 def prune_checkpoint(
@@ -86,6 +90,7 @@ def prune_checkpoint(
     if not math.isfinite(alpha):
         raise InputError("alpha is no number to multiply by", got=str(alpha), allowed="0, 0.5, ...")
     forced = [forced_in(mask.meta), forced_of(source)]
+    rounded: list[bool] = []
 
     files.refuse_full_folder(Path(target))
     in_files = _in_files(Path(source), mask)
@@ -93,10 +98,17 @@ def prune_checkpoint(
     def cut(name: str, tensor: Tensor) -> Tensor:
         fitting = fitted(Mask({name: in_files.tensors[name]}, {}), {name: tensor}, force=force)
         forced.append(forced_in(fitting.meta))
-        entry = fitting.tensors[name]
+        index = fitting.tensors[name].index
+        error = _rounding(name, fitting.tensors[name], tensor)
+        if error is not None:
+            if not force:
+                raise forceable(error)
+            forced.append(one_line(error))
+        original = tensor.view(-1)[index]
+        kept = same_bits(fitting.tensors[name].value.to(tensor.dtype), original)
+        rounded.append(not bool((kept | original.isnan()).all()))
         changed = tensor.clone()
-        # The product is taken in the weights' own dtype, as `removed` does in memory.
-        changed.view(-1)[entry.index] = entry.value * alpha if alpha else 0.0
+        changed.view(-1)[index] = _cut_to(original, alpha)
         return changed
 
     def record() -> Mapping[str, object]:
@@ -109,6 +121,8 @@ def prune_checkpoint(
             "forced": all_forced(*forced),
             "before": cut_record(source),
         }
+        if any(rounded):
+            written["rounded"] = True
         return {**written, **files.provenance()}
 
     return _rewrite(Path(source), in_files, Path(target), cut, record, extra or {})
@@ -156,7 +170,7 @@ def restore_checkpoint(
 
     Raises:
         InputError: The source has no safetensors weights, or the target is not empty.
-        MismatchError: A tensor is missing or has another shape or dtype than in the mask, the
+        MismatchError: A tensor is missing or has another shape than in the mask, the
             folder was cut with another mask or by force, or a masked weight is not as it was cut.
     """
     pruned = cut_record(source) or {}
@@ -172,6 +186,11 @@ def restore_checkpoint(
         refuse("the folder was cut with another mask", str(pruned["mask"]), mask.hash)
     elif forced_in(pruned):
         refuse("the folder was cut by force, so the mask lacks its values", forced_in(pruned))
+    if pruned.get("rounded"):
+        refuse(
+            "the mask was made in another dtype than the folder has, and holds rounded values",
+            "values that do not bring every bit back",
+        )
     alpha = float(pruned.get("alpha", 0.0))
 
     files.refuse_full_folder(Path(target))
@@ -181,11 +200,14 @@ def restore_checkpoint(
         entry = in_files.tensors[name]
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
-        uncut = changed.view(-1)[entry.index] != entry.value * alpha
-        if uncut.any():
+        value = entry.value.to(tensor.dtype)
+        expected, actual = _cut_to(value, alpha), changed.view(-1)[entry.index]
+        uncut = ~(same_bits(expected, actual) | (expected.isnan() & actual.isnan()))
+        # What rounds otherwise was cut from what the mask does not hold.
+        if uncut.any() and not pruned.get("rounded"):
             index = int(entry.index[uncut][0])
             refuse(f"{name} is not as this mask cuts it", f"another value at flat index {index}")
-        changed.view(-1)[entry.index] = entry.value
+        changed.view(-1)[entry.index] = value
         return changed
 
     def record() -> Mapping[str, object] | None:
@@ -198,15 +220,35 @@ def restore_checkpoint(
     return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
 
 
+def _rounding(name: str, entry: MaskTensor, tensor: Tensor) -> MismatchError | None:
+    """Tell a folder of rounded copies from one that was scored in a wider dtype."""
+    back = entry.value.to(tensor.dtype).to(entry.value.dtype)
+    exact = bool((same_bits(back, entry.value) | entry.value.isnan()).all())
+    if exact or torch.promote_types(tensor.dtype, entry.value.dtype) != entry.value.dtype:
+        return None
+    return MismatchError(
+        f"{name} has another dtype than in the mask, which holds more digits",
+        got=str(tensor.dtype),
+        allowed=str(entry.value.dtype),
+        fix="use the checkpoint that the mask was made from, and not a rounded copy",
+    )
+
+
+def _cut_to(values: Tensor, alpha: float) -> Tensor:
+    """Return what stands in place of values [k]; inf and NaN are removed as other values are."""
+    # The product is taken in the weights' own dtype, as `removed` does in memory.
+    return values * alpha if alpha else torch.zeros_like(values)
+
+
 _FIX = "use the mask that this folder was cut with"
 
 
 def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
-    if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.value.dtype:
+    if tuple(tensor.shape) != entry.shape:
         raise MismatchError(
             f"{name} does not fit the mask",
-            got=f"{tuple(tensor.shape)} {tensor.dtype}",
-            allowed=f"{entry.shape} {entry.value.dtype}",
+            got=str(tuple(tensor.shape)),
+            allowed=str(entry.shape),
             fix=_FIX,
         )
 

@@ -18,9 +18,17 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.files import Entry, entries, read_into, weight_files
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
-from resect.model.places import Layouts, Place, checkpoint_places
+from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
-from resect.records import CausalModel, ModelConfig, Tokenizer
+from resect.model.stored import (
+    NOTE,
+    Stored,
+    dtype_asked_for,
+    dtype_of,
+    name_rounding,
+    places_of_files,
+)
+from resect.records import CausalModel, Tokenizer
 
 
 class Shelf:
@@ -50,6 +58,7 @@ class Shelf:
         self.model = model
         self.tokenizer = tokenizer
         self._device = device
+        self._folder = folder
         self._files = entries(weight_files(folder))
         self._found = _found(model, self._files)
         _without_storage(model, device)
@@ -74,12 +83,16 @@ class Shelf:
 
     def fingerprint(self) -> str:
         """Return what `model_fingerprint` returns of the model when it is wholly in memory."""
-        return fingerprint_of(self._each())
+        asked = dtype_asked_for(self._folder, self._files)
+        fingerprint = fingerprint_of(self._each(asked))
+        # What masks are made of these scores takes its values from the files.
+        vars(self.model)[NOTE] = Stored(self._files, self._found, fingerprint, fingerprint)
+        return fingerprint
 
-    def _each(self) -> Iterator[tuple[str, Tensor]]:
+    def _each(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.model.named_parameters():
             # A tensor of its own, because a storage that numpy has seen cannot be resized any more.
-            apart = torch.empty(parameter.shape, dtype=parameter.dtype)
+            apart = torch.empty(parameter.shape, dtype=dtype)
             self._read_into(name, apart)
             yield name, apart
 
@@ -102,15 +115,9 @@ def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Pla
         CoverageError: A weight on disk has no place of its own in a parameter.
     """
     module = dict(model.named_modules())[""]
-    layouts = Layouts(module)
-    found: dict[str, dict[int, Place]] = {}
-    for name, entry in files.items():
-        place = layouts.find(name, entry.shape)
-        if place is not None:
-            found.setdefault(place.parameter, {})[place.offset] = place
+    found = places_of_files(module, files)
     for name, parameter in model.named_parameters():
-        places = found.get(name, {}).values()
-        if sum(place.size for place in places) != parameter.numel():
+        if sum(place.size for place in found.get(name, [])) != parameter.numel():
             expected = [place.name for place in checkpoint_places(module, [name])[name]]
             lacking = [each for each in expected if each not in files] or [name]
             raise InputError(
@@ -118,7 +125,7 @@ def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Pla
                 got=f"no {lacking[0]}",
                 fix="save the model with save_pretrained",
             )
-    return {name: list(places.values()) for name, places in found.items()}
+    return found
 
 
 def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
@@ -142,7 +149,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        chosen = DTYPES[dtype] if dtype else _dtype_of(config, files)
+        chosen = DTYPES[dtype] if dtype else dtype_of(config, files)
         # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
         with returned(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=chosen)
@@ -152,19 +159,13 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
             got=str(error).strip().splitlines()[0],
         ) from error
     refuse_encoder(config, str(folder))
+    if dtype:
+        name_rounding(files, chosen)
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(folder)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
-
-
-def _dtype_of(config: ModelConfig, files: dict[str, Entry]) -> torch.dtype:
-    """Return the dtype that loading would choose: of the configuration, else of the weights."""
-    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if isinstance(named, torch.dtype) or not files:
-        return named or torch.float32
-    return next(iter(files.values())).dtype
 
 
 def _without_storage(model: CausalModel, device: torch.device) -> None:
