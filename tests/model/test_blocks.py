@@ -33,7 +33,10 @@ SIDES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 8,
     },
 }
-FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+FAULTS = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError,
+    NotImplementedError, StrictDataclassClassValidationError,
+)  # fmt: skip
 # Of the pinned version; they need another package, or sides that only their checkpoints name.
 UNBUILT = {
     "cohere_compass_text", "dbrx", "gemma3n", "gemma4_assistant", "gemma4_unified_assistant",
@@ -48,7 +51,7 @@ def empty(model_type: str) -> Any:
             config = AutoConfig.for_model(model_type, **SIDES.get(model_type, {}), **layers)
             with torch.device("meta"):
                 return AutoModelForCausalLM.from_config(config)
-        except (*FAULTS, StrictDataclassClassValidationError):
+        except FAULTS:
             if not layers:
                 raise
     return None
