@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from resect.model.files import Entry
 from resect.model.places import Layouts, Place
+from resect.model.prunable import find_prunable
 from resect.model.shapes import empty_model
+from resect.records import CausalModel
 from resect.weights.mask import Mask, MaskTensor
 
 
@@ -78,12 +79,27 @@ def carried_to_files(mask: Mask, folder: Path, tensors: Mapping[str, Entry]) -> 
         InputError: The folder has no configuration of a causal LM.
         MismatchError: A masked tensor is none of the model's, or not in the files.
     """
-    layouts = Layouts(empty_model(str(folder)))
+    layouts = Layouts(dict(empty_model(str(folder)).named_modules())[""])
     places = [layouts.find(name, entry.shape) for name, entry in tensors.items()]
     return carried(mask, layouts, [place for place in places if place is not None])
 
 
-def carried_to_model(mask: Mask, model: nn.Module, targets: Iterable[Place]) -> Mask:
+def in_model(mask: Mask, model: CausalModel) -> Mask:
+    """Return a mask in the tensors that a model is scored and cut by.
+
+    Args:
+        mask: The mask, in any layout of the model; older ones may name all experts of a layer
+            together.
+        model: The model.
+
+    Raises:
+        MismatchError: Some of its tensors are the model's and others are not.
+    """
+    targets = [place for weight in find_prunable(model).weights for place in weight.places]
+    return carried_to_model(mask, model, targets)
+
+
+def carried_to_model(mask: Mask, model: CausalModel, targets: Iterable[Place]) -> Mask:
     """Return a mask in the tensors of a model, which may be those it names already.
 
     Args:
@@ -98,4 +114,4 @@ def carried_to_model(mask: Mask, model: nn.Module, targets: Iterable[Place]) -> 
     names = {place.name for place in targets}
     if all(name in names for name, entry in mask.tensors.items() if entry.index.numel()):
         return mask
-    return carried(mask, Layouts(model), targets)
+    return carried(mask, Layouts(dict(model.named_modules())[""]), targets)

@@ -116,9 +116,9 @@ class ResectWorkerExtension:
             path: A patch file that every worker can read.
 
         Raises:
-            RuntimeError: This vLLM has no checkpoint weight patches, or has packed its weights after
-                loading, as it does on CPUs; nothing was changed. A patch is not transactional: apply
-                the revert patch after any other error.
+            RuntimeError: This vLLM has no checkpoint weight patches, or has packed its weights
+                after loading, as it does on CPUs; nothing was changed. A patch is not
+                transactional: apply the revert patch after any other error.
             ValueError: The file is no patch.
         """
         patch = read_patch(path)
@@ -158,8 +158,8 @@ class ResectWorkerExtension:
 
 
 PACKED = (
-    "this vLLM has packed the weights after loading, as it does on CPUs, so they cannot be patched in "
-    "place; serve the folder that `resect prune` writes, or serve on a GPU"
+    "this vLLM has packed the weights after loading, as it does on CPUs, so they cannot be patched "
+    "in place; serve the folder that `resect prune` writes, or serve on a GPU"
 )
 
 
