@@ -58,7 +58,6 @@ def draw_random(
     force: Force = False,
 ) -> None:
     """Draw a control: as many weights in every tensor, at random."""
-    from resect.edit.layouts import in_model
     from resect.model import (
         load_model,
         model_fingerprint,
@@ -73,7 +72,7 @@ def draw_random(
     loaded = load_model(model)
     weights = prunable_tensors(loaded.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
-    mask = fitted(in_model(Mask.load(file), loaded.model), weights, prints, force=force)
+    mask = fitted(Mask.load(file), weights, prints, force=force)
     control = draw(mask, weights, label=f"cli/{matched}", seed=seed)
     control.save(output)
     say(f"{output}: {control.count:,} weights")

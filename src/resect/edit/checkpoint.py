@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -96,19 +96,12 @@ def prune_checkpoint(
     in_files = _in_files(Path(source), mask)
 
     def cut(name: str, tensor: Tensor) -> Tensor:
-        fitting = fitted(Mask({name: in_files.tensors[name]}, {}), {name: tensor}, force=force)
-        forced.append(forced_in(fitting.meta))
-        index = fitting.tensors[name].index
-        error = _rounding(name, fitting.tensors[name], tensor)
-        if error is not None:
-            if not force:
-                raise forceable(error)
-            forced.append(one_line(error))
-        original = tensor.view(-1)[index]
-        kept = same_bits(fitting.tensors[name].value.to(tensor.dtype), original)
-        rounded.append(not bool((kept | original.isnan()).all()))
+        checked = _checked(name, in_files.tensors[name], tensor, force=force)
+        forced.append(checked.forced)
+        rounded.append(checked.rounded)
+        index = in_files.tensors[name].index
         changed = tensor.clone()
-        changed.view(-1)[index] = _cut_to(original, alpha)
+        changed.view(-1)[index] = _cut_to(tensor.view(-1)[index], alpha)
         return changed
 
     def record() -> Mapping[str, object]:
@@ -176,22 +169,14 @@ def restore_checkpoint(
     pruned = cut_record(source) or {}
     forced = [forced_in(pruned)]
 
-    def refuse(what: str, got: str, allowed: str = "") -> None:
-        error = MismatchError(what, got=got, allowed=allowed, fix=_FIX)
+    def refuse(error: MismatchError) -> None:
         if not force:
             raise forceable(error)
         forced.append(one_line(error))
 
-    if pruned.get("mask", mask.hash) != mask.hash:
-        refuse("the folder was cut with another mask", str(pruned["mask"]), mask.hash)
-    elif forced_in(pruned):
-        refuse("the folder was cut by force, so the mask lacks its values", forced_in(pruned))
-    if pruned.get("rounded"):
-        refuse(
-            "the mask was made in another dtype than the folder has, and holds rounded values",
-            "values that do not bring every bit back",
-        )
-    alpha = float(pruned.get("alpha", 0.0))
+    for objection in _objections(pruned, mask):
+        refuse(objection)
+    alpha, rounded = float(pruned.get("alpha", 0.0)), pruned.get("rounded", False)
 
     files.refuse_full_folder(Path(target))
     in_files = _in_files(Path(source), mask)
@@ -201,12 +186,10 @@ def restore_checkpoint(
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
         value = entry.value.to(tensor.dtype)
-        expected, actual = _cut_to(value, alpha), changed.view(-1)[entry.index]
-        uncut = ~(same_bits(expected, actual) | (expected.isnan() & actual.isnan()))
-        # What rounds otherwise was cut from what the mask does not hold.
-        if uncut.any() and not pruned.get("rounded"):
+        uncut = ~_same(_cut_to(value, alpha), changed.view(-1)[entry.index])
+        if uncut.any() and not rounded:  # else the mask does not hold what was cut
             index = int(entry.index[uncut][0])
-            refuse(f"{name} is not as this mask cuts it", f"another value at flat index {index}")
+            refuse(_uncut(name, index))
         changed.view(-1)[entry.index] = value
         return changed
 
@@ -218,6 +201,33 @@ def restore_checkpoint(
         return pruned.get("before")
 
     return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
+
+
+class _Checked(NamedTuple):
+    """What a tensor has to do with its entry in a mask: what was forced, and what was rounded."""
+
+    forced: str
+    rounded: bool
+
+
+def _checked(name: str, entry: MaskTensor, tensor: Tensor, *, force: bool) -> _Checked:
+    """Refuse a tensor that the mask was not made from, or say what is forced.
+
+    Raises:
+        MismatchError: It does not fit, and that is not forced or cannot be.
+    """
+    fitting = fitted(Mask({name: entry}, {}), {name: tensor}, force=force)
+    value = fitting.tensors[name].value
+    error = _rounding(name, fitting.tensors[name], tensor)
+    if error is not None and not force:
+        raise forceable(error)
+    same = _same(value.to(tensor.dtype), tensor.view(-1)[entry.index])
+    forced = all_forced(forced_in(fitting.meta), "" if error is None else one_line(error))
+    return _Checked(forced, not bool(same.all()))
+
+
+def _same(values: Tensor, expected: Tensor) -> Tensor:
+    return same_bits(values, expected) | (values.isnan() & expected.isnan())
 
 
 def _rounding(name: str, entry: MaskTensor, tensor: Tensor) -> MismatchError | None:
@@ -232,6 +242,28 @@ def _rounding(name: str, entry: MaskTensor, tensor: Tensor) -> MismatchError | N
         allowed=str(entry.value.dtype),
         fix="use the checkpoint that the mask was made from, and not a rounded copy",
     )
+
+
+def _uncut(name: str, index: int) -> MismatchError:
+    got = f"another value at flat index {index}"
+    return MismatchError(f"{name} is not as this mask cuts it", got=got, fix=_FIX)
+
+
+def _objections(pruned: CutRecord, mask: Mask) -> Iterator[MismatchError]:
+    """Yield why a folder with this record cannot be restored with a mask."""
+    if pruned.get("mask", mask.hash) != mask.hash:
+        got = str(pruned["mask"])
+        what = "the folder was cut with another mask"
+        yield MismatchError(what, got=got, allowed=mask.hash, fix=_FIX)
+    elif forced_in(pruned):
+        what = "the folder was cut by force, so the mask lacks its values"
+        yield MismatchError(what, got=forced_in(pruned), fix=_FIX)
+    if pruned.get("rounded"):
+        yield MismatchError(
+            "the mask holds rounded values",
+            got="values of another dtype than the folder has",
+            fix="take the folder that was cut, or score it again for a mask with its own values",
+        )
 
 
 def _cut_to(values: Tensor, alpha: float) -> Tensor:

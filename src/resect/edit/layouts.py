@@ -36,14 +36,14 @@ def carried(mask: Mask, layouts: Layouts, targets: Iterable[Place]) -> Mask:
         wanted.setdefault(place.parameter, []).append(place)
     pieces: dict[str, list[MaskTensor]] = {}
     for name, entry in mask.tensors.items():
-        place = layouts.find(name, entry.shape)
-        if place is None or place.parameter not in wanted:
+        source = layouts.find(name, entry.shape)
+        if source is None or source.parameter not in wanted:
             if entry.index.numel():
                 mask.check(name, None)
             continue
-        offsets = place.offsets(entry.index)
+        offsets = source.offsets(entry.index)
         missing = torch.ones(len(offsets), dtype=torch.bool)
-        for target in wanted[place.parameter]:
+        for target in wanted[source.parameter]:
             index = target.indices(offsets)
             inside = index >= 0
             missing &= ~inside
@@ -80,8 +80,8 @@ def carried_to_files(mask: Mask, folder: Path, tensors: Mapping[str, Entry]) -> 
         MismatchError: A masked tensor is none of the model's, or not in the files.
     """
     layouts = Layouts(dict(empty_model(str(folder)).named_modules())[""])
-    places = [layouts.find(name, entry.shape) for name, entry in tensors.items()]
-    return carried(mask, layouts, [place for place in places if place is not None])
+    found = [layouts.find(name, entry.shape) for name, entry in tensors.items()]
+    return carried(mask, layouts, [place for place in found if place is not None])
 
 
 def in_model(mask: Mask, model: CausalModel) -> Mask:

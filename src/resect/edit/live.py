@@ -14,9 +14,8 @@ from torch import Tensor
 
 from resect.edit.layouts import carried_to_model
 from resect.errors import InputError
-from resect.machine.processes import is_sharded
 from resect.model.places import Place
-from resect.model.prunable import find_prunable
+from resect.model.prunable import find_prunable, out_of_reach
 from resect.records import CausalModel
 from resect.weights.mask import Mask, places_in
 
@@ -130,11 +129,7 @@ def _refuse_out_of_reach(parameters: Mapping[str, Tensor]) -> None:
         InputError: There is one.
     """
     for name, parameter in parameters.items():
-        where = ""
-        if is_sharded(parameter):
-            where = "a part in each process (FSDP2 or tensor parallelism)"
-        elif parameter.is_meta:
-            where = "on the meta device, which is offloaded"
+        where = out_of_reach(parameter)
         if where:
             raise InputError(
                 "single weights cannot be cut out of a model that is not wholly in memory",

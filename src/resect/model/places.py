@@ -190,7 +190,7 @@ class Layouts:
 
         self._renamings = [
             change
-            for change in get_model_conversion_mapping(model)  # type: ignore[arg-type]
+            for change in get_model_conversion_mapping(model)
             if isinstance(change, WeightRenaming)
         ]
         self._prefix = f"{getattr(model, 'base_model_prefix', '')}."

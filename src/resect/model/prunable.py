@@ -261,6 +261,13 @@ def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: b
         )
 
 
+def out_of_reach(parameter: Tensor) -> str:
+    """Return where a parameter is if this process does not hold it whole, else ""."""
+    if is_sharded(parameter):
+        return "a part in each process (FSDP2 or tensor parallelism)"
+    return "on the meta device, which is offloaded" if parameter.is_meta else ""
+
+
 def _tied(model: nn.Module) -> set[int]:
     """Return ids of parameters that stand in the model under two names."""
     counts = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))

@@ -32,7 +32,7 @@ class Named(NamedTuple):
     tensor: Tensor
 
 
-Fingerprint = Callable[[Iterable[tuple[str, Tensor]]], str]
+Fingerprint = Callable[[Iterable[Named]], str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def note_files(
         for name, parameter in parameters.items()
     ):
         return
-    loaded = expected = fingerprint(parameters.items())
+    loaded = expected = fingerprint(Named(*item) for item in parameters.items())
     if chosen is not None and chosen != asked:
         name_rounding(files, chosen)
         expected = fingerprint(_read(parameters, files, inside, asked))
