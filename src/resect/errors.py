@@ -58,6 +58,20 @@ def unknown_name(family: str, name: str, names: list[str]) -> InputError:
     )
 
 
+def not_finite(numbers: str) -> InputError:
+    """Return the error for numbers of a model that overflowed, in every command the same.
+
+    Args:
+        numbers: What they are and the verb: `the loss of example 'a' is`.
+    """
+    return InputError(
+        f"{numbers} not finite",
+        got="NaN or inf",
+        fix="use the model in bfloat16 or float32, whose range is wider than that of float16; "
+        "if it is in one of them, look for broken weights or odd examples",
+    )
+
+
 def nearest(name: str, names: list[str] | tuple[str, ...]) -> str:
     """Return the next step for a misspelt name, "" if none of `names` is near."""
     near = difflib.get_close_matches(name, names, n=1)

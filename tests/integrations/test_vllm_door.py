@@ -230,6 +230,36 @@ def test_a_worker_may_lack_the_layers_of_a_patch_but_not_all_may(tmp_path: Path)
         switch(llm, path)
 
 
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("left", ["nothing", "no loader", "late"])
+def test_weights_that_were_packed_after_loading_are_one_message(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.build("llama")
+    path = tmp_path / "p.safetensors"
+    write_patch(tiny.cut(model, 0.1), path)
+    llm = LLM(snapshot(prunable_tensors(model)))
+    for worker in llm.workers:
+        served_model = worker.model_runner.model
+        layer = nn.Linear(2, 2)
+        vars(layer)["quant_method"] = object()
+        if left == "nothing":
+            layer.weight = nn.Parameter(torch.empty(0))
+        elif left == "late":
+            vars(layer.weight)["weight_loader"] = object()
+
+            def fail(_weights: object) -> set[str]:
+                raise AttributeError("'Parameter' object has no attribute 'weight_loader'")
+
+            monkeypatch.setattr(served_model, "load_weights", fail)
+        served_model.o_proj = layer
+    before = [snapshot(held) for held in llm.held()]
+    with pytest.raises(RuntimeError, match=r"packed the weights.*resect prune"):
+        switch(llm, path)
+    for held, kept in zip(llm.held(), before, strict=True):
+        assert all(torch.equal(held[name], kept[name]) for name in kept)
+
+
 def test_the_extension_keeps_to_what_vllm_mixes_in() -> None:
     """vLLM refuses an extension one of whose attributes its worker has already."""
     names = {name for name in dir(ResectWorkerExtension) if not name.startswith("__")}

@@ -91,7 +91,8 @@ def wrong(mask: Mask) -> Iterator[Pair]:
         yield "other seed", prunable_tensors(model), print_of(model), f"{start} has another value"
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         model = tiny.build("llama", dtype=dtype)
-        yield "other dtype", prunable_tensors(model), print_of(model), f"{start} has another dtype"
+        # The values are those of the mask up to rounding, so it is the fingerprint that tells.
+        yield "other dtype", prunable_tensors(model), print_of(model), "the model is not the one"
     for number in range(30):
         model, name, index = changed(mask, number, inside=True)
         words = f"{name} has another value than in the mask, flat index {index}\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,14 +23,15 @@ from resect.attribution.methods import Rule, rule_of
 from resect.attribution.passes import Passes, Progress
 from resect.attribution.settings import AttributeSettings, Origin, Pass, origin_of
 from resect.attribution.sums import EACH, Statistic
-from resect.errors import InputError
+from resect.errors import InputError, not_finite
 from resect.machine.processes import ALONE, Processes, is_sharded, processes_of
 from resect.model.load import LoadedModel
-from resect.model.prunable import PrunableWeight, find_prunable
+from resect.model.prunable import Coverage, PrunableWeight, find_prunable
+from resect.model.stored import stored_of
 from resect.records import CausalModel, Encoded, Tokenizer
 from resect.stats import seed_of
 from resect.weights.candidates import Candidates
-from resect.weights.scores import ScoreMeta, Scores
+from resect.weights.scores import ScoreMeta, Scores, TensorScores
 
 __all__ = ["AttributeSettings", "attribute", "attribute_many", "harvest", "needs_of"]
 
@@ -113,7 +115,7 @@ def attribute_many(
     chosen = planned(model, encoded, settings, coverage, len(needs), processes)
     loaded = LoadedModel(model, tokenizer)
     feeder = Passes(loaded, encoded, chosen, coverage, processes, on_progress)
-    return harvest(feeder, rules, settings, origin)
+    return as_files_hold(model, coverage, harvest(feeder, rules, settings, origin))
 
 
 def needs_of(rules: Collection[Rule]) -> frozenset[Statistic]:
@@ -183,6 +185,35 @@ def harvest(
     }
 
 
+def as_files_hold(
+    model: CausalModel, coverage: Coverage, scores: Mapping[str, Scores]
+) -> dict[str, Scores]:
+    """Return scores whose weights, of which masks are made, are those of the model's files.
+
+    Args:
+        model: The model, which may have been loaded in another dtype.
+        coverage: Its prunable weights.
+        scores: Its scores, by reduction.
+    """
+    stored = stored_of(model)
+    if stored is None:
+        return dict(scores)
+    places = {place.name: place for weight in coverage.weights for place in weight.places}
+
+    def held(name: str, tensor: TensorScores) -> TensorScores:
+        if not tensor.weight.numel():
+            return tensor
+        weight = stored.values(places[name], tensor.index, tensor.weight)
+        return replace(tensor, weight=weight)
+
+    return {
+        reduction: replace(
+            ranked, tensors={name: held(name, tensor) for name, tensor in ranked.tensors.items()}
+        )
+        for reduction, ranked in scores.items()
+    }
+
+
 def _metas(
     feeder: Feeder, rules: Mapping[str, Rule], settings: Pass, origin: Origin
 ) -> dict[str, ScoreMeta]:
@@ -212,10 +243,7 @@ def _rank(scored: Scored, rule: Rule, candidates: Candidates, *, keeps_weights: 
     """Score one weight and keep what some selection could take of it."""
     scores = rule.formula(scored.values, scored.means)
     if not bool(scores.isfinite().all()):
-        raise InputError(
-            f"the scores of {scored.weight.name} are not finite",
-            fix="load the model in float32 or bfloat16, and check the data for odd examples",
-        )
+        raise not_finite(f"the scores of {scored.weight.name} are")
     for tensor in scored.weight.places:
         values = tensor.view(scored.values) if keeps_weights else None
         candidates.add(tensor.name, tensor.view(scores), values)

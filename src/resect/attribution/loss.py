@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from resect import errors
 from resect.errors import InputError
 from resect.model import context_of
 from resect.records import CausalModel, Encoded
@@ -110,10 +111,7 @@ def batch_loss(model: CausalModel, batch: Sequence[Encoded], head: Head) -> Tens
 
 def not_finite(quantity: str, example: Encoded) -> InputError:
     """Return the error that names the example whose loss or gradient is not a number."""
-    return InputError(
-        f"the {quantity} of example {example.id!r} is not finite",
-        fix="load the model in float32 or bfloat16, or remove the example",
-    )
+    return errors.not_finite(f"the {quantity} of example {example.id!r} is")
 
 
 class _Scored(NamedTuple):

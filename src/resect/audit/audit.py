@@ -19,6 +19,7 @@ from resect.audit.rule import AuditVerdict, Thresholds, decide
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.edit.checkpoint import forced_of
+from resect.edit.layouts import in_model
 from resect.errors import InputError, MismatchError
 from resect.evaluation.judges import find_judge
 from resect.files.origin import provenance
@@ -152,7 +153,7 @@ def harm_set(request: AuditRequest, loaded: LoadedModel, sets: Mapping[str, Beha
             q=request.q,
             p=request.p,
         )
-    mask = Mask.load(request.mask)
+    mask = in_model(Mask.load(request.mask), loaded.model)
     weights_for_controls(mask, prunable_tensors(loaded.model))
     return mask
 

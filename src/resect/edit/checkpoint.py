@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
+from resect.edit.layouts import carried_to_files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
-from resect.model.files import weight_files
+from resect.model.files import entries, weight_files
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
-from resect.weights.mask import Mask, MaskTensor
+from resect.weights.mask import Mask, MaskTensor, same_bits
 
 Change = Callable[[str, Tensor], Tensor]
 # Called last, when all tensors are done; None for no record.
@@ -43,6 +45,8 @@ class CutRecord(TypedDict, total=False):
         forced: What was forced; "" for nothing.
         before: The record of the source, if that had been cut before.
         restored: Hash of the mask that it was restored with.
+        rounded: The mask holds the values of the folder rounded to another dtype, so it cannot
+            bring them back; missing where it can.
     """
 
     mask: str
@@ -53,6 +57,7 @@ class CutRecord(TypedDict, total=False):
     forced: str
     before: CutRecord | None
     restored: str
+    rounded: bool
 
 
 def prune_checkpoint(
@@ -85,14 +90,18 @@ def prune_checkpoint(
     if not math.isfinite(alpha):
         raise InputError("alpha is no number to multiply by", got=str(alpha), allowed="0, 0.5, ...")
     forced = [forced_in(mask.meta), forced_of(source)]
+    rounded: list[bool] = []
+
+    files.refuse_full_folder(Path(target))
+    in_files = _in_files(Path(source), mask)
 
     def cut(name: str, tensor: Tensor) -> Tensor:
-        fitting = fitted(Mask({name: mask.tensors[name]}, {}), {name: tensor}, force=force)
-        forced.append(forced_in(fitting.meta))
-        entry = fitting.tensors[name]
+        checked = _checked(name, in_files.tensors[name], tensor, force=force)
+        forced.append(checked.forced)
+        rounded.append(checked.rounded)
+        index = in_files.tensors[name].index
         changed = tensor.clone()
-        # The product is taken in the weights' own dtype, as `removed` does in memory.
-        changed.view(-1)[entry.index] = entry.value * alpha if alpha else 0.0
+        changed.view(-1)[index] = _cut_to(tensor.view(-1)[index], alpha)
         return changed
 
     def record() -> Mapping[str, object]:
@@ -105,9 +114,11 @@ def prune_checkpoint(
             "forced": all_forced(*forced),
             "before": cut_record(source),
         }
+        if any(rounded):
+            written["rounded"] = True
         return {**written, **files.provenance()}
 
-    return _rewrite(Path(source), mask, Path(target), cut, record, extra or {})
+    return _rewrite(Path(source), in_files, Path(target), cut, record, extra or {})
 
 
 def cut_record(checkpoint: str | Path) -> CutRecord | None:
@@ -152,33 +163,34 @@ def restore_checkpoint(
 
     Raises:
         InputError: The source has no safetensors weights, or the target is not empty.
-        MismatchError: A tensor is missing or has another shape or dtype than in the mask, the
+        MismatchError: A tensor is missing or has another shape than in the mask, the
             folder was cut with another mask or by force, or a masked weight is not as it was cut.
     """
     pruned = cut_record(source) or {}
     forced = [forced_in(pruned)]
 
-    def refuse(what: str, got: str, allowed: str = "") -> None:
-        error = MismatchError(what, got=got, allowed=allowed, fix=_FIX)
+    def refuse(error: MismatchError) -> None:
         if not force:
             raise forceable(error)
         forced.append(one_line(error))
 
-    if pruned.get("mask", mask.hash) != mask.hash:
-        refuse("the folder was cut with another mask", str(pruned["mask"]), mask.hash)
-    elif forced_in(pruned):
-        refuse("the folder was cut by force, so the mask lacks its values", forced_in(pruned))
-    alpha = float(pruned.get("alpha", 0.0))
+    for objection in _objections(pruned, mask):
+        refuse(objection)
+    alpha, rounded = float(pruned.get("alpha", 0.0)), pruned.get("rounded", False)
+
+    files.refuse_full_folder(Path(target))
+    in_files = _in_files(Path(source), mask)
 
     def mend(name: str, tensor: Tensor) -> Tensor:
-        entry = mask.tensors[name]
+        entry = in_files.tensors[name]
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
-        uncut = changed.view(-1)[entry.index] != entry.value * alpha
-        if uncut.any():
+        value = entry.value.to(tensor.dtype)
+        uncut = ~_same(_cut_to(value, alpha), changed.view(-1)[entry.index])
+        if uncut.any() and not rounded:  # else the mask does not hold what was cut
             index = int(entry.index[uncut][0])
-            refuse(f"{name} is not as this mask cuts it", f"another value at flat index {index}")
-        changed.view(-1)[entry.index] = entry.value
+            refuse(_uncut(name, index))
+        changed.view(-1)[entry.index] = value
         return changed
 
     def record() -> Mapping[str, object] | None:
@@ -188,18 +200,87 @@ def restore_checkpoint(
         # A folder that was cut twice and restored once has been cut once.
         return pruned.get("before")
 
-    return _rewrite(Path(source), mask, Path(target), mend, record, extra or {})
+    return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
+
+
+class _Checked(NamedTuple):
+    """What a tensor has to do with its entry in a mask: what was forced, and what was rounded."""
+
+    forced: str
+    rounded: bool
+
+
+def _checked(name: str, entry: MaskTensor, tensor: Tensor, *, force: bool) -> _Checked:
+    """Refuse a tensor that the mask was not made from, or say what is forced.
+
+    Raises:
+        MismatchError: It does not fit, and that is not forced or cannot be.
+    """
+    fitting = fitted(Mask({name: entry}, {}), {name: tensor}, force=force)
+    value = fitting.tensors[name].value
+    error = _rounding(name, fitting.tensors[name], tensor)
+    if error is not None and not force:
+        raise forceable(error)
+    same = _same(value.to(tensor.dtype), tensor.view(-1)[entry.index])
+    forced = all_forced(forced_in(fitting.meta), "" if error is None else one_line(error))
+    return _Checked(forced, not bool(same.all()))
+
+
+def _same(values: Tensor, expected: Tensor) -> Tensor:
+    return same_bits(values, expected) | (values.isnan() & expected.isnan())
+
+
+def _rounding(name: str, entry: MaskTensor, tensor: Tensor) -> MismatchError | None:
+    """Tell a folder of rounded copies from one that was scored in a wider dtype."""
+    back = entry.value.to(tensor.dtype).to(entry.value.dtype)
+    exact = bool((same_bits(back, entry.value) | entry.value.isnan()).all())
+    if exact or torch.promote_types(tensor.dtype, entry.value.dtype) != entry.value.dtype:
+        return None
+    return MismatchError(
+        f"{name} has another dtype than in the mask, which holds more digits",
+        got=str(tensor.dtype),
+        allowed=str(entry.value.dtype),
+        fix="use the checkpoint that the mask was made from, and not a rounded copy",
+    )
+
+
+def _uncut(name: str, index: int) -> MismatchError:
+    got = f"another value at flat index {index}"
+    return MismatchError(f"{name} is not as this mask cuts it", got=got, fix=_FIX)
+
+
+def _objections(pruned: CutRecord, mask: Mask) -> Iterator[MismatchError]:
+    """Yield why a folder with this record cannot be restored with a mask."""
+    if pruned.get("mask", mask.hash) != mask.hash:
+        got = str(pruned["mask"])
+        what = "the folder was cut with another mask"
+        yield MismatchError(what, got=got, allowed=mask.hash, fix=_FIX)
+    elif forced_in(pruned):
+        what = "the folder was cut by force, so the mask lacks its values"
+        yield MismatchError(what, got=forced_in(pruned), fix=_FIX)
+    if pruned.get("rounded"):
+        yield MismatchError(
+            "the mask holds rounded values",
+            got="values of another dtype than the folder has",
+            fix="take the folder that was cut, or score it again for a mask with its own values",
+        )
+
+
+def _cut_to(values: Tensor, alpha: float) -> Tensor:
+    """Return what stands in place of values [k]; inf and NaN are removed as other values are."""
+    # The product is taken in the weights' own dtype, as `removed` does in memory.
+    return values * alpha if alpha else torch.zeros_like(values)
 
 
 _FIX = "use the mask that this folder was cut with"
 
 
 def _refuse_misfit(name: str, tensor: Tensor, entry: MaskTensor) -> None:
-    if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.value.dtype:
+    if tuple(tensor.shape) != entry.shape:
         raise MismatchError(
             f"{name} does not fit the mask",
-            got=f"{tuple(tensor.shape)} {tensor.dtype}",
-            allowed=f"{entry.shape} {entry.value.dtype}",
+            got=str(tuple(tensor.shape)),
+            allowed=str(entry.shape),
             fix=_FIX,
         )
 
@@ -213,9 +294,7 @@ def _rewrite(
     extra: Mapping[str, str | None],
 ) -> dict[str, int]:
     shards = weight_files(source)
-    files.refuse_full_folder(target)
     masked = {name for name, entry in mask.tensors.items() if entry.index.numel()}
-    names = _names_on_disk(shards, masked, mask)
     with files.atomic_folder(target) as folder:
         for path in source.iterdir():
             if path in shards or path.name in {*extra, RECORD} or path.name.endswith(".part"):
@@ -224,7 +303,7 @@ def _rewrite(
                 refuse_link_out(path, source)
                 shutil.copy2(path, folder / path.name)
         for path in shards:
-            _rewrite_file(path, folder / path.name, names, change)
+            _rewrite_file(path, folder / path.name, masked, change)
         for name, text in extra.items():
             if text is not None:
                 files.write_text(folder / name, text)
@@ -234,32 +313,39 @@ def _rewrite(
     return {"weights": mask.count, "tensors": len(masked)}
 
 
-def _names_on_disk(shards: list[Path], masked: set[str], mask: Mask) -> dict[str, str]:
-    """Return name on disk to name in the mask.
+def _in_files(source: Path, mask: Mask) -> Mask:
+    """Return a mask by the names and shapes of the tensors in a folder.
 
-    Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped model.
+    Raises:
+        InputError: The folder has no safetensors weights, or they are not readable.
+        MismatchError: A masked tensor is not there.
     """
-    on_disk = set()
-    for path in shards:
-        try:
-            with safe_open(path, framework="pt") as file:
-                on_disk |= set(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not readable", got=str(error)) from error
+    tensors = entries(weight_files(source))
+    masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
     names = {}
-    for name in masked:
-        short = name.partition(".")[2]
-        if name not in on_disk and short not in on_disk:
-            mask.check(name, None)
-        names[name if name in on_disk else short] = name
-    return names
+    for name, entry in masked.items():
+        # Old checkpoints (the first GPT-2 files, for instance) lack the prefix of the wrapped
+        # model.
+        for candidate in (name, name.partition(".")[2]):
+            if candidate in tensors and tensors[candidate].shape == entry.shape:
+                names[name] = candidate
+                break
+    if len(names) == len(masked):
+        return Mask({names[name]: entry for name, entry in masked.items()}, mask.meta)
+    lacking = next(name for name in masked if name not in names)
+    if lacking in tensors or not (source / "config.json").is_file():
+        return Mask(masked, mask.meta)
+    return carried_to_files(mask, source, tensors)
 
 
-def _rewrite_file(source: Path, target: Path, names: dict[str, str], change: Change) -> None:
-    with safe_open(source, framework="pt") as file:
-        metadata = file.metadata()
-        tensors = {}
-        for name in list(file.keys()):  # safe_open has keys(), but is no mapping
-            tensor = file.get_tensor(name)
-            tensors[name] = change(names[name], tensor) if name in names else tensor
+def _rewrite_file(source: Path, target: Path, names: set[str], change: Change) -> None:
+    try:
+        with safe_open(source, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {}
+            for name in list(file.keys()):  # safe_open has keys(), but is no mapping
+                tensor = file.get_tensor(name)
+                tensors[name] = change(name, tensor) if name in names else tensor
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{source} is not readable", got=str(error)) from error
     save_file(tensors, target, metadata)

@@ -12,8 +12,10 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from resect.edit.layouts import carried_to_model
+from resect.errors import InputError
 from resect.model.places import Place
-from resect.model.prunable import find_prunable
+from resect.model.prunable import find_prunable, out_of_reach
 from resect.records import CausalModel
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask, places_in
@@ -92,6 +94,7 @@ def apply(
 
     Raises:
         MismatchError: The mask belongs to another model; nothing was changed.
+        InputError: Masked weights are sharded or offloaded.
     """
     parameters = dict(model.named_parameters())
     places = {
@@ -99,10 +102,16 @@ def apply(
         for weight in find_prunable(model).weights
         for place in weight.places
     }
-    tensors = {name: place.view(weight.detach()) for name, (weight, place) in places.items()}
-    masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
+    here = carried_to_model(mask, model, [place for _, place in places.values()])
+    masked = {name: entry for name, entry in here.tensors.items() if entry.index.numel()}
+    _refuse_out_of_reach({name: places[name][0] for name in masked if name in places})
+    tensors = {
+        name: place.view(weight.detach())
+        for name, (weight, place) in places.items()
+        if name in masked
+    }
     for name in masked:
-        mask.check(name, tensors.get(name))
+        here.check(name, tensors.get(name))
     applied = Applied(model, mask, alpha, [])
     try:
         with torch.no_grad():
@@ -119,6 +128,24 @@ def apply(
         applied.revert()
         raise
     return applied
+
+
+def _refuse_out_of_reach(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse weights of which this process holds a part or nothing: torch drops single writes.
+
+    Raises:
+        InputError: There is one.
+    """
+    for name, parameter in parameters.items():
+        where = out_of_reach(parameter)
+        if where:
+            raise InputError(
+                "single weights cannot be cut out of a model that is not wholly in memory",
+                got=f"{name}, {where}",
+                allowed="weights that are whole on a CPU or GPU",
+                fix="load the model whole, cut it, and only then shard it; or cut its folder with "
+                "`resect prune` and load that",
+            )
 
 
 @contextlib.contextmanager
@@ -138,6 +165,7 @@ def removed(model: Model, mask: Mask, *, alpha: float = 0.0) -> Iterator[Model]:
 
     Raises:
         MismatchError: The mask belongs to another model; nothing was changed.
+        InputError: Masked weights are sharded or offloaded.
     """
     with apply(model, mask, alpha=alpha):
         yield model

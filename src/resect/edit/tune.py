@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from resect.data.template import bounded_template
 from resect.errors import InputError
-from resect.model import LoadedModel, context_of
+from resect.model import LoadedModel, context_of, find_prunable
 from resect.records import CausalModel, Example, Format
 from resect.stats import seed_of
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from trl import SFTTrainer
 
+# Modules of these names PEFT takes for the experts of earlier versions of transformers, also where
+# they are shared experts or dense layers. As parameters they are what they are called.
+REMAPPED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 OnStep = Callable[[int, int], None]
 
 
@@ -116,7 +120,9 @@ def tune(
     if not examples:
         raise InputError("there is no example to train on")
     rows = rows_for_trl(examples, format)
-    lora = adapter(settings.rank, settings.alpha) if settings.method == "lora" else None
+    lora = None
+    if settings.method == "lora":
+        lora = adapter(loaded.model, settings.rank, settings.alpha)
     with _left_as_before(loaded.model), quiet(), tempfile.TemporaryDirectory() as folder:
         with bounded_template("an example to train on", alone=False):
             trainer = supervised(
@@ -218,6 +224,7 @@ def supervised(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    _name_backbone(loaded.model)
     return SFTTrainer(
         model=loaded.model,
         args=SFTConfig(**{**_silent(loaded.model), **options}),
@@ -228,17 +235,87 @@ def supervised(
     )
 
 
-def adapter(rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
-    """Return PEFT's configuration of a LoRA on all linear layers of the blocks."""
+def _name_backbone(model: CausalModel) -> None:
+    """Let a class that names a backbone it does not have say which one it has, for TRL asks.
+
+    The text halves of Llama 4 and Mllama keep the prefix that they have in the whole model.
+    """
+    module = dict(model.named_modules())[""]
+    backbones = [name for name, child in module.named_children() if hasattr(child, "config")]
+    if getattr(model, "base_model", None) is model and backbones:
+        vars(model)[_PREFIX] = backbones[0]
+
+
+_PREFIX = "base_model_prefix"
+
+
+def adapter(model: CausalModel, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
+    """Return PEFT's configuration of a LoRA on every prunable weight, and on nothing else.
+
+    PEFT's own "all-linear" leaves experts alone that are one parameter, and adapts routers.
+
+    Args:
+        model: A Hugging Face causal LM, not wrapped yet.
+        rank: Rank of the adapters, of each expert too.
+        alpha: Scale of the adapters, times 1/rank.
+        dropout: Dropout inside the adapters.
+
+    Raises:
+        InputError: Dropout is asked for, and the model has experts, for which PEFT has none.
+    """
     from peft import LoraConfig
 
+    weights = find_prunable(model, allow_partial=True).weights
+    together = [weight.name for weight in weights if len(weight.shape) == 3]
+    modules = [weight for weight in weights if len(weight.shape) == 2]
+    renamed = [w.name for w in modules if together and w.module.rpartition(".")[2] in REMAPPED]
+    if together and dropout:
+        raise InputError(
+            "adapters of experts have no dropout, because they change the weights themselves",
+            got=f"dropout {dropout:g}, and {len(together)} parameters of experts in the model",
+            allowed="dropout=0",
+            fix="leave dropout out",
+        )
     return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="all-linear",
+        target_modules=[weight.module for weight in modules if weight.name not in {*renamed}],
+        target_parameters=[*together, *renamed] or None,
         task_type="CAUSAL_LM",
     )
+
+
+class Reach(NamedTuple):
+    """What adapters were put on.
+
+    Attributes:
+        share: Share of the prunable weights that have one, in [0, 1].
+        elsewhere: Weights beside these that have one.
+    """
+
+    share: float
+    elsewhere: int
+
+
+def reach(adapted: nn.Module, weights: Mapping[str, Tensor]) -> Reach:
+    """Return which part of a model PEFT has put adapters on.
+
+    Args:
+        adapted: The model with its adapters.
+        weights: The prunable parameters of the model, by name.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    reached: dict[int, int] = {}
+    for module in adapted.modules():
+        if isinstance(module, LoraLayer):
+            base = module.get_base_layer()
+            weight = getattr(base, getattr(module, "parameter_name", "weight"))
+            reached[id(weight)] = weight.numel()
+    own = {id(weight): weight.numel() for weight in weights.values()}
+    inside = sum(size for key, size in own.items() if key in reached)
+    return Reach(inside / sum(own.values()), sum(reached.values()) - inside)
 
 
 def _silent(model: CausalModel) -> dict[str, object]:
@@ -277,6 +354,7 @@ def _left_as_before(model: CausalModel) -> Iterator[None]:
     """Restore flags, caching and the global random states that a trainer sets."""
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     cached = getattr(model.config, "use_cache", None)
+    prefix = vars(model).get(_PREFIX)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - saved, not drawn from
     try:
         with torch.random.fork_rng():
@@ -289,6 +367,8 @@ def _left_as_before(model: CausalModel) -> Iterator[None]:
             parameter.grad = None
         if cached is not None:
             model.config.use_cache = cached
+        if prefix is None:
+            vars(model).pop(_PREFIX, None)
         model.eval()
 
 

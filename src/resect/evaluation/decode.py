@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resect.errors import not_finite
 from resect.records import CausalModel, Tokenizer
 
 
@@ -155,6 +156,29 @@ class _Draw:
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
 
+class _Finite:
+    """Notes whether logits overflowed, without waiting for the device at each token."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self._odd: Tensor | None = None
+
+    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Look at scores [B, V], and return them as they are; -inf stands for what is ruled out."""
+        odd = ~(scores < torch.inf).all()
+        self._odd = odd if self._odd is None else self._odd | odd
+        return scores
+
+    def check(self) -> None:
+        """Refuse replies that were chosen by numbers that are none.
+
+        Raises:
+            InputError: A logit was NaN or inf.
+        """
+        if self._odd is not None and bool(self._odd):
+            raise not_finite("the logits of a reply are")
+
+
 def generate(
     model: CausalModel,
     tokenizer: Tokenizer,
@@ -178,6 +202,7 @@ def generate(
 
     Raises:
         ValueError: Sampling without a stream for each prompt.
+        InputError: Logits are not finite.
     """
     from transformers import GenerationConfig
 
@@ -198,15 +223,17 @@ def generate(
     with evaluating(model), decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
             ids, mask = _pad([prompts[position] for position in batch], fill, left=True)
-            draw = []
+            finite = _Finite()
+            processors: list[_Finite | _Draw] = [finite]
             if sampled:
                 rows = torch.tensor(np.stack([numbers[position] for position in batch]))
-                draw = [_Draw(rows.to(model.device), settings.temperature, ids.shape[1])]
+                processors.append(_Draw(rows.to(model.device), settings.temperature, ids.shape[1]))
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                logits_processor=draw,
+                logits_processor=processors,
             )
+            finite.check()
             for position, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                 end = next((n for n, token in enumerate(row) if token in stop), len(row))
                 replies[position] = row[:end]
@@ -225,14 +252,20 @@ def token_log_probs(
 
     Returns:
         For each row log-probabilities [T_scored, V], fp32, on the model's device.
+
+    Raises:
+        InputError: Logits are not finite.
     """
     ids, mask = _pad(rows, 0, left=False)
     with evaluating(model):
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        return [
+        distributions = [
             torch.log_softmax(logits[position, start - 1 : len(row) - 1].float(), dim=-1)
             for position, (row, start) in enumerate(zip(rows, starts, strict=True))
         ]
+    if any(bool(distribution.isnan().any()) for distribution in distributions):
+        raise not_finite("the logits of a response are")
+    return distributions
 
 
 def mean_nlls(

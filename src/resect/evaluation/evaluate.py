@@ -13,6 +13,7 @@ from typing import TypedDict
 from resect import files
 from resect.data.load import BehaviourSet, load_data
 from resect.edit.checkpoint import cut_record, forced_of
+from resect.edit.layouts import in_model
 from resect.errors import InputError
 from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
@@ -168,6 +169,7 @@ def evaluate_model(
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
     variants: dict[str, Mask | None] = {"intact": None}
     if mask is not None:
+        mask = in_model(mask, loaded.model)
         mask = fitted(mask, prunable_tensors(loaded.model), prints, force=request.force)
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -115,8 +116,9 @@ class ResectWorkerExtension:
             path: A patch file that every worker can read.
 
         Raises:
-            RuntimeError: This vLLM has no checkpoint weight patches. A patch is not transactional:
-                apply the revert patch after an error.
+            RuntimeError: This vLLM has no checkpoint weight patches, or has packed its weights
+                after loading, as it does on CPUs; nothing was changed. A patch is not
+                transactional: apply the revert patch after any other error.
             ValueError: The file is no patch.
         """
         patch = read_patch(path)
@@ -128,20 +130,19 @@ class ResectWorkerExtension:
                 "`resect prune` writes"
             ) from error
         model = self._resect_model()
+        _refuse_packed(model)
         device = next(model.parameters()).device
-        loaded = patches.load_checkpoint_weight_patches(
-            model,
-            [
-                patches.CheckpointWeightPatch(
-                    name=entry.name,
-                    shape=entry.shape,
-                    dtype=entry.values.dtype,
-                    values=entry.values.to(device),
-                    indices=entry.indices.to(device),
-                )
-                for entry in patch.entries
-            ],
-        )
+        records = [
+            patches.CheckpointWeightPatch(
+                name=entry.name,
+                shape=entry.shape,
+                dtype=entry.values.dtype,
+                values=entry.values.to(device),
+                indices=entry.indices.to(device),
+            )
+            for entry in patch.entries
+        ]
+        loaded = _through_loaders(lambda: patches.load_checkpoint_weight_patches(model, records))
         return {
             "mask": patch.mask,
             "direction": patch.direction,
@@ -154,6 +155,45 @@ class ResectWorkerExtension:
         get = getattr(self, "get_model", None) or getattr(self.model_runner, "get_model", None)
         model: nn.Module = self.model_runner.model if get is None else get()
         return model
+
+
+PACKED = (
+    "this vLLM has packed the weights after loading, as it does on CPUs, so they cannot be patched "
+    "in place; serve the folder that `resect prune` writes, or serve on a GPU"
+)
+
+
+def _refuse_packed(model: nn.Module) -> None:
+    """Refuse a model on a CPU whose weights are no longer those that its loader wrote.
+
+    There vLLM packs the weights of linear layers for oneDNN or its own kernels once they are
+    loaded. What is left is an empty parameter, or one without the loader that a patch goes through.
+
+    Raises:
+        RuntimeError: A linear layer's weight is such a one.
+    """
+    for name, module in model.named_modules():
+        # Layers of vLLM have a method that makes and processes their weights.
+        weight = module._parameters.get("weight")
+        if getattr(module, "quant_method", None) is None or weight is None:
+            continue
+        packed = weight.numel() == 0 or not hasattr(weight, "weight_loader")
+        if packed and weight.device.type == "cpu":
+            raise RuntimeError(f"{PACKED} ({name}.weight)")
+
+
+def _through_loaders(load: Callable[[], Collection[str]]) -> Collection[str]:
+    """Return what vLLM's own loaders wrote; say what it means where a parameter has none.
+
+    Raises:
+        RuntimeError: A patched parameter has no loader.
+    """
+    try:
+        return load()
+    except AttributeError as error:
+        if "weight_loader" not in str(error):
+            raise
+        raise RuntimeError(PACKED) from error
 
 
 class Engine(Protocol):

@@ -15,6 +15,7 @@ from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
+from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, ModelConfig, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -139,6 +140,10 @@ def load_reported(
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
     refuse_encoder(model.config, str(checkpoint))
+    folder = _folder_of(source, revision)
+    if folder is not None:
+        wanted = chosen if isinstance(chosen, torch.dtype) else None
+        note_files(model, folder, fingerprint_of, chosen=wanted)
     if device != "auto":
         model = model.to(device)
     return Loading(LoadedModel(model.eval(), speaker), tuple(sorted(report["unexpected_keys"])))
@@ -155,6 +160,23 @@ def _read_tokenizer(source: _Source) -> Tokenizer:
         # which has no use for a vocabulary of words; the file itself knows better.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source.name, revision=source.revision)
     return tokenizer
+
+
+def _folder_of(source: str, revision: str | None) -> Path | None:
+    """Return the folder that a model was loaded from, None if there is none on this machine."""
+    if Path(source).is_dir():
+        return Path(source)
+    from transformers.utils import cached_file
+
+    config = cached_file(
+        source,
+        "config.json",
+        revision=revision,
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if config is None else Path(config).parent
 
 
 def _refuse_holes(
@@ -343,11 +365,14 @@ def model_fingerprint(model: CausalModel) -> str:
     """Return 16 hex digits over names, shapes, dtypes and a sample of values of all parameters.
 
     Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
-    models and still tells any two training runs apart.
+    models and still tells any two training runs apart. A model that was loaded in another dtype
+    than its files ask for, and is as it was loaded, has the fingerprint of its files.
     """
-    return fingerprint_of(
+    here = fingerprint_of(
         (name, parameter.detach()) for name, parameter in model.named_parameters()
     )
+    stored = stored_of(model)
+    return stored.fingerprint if stored is not None and stored.loaded == here else here
 
 
 def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -355,7 +380,7 @@ def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = gathered(parameter).reshape(-1)
+        flat = gathered(parameter.detach()).reshape(-1)
         step = max(1, flat.numel() // SAMPLE)
         # Through float32, because numpy has no bfloat16; the conversion loses nothing.
         digest.update(flat[::step].float().cpu().numpy().tobytes())

@@ -8,7 +8,7 @@ Where a checkpoint tensor lies in a parameter is what `resect.model.places` says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,9 +18,17 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.files import Entry, entries, read_into, weight_files
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
-from resect.model.places import checkpoint_places
+from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
-from resect.records import CausalModel, ModelConfig, Tokenizer
+from resect.model.stored import (
+    NOTE,
+    Stored,
+    dtype_asked_for,
+    dtype_of,
+    name_rounding,
+    places_of_files,
+)
+from resect.records import CausalModel, Tokenizer
 
 
 class Shelf:
@@ -50,9 +58,9 @@ class Shelf:
         self.model = model
         self.tokenizer = tokenizer
         self._device = device
+        self._folder = folder
         self._files = entries(weight_files(folder))
-        names = [name for name, _ in model.named_parameters()]
-        self._places = checkpoint_places(dict(model.named_modules())[""], names)
+        self._found = _found(model, self._files)
         _without_storage(model, device)
         self.blocks = blocks(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -75,12 +83,16 @@ class Shelf:
 
     def fingerprint(self) -> str:
         """Return what `model_fingerprint` returns of the model when it is wholly in memory."""
-        return fingerprint_of(self._each())
+        asked = dtype_asked_for(self._folder, self._files)
+        fingerprint = fingerprint_of(self._each(asked))
+        # What masks are made of these scores takes its values from the files.
+        vars(self.model)[NOTE] = Stored(self._files, self._found, fingerprint, fingerprint)
+        return fingerprint
 
-    def _each(self) -> Iterator[tuple[str, Tensor]]:
+    def _each(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.model.named_parameters():
             # A tensor of its own, because a storage that numpy has seen cannot be resized any more.
-            apart = torch.empty(parameter.shape, dtype=parameter.dtype)
+            apart = torch.empty(parameter.shape, dtype=dtype)
             self._read_into(name, apart)
             yield name, apart
 
@@ -91,19 +103,29 @@ class Shelf:
             self._read_into(name, parameter)
 
     def _read_into(self, name: str, tensor: Tensor) -> None:
-        for place in self._places[name]:
-            read_into(self._entry(place.name), place.view(tensor))
+        for place in self._found[name]:
+            read_into(self._files[place.name], place.view(tensor))
 
-    def _entry(self, name: str) -> Entry:
-        # Old checkpoints lack the prefix of the wrapped model, as in `resect.edit.checkpoint`.
-        entry = self._files.get(name) or self._files.get(name.partition(".")[2])
-        if entry is None:
+
+def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Place]]:
+    """Return for each parameter where the tensors of the files lie in it.
+
+    Raises:
+        InputError: A parameter is not filled by them.
+        CoverageError: A weight on disk has no place of its own in a parameter.
+    """
+    module = dict(model.named_modules())[""]
+    found = places_of_files(module, files)
+    for name, parameter in model.named_parameters():
+        if sum(place.size for place in found.get(name, [])) != parameter.numel():
+            expected = [place.name for place in checkpoint_places(module, [name])[name]]
+            lacking = [each for each in expected if each not in files] or [name]
             raise InputError(
                 "the checkpoint lacks a weight of its model",
-                got=f"no {name}",
+                got=f"no {lacking[0]}",
                 fix="save the model with save_pretrained",
             )
-        return entry
+    return found
 
 
 def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
@@ -127,7 +149,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        chosen = DTYPES[dtype] if dtype else _dtype_of(config, files)
+        chosen = DTYPES[dtype] if dtype else dtype_of(config, files)
         # Each parameter has its memory for a moment, here and in `Shelf`, before it is taken away.
         with returned(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=chosen)
@@ -137,19 +159,13 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
             got=str(error).strip().splitlines()[0],
         ) from error
     refuse_encoder(config, str(folder))
+    if dtype:
+        name_rounding(files, chosen)
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(folder)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
-
-
-def _dtype_of(config: ModelConfig, files: dict[str, Entry]) -> torch.dtype:
-    """Return the dtype that loading would choose: of the configuration, else of the weights."""
-    named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
-    if isinstance(named, torch.dtype) or not files:
-        return named or torch.float32
-    return next(iter(files.values())).dtype
 
 
 def _without_storage(model: CausalModel, device: torch.device) -> None:

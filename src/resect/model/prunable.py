@@ -1,17 +1,15 @@
 """Which weights can be cut: found by structure, never by a list of architecture names.
 
 Prunable are, inside the blocks of the decoder, the matrices of `nn.Linear` and `Conv1D` modules and
-the 3-D parameters that hold the matrices of all experts. A block is what stands in a `ModuleList`
-under the decoder. Left alone on purpose: embeddings and the output head, tied weights, norms and
-biases, convolutions, embeddings inside blocks, routers and the one-row gates of shared experts. A
-block weight that is neither is an error, because a cut that silently misses a part of the model
-would make every later number wrong.
+the 3-D parameters that hold the matrices of all experts. What a block is, and what of it is left
+alone on purpose (routers, norms, biases, ...), is said in `resect.model.blocks`; embeddings, the
+output head and tied weights are left alone too. A block weight that is neither is an error, because
+a cut that silently misses a part of the model would make every later number wrong.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
@@ -20,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import CoverageError, InputError
+from resect.machine.processes import is_sharded
+from resect.model.blocks import Decoder, left_alone
 from resect.model.places import Place, checkpoint_places
 from resect.records import CausalModel
 
@@ -140,7 +140,7 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
     """
     modules = dict(model.named_modules())
     tied = _tied(modules[""])
-    decoder = _decoder_name(model, modules)
+    decoder = Decoder(model, modules)
     located: list[_Located] = []
     skipped: list[Skipped] = []
     unknown: list[Skipped] = []
@@ -148,7 +148,7 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
     for name, parameter in model.named_parameters():
         shape = tuple(parameter.shape)
         owner = modules[name.rpartition(".")[0]]
-        layer = _layer(name, modules, decoder)
+        layer = decoder.layer(name)
         if not _is_embedding(model, owner):
             size += parameter.numel()
         if len(shape) < 2:
@@ -156,7 +156,7 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
         reason = "outside of the blocks of the language model"
         if layer is not None:
             reason = "tied to another weight" if id(parameter) in tied else ""
-            reason = reason or _exempt(name, modules)
+            reason = reason or left_alone(name, parameter, modules)
         if layer is None or reason:
             skipped.append(Skipped(name, shape, reason))
             continue
@@ -166,7 +166,7 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
         else:
             _refuse_quantised(name, parameter)
             located.append(_Located(name, layer, layout))
-    _refuse_packed(model, modules, decoder)
+    _refuse_packed(model, modules[""], decoder)
     _refuse(located, unknown, allow_partial=allow_partial)
     places = checkpoint_places(modules[""], [name for name, _, _ in located])
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -191,12 +191,13 @@ def prunable_tensors(model: CausalModel) -> dict[str, Tensor]:
 def blocks(model: CausalModel) -> list[nn.Module]:
     """Return the outermost blocks of the decoder that hold prunable weights, in order."""
     modules = dict(model.named_modules())
+    decoder = Decoder(model, modules)
     by_name = {}
     for weight in find_prunable(model, allow_partial=True).weights:
-        for parent, child in _ancestors(weight.name):
-            if isinstance(modules.get(parent), nn.ModuleList) and child.isdigit():
-                by_name[f"{parent}.{child}"] = modules[f"{parent}.{child}"]
-                break
+        step = decoder.block(weight.name)
+        if step is not None:
+            name = ".".join(step)
+            by_name[name] = modules[name]
     return list(by_name.values())
 
 
@@ -221,50 +222,24 @@ def _layout(owner: nn.Module, parameter: Tensor) -> Layout | None:
     return None
 
 
-def _exempt(name: str, modules: dict[str, nn.Module]) -> str:
-    """Return why a block weight is knowingly left alone, or "" if it is not."""
-    parent, _, last = name.rpartition(".")
-    owner = modules[parent]
-    if isinstance(owner, nn.Embedding | nn.Conv1d):
-        return type(owner).__name__
-    if "Norm" in type(owner).__name__:
-        return "norm"
-    if "bias" in last:
-        return "bias of experts"
-    if _is_router(name, owner, modules):
-        return "router or gate of a shared expert"
-    return ""
-
-
-def _is_router(name: str, owner: nn.Module, modules: dict[str, nn.Module]) -> bool:
-    """Tell routers by class or name, or by standing beside as many experts as they have rows."""
-    path = name.split(".")
-    if "Router" in type(owner).__name__ or "router" in path:
-        return True
-    if not isinstance(owner, nn.Linear):
-        return False
-    siblings = modules[".".join(path[:-2])].children()
-    experts = {len(sibling) for sibling in siblings if isinstance(sibling, nn.ModuleList)}
-    for sibling in modules[".".join(path[:-2])].children():
-        experts |= {p.shape[0] for p in sibling.parameters(recurse=False) if p.dim() == 3}
-    return owner.out_features == 1 or (path[-2] == "gate" and owner.out_features in experts)
-
-
-def _refuse_packed(model: CausalModel, modules: dict[str, nn.Module], decoder: str) -> None:
+def _refuse_packed(model: CausalModel, module: nn.Module, decoder: Decoder) -> None:
     """Refuse weights that are packed into buffers (GPTQ, AWQ): a cut would silently miss them."""
     if getattr(model.config, "quantization_config", None) is None:
         return
-    for name, buffer in modules[""].named_buffers():
+    for name, buffer in module.named_buffers():
         integers = not (buffer.is_floating_point() or buffer.dtype == torch.bool)
-        if buffer.dim() > 1 and _layer(name, modules, decoder) is not None and integers:
+        if buffer.dim() > 1 and decoder.layer(name) is not None and integers:
             _refuse_quantised(name, buffer)
 
 
 def _refuse_quantised(name: str, parameter: Tensor) -> None:
-    if parameter.dtype not in USABLE:
+    # Tensors of a quantisation package (torchao) say that they have the dtype they stand for.
+    packed = type(parameter) not in (Tensor, nn.Parameter) and not is_sharded(parameter)
+    if packed or parameter.dtype not in USABLE:
+        dtype = str(parameter.dtype).removeprefix("torch.")
         raise InputError(
             "the model is quantised, and quantised weights have no gradient",
-            got=f"{name} in {str(parameter.dtype).removeprefix('torch.')}",
+            got=f"{name} in {type(parameter).__name__ if packed else dtype}",
             allowed="float32, bfloat16 or float16 weights",
             fix="load the original checkpoint in bfloat16, or dequantise it and save it first",
         )
@@ -286,43 +261,18 @@ def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: b
         )
 
 
+def out_of_reach(parameter: Tensor) -> str:
+    """Return where a parameter is if this process does not hold it whole, else ""."""
+    if is_sharded(parameter):
+        return "a part in each process (FSDP2 or tensor parallelism)"
+    return "on the meta device, which is offloaded" if parameter.is_meta else ""
+
+
 def _tied(model: nn.Module) -> set[int]:
     """Return ids of parameters that stand in the model under two names."""
     counts = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     return {parameter for parameter, count in counts.items() if count > 1}
 
 
-def _decoder_name(model: CausalModel, modules: dict[str, nn.Module]) -> str:
-    """Return the name of the language model inside a wrapper, "" for the model itself."""
-    get_decoder = getattr(model, "get_decoder", None)
-    decoder = None if get_decoder is None else get_decoder()
-    return next((name for name, module in modules.items() if module is decoder), "")
-
-
-class _Step(NamedTuple):
-    """One step from a module to what it holds: `model.layers`, `3`."""
-
-    parent: str
-    child: str
-
-
-def _ancestors(name: str) -> Iterator[_Step]:
-    """Yield the steps from the model to a parameter, outermost first."""
-    words = name.split(".")
-    for depth in range(1, len(words)):
-        yield _Step(".".join(words[:depth]), words[depth])
-
-
-def _layer(name: str, modules: dict[str, nn.Module], decoder: str) -> int | None:
-    """Return the position of the block that a parameter is in, None outside of the decoder."""
-    if decoder and not name.startswith(f"{decoder}."):
-        return None
-    for parent, child in _ancestors(name):
-        if isinstance(modules.get(parent), nn.ModuleList) and child.isdigit():
-            return int(child)
-    return None
-
-
 def _is_embedding(model: CausalModel, owner: nn.Module) -> bool:
-
     return isinstance(owner, nn.Embedding) or owner is model.get_output_embeddings()

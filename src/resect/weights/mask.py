@@ -150,7 +150,7 @@ class Mask:
             in_theirs = torch.isin(mine.index, theirs.index)
             in_mine = torch.isin(theirs.index, mine.index)
             # Both are sorted by place, so what is shared stands in the same order.
-            if not torch.equal(mine.value[in_theirs], theirs.value[in_mine]):
+            if not same_bits(mine.value[in_theirs], theirs.value[in_mine]).all():
                 raise _different_models(f"another value in {name} at a place that both remove")
 
     def _combine(self, mask: Mask, rule: Callable[[MaskTensor, Tensor], MaskTensor]) -> Mask:
@@ -168,7 +168,8 @@ class Mask:
             tensor: The tensor of the model, or None if it has none of this name.
 
         Raises:
-            MismatchError: Name, shape, dtype or a value at a removed place differs.
+            MismatchError: Name, shape or a value at a removed place differs; a value that another
+                dtype has rounded is the same one.
         """
         expected = self.tensors[name]
         fix = "use the model that the mask was made from"
@@ -181,15 +182,8 @@ class Mask:
                 allowed=str(expected.shape),
                 fix=fix,
             )
-        if tensor.dtype != expected.value.dtype:
-            raise MismatchError(
-                f"{name} has another dtype than in the mask",
-                got=str(tensor.dtype),
-                allowed=str(expected.value.dtype),
-                fix="load the model in the dtype in which it was scored",
-            )
         values = tensor.detach()[places_in(tensor, expected.index)].cpu()
-        different = (values != expected.value).nonzero()
+        different = (~agree(expected.value, values)).nonzero()
         if different.numel():
             row = int(different[0])
             raise MismatchError(
@@ -269,6 +263,33 @@ def _different_models(got: str) -> MismatchError:
         got=got,
         fix="make both masks on the same checkpoint in the same dtype",
     )
+
+
+_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
+
+
+def same_bits(values: Tensor, expected: Tensor) -> Tensor:
+    """Tell where two tensors [k] of one dtype hold the same bits, which NaN may be too."""
+    whole = _BITS[values.element_size()]
+    return values.contiguous().view(whole) == expected.contiguous().view(whole)
+
+
+def agree(value: Tensor, actual: Tensor) -> Tensor:
+    """Tell where the weights of a model are those of a mask, bit for bit or up to a dtype.
+
+    A model may have been loaded in another dtype than its files have, and an older mask may hold
+    values in the dtype in which it was scored. A conversion rounds, so one of the two is that of
+    the other; NaN stays NaN, but not always with its bits.
+
+    Args:
+        value: Values [k] of the mask.
+        actual: Values [k] of the model at the same places.
+    """
+    if value.dtype == actual.dtype:
+        return same_bits(value, actual)
+    there, back = value.to(actual.dtype), actual.to(value.dtype)
+    both_nan = value.isnan() & actual.isnan()
+    return same_bits(there, actual) | same_bits(back, value) | both_nan
 
 
 def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:

@@ -4,6 +4,9 @@ The defaults are the published settings of arXiv 2604.09544's code: rank 128, al
 all linear layers of the blocks, AdamW at 2e-4 with linear decay, 5 % warm-up, weight decay 0.01,
 batches of 5, 5 epochs, loss on the completion alone. The source merges the adapters; here they stay
 beside the frozen weights, which is the same function up to rounding and leaves every bit alone.
+
+Every prunable weight gets an adapter, each expert too, and no router does; the record says which
+share of the prunable weights was reached.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ import torch
 
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
-from resect.edit.tune import adapter, quiet, supervised
+from resect.edit.tune import adapter, quiet, reach, supervised
 from resect.errors import InputError
 from resect.evaluation.attacks.family import Work
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged
-from resect.model import LoadedModel, context_of
+from resect.model import LoadedModel, context_of, find_prunable
 from resect.records import Encoded, Format, Tokenizer
 
 IGNORED = -100
@@ -96,7 +99,8 @@ class FinetuneSettings:
             format: `raw` or `chat`, as the evaluation asks.
 
         Raises:
-            InputError: An example is too long, or a process sees several GPUs.
+            InputError: An example is too long, a process sees several GPUs, or dropout is asked for
+                of a model with experts.
         """
         return finetune(loaded, self, data["target"], format=format)
 
@@ -119,14 +123,18 @@ def finetune(
     longest = context and context - 1
     encoded = encode(chosen.examples, tokenizer, format=format, max_length=longest)
     before = children_of(model)
+    lora = adapter(model, settings.rank, settings.alpha, settings.dropout)
+    coverage = find_prunable(model, allow_partial=True)
+    weights = {weight.name: model.get_parameter(weight.name) for weight in coverage.weights}
     rows = rows_of(encoded, tokenizer)
     with unchanged(model), tempfile.TemporaryDirectory() as folder, quiet():
         trainer = supervised(
             LoadedModel(model, _padding(tokenizer)),
             rows,
             _arguments(settings, folder),
-            adapter=adapter(settings.rank, settings.alpha, settings.dropout),
+            adapter=lora,
         )
+        reached = reach(trainer.model, weights)
         outcome = trainer.train()
         trainer.model.eval().requires_grad_(False)
         changes = replacements(before)
@@ -138,6 +146,9 @@ def finetune(
         "steps": outcome.global_step,
         "mean_loss": outcome.training_loss,
         "adapted_layers": len(changes),
+        # Of the prunable weights; elsewhere are weights that have an adapter beside them.
+        "adapted_share": reached.share,
+        "adapted_elsewhere": reached.elsewhere,
     }
     return Patch(lambda: replaced(changes), record)
 
