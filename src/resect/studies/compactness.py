@@ -98,7 +98,9 @@ def summarise(measured: Measurements, section: Compactness) -> StudyResult:
             "curve": curve_rows(measured, config.subject, arms),
             "outcomes": outcome_rows(measured, config.subject, arms),
             "where": where_rows(measured, where),
-        },
+        }
+        if measured.tabled
+        else {},
         shows=(
             "Removing the weights that the score ranks highest for harmful answers stops those "
             "answers under the attack, where removing as many other weights does not. That is a "

@@ -325,7 +325,9 @@ def summarise(measured: Measurements, section: Compression) -> StudyResult:
             "index": compared.index_rows(),
             "pairs": compared.pair_rows(),
             "curve": compared.curve_rows(),
-        },
+        }
+        if measured.tabled
+        else {},
         shows=(
             "Whether a cut of the same utility cost removes more harm from the aligned model than "
             "from the base model, and than from a model that was fine-tuned without refusals."

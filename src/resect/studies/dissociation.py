@@ -116,7 +116,7 @@ def summarise(measured: Measurements, section: Dissociation) -> StudyResult:
         study=STUDY.name,
         title=STUDY.question,
         claims=tuple(claims),
-        tables={"matrix": _matrix(measured, section)},
+        tables={"matrix": _matrix(measured, section)} if measured.tabled else {},
         shows=(
             "Whether a cut that stops one capability leaves the others, which no correlation "
             "between activations can show."

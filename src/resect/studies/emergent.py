@@ -294,7 +294,7 @@ def summarise(measured: Measurements, section: Emergent) -> StudyResult:
             *(_lowered(measured, section, role) for role in section.scored_on),
             _explained(measured, section, changes),
         ),
-        tables={"curve": _rows(measured, section), "changes": changes},
+        tables={"curve": _rows(measured, section), "changes": changes} if measured.tabled else {},
         shows=(
             "Whether cutting weights before narrow fine-tuning lowers misalignment elsewhere at "
             "the same narrow performance, and whether narrow training moves the weights behind "

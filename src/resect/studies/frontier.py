@@ -182,7 +182,7 @@ def summarise(measured: Measurements, section: Frontier) -> StudyResult:
         study=STUDY.name,
         title=STUDY.question,
         claims=tuple(claims),
-        tables={"grid": _grid_rows(measured, points, chosen)},
+        tables={"grid": _grid_rows(measured, points, chosen)} if measured.tabled else {},
         shows=(
             "What harm reduction can be had for what loss of utility, with which settings, and "
             "what the automatic choice is worth on prompts that it has not seen."

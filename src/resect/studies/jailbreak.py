@@ -109,7 +109,7 @@ def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
         study=STUDY.name,
         title=STUDY.question,
         claims=tuple(claims),
-        tables={"attacks": _rows(measured, section)},
+        tables={"attacks": _rows(measured, section)} if measured.tabled else {},
         shows=(
             "How much harm each attack brings out of the intact and of the cut model, and whether "
             "the model still declines: the gate and the capability behind it, told apart."

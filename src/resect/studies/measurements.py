@@ -72,7 +72,13 @@ class Scored(NamedTuple):
 
 
 class Measurements:
-    """The records of a run, read by cell."""
+    """The records of a run, read by cell.
+
+    Attributes:
+        tabled: Whether studies shall make their tables, which cost more than their claims.
+    """
+
+    tabled = True
 
     def __init__(self, config: Design, run: Path):
         """Open a run; files are read when they are asked for."""
@@ -84,8 +90,9 @@ class Measurements:
         self._resamplers: dict[str, Resampler] = {}
 
     def of_seed(self, seed: int) -> Measurements:
-        """Return what the same run has measured of one seed; what was read stays read."""
+        """Return the measurements of one seed, without tables; what was read stays read."""
         measured = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        measured.tabled = False
         measured._rows, measured._resamplers = self._rows, self._resamplers
         measured._asked, measured._samples = self._asked, self._samples
         return measured

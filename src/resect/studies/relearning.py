@@ -179,7 +179,7 @@ def summarise(measured: Measurements, section: Relearning) -> StudyResult:
             _held(measured, section, unseen),
             _benign(measured, section, unseen),
         ),
-        tables={"curve": _rows(measured, section)},
+        tables={"curve": _rows(measured, section)} if measured.tabled else {},
         shows=(
             "How many harmful examples and steps bring back what the cut removed, and whether the "
             "way back leads through the weights that were cut."

@@ -168,7 +168,9 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
             "curve": curve_rows(measured, config.subject, curve_arms),
             "scored": _scored_rows(measured, arms),
             "permuted": [] if swapped is None else swapped.rows,
-        },
+        }
+        if measured.tabled
+        else {},
         shows=(
             "Whether cutting the target's weights lowers harm more than the best cut of each "
             "control that costs as little utility."

@@ -216,16 +216,17 @@ def summarise(measured: Measurements, section: Stability) -> StudyResult:
     """Weigh the agreement of masks and the spread of the effect."""
     design = measured.config
     agreement = _agreement_rows(measured, section)
-    effects = _effect_rows(measured, section)
     random = _random_drop(measured, section, design.subject)
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
         claims=(
             _agreement_claim(measured, section, agreement, random),
-            _effect_claim(measured, section, effects),
+            _effect_claim(measured, section),
         ),
-        tables={"agreement": agreement, "effects": effects},
+        tables={"agreement": agreement, "effects": _effect_rows(measured, section)}
+        if measured.tabled
+        else {},
         shows=(
             "How much of the located set, and of what cutting it does, comes from the choices that "
             "a user makes without thinking: examples, their number, their wording, the recipe."
@@ -302,18 +303,20 @@ def _agreement_claim(
     )
 
 
-def _effect_claim(measured: Measurements, section: Stability, rows: list[Row]) -> Claim:
+def _effect_claim(measured: Measurements, section: Stability) -> Claim:
     design = measured.config
     random = _random_drop(measured, section, design.subject)
-    pooled = [row for row in rows if row["seed"] is None]
+    names = {
+        f"{axis}, {label}": variant
+        for axis, variants in _variations(design, section).items()
+        for label, variant in variants.items()
+    }
     drops = [
-        Interval(row["value"], row["harm_drop"], row["harm_drop_low"], row["harm_drop_high"])
-        for row in pooled
+        effect(measured, cells_of(design, variant.role, variant.cut)).harm_drop.interval(name)
+        for name, variant in names.items()
     ]
-    index = min(range(len(drops)), key=lambda i: _number(drops[i].value))
-    weakest = drops[index]
-    axes = _variations(design, section).values()
-    variants = dict.fromkeys(variant for axis in axes for variant in axis.values())
+    weakest = min(drops, key=lambda drop: _number(drop.value))
+    variants = dict.fromkeys(names.values())
     roles = dict.fromkeys(variant.role for variant in variants)
     unseen = [silent(measured, cells_of(design, role, None)) for role in roles]
     weighed = weigh(
@@ -321,7 +324,7 @@ def _effect_claim(measured: Measurements, section: Stability, rows: list[Row]) -
             Condition(
                 drop,
                 at_least=section.harm_drop,
-                misses=f"Weakest: {pooled[index]['axis']}, {weakest.name}.",
+                misses=f"Weakest: {weakest.name}.",
                 crosses="The interval crosses the threshold for: {names}.",
             )
             for drop in drops

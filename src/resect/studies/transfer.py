@@ -164,7 +164,7 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
         study=STUDY.name,
         title=STUDY.question,
         claims=(claim,),
-        tables={"matrix": matrix, "overlap": overlaps},
+        tables={"matrix": matrix, "overlap": overlaps} if measured.tabled else {},
         shows=(
             "How far a cut that was located with one harm type lowers the others, and whether "
             "the sets overlap more than chance"

@@ -53,7 +53,7 @@ class Size:
         same_prompts: Whether all models are asked the same prompts.
     """
 
-    models: int = 3
+    models: int = 5
     prompts: int = 100
     tasks: int = 268
     words: int = 1
@@ -95,6 +95,8 @@ class Simulated(Measurements):
     What is read twice is computed once; the bootstrap's weights are shared by all draws of a world,
     which changes no expectation.
     """
+
+    tabled = False
 
     def __init__(
         self,
