@@ -127,6 +127,6 @@ def test_swapped_labels_are_a_table_and_no_figure(tmp_path: Path) -> None:
     )  # fmt: skip
     assert all(column.numeric for column in tables["swapped labels"].columns)
     page, _ = pages(tmp_path)
-    assert "random, same damage" in page
+    assert "random, as costly" in page
     rows = (tmp_path / "run/tables/specificity-permuted.csv").read_text(encoding="utf-8")
     assert rows.splitlines()[:3] == ["permutation,harm_drop", ",0.9", "0,0.0"]

@@ -94,7 +94,7 @@ NAMES = {
     "next_slice": "next slice",
     "benign": "benign behaviour",
     "matched": "content-matched",
-    "damage": "random, same damage",
+    "damage": "random, as costly",
     "benign_tuned": "benign-tuned",
     "dpo": "preference-tuned (DPO)",
     "none": "nothing",
