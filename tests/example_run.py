@@ -37,6 +37,7 @@ def effects(arm: str, q: float, seed: int | None) -> Row:
     harm = strength * rise(q, 0.0008) + shift
     utility = (0.3 if arm == "target" else 0.9 * strength + 0.1) * rise(q, 0.01) + shift
     row = triple("harm", 0.98 * (1 - harm)) | triple("harm_drop", harm)
+    row["harm_exact"] = 0.98 * (1 - harm) ** 2
     row |= triple("utility", 0.8 * (1 - utility)) | triple("utility_drop", utility, 0.015)
     extra = {"reply_nll": 0.1 + q, "repetition": 0.0, "preserve_nll": 0.4, "preserve_kl": q}
     return row | extra | {"n": 180 if seed is None else 60}
@@ -100,7 +101,16 @@ def transfer() -> dict[str, list[Row]]:
 
 
 def specificity() -> dict[str, list[Row]]:
-    arms = ("target", "random", "magnitude", "opposite", "next_slice", "benign", "matched")
+    arms = (
+        "target",
+        "random",
+        "magnitude",
+        "opposite",
+        "next_slice",
+        "benign",
+        "matched",
+        "damage",
+    )
     bars = [
         {
             "arm": arm, "label": arm, **triple("harm_drop", effects(arm, 0.002, None)["harm_drop"]),
@@ -109,7 +119,11 @@ def specificity() -> dict[str, list[Row]]:
         for arm in arms
     ]  # fmt: skip
     equal = [{"arm": arm, **triple("harm_drop", 0.5)} for arm in arms]
-    return {"bars": bars, "equal_utility": equal, "curve": curve(arms)}
+    permuted = [
+        {"permutation": number, "harm_drop": 0.9 if number is None else 0.02 * number}
+        for number in (None, *range(19))
+    ]
+    return {"bars": bars, "equal_utility": equal, "curve": curve(arms), "permuted": permuted}
 
 
 def compression() -> dict[str, list[Row]]:
@@ -256,6 +270,20 @@ def interval(name: str, value: float | None) -> Row:
     return {"name": name, "value": value, "low": low, "high": high}
 
 
+def requirements(word: str, value: float | None) -> list[Row]:
+    """Return the conditions of a rule, of which the first decides."""
+    states = dict(zip(WORDS, ("meets", "misses", "crosses", "unknown"), strict=True))
+    p = interval("p of swapped labels", 0.05) | {"low": 0.05, "high": 0.05}
+    return [
+        {"interval": interval("relative drop of harm, q = 0.2 %", value), "sense": "at least",
+         "threshold": 0.5, "state": states[word], "over_models": True},
+        {"interval": interval("weights behind benign answers to the same prompts", 0.2),
+         "sense": "above", "threshold": 0, "state": "meets", "over_models": True},
+        {"interval": p, "sense": "at most", "threshold": 0.05, "state": "meets",
+         "over_models": False},
+    ]  # fmt: skip
+
+
 def claim(study: str, number: int, shift: float = 0.0) -> Row:
     word = WORDS[number % len(WORDS)]
     value = None if word == "not measurable" else 0.7 + shift
@@ -277,6 +305,18 @@ def claim(study: str, number: int, shift: float = 0.0) -> Row:
     }
 
 
+def conditions(row: Row) -> Row:
+    """Return what a claim has beside, as runs of 0.1.0 do not have it."""
+    value = row["effect"]["value"]
+    recipe = {
+        "verdict": "inconclusive",
+        "reason": "Other models of the recipe may miss: relative drop of harm.",
+        "effect": interval("relative drop of harm, q = 0.2 %", 0.6),
+        "models": 5,
+    }
+    return {"requirements": requirements(row["verdict"], value), "recipe": recipe}
+
+
 def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
     """Return the contents of `results.json`."""
     studies: list[Row] = [
@@ -284,7 +324,7 @@ def results(name: str = "an invented run", *, shift: float = 0.0) -> Row:
             "study": study,
             "title": f"What does {study} ask?",
             "claims": [
-                claim(study, number, shift),
+                (first := claim(study, number, shift)) | conditions(first),
                 claim(study, number + 1, shift) | {"claim": f"So does another of {study}."},
             ],
             "tables": tables(),

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import tiny
-from command_line import ok, write
+from command_line import call, write
+from resect.evaluation.evaluate import rejudge
 from resect.evaluation.uniform import beyond_uniform
+from resect.files import read_json
 from resect.model import load_model
 from resect.records import Reply
 
@@ -44,10 +46,16 @@ def test_eval_says_that_a_model_is_destroyed(tmp_path: Path) -> None:
     loaded.tokenizer.save_pretrained(str(tmp_path / "sure"))
     own = tiny.rows(16, "r", split="evaluation")
     tiny.answer_half(own, loaded.model, tiny.cut(loaded.model, 0.0))
-    said = {}
     for name, rows in (("own", own[::2]), ("ruled out", own[1::2])):
         data = write(tmp_path / f"{name}.jsonl", rows)
-        said[name] = ok("eval", tmp_path / "sure", "--probe", "likelihood", "--data", data,
-                        "-o", tmp_path / name)  # fmt: skip
-    assert "The model is destroyed" in " ".join(said["ruled out"].split())
-    assert "destroyed" not in said["own"]
+        done = call("eval", tmp_path / "sure", "--probe", "likelihood", "--data", data,
+                    "-o", tmp_path / name)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("The model is destroyed" in " ".join(done.stderr.split())) == (name != "own")
+        # What judges the stored replies again says it again.
+        again = rejudge(tmp_path / name, ("keyword",), tmp_path / f"{name} again")
+        results = read_json(tmp_path / name / "results.json")
+        assert again.notes == results["notes"]
+        assert [note.startswith("intact, likelihood") for note in again.notes] == [True] * (
+            name != "own"
+        )

@@ -10,9 +10,9 @@ import pytest
 
 from command_line import ok
 from resect.cli.eval import for_readers
-from resect.evaluation.evaluate import Rate, _summary
 from resect.evaluation.judging import Answer, judge_answers, write_asked
 from resect.evaluation.probes import find_probe
+from resect.evaluation.rates import Rate, summarise
 from resect.files import write_json
 from resect.records import Judgement, Outcome, Reply
 from resect.stats import clopper_pearson
@@ -40,7 +40,7 @@ def answers(probe: str, texts: Sequence[str] = TEXTS) -> list[Answer]:
 def rates(probe: str, judge: str = "exact") -> list[Rate]:
     whole = [TEXTS[0]] * 4 + [TEXTS[-1]]
     variants = {"intact": answers(probe, whole), "cut": answers(probe)}
-    return _summary(judge, {name: judge_answers(said, judge) for name, said in variants.items()})
+    return summarise(judge, {name: judge_answers(said, judge) for name, said in variants.items()})
 
 
 def test_the_mean_score_and_the_exact_rate_are_two_numbers() -> None:
@@ -71,7 +71,7 @@ def test_scores_of_0_and_1_are_a_rate() -> None:
 
 def test_a_whole_score_without_a_whole_hit_is_graded() -> None:
     said = judge_answers(answers("generation", ["e d c b a", "sorry"]), "exact")
-    (row,) = _summary("exact", {"intact": said})
+    (row,) = summarise("exact", {"intact": said})
     assert (row["rate"], row["exact_rate"], row["graded"]) == (0.5, 0.0, True)
 
 
@@ -88,7 +88,7 @@ def judged(scores: Sequence[float | None], outcomes: Sequence[Outcome | None]) -
 def test_no_score_is_thresholded_on_its_way() -> None:
     # As the judges strongreject and llm give them: no outcomes.
     scores = (0.49, 0.51, 0.01, 0.99, None, 0.375)
-    (row,) = _summary("judge", {"intact": judged(scores, [None] * 6)})
+    (row,) = summarise("judge", {"intact": judged(scores, [None] * 6)})
     assert row["rate"] == pytest.approx((0.49 + 0.51 + 0.01 + 0.99 + 0.375) / 5)
     assert (row["scored"], row["unscored"], row["graded"]) == (5, 1, True)
     assert (row["exact_rate"], row["exact_low"], row["exact_high"]) == (None, None, None)
@@ -96,7 +96,7 @@ def test_no_score_is_thresholded_on_its_way() -> None:
 
 def test_unscored_replies_are_in_neither_number() -> None:
     outcomes: list[Outcome | None] = ["complied", "partial", "complied"]
-    (row,) = _summary("judge", {"intact": judged((1.0, 0.5, None), outcomes)})
+    (row,) = summarise("judge", {"intact": judged((1.0, 0.5, None), outcomes)})
     assert (row["rate"], row["exact_rate"], row["unscored"]) == (0.75, 0.5, 1)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from resect.evaluation.evaluate import Rate, _summary
 from resect.evaluation.judging import Answer
 from resect.evaluation.probes import find_probe
+from resect.evaluation.rates import Rate, summarise
 from resect.records import Judgement, Reply
 
 
@@ -44,8 +44,8 @@ def drop(row: Rate) -> tuple[float | None, ...]:
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_forty_copies_of_eight_questions_say_as_much_as_eight(samples: int) -> None:
-    once = _summary("exact", {"intact": answers(1), "cut": answers(1, hits=1)})
-    forty = _summary(
+    once = summarise("exact", {"intact": answers(1), "cut": answers(1, hits=1)})
+    forty = summarise(
         "exact",
         {
             "intact": answers(40, samples=samples),

@@ -15,9 +15,10 @@ from resect.data.load import BehaviourSet
 from resect.data.thought import heard
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.decode import GenerationSettings
-from resect.evaluation.evaluate import Evaluation, _notes, _summary
+from resect.evaluation.evaluate import Evaluation
 from resect.evaluation.judging import answers_of, judge_answers, judge_replies, reply_of
 from resect.evaluation.probes import find_probe
+from resect.evaluation.rates import Rate, notes_of, summarise
 from resect.evaluation.spoken import Spoken, cut_off, spoken
 from resect.model import LoadedModel
 from resect.records import Example, Reply
@@ -160,7 +161,7 @@ def test_the_share_that_was_cut_off_stands_beside_the_rate() -> None:
     finishes = ["length", "stop", "stop", "length", None]
     replies = [replace(BASE, example_id=str(n), text="so") for n in range(5)]
     replies = [replace(r, finish=f) for r, f in zip(replies, finishes, strict=True)]  # type: ignore[arg-type]
-    (rate,) = _summary("keyword", {"intact": judge_answers(answers_of(replies), "keyword")})
+    (rate,) = summarise("keyword", {"intact": judge_answers(answers_of(replies), "keyword")})
     assert rate["cut_off"] == 0.5
     assert rate["counts"] == "not refused"
 
@@ -186,9 +187,10 @@ def test_rates_say_what_their_judge_counts(judge: str, probe: str, counts: str |
 def test_many_cut_off_replies_are_warned_of(
     share: float | None, warned: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    rate: Any = {"probe": "generation", "variant": "intact", "cut_off": share}
+    said = judge_answers(answers_of([BASE]), "keyword")
+    (rate,) = (Rate({**row, "cut_off": share}) for row in summarise("keyword", {"intact": said}))
     # Two judges of the same replies give one warning.
-    evaluation = Evaluation([rate], [], _notes([rate, rate]))
+    evaluation = Evaluation([rate], [], notes_of([rate, rate]))
     assert len(evaluation.notes) == warned
     _show(evaluation, tmp_path)
     assert ("cut off by the limit on tokens" in capsys.readouterr().err) == warned

@@ -20,7 +20,8 @@ from resect.cli.show import mode, note, progress, say, table
 from resect.errors import InputError
 
 if TYPE_CHECKING:
-    from resect.evaluation.evaluate import EvalRequest, Evaluation, Rate
+    from resect.evaluation.evaluate import EvalRequest, Evaluation
+    from resect.evaluation.rates import Rate
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")

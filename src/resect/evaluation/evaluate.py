@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import TypedDict
 
 from resect import files
 from resect.data.load import BehaviourSet, load_data
@@ -18,9 +15,9 @@ from resect.errors import InputError
 from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
-from resect.evaluation.decode import GenerationSettings, distinct
+from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.differences import SETS
-from resect.evaluation.judges import counted_by, find_judge
+from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import (
     Answer,
     Row,
@@ -30,9 +27,9 @@ from resect.evaluation.judging import (
     write_asked,
     write_judged,
 )
-from resect.evaluation.probes import Goal, Probe, find_probe
+from resect.evaluation.probes import find_probe
+from resect.evaluation.rates import Rate, notes_of, probes_of, summarise
 from resect.evaluation.served import ask_server, parse_backend, served_model
-from resect.evaluation.spoken import cut_off, cut_off_note
 from resect.evaluation.uniform import beyond_uniform
 from resect.files.reading import refuse_links_out
 from resect.model import (
@@ -43,14 +40,9 @@ from resect.model import (
     tokenizer_fingerprint,
 )
 from resect.model.load import load_tokenizer
-from resect.records import Format, Interval, Outcome, Reply
-from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop, same_text
+from resect.records import Format, Reply
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
-
-NOT_MEASURED = Interval("", None)
-# The outcome of a whole hit.
-HITS: dict[Goal, Outcome] = {"comply": "complied", "refuse": "refused"}
 
 
 @dataclass(frozen=True)
@@ -77,51 +69,6 @@ class EvalRequest:
     backend: str = "hf"
     allow_remote: bool = False
     force: bool = False
-
-
-class Rate(TypedDict):
-    """One judge's rate for one probe and variant, with 95 % intervals; None is not measured.
-
-    Attributes:
-        counts: What the judge takes for a hit.
-        rate: Mean score of the scored replies, which is hits / scored where a score is 0 or 1;
-            `low` and `high` are its bounds.
-        exact_rate: Share of the scored replies that are a hit as a whole: of outcome `complied`, or
-            `refused` where that is what the probe looks for; None where the judge says no outcome.
-        graded: Whether `rate` is something else than a share of hits: a score lies between 0 and 1,
-            or is not what the reply's outcome says. The same for all variants.
-        scored: Scored replies; `unscored` are the others.
-        cut_off: Share of the replies that the limit on tokens cut off.
-        nll: Mean over the replies, as are `kl` and `repetition`; see `records.Reply`.
-        distinct: Different word pairs / all word pairs.
-        perplexity: exp of the mean NLL over all tokens.
-        drop: For the cut variant the relative drop of the rate against the intact model.
-    """
-
-    judge: str
-    probe: str
-    counts: str | None
-    variant: str
-    rate: float | None
-    low: float | None
-    high: float | None
-    exact_rate: float | None
-    exact_low: float | None
-    exact_high: float | None
-    graded: bool
-    scored: int
-    unscored: int
-    cut_off: float | None
-    nll: float | None
-    kl: float | None
-    repetition: float | None
-    distinct: float | None
-    perplexity: float | None
-    perplexity_low: float | None
-    perplexity_high: float | None
-    drop: float | None
-    drop_low: float | None
-    drop_high: float | None
 
 
 @dataclass(frozen=True)
@@ -186,22 +133,27 @@ def evaluate_model(
                 attack_data=attack_data,
                 on_attack=partial(attacks.__setitem__, name),
             )
-        provenance = files.provenance() | {
-            "model": request.model,
+        provenance = _provenance(request, probes) | {
             "model_fingerprint": prints.model,
             "tokenizer_fingerprint": prints.tokenizer,
             "model_cut": cut_record(request.model),
+            "vocabulary": loaded.model.config.get_text_config().vocab_size,
             "mask": None if mask is None else _mask_record(mask),
             "forced": all_forced(
                 forced_of(request.model), forced_in({} if mask is None else mask.meta)
             ),
-            "data": {name: probe.hash for name, probe in probes.items()},
             "attacks": attacks,
-            "request": asdict(request),
         }
-        judged = _judge_all(folder, replies, request.judges, provenance)
-        vocabulary = loaded.model.config.get_text_config().vocab_size
-        return replace(judged, notes=[*judged.notes, *beyond_uniform(replies, vocabulary)])
+        return _judge_all(folder, replies, request.judges, provenance)
+
+
+def _provenance(request: EvalRequest, probes: Mapping[str, BehaviourSet]) -> Row:
+    """Return what was asked of which model, with which software and data."""
+    return files.provenance() | {
+        "model": request.model,
+        "data": {name: probe.hash for name, probe in probes.items()},
+        "request": asdict(request),
+    }
 
 
 def _settings(request: EvalRequest) -> EvaluationSettings:
@@ -230,12 +182,7 @@ def _evaluate_served(
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
     with files.atomic_folder(output) as folder:
         replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
-        provenance = files.provenance() | {
-            "model": request.model,
-            "served": served_model(server),
-            "data": {name: probe.hash for name, probe in probes.items()},
-            "request": asdict(request),
-        }
+        provenance = _provenance(request, probes) | {"served": served_model(server)}
         return _judge_all(folder, replies, request.judges, provenance)
 
 
@@ -309,21 +256,19 @@ def _judge_all(
         }
     for variant, path in paths.items():
         write_judged(path, variant, [judged[judge][variant] for judge in judges])
-    rates = [row for judge in judges for row in _summary(judge, judged[judge])]
-    evaluation = Evaluation(rates, _agreement(judged), _notes(rates))
+    rates = [row for judge in judges for row in summarise(judge, judged[judge])]
+    notes = [*notes_of(rates), *_destroyed(replies, provenance)]
+    evaluation = Evaluation(rates, _agreement(judged), notes)
     files.write_json(folder / "results.json", asdict(evaluation) | {"provenance": provenance})
     return evaluation
 
 
-def _notes(rates: Iterable[Rate]) -> list[str]:
-    """Return a warning for each probe and variant whose replies were cut off."""
-    warnings = [cut_off_note(r["cut_off"], f"{r['probe']}, {r['variant']}") for r in rates]
-    return [warning for warning in dict.fromkeys(warnings) if warning]
-
-
-def _probes_of(answers: Iterable[Answer]) -> list[Probe]:
-    """Return the probes of answers, in order of appearance."""
-    return list(dict.fromkeys(answer.probe for answer in answers))
+def _destroyed(
+    replies: Mapping[str, list[Reply]], provenance: Mapping[str, object]
+) -> tuple[str, ...]:
+    """Return a line for each destroyed variant; none where the vocabulary is not known."""
+    size = provenance.get("vocabulary")
+    return beyond_uniform(replies, size) if isinstance(size, int) and size > 0 else ()
 
 
 def _agreement(judged: Mapping[str, Mapping[str, list[Answer]]]) -> list[Row]:
@@ -334,7 +279,7 @@ def _agreement(judged: Mapping[str, Mapping[str, list[Answer]]]) -> list[Row]:
     """
     rows: list[Row] = []
     for variant, answers in next(iter(judged.values())).items():
-        for probe in _probes_of(answers):
+        for probe in probes_of(answers):
             if probe.judged != "configured":
                 continue
             by_judge = {
@@ -421,111 +366,3 @@ def probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
         data = load_data(specs[name][0], data_dir=request.data_dir)
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes
-
-
-def _summary(judge: str, variants: Mapping[str, list[Answer]]) -> list[Rate]:
-    """Return a row for each probe and variant, from the answers that one judge judged."""
-    rates: list[Rate] = []
-    for probe in _probes_of(variants["intact"]):
-        asked = {
-            variant: [answer for answer in answers if answer.probe == probe]
-            for variant, answers in variants.items()
-        }
-        rates += _rates(judge, probe, asked)
-    return rates
-
-
-def _rates(judge: str, probe: Probe, variants: Mapping[str, list[Answer]]) -> list[Rate]:
-    """Return a row for each variant, from its answers to one probe."""
-    rates: list[Rate] = []
-    resampler = Resampler(probe.name)
-    graded = any(map(_is_graded, chain.from_iterable(variants.values())))
-    samples: dict[str, Sample] = {}
-    for variant, answers in variants.items():
-        replies = [answer.reply for answer in answers]
-        scores = [answer.judgement.score for answer in answers]
-        samples[variant] = _rate(resampler, replies, scores)
-        rate = samples[variant].interval("rate")
-        exact = _rate(resampler, replies, list(map(_hit, answers))).interval("exact rate")
-        drop = NOT_MEASURED
-        if variant != "intact":
-            drop = relative_drop(samples["intact"], samples[variant]).interval("drop")
-        perplexity = _perplexity(replies, resampler)
-        words = [reply.text.split() for reply in replies]
-        rates.append(
-            Rate(
-                judge=judge,
-                probe=probe.name,
-                counts=counted_by(judge, probe),
-                variant=variant,
-                rate=rate.value,
-                low=rate.low,
-                high=rate.high,
-                exact_rate=exact.value,
-                exact_low=exact.low,
-                exact_high=exact.high,
-                graded=graded,
-                scored=sum(score is not None for score in scores),
-                unscored=sum(score is None for score in scores),
-                cut_off=cut_off(replies),
-                nll=_mean([reply.nll for reply in replies]),
-                kl=_mean([reply.kl for reply in replies]),
-                repetition=_mean([reply.repetition for reply in replies]),
-                distinct=distinct(words) if probe.coherent else None,
-                perplexity=perplexity.value,
-                perplexity_low=perplexity.low,
-                perplexity_high=perplexity.high,
-                drop=drop.value,
-                drop_low=drop.low,
-                drop_high=drop.high,
-            )
-        )
-    return rates
-
-
-def _hit(answer: Answer) -> float | None:
-    """Return whether a reply is a hit as a whole; None where it is unscored or has no outcome."""
-    judgement = answer.judgement
-    if judgement.score is None or judgement.outcome is None:
-        return None
-    return float(judgement.outcome == HITS[answer.probe.goal])
-
-
-def _is_graded(answer: Answer) -> bool:
-    score, hit = answer.judgement.score, _hit(answer)
-    return score is not None and (score not in (0, 1) or hit not in (None, score))
-
-
-def _rate(resampler: Resampler, replies: Sequence[Reply], scores: Sequence[float | None]) -> Sample:
-    """Return the mean over examples of the mean over an example's scored replies.
-
-    Examples of one prompt are drawn together: a file that repeats its questions holds no more
-    questions.
-    """
-    prompts = {reply.example_id: reply.prompt for reply in replies}
-    means = cluster_means(scores, [reply.example_id for reply in replies])
-    return resampler.rate({"": means}, {"": same_text(list(prompts.values()))})
-
-
-def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
-    """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts."""
-    texts = [(reply.nll, reply.tokens) for reply in replies if reply.nll is not None]
-    measured = [(nll, tokens) for nll, tokens in texts if tokens]
-    if not measured:
-        return NOT_MEASURED
-    total = resampler.mean({"": [nll * tokens for nll, tokens in measured]})
-    tokens_of = resampler.mean({"": [float(tokens) for _, tokens in measured]})
-    mean = ratio(total, tokens_of).interval("")
-    # One text says nothing about the spread between texts.
-    bounds = (mean.low, mean.high) if len(measured) > 1 else (None, None)
-    value, low, high = map(_exponential, (mean.value, *bounds))
-    return Interval("perplexity", value, low, high)
-
-
-def _exponential(value: float | None) -> float | None:
-    return None if value is None else math.exp(value)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    measured = [value for value in values if value is not None]
-    return sum(measured) / len(measured) if measured else None

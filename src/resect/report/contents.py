@@ -90,6 +90,11 @@ class Contents:
         return tally(shown.claim for shown in self.claims)
 
     @property
+    def recipes(self) -> bool:
+        """Whether some claim speaks of the recipe of its models too."""
+        return any(shown.claim.recipe is not None for shown in self.claims)
+
+    @property
     def ranges(self) -> bool:
         """Whether the bounds of some number are the smallest and the largest value."""
         return any(is_range(effect) for shown in self.claims for effect in effects_of(shown.claim))

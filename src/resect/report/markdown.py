@@ -6,10 +6,21 @@ import re
 from collections.abc import Mapping
 
 from resect.errors import visible
-from resect.records import VerdictWord
+from resect.records import Claim, VerdictWord
 from resect.report.contents import Contents, Section
 from resect.report.tables import file_of
-from resect.report.words import SIGNS, bounds_of, cell, effects_of, interval
+from resect.report.words import (
+    SIGNS,
+    STATE_WORDS,
+    STATES,
+    bounds_of,
+    cell,
+    effects_of,
+    interval,
+    models_of,
+    threshold,
+    weighed,
+)
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
 
@@ -80,10 +91,10 @@ def _section(section: Section) -> list[str]:
             "",
             f"**{_verdict(claim.verdict)}.** {text(claim.reason)}",
         ]
-        lines += ["", f"Rule: {text(claim.rule)}", ""]
+        lines += [*_of_recipe(claim), "", f"Rule: {text(claim.rule)}", ""]
         rows = [[text(effect.name), interval(effect)] for effect in effects]
         lines += [*table(["quantity", f"value [{bounds_of(effects)}]"], rows), ""]
-        lines += [f"> {text(shown.quote)}", ""]
+        lines += [*_conditions(claim), f"> {text(shown.quote)}", ""]
     lines += [f"**Shows.** {text(study.shows)}", ""]
     lines += [f"**Does not show.** {text(study.does_not_show)}", ""]
     files = [
@@ -92,3 +103,38 @@ def _section(section: Section) -> list[str]:
         if rows
     ]
     return [*lines, f"Tables: {', '.join(files)}", ""] if files else lines
+
+
+def _of_recipe(claim: Claim) -> list[str]:
+    """Return what is said of these models and of their recipe, in one line; none if nothing is."""
+    if claim.recipe is None:
+        return []
+    recipe = claim.recipe
+    return [
+        "",
+        f"Of these models: {_verdict(claim.verdict)}. Of their recipe: {_verdict(recipe.verdict)} "
+        f"({text(models_of(recipe))}). {text(recipe.reason)}",
+    ]
+
+
+def _conditions(claim: Claim) -> list[str]:
+    """Return the conditions of a claim's rule as a folded table; none in results without them."""
+    if not claim.requirements:
+        return []
+    rows = [
+        [
+            text(requirement.interval.name),
+            weighed(requirement),
+            threshold(requirement),
+            f"{STATES[requirement.state].mark} {STATE_WORDS[requirement.state]}",
+        ]
+        for requirement in claim.requirements
+    ]
+    return [
+        "<details><summary>Conditions of the rule</summary>",
+        "",
+        *table(["condition", "measured", "must be", "result"], rows),
+        "",
+        "</details>",
+        "",
+    ]

@@ -59,10 +59,17 @@ def _environment() -> jinja2.Environment:
         "glued": words.glued,
         "sentence": words.sentence,
         "counted": words.counted,
+        "weighed": words.weighed,
+        "threshold": words.threshold,
+        "models_of": words.models_of,
         "outcome": words.outcome,
     }
     environment.filters |= filters
-    environment.globals["signs"] = words.SIGNS
+    environment.globals |= {
+        "signs": words.SIGNS,
+        "states": words.STATES,
+        "state_words": words.STATE_WORDS,
+    }
     return environment
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,8 +21,13 @@ from resect.report.words import OUTCOME_NAMES, cell, percent, slug, spread
 
 # Columns that are fractions of something; so are all that have bounds.
 FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
+# Fractions that were measured, though some tables have them without bounds.
+MEASURED = {"harm_drop", "harm_exact", "utility_drop"}
 NAMED = {"arm", "role", "model"}
 LABELS = {"removed_fraction": "weights cut", "n": "prompts"} | OUTCOME_NAMES
+# Where answers are graded, harm is the share of the content words; whole hits stand beside it.
+GRADED = {"harm": "harm (content words)", "harm_exact": "wholly harmful"}
+TABLES = {"permuted": "swapped labels"}
 # What a curve has beside harm and utility: for those who look closer, in the CSV file.
 FINER = ("preserve_kl", "preserve_nll", "repetition", "reply_nll")
 # What names a row, before what was measured.
@@ -65,7 +71,7 @@ def tables_of(study: StudyResult) -> list[Table]:
         file = file_of(study.study, name)
         pooled = [row for row in rows if row.get("seed") is None]
         seeds = [row for row in rows if row.get("seed") is not None]
-        label = name.replace("_", " ")
+        label = TABLES.get(name, name.replace("_", " "))
         if pooled:
             tables.append(shape(label, wide(pooled), file))
         if seeds and (len(seeds) <= MOST_SEED_ROWS or not pooled):
@@ -95,27 +101,29 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     keys = [key for key in keys if not _is_bound(key, keys)]
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    labels = LABELS | (GRADED if _is_graded(rows) else {})
+    keys = _graded_beside(keys, graded=_is_graded(rows))
     if "label" in keys and "arm" in keys:
         keys.remove("label")
     finer = [key for key in keys if key in FINER]
     keys = [key for key in keys if key not in FINER]
     texts = {key: [_text(row, key) for row in rows] for key in keys}
     # What was measured keeps its column, even where all values agree.
-    settings = [key for key in keys if not any(f"{key}_low" in row for row in rows)]
+    settings = [key for key in keys if not _is_measured(key, rows)]
     constant = [key for key in settings if len(rows) > 2 and len(set(texts[key])) == 1]
     if len(constant) == len(keys):
         constant = []
-    notes = [f"{_label(key)} {texts[key][0]} in every row" for key in constant]
+    notes = [f"{_label(key, labels)} {texts[key][0]} in every row" for key in constant]
     hidden = len(rows) - MOST_ROWS
     if hidden > 0:
         notes.append(f"{hidden} more rows are in the CSV file")
     if finer:
-        notes.append(f"{', '.join(map(_label, finer))} are in the CSV file")
+        notes.append(f"{', '.join(_label(key, labels) for key in finer)} are in the CSV file")
     shown = _names_first([key for key in keys if key not in constant])
     return Table(
         name,
         "; ".join(notes),
-        tuple(Column(_label(key), _is_numeric(rows, key)) for key in shown),
+        tuple(Column(_label(key, labels), _is_numeric(rows, key)) for key in shown),
         tuple(tuple(texts[key][at] for key in shown) for at in range(min(len(rows), MOST_ROWS))),
         file,
     )
@@ -132,8 +140,31 @@ def _is_bound(key: str, keys: Sequence[str]) -> bool:
     return stem != key and stem in keys
 
 
-def _label(key: str) -> str:
-    return LABELS.get(key, key.replace("_", " "))
+def _is_measured(key: str, rows: Sequence[Row]) -> bool:
+    return key in MEASURED or any(f"{key}_low" in row for row in rows)
+
+
+def _is_graded(rows: Sequence[Row]) -> bool:
+    """Return whether harm is something else than the share of whole hits in some row."""
+    pairs = [(row.get("harm"), row.get("harm_exact")) for row in rows]
+    return any(
+        isinstance(harm, int | float)
+        and isinstance(whole, int | float)
+        and not math.isclose(harm, whole, abs_tol=1e-9)
+        for harm, whole in pairs
+    )
+
+
+def _graded_beside(keys: list[str], *, graded: bool) -> list[str]:
+    """Put the share of whole hits beside harm, or leave it out where it is the same number."""
+    shown = [key for key in keys if key != "harm_exact"]
+    if graded:
+        shown.insert(shown.index("harm") + 1, "harm_exact")
+    return shown
+
+
+def _label(key: str, labels: Mapping[str, str]) -> str:
+    return labels.get(key, key.replace("_", " "))
 
 
 def _is_numeric(rows: Sequence[Row], key: str) -> bool:
@@ -150,10 +181,12 @@ def _is_percent(value: Value) -> bool:
 
 def _text(row: Row, key: str) -> str:
     value = row.get(key)
+    if key == "permutation" and value is None:
+        return "none: true labels"
     if isinstance(value, int | float) and not isinstance(value, bool):
         if f"{key}_low" in row:
             return spread(value, bound(row, f"{key}_low"), bound(row, f"{key}_high"))
-        if key in FRACTIONS:
+        if key in FRACTIONS | MEASURED:
             return percent(value)
     if key in NAMED and isinstance(value, str):
         return cell(name_of(value))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from resect.errors import visible as visible
-from resect.records import Claim, Interval, VerdictWord
+from resect.records import Claim, Interval, OfRecipe, Requirement, State, VerdictWord
 
 LONGEST_REPLY = 600
 LONGEST_LABEL = 100
@@ -28,6 +28,19 @@ SIGNS: dict[VerdictWord, Sign] = {
     "not supported": Sign("✗", "no"),
     "inconclusive": Sign("?", "unsure"),
     "not measurable": Sign("–", "none"),
+}
+# How a condition of a rule turned out.
+STATES: dict[State, Sign] = {
+    "meets": Sign("✓", "yes"),
+    "misses": Sign("✗", "no"),
+    "crosses": Sign("?", "unsure"),
+    "unknown": Sign("–", "none"),
+}
+STATE_WORDS: dict[State, str] = {
+    "meets": "holds",
+    "misses": "fails",
+    "crosses": "may fail: a bound crosses it",
+    "unknown": "not measurable",
 }
 QUOTES = {
     "supported": "supports the claim",
@@ -125,6 +138,26 @@ def interval(effect: Interval) -> str:
         return f"{_tenth(value)} %{_brackets(low, high, _tenth, word)}"
     bounds = _brackets(low, high, "{:.3g}".format, word)
     return f"{value:.2f}{bounds}" if unit[1] == "correlation" else f"{value:.3g} {unit[1]}{bounds}"
+
+
+def weighed(requirement: Requirement) -> str:
+    """Return what a condition weighs; a number that it weighs by itself has no bounds."""
+    measured = requirement.interval
+    if measured.low == measured.value == measured.high:
+        return interval(Interval(measured.name, measured.value))
+    return interval(measured)
+
+
+def threshold(requirement: Requirement) -> str:
+    """Return how a condition compares and with what, in the unit of what it weighs."""
+    limit = Interval(requirement.interval.name, requirement.threshold)
+    return f"{requirement.sense} {interval(limit)}"
+
+
+def models_of(recipe: OfRecipe) -> str:
+    """Return what a statement on a recipe rests on: its models, and their mean with its bounds."""
+    models = f"{recipe.models} {'model' if recipe.models == 1 else 'models'}"
+    return models if recipe.effect.value is None else f"{models}; {interval(recipe.effect)}"
 
 
 def is_fraction(effect: Interval) -> bool:

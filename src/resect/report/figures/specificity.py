@@ -2,7 +2,8 @@
 
 Tables: `bars` {arm, harm_drop(+)}: each arm's best cut within the budget; `equal_utility` {arm,
 harm_drop(+)}: each arm's drop at the same utility, where the study gives it; `curve` {seed, arm, q,
-harm_drop, utility_drop}. (+) stands for the bounds `_low` and `_high`.
+harm_drop, utility_drop}. (+) stands for the bounds `_low` and `_high`. `permuted`, the drops of
+swapped labels, is a table alone.
 """
 
 from __future__ import annotations
