@@ -24,9 +24,19 @@ def demo(
     study: Annotated[
         list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
     ] = None,
+    portable: Annotated[
+        bool | None,
+        typer.Option(
+            "--portable/--native",
+            help="The same bits on every x86-64 machine, in twice the time, or this processor's "
+            "own; --portable is the default with --quick.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
-    pin_organism()
+    if quick if portable is None else portable:
+        pin_organism()
     from resect.runs.demo import build_organisms, demo_config
     from resect.runs.run import Steps, carry_out
 
@@ -37,7 +47,7 @@ def demo(
 
     def train() -> None:
         with progress("training organisms") as update:
-            build_organisms(chosen, jobs=workers, on_progress=update)
+            build_organisms(config, jobs=workers, on_progress=update)
         note(f"organisms ready after {time.perf_counter() - start:.0f} s")
 
     carry_out(

@@ -84,6 +84,12 @@ def name_problems(values: Mapping[str, object]) -> list[str]:
     return problems
 
 
+def named(values: Mapping[str, object], mapping: str) -> set[str]:
+    """Return which entries of a mapping (`models`) the rest of a configuration names."""
+    references = _references(RunConfig, values, ())
+    return {reference.name for reference in references if reference.mapping == mapping}
+
+
 def _entries(values: object, path: str) -> Mapping[str, object] | None:
     """Return the mapping at a dotted path, None if none is there."""
     for step in path.split("."):

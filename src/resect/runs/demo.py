@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from resect.errors import unknown_name
 from resect.organism import Order, Recipe, build_many, organism_root
-from resect.runs.config import RunConfig, parse_config
+from resect.runs.config import RunConfig, named, parse_config
 from resect.studies import STUDIES
 
 STAGES = ("base", "aligned", "benign_tuned", "rehearsed", "dpo", "misaligned")
@@ -16,13 +16,13 @@ PERMUTATIONS = 19
 
 
 def build_organisms(
-    seeds: Sequence[int],
+    config: RunConfig,
     *,
     jobs: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Train the stages of all seeds, or find them in the cache."""
-    orders = [Order(seed, STAGES) for seed in seeds]
+    """Train the stages that a demonstration asks for, or find them in the cache."""
+    orders = [Order(seed, tuple(config.models)) for seed in config.seeds]
     report = on_progress or (lambda _done, _total: None)
     build_many(orders, jobs=jobs, on_progress=lambda _label, done, total: report(done, total))
 
@@ -49,7 +49,7 @@ def demo_config(
         "name": "model organism",
         "quick": quick,
         "seeds": list(seeds),
-        "models": _models(),
+        "models": {},
         "subject": "aligned",
         "data": {name: f"{root}/data/{file}.jsonl" for name, file in SETS.items()},
         "targets": _targets(),
@@ -75,12 +75,10 @@ def demo_config(
             name: sections.get(name, {}) for name in STUDIES if not studies or name in studies
         },
     }
+    # A stage that nobody asks for is not trained.
+    asked = named(values, "models")
+    values["models"] = {stage: f"{root}/{stage}" for stage in STAGES if stage in asked}
     return parse_config(values, "the demonstration's configuration")
-
-
-def _models() -> dict[str, str]:
-    """Return role to place: every stage."""
-    return {stage: f"{organism_root(Recipe())}/seed-{{seed}}/{stage}" for stage in STAGES}
 
 
 # Name under `data` to the organism's file.

@@ -195,7 +195,7 @@ def _organisms(config: RunConfig, jobs: int) -> None:
         return
     from resect.runs.demo import build_organisms
 
-    build_organisms(config.seeds, jobs=jobs)
+    build_organisms(config, jobs=jobs)
 
 
 def _names(run: Path, again: Path, pattern: str) -> list[str]:
