@@ -118,7 +118,7 @@ def _of_recipe(claim: Claim) -> list[str]:
 
 
 def _conditions(claim: Claim) -> list[str]:
-    """Return the conditions of a claim's rule as a folded table; none in results without them."""
+    """Return the conditions of a claim's rule as a table; none in results without them."""
     if not claim.requirements:
         return []
     rows = [
@@ -131,10 +131,6 @@ def _conditions(claim: Claim) -> list[str]:
         for requirement in claim.requirements
     ]
     return [
-        "<details><summary>Conditions of the rule</summary>",
-        "",
-        *table(["condition", "measured", "must be", "result"], rows),
-        "",
-        "</details>",
+        *table(["condition of the rule", "measured", "must be", "result"], rows),
         "",
     ]
