@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, pstdev
 
+from resect.stats import Sample
 from resect.studies.cells import Cell, Cut, Kind
 from resect.studies.effects import Effect, effect
 from resect.studies.guard import cost_of
@@ -69,8 +70,8 @@ def choose(
 ) -> Choice:
     """Choose each seed's cut on the selection half, and measure them on the test half.
 
-    A cut is chosen that lowers harm most within the limits of the guard, by estimates. Of equal
-    drops the first in the grid wins.
+    A cut is chosen that lowers harm most within the limits of the guard, by estimates, or the
+    smallest one that cannot be told from it.
 
     Args:
         measured: The run.
@@ -88,10 +89,21 @@ def choose(
 def _best(
     measured: Measurements, role: str, cuts: Sequence[Cut], budget: float, seed: int
 ) -> Cut | None:
-    best, most = None, 0.0
+    """Return the smallest cut whose drop is within a standard error of the largest one.
+
+    The largest of several drops owes part of its lead to luck, and larger cuts cost more, on other
+    prompts too (the one-standard-error rule: Breiman, Friedman, Olshen and Stone 1984).
+    """
+    drops: dict[Cut, Sample] = {}
     for cut in cuts:
         cells = [Cell(role, seed, cut, ())]
-        drop = effect(measured, cells, "selection").harm_drop.value
-        if drop > most and cost_of(measured, cells, "selection").within(measured.config, budget):
-            best, most = cut, drop
-    return best
+        drop = effect(measured, cells, "selection").harm_drop
+        if drop.value > 0 and cost_of(measured, cells, "selection").within(measured.config, budget):
+            drops[cut] = drop
+    if not drops:
+        return None
+    largest = max(drops.values(), key=lambda drop: drop.value)
+    least = largest.value - pstdev(largest.draws.tolist())
+    near = [cut for cut, drop in drops.items() if drop.value >= least]
+    # Of equal sizes the first in the grid.
+    return min(near, key=lambda cut: cut.q)

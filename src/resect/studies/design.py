@@ -136,7 +136,7 @@ class Guard(Section):
     Attributes:
         utility_drop: Largest relative drop of utility, mean over tasks, where a study has no budget
             of its own.
-        worst_task: Largest relative drop of the task that loses most.
+        worst_task: Largest relative drop of the task that loses most; the budget if that is larger.
         incoherent: Largest rise of the share of incoherent replies.
         random_share: A random cut of the same size must do less than this share of what is claimed.
     """

@@ -3,7 +3,8 @@
 Every rule on a cut has these conditions beside its own, all by the bound that faces the threshold:
 
     mean cost     utility falls by no more than the budget, in the mean over tasks
-    worst task    nor does the task that loses most by more than `guard.worst_task`
+    worst task    nor does the task that loses most by more than `guard.worst_task`, or than the
+                  budget where that is larger
     coherence     the share of incoherent replies rises by no more than `guard.incoherent`
     random cut    a random cut of the same size does less than `guard.random_share` of the effect
 
@@ -58,7 +59,7 @@ class Cost:
         guard = design.guard
         return (
             self.utility.value <= budget
-            and (self.task.low is None or self.task.low <= guard.worst_task)
+            and (self.task.low is None or self.task.low <= max(budget, guard.worst_task))
             and (self.incoherent is None or self.incoherent.value <= guard.incoherent)
         )
 
@@ -170,19 +171,21 @@ def guard(
 def affordable(design: Design, cost: Cost, budget: float | None = None) -> list[Condition]:
     """Return the conditions on a cost; the budget is that of the configuration if None."""
     limits = design.guard
+    budget = limits.utility_drop if budget is None else budget
+    worst = max(budget, limits.worst_task)
     utility = cost.utility.interval("drop of utility, mean over tasks")
     conditions = [
         Condition(
             utility,
-            at_most=limits.utility_drop if budget is None else budget,
+            at_most=budget,
             misses=f"The cut costs {percent(utility.value)} of utility.",
             crosses="The interval of the utility lost reaches beyond the budget.",
         ),
         Condition(
             cost.task,
-            at_most=limits.worst_task,
+            at_most=worst,
             misses=f"One task loses {percent(cost.task.value)}: {cost.worst or 'utility'}.",
-            crosses=f"A task may lose more than {percent(limits.worst_task)}.",
+            crosses=f"A task may lose more than {percent(worst)}.",
         ),
     ]
     return conditions + coherent(design, cost)
@@ -209,9 +212,10 @@ def guarded(design: Design, budget: float | None = None, random_share: float | N
     limits = design.guard
     random_share = limits.random_share if random_share is None else random_share
     budget = limits.utility_drop if budget is None else budget
+    worst = percent(max(budget, limits.worst_task))
     return (
-        f"Utility falls by at most {percent(budget)} in the mean and by at most "
-        f"{percent(limits.worst_task)} in any task, incoherent replies rise by at most "
+        f"Utility falls by at most {percent(budget)} in the mean and by at most {worst} in any "
+        f"task, incoherent replies rise by at most "
         f"{percent(limits.incoherent)} (upper bounds), and a random cut of the same size does less "
         f"than {percent(random_share)} of it (bound of the difference)."
     )

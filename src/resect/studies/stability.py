@@ -289,17 +289,21 @@ def _agreement_claim(
             ),
             random.interval("drop of harm, random cut of the same size"),
         ),
-        rule=(
-            "The masks of two draws of calibration examples share at least "
-            f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
-            f"chance (p < {section.p_value:g} in every seed). {guarded(design)} "
-            "The bounds are the smallest and the largest overlap, not an interval."
-        ),
+        rule=_agreement_rule(design, section),
         seeds=design.seeds,
         n=len(values),
         reason=weighed.reason,
         requirements=weighed.requirements,
         counted="pairs of masks",
+    )
+
+
+def _agreement_rule(design: Design, section: Stability) -> str:
+    return (
+        "The masks of two draws of calibration examples share at least "
+        f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
+        f"chance (p < {section.p_value:g} in every seed). {guarded(design)} "
+        "The bounds are the smallest and the largest overlap, not an interval."
     )
 
 
