@@ -42,7 +42,7 @@ class Permuted:
         """A row for the true labels (permutation None) and one a permutation."""
         return [
             {"permutation": None, "harm_drop": self.drop},
-            *({"permutation": number, "harm_drop": d} for number, d in enumerate(self.drops)),
+            *({"permutation": number, "harm_drop": d} for number, d in enumerate(self.drops, 1)),
         ]
 
     def condition(self, largest: float) -> Condition:
