@@ -13,7 +13,6 @@ from resect.studies.weighing import (
     Weighed,
     beyond_chance,
     estimate,
-    strongest,
     weakest,
     weigh,
 )
@@ -104,12 +103,9 @@ def test_a_reason_is_the_sentence_of_the_first_that_decides() -> None:
     assert weigh(gap, bite, supported="").reason == "Not above {x}."
 
 
-def test_any_and_all_of_several_verdicts() -> None:
-    verdicts: list[VerdictWord] = ["not supported", "inconclusive", "inconclusive"]
-    assert strongest(verdicts) == 1
-    assert weakest([*verdicts, "supported"]) == 0
+def test_the_weakest_of_several_verdicts() -> None:
+    assert weakest(["not supported", "inconclusive", "inconclusive", "supported"]) == 0
     assert weakest(["supported", "not supported", "not measurable"]) == 2
-    assert strongest(["not measurable", "not supported"]) == 1
 
 
 def test_an_overlap_is_weighed_by_its_test() -> None:

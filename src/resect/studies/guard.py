@@ -118,7 +118,8 @@ def _task_drops(
     """Return the relative drop of each task that the model could do before."""
     probe, least = utility_probe(measured.config), measured.config.least_rate
     drops: dict[str, Interval] = {}
-    for task in measured.categories(before, probe, half=half):
+    # Where no task has prompts enough to speak of, all of them together are the one task.
+    for task in measured.categories(before, probe, half=half) or [""]:
         rate = measured.rate(before, probe, task, half=half)
         if rate.value >= (least if probe == "utility" else 0):
             after = measured.rate(cells, probe, task, half=half)

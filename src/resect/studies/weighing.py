@@ -158,11 +158,6 @@ def _names(conditions: Sequence[Condition]) -> str:
     return ", ".join(condition.name or condition.interval.name for condition in conditions)
 
 
-def strongest(verdicts: Sequence[VerdictWord]) -> int:
-    """Return the position of the verdict of a rule that any one of several may meet."""
-    return max(range(len(verdicts)), key=lambda index: (STRENGTH.index(verdicts[index]), -index))
-
-
 def weakest(verdicts: Sequence[VerdictWord]) -> int:
     """Return the position of the verdict of a rule that all of several must meet."""
     return min(range(len(verdicts)), key=lambda index: (STRENGTH.index(verdicts[index]), index))
