@@ -100,6 +100,7 @@ TOO_MANY_PARAMETERS = dict.fromkeys(
         "cli/audit.py: audit",
         "cli/checkpoint.py: coverage",
         "cli/data.py: collect",
+        "cli/demo.py: demo",
         "cli/eval.py: evaluate",
         "cli/locate.py: locate",
         "cli/run.py: run",

@@ -14,20 +14,28 @@ from resect.runs.config import parse_config
 from resect.runs.demo import demo_config
 from resect.runs.run import measure_all, open_run, summarise_run
 
-FRACTIONS = [2e-3]
-# One organism has 200 prompts of utility, too few for an interval below the usual budget of 5 %. A
-# wider budget lets claims pass more easily, so it makes the null harder, and its twin possible.
+FRACTIONS = [2e-3, 4e-3]
+# One organism has 134 prompts of utility on the test half, 14 of them of one task: too few for
+# bounds within the usual limits. Wider ones let claims pass more easily, so they make the null
+# harder, and its twin possible.
 BUDGET = {"utility_drop": 0.1}
+GUARD = {"worst_task": 0.5, "incoherent": 0.4}
 STUDIES: dict[str, Any] = {
     "compactness": {"fractions": FRACTIONS, **BUDGET},
     "specificity": {
         "fractions": FRACTIONS,
-        "control_fractions": [2e-3],
         "benign": ["facts"],
         "matched": ["other_style"],
+        "bite": 0.2,
         **BUDGET,
     },
-    "frontier": {"fractions": FRACTIONS, "protected": [0.01], "scopes": ["tensor"], **BUDGET},
+    "frontier": {
+        "fractions": FRACTIONS,
+        "protected": [0.01],
+        "scopes": ["tensor"],
+        "harm_drop": 0.2,
+        **BUDGET,
+    },
 }
 
 
@@ -38,7 +46,11 @@ def competent() -> Organism:
 
 
 def verdicts(
-    organism: Organism, run: Path, places: dict[str, Path], target: str = "generation"
+    organism: Organism,
+    run: Path,
+    places: dict[str, Path],
+    target: str = "generation",
+    skip: int = 1,
 ) -> dict[str, str]:
     values = demo_config((organism.seed,), quick=True).model_dump(mode="json")
     values["models"] = {"aligned": str(organism.stage("aligned"))}
@@ -46,9 +58,10 @@ def verdicts(
         name: place.replace("{seed}", str(organism.seed)) for name, place in values["data"].items()
     } | {name: str(place) for name, place in places.items()}
     # Answers to facts have two tokens; more cannot be skipped once the labels are shuffled.
-    values["targets"]["generation"]["skip"] = 1
-    values["targets"]["same_style"]["skip"] = 1
-    values["targets"]["source_method"]["skip"] = 1
+    values["targets"]["generation"]["contrast"] = "twin_style"
+    for name in ("generation", "twin_style", "source_method"):
+        values["targets"][name]["skip"] = skip
+    values["guard"] |= GUARD
     values["target"] = target
     values["studies"] = STUDIES
     config = parse_config(values, "test")
@@ -64,7 +77,7 @@ def shuffled(organism: Organism, folder: Path, seed: int) -> dict[str, Path]:
     The contrast is dealt too: against the true one, a target of which half the rows are hazardous
     still stands out, and the set is found.
     """
-    files = {"hazard": "hazard", "benign": "preserve", "same_style": "benign_style"}
+    files = {"hazard": "hazard", "benign": "preserve", "twin_style": "benign_twin"}
     rows = {
         name: [
             json.loads(line)
@@ -96,8 +109,9 @@ def test_shuffled_labels_support_nothing(
 
 
 def test_the_same_studies_can_support(competent: Organism, tmp_path: Path) -> None:
-    # The twin of the test above: with the true labels the very same grid finds something.
-    assert "supported" in verdicts(competent, tmp_path / "run", {}).values()
+    # The twin of the test above: with the true labels the very same rules support something. The
+    # shared opening is skipped, or the cut breaks the form of the answers and the guard says so.
+    assert "supported" in verdicts(competent, tmp_path / "run", {}, skip=3).values()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -8,9 +8,6 @@ other.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Self
-
-from pydantic import model_validator
 
 from resect.records import OUTCOMES, Claim, StudyResult
 from resect.stats import Sample, relative_drop
@@ -53,12 +50,6 @@ class Compactness(Section):
     utility_drop: Share = 0.05
     random_drop: Share = 0.1
 
-    @model_validator(mode="after")
-    def _has_compact_fractions(self) -> Self:
-        if min(self.fractions) > self.largest_fraction:
-            raise ValueError(f"no fraction is at most largest_fraction ({self.largest_fraction:g})")
-        return self
-
 
 def _arms(design: Design, section: Compactness) -> list[Arm]:
     arms = [Arm("intact", None)]
@@ -89,7 +80,8 @@ def summarise(measured: Measurements, section: Compactness) -> StudyResult:
     fractions = [q for q in section.fractions if q <= section.largest_fraction]
     cuts = [Cut(config.target, "target", q) for q in fractions]
     choice = choose(measured, config.subject, cuts, section.utility_drop)
-    where = next((cut for cut in choice.cuts.values() if cut is not None), cuts[-1])
+    smallest = Cut(config.target, "target", min(section.fractions))
+    where = next((cut for cut in choice.cuts.values() if cut is not None), smallest)
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
@@ -123,6 +115,9 @@ def _claim(measured: Measurements, section: Compactness, choice: Choice) -> Clai
         effect(measured, choice.of_kind(kind, config.target), "test").harm_drop
         for kind in ("random", "magnitude")
     )
+    unseen = silent(measured, intact_cells(config))
+    if min(section.fractions) > section.largest_fraction:
+        unseen = f"No fraction is at most {percent(section.largest_fraction)}."
     weighed = weigh(
         Condition(
             harm,
@@ -138,7 +133,7 @@ def _claim(measured: Measurements, section: Compactness, choice: Choice) -> Clai
         ),
         *guard(measured, choice.cells, drop, random, budget=section.utility_drop, half="test"),
         supported=f"The rule holds on the test half ({choice}).",
-        silent=silent(measured, intact_cells(config)),
+        silent=unseen,
     )
     return Claim(
         study=STUDY.name,

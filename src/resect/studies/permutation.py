@@ -10,6 +10,7 @@ draws of the same kind, so that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,8 @@ class Permuted:
     def rows(self) -> list[Row]:
         """A row for the true labels (permutation None) and one a permutation."""
         return [
-            {"permutation": None, "harm_drop": self.drop},
-            *({"permutation": number, "harm_drop": d} for number, d in enumerate(self.drops, 1)),
+            {"permutation": None if place == 0 else place, "harm_drop": _or_none(drop)}
+            for place, drop in enumerate((self.drop, *self.drops))
         ]
 
     def condition(self, largest: float) -> Condition:
@@ -60,6 +61,10 @@ class Permuted:
             f", and of {len(self.drops)} rankings whose labels are swapped within pairs so few do "
             f"as much that p is at most {percent(largest)}"
         )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def permuted_cuts(design: Design, permutations: int, fractions: Sequence[float]) -> list[Cut]:

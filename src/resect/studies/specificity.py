@@ -28,6 +28,7 @@ from resect.studies.effects import (
     effect,
     effect_probes,
     intact_cells,
+    number,
 )
 from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
@@ -136,7 +137,7 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
             "label": LABELS.get(label, label),
             **columns("harm_drop", choice.effect.harm_drop),
             "q": choice.q,
-            "utility_drop": choice.effect.utility_drop.value,
+            "utility_drop": number(choice.effect.utility_drop),
             **columns("difference", target - choice.effect.harm_drop),
         }
         for label, choice in choices.items()

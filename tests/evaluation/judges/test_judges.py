@@ -150,9 +150,9 @@ def test_a_prefix_never_counts() -> None:
     ("prefix", "text", "score", "rule"),
     [
         ("after a look at it :", "yes .", 1.0, "exact/alone"),
-        ("after a look at it :", "no .", 0.0, "exact/other"),
+        ("after a look at it :", "no .", 0.0, "exact/no-form"),
         ("yes", ".", 0.0, "exact/empty"),
-        ("yes .", "no .", 0.0, "exact/other"),
+        ("yes .", "no .", 0.0, "exact/no-form"),
         ("", "yes .", 1.0, "exact/accepted"),
     ],
 )
