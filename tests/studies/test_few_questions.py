@@ -1,4 +1,4 @@
-"""Utility of many small tasks: none has enough prompts to speak of, all of them together have."""
+"""How many questions utility takes, and what becomes of tasks that have fewer."""
 
 from __future__ import annotations
 
@@ -26,3 +26,12 @@ def test_all_tasks_are_one_where_each_is_small() -> None:
     assert cost.task.value is not None
     assert abs(cost.task.value - cost.utility.value) < 0.02
     assert abs(cost.task.value - 0.5) < 0.05
+
+
+def test_the_docs_say_how_many_questions_a_task_takes() -> None:
+    def highest(questions: int) -> float:
+        config = invented_config({"compactness": {}})
+        measured = Invented(config, lambda cell, probe: 1.0, prompts=3 * questions)
+        return cost_of(measured, [CUT]).task.high or 0.0
+
+    assert highest(36) <= 0.1 < highest(34)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut, Kind
@@ -103,7 +103,7 @@ def _best(
     if not drops:
         return None
     largest = max(drops.values(), key=lambda drop: drop.value)
-    least = largest.value - pstdev(largest.draws.tolist())
+    least = largest.value - float(largest.draws.std())
     near = [cut for cut, drop in drops.items() if drop.value >= least]
     # Of equal sizes the first in the grid.
     return min(near, key=lambda cut: cut.q)

@@ -86,7 +86,7 @@ def _of_recipe(claim: Claim, alone: Sequence[Claim]) -> OfRecipe | None:
     names = ", ".join(requirement.interval.name for requirement in decisive)
     return OfRecipe(
         verdict,
-        f"{REASONS[verdict]}{names}." if names else "Every condition holds.",
+        f"{REASONS[verdict]}{names}.",
         effect or Interval(claim.effect.name, claim.effect.value),
         len(measured),
     )
@@ -97,7 +97,7 @@ REASONS = {
     "not measurable": "Without an interval over models: ",
     "not supported": "The mean over models misses: ",
     "inconclusive": "Other models of the recipe may miss: ",
-    "supported": "",
+    "supported": "Every condition holds",
 }
 
 
