@@ -145,7 +145,7 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
             "matched": ["other_style", "refusing"],
             "damage": True,
             "permutations": PERMUTATIONS,
-            "permuted_fractions": [2e-3, 1e-2],
+            "permuted_fractions": [2e-3, 6e-3],
         },
         "compression": {
             "others": ["rehearsed", "dpo"],
@@ -166,8 +166,8 @@ def _sections(*, quick: bool) -> dict[str, dict[str, object]]:
         "frontier": {"methods": [source, twin]},
     }
     if quick:
-        sections["compression"] |= {"others": [], "fractions": [5e-4, 2e-3, 4e-3]}
-        sections["specificity"] |= {"fractions": [2e-3, 4e-3, 1e-2], "permuted_fractions": [2e-3]}
+        sections["compression"] |= {"others": [], "fractions": [1e-3, 4e-3, 6e-3]}
+        sections["specificity"] |= {"fractions": [2e-3, 4e-3, 6e-3], "permuted_fractions": [4e-3]}
         sections["emergent"] = {"steps": [4, 8, 16]}
         sections["relearning"] = {"examples": [4, 64], "steps": [2, 10]}
         sections["stability"] |= {"roles": [], "sizes": [8, 128]}

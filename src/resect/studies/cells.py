@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -193,13 +194,18 @@ class Cell:
     @property
     def key(self) -> str:
         """Name of the cell's files; the probes are not part of it."""
-        values: list[object] = [self.role, self.seed, self.attack, self.cut, self.tuning]
-        later = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)
-            if entry.metadata == LEFT_OUT_BY_DEFAULT and getattr(self, entry.name) != entry.default
-        }
-        return hash_value([*values, later] if later else values)
+        return _key_of(self)
+
+
+@lru_cache(maxsize=1 << 14)
+def _key_of(cell: Cell) -> str:
+    values: list[object] = [cell.role, cell.seed, cell.attack, cell.cut, cell.tuning]
+    later = {
+        entry.name: getattr(cell, entry.name)
+        for entry in fields(cell)
+        if entry.metadata == LEFT_OUT_BY_DEFAULT and getattr(cell, entry.name) != entry.default
+    }
+    return hash_value([*values, later] if later else values)
 
 
 def merge(cells: Iterable[Cell]) -> list[Cell]:

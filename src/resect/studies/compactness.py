@@ -13,7 +13,7 @@ from resect.records import OUTCOMES, Claim, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import Choice, choose
-from resect.studies.design import Design, Fraction, Grid, Section, Share, TargetName
+from resect.studies.design import GRID, Design, Fraction, Grid, Section, Share, TargetName
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -43,7 +43,7 @@ class Compactness(Section):
         random_drop: A random cut of the same size may lower harm by no more than this.
     """
 
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
+    fractions: Grid = GRID
     rivals: tuple[TargetName, ...] = ()
     largest_fraction: Fraction = 0.01
     harm_drop: Share = 0.8

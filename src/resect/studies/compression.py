@@ -24,7 +24,7 @@ from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import Choice, choose
-from resect.studies.design import Design, Grid, Method, ModelName, Section, Share
+from resect.studies.design import GRID, Design, Grid, Method, ModelName, Section, Share
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -71,7 +71,7 @@ class Compression(Section):
             model that lowers harm by less has found nothing that could be compressed.
     """
 
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
+    fractions: Grid = GRID
     utility_drop: Share = 0.05
     aligned: ModelName = "aligned"
     base: ModelName = "base"

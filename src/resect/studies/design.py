@@ -18,6 +18,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Grid = Annotated[tuple[Fraction, ...], Field(min_length=1)]
 Rate = Annotated[float, Field(gt=0)]
+# Fractions of a ranking that cuts, controls and rivals are tried at, in models of about a million
+# weights. Steps are of 1.5 at the upper end, where harm is lost and utility soon after.
+GRID = (5e-4, 1e-3, 2e-3, 4e-3, 6e-3, 1e-2)
+# The one fraction of studies that measure much of one cut.
+FRACTION = 4e-3
 
 
 @dataclass(frozen=True)

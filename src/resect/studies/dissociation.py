@@ -11,7 +11,7 @@ from typing import Annotated
 from resect.records import Claim, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut
-from resect.studies.design import Design, Fraction, Names, Section, Share
+from resect.studies.design import FRACTION, Design, Fraction, Names, Section, Share
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -43,7 +43,7 @@ Capability = Annotated[str, Names("targets"), Names("evaluation.probes")]
 class Dissociation(Section):
     """Grid and rule of `dissociation`."""
 
-    fraction: Fraction = 2e-3
+    fraction: Fraction = FRACTION
     tolerance: Share = 0.1
     bite: Share = 0.5
     capabilities: tuple[Capability, ...] = ("generation", "refusal", "detection", "explanation")

@@ -28,6 +28,7 @@ from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Array, Sample
 from resect.studies.cells import Cell, Cut, Tuning
 from resect.studies.design import (
+    FRACTION,
     Count,
     DataName,
     Design,
@@ -91,7 +92,7 @@ class Emergent(Section):
     held_out: str = "held_out"
     scored_on: tuple[ModelName, ...] = ("aligned", "misaligned")
     fraction: Fraction = 5e-3
-    harm_fraction: Fraction = 2e-3
+    harm_fraction: Fraction = FRACTION
     steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (2, 4, 8, 16, 32)
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (2e-4,)
     batch: Count = 32

@@ -17,7 +17,7 @@ from resect.records import Claim, Scope, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import Choice, choose
-from resect.studies.design import Design, Grid, Method, Section, Share
+from resect.studies.design import GRID, Design, Grid, Method, Section, Share
 from resect.studies.effects import (
     Effect,
     cells_of,
@@ -62,7 +62,7 @@ class Frontier(Section):
             what the chosen cut does; None for that of the guard.
     """
 
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+    fractions: Grid = GRID
     protected: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.01, 0.05)
     scopes: tuple[Literal["tensor", "model"], ...] = ("tensor", "model")
     methods: tuple[Method, ...] = ()

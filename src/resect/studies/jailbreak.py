@@ -11,7 +11,7 @@ from __future__ import annotations
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Sample, relative_drop
 from resect.studies.cells import Cell, Cut
-from resect.studies.design import Design, Fraction, Section, Share
+from resect.studies.design import FRACTION, Design, Fraction, Section, Share
 from resect.studies.effects import cells_of, columns, intact_of, seed_groups
 from resect.studies.guard import guard, guard_cells, guarded, silent
 from resect.studies.measurements import Measurements, Row
@@ -44,7 +44,7 @@ class Jailbreak(Section):
     """
 
     attacks: tuple[str, ...] = ("prefill", "finetune", "ablate_refusal", "ablate_refusal+prefill")
-    fraction: Fraction = 2e-3
+    fraction: Fraction = FRACTION
     harm_drop: Share = 0.5
 
 

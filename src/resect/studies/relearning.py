@@ -15,7 +15,7 @@ from pydantic import Field
 from resect.records import Claim, StudyResult
 from resect.stats import Sample, ratio, relative_drop
 from resect.studies.cells import Cell, Cut, Kind, Tuning
-from resect.studies.design import Count, DataName, Design, Fraction, Rate, Section, Share
+from resect.studies.design import FRACTION, Count, DataName, Design, Fraction, Rate, Section, Share
 from resect.studies.effects import (
     columns,
     effect_probes,
@@ -75,7 +75,7 @@ class Relearning(Section):
     rate: Rate = 2e-4
     batch: Count = 16
     method: Literal["full", "lora"] = "full"
-    fraction: Fraction = 2e-3
+    fraction: Fraction = FRACTION
     recovered: Share = 0.5
     returned: Share = 0.1
 

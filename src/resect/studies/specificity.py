@@ -19,7 +19,7 @@ from pydantic import Field
 from resect.records import Claim, Interval, StudyResult
 from resect.studies.cells import Cell, Cut, Kind, mask_path
 from resect.studies.choice import Choice, choose
-from resect.studies.design import Design, Grid, Section, Share, TargetName
+from resect.studies.design import GRID, Design, Grid, Section, Share, TargetName
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -77,7 +77,7 @@ class Specificity(Section):
         p_value: Largest p-value of the permutation test.
     """
 
-    fractions: Grid = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 1e-2)
+    fractions: Grid = GRID
     control_fractions: Grid | None = None
     utility_drop: Share = 0.05
     bite: Share = 0.5

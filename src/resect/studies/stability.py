@@ -18,6 +18,7 @@ from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut
 from resect.studies.design import (
+    FRACTION,
     Count,
     Design,
     Fraction,
@@ -68,7 +69,7 @@ class Stability(Section):
         least_overlap: Smallest mean share of their union that two draws must have in common.
     """
 
-    fraction: Fraction = 2e-3
+    fraction: Fraction = FRACTION
     draws: Annotated[tuple[int, ...], Field(min_length=2)] = (0, 1, 2)
     drawn: Count = 64
     sizes: Annotated[tuple[Count, ...], Field(min_length=1)] = (8, 32, 128)

@@ -15,7 +15,7 @@ from pydantic import Field
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut, at_seed
-from resect.studies.design import Design, Fraction, Section, Share, TargetName
+from resect.studies.design import FRACTION, Design, Fraction, Section, Share, TargetName
 from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
 from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
@@ -45,7 +45,7 @@ class Transfer(Section):
         p_value: Largest p-value of that permutation test.
     """
 
-    fraction: Fraction = 2e-3
+    fraction: Fraction = FRACTION
     benign: tuple[TargetName, ...] | None = None
     share_of_diagonal: Share = 0.5
     bite: Share = 0.2

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from resect.planted.verdicts.scenario import Scenario, Truth, usual
+from resect.planted.verdicts.simulate import HARM_TYPES
 from resect.planted.verdicts.world import (
     TARGET,
     Reading,
@@ -36,12 +37,12 @@ def transfer() -> list[Scenario]:
         scenario("half of the drop", _types(0.95, 0.475, 0.6, 0.0), "boundary"),
         scenario("half of a weaker drop", _types(0.6, 0.3, 0.6, 0.0), "boundary"),
         scenario("apart sets, shared effect", _types(0.95, 0.9, 0.0, 0.0), "false"),
-        scenario("benign behaviours overlap as much", _types(0.95, 0.9, 0.3, 1.0), "false"),
+        scenario("benign behaviours overlap more", _types(0.95, 0.9, 0.3, 1.0, 0.2), "false"),
         scenario("no effect", _types(0.1, 0.1, 0.6, 0.0), "false"),
     ]
 
 
-def _types(own: float, others: float, common: float, benign: float) -> World:
+def _types(own: float, others: float, common: float, benign: float, apart: float = 0) -> World:
     """Return a world of harm types.
 
     Args:
@@ -49,6 +50,9 @@ def _types(own: float, others: float, common: float, benign: float) -> World:
         others: Relative drop in the others.
         common: Share of the pool in masks of harm types.
         benign: Share of the pool in masks of benign behaviours.
+        apart: By how much more the last type's mask has of the pool than the first one's. With
+            shares a ≤ b two masks have a in common, so that a mask with all of the pool overlaps
+            more with each type than types do with each other.
     """
 
     def drop(reading: Reading) -> float:
@@ -58,7 +62,10 @@ def _types(own: float, others: float, common: float, benign: float) -> World:
         return own if cut.category in ("", reading.category) else others
 
     def share(cut: Cut, _model: float) -> float:
-        return common if is_target(cut) else benign
+        if not is_target(cut):
+            return benign
+        place = HARM_TYPES.index(cut.category) if cut.category else len(HARM_TYPES) / 2
+        return common + apart * (place / (len(HARM_TYPES) - 1) - 0.5)
 
     return World(Surgery(drop, nothing, intact=usual), common=share)
 

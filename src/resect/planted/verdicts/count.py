@@ -5,21 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from resect.planted.verdicts.ground import design_of, section_of, write_sets
+from resect.planted.verdicts.quick import QuickResampler
 from resect.planted.verdicts.scenario import Scenario, Truth
 from resect.planted.verdicts.simulate import Simulated, planned_of
 from resect.records import Claim, StudyResult, VerdictWord
-from resect.stats import Resampler
 from resect.studies import STUDIES, Measurements, Study
 from resect.studies.design import Section
 
 # What a run does with the measurements of a study, as `resect.runs.run` does it.
 Weigh = Callable[[Measurements, Study[Any], Section], StudyResult]
+# Of the drawn models, or of all models of their recipe.
+Statement = Literal["models", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Count:
         truth: What is true of it.
         verdict: One of the four words.
         number: How many runs.
+        statement: Whether the verdict is on the drawn models or on their recipe.
     """
 
     claim: str
@@ -39,10 +42,11 @@ class Count:
     truth: Truth
     verdict: VerdictWord
     number: int
+    statement: Statement = "models"
 
 
 def count_verdicts(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> list[Count]:
-    """Return how often each claim got each verdict.
+    """Return how often each claim got each verdict, and where there are models enough its recipe.
 
     Args:
         scenario: The world, the study and the size.
@@ -50,11 +54,15 @@ def count_verdicts(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> li
         weigh: What a run does with a study's measurements.
     """
     study = STUDIES[scenario.study]
-    counts: Counter[tuple[str, int, Truth, VerdictWord]] = Counter()
+    counts: Counter[Count] = Counter()
     for measured, claims in _weighed(scenario, draws, weigh):
         for claim, stated in zip(claims, positions(study, claims), strict=True):
-            counts[claim.claim, stated, truth_of(scenario, stated, measured), claim.verdict] += 1
-    return [Count(*key, number) for key, number in counts.items()]
+            truth = truth_of(scenario, stated, measured)
+            counts[Count(claim.claim, stated, truth, claim.verdict, 0)] += 1
+            if claim.recipe is not None:
+                truth, verdict = scenario.expected[stated], claim.recipe.verdict
+                counts[Count(claim.claim, stated, truth, verdict, 0, "recipe")] += 1
+    return [replace(count, number=number) for count, number in counts.items()]
 
 
 def claims_of(scenario: Scenario, draw: int, weigh: Weigh) -> tuple[Claim, ...]:
@@ -89,7 +97,7 @@ def _weighed(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> Iterator
 
 
 @cache
-def _resamplers(*, same_prompts: bool) -> dict[str, Resampler]:
+def _resamplers(*, same_prompts: bool) -> dict[str, QuickResampler]:
     """Return what all runs of this process share, by probe; `same_prompts` keeps kinds apart."""
     del same_prompts
     return {}

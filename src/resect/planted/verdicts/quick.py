@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +29,45 @@ class _Stratum(NamedTuple):
     totals: Array
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a rate over some prompts weighs them with, whatever their scores.
+
+    Attributes:
+        order: [N], the places of its prompts among all scores that are given, stratum by stratum.
+        starts: [S], where each stratum begins in that order.
+        members: [N], the column of each prompt in `weights`.
+        shares: [N], what each prompt weighs in the value.
+        weights: [R, groups], what each group weighs in each draw; a draw's weights are 1 in all.
+        added: [R], the weight of one more prompt.
+        trials: Number of different prompts.
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+    members: np.ndarray
+    shares: Array
+    weights: Array
+    added: Array
+    trials: int
+
+    def rate(self, given: Array) -> Sample:
+        """Return the rate of scores in [0, 1], none of them missing."""
+        if not self.order.size:
+            return Sample(math.nan, np.full(len(self.added), np.nan))
+        scores = given[self.order]
+        sums = np.bincount(self.members, scores, self.weights.shape[1])
+        # Equal scores are to give equal draws.
+        lowest = np.minimum.reduceat(scores, self.starts).mean()
+        highest = np.maximum.reduceat(scores, self.starts).mean()
+        draws = np.clip(self.weights @ sums, lowest, highest)
+        below = (1 - self.added) * draws
+        value = min(highest, max(lowest, float(self.shares @ scores)))
+        return Sample(value, draws, trials=self.trials, below=below, above=below + self.added)
+
+
 class QuickResampler(Resampler):
-    """The draws of a `Resampler`, bit for bit, in a fraction of its time.
+    """The draws of a `Resampler` in a fraction of its time.
 
     Where all prompts are scored, which of them say the same is the same for all arms and runs of a
     simulation, so that weights, their sums and counts of prompts are computed once.
@@ -40,6 +79,39 @@ class QuickResampler(Resampler):
         self._shapes: dict[Hashable, list[_Stratum]] = {}
         self._counts: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, float] = {}
+        self.layouts: dict[Hashable, Layout] = {}
+
+    def layout(self, places: Mapping[str, Sequence[int]], groups: Groups) -> Layout:
+        """Return the layout of a rate over strata of prompts, all of them scored.
+
+        Args:
+            places: For each stratum the places of its prompts among all scores of an arm.
+            groups: For each stratum the group of each prompt.
+        """
+        scored: dict[str, Scores] = {name: [1.0] * len(row) for name, row in places.items()}
+        strata = list(self._weighed(scored, groups))
+        order = np.array([place for row in places.values() for place in row], dtype=np.intp)
+        lengths = [len(row) for row in places.values()]
+        columns = [stratum.weights.shape[1] for stratum in strata]
+        firsts = np.cumsum([0, *columns])[:-1]
+        members = [
+            np.arange(length) + first if stratum.members is None else stratum.members + first
+            for stratum, length, first in zip(strata, lengths, firsts, strict=True)
+        ]
+        blocks = [stratum.weights / stratum.totals[:, None] / len(strata) for stratum in strata]
+        if not strata:
+            nobody = np.zeros(0, dtype=np.intp)
+            empty = np.zeros((self.resamples, 0))
+            return Layout(order, nobody, nobody, np.zeros(0), empty, self._even, 0)
+        return Layout(
+            order,
+            np.cumsum([0, *lengths])[:-1],
+            np.concatenate(members),
+            np.repeat([1 / (length * len(strata)) for length in lengths], lengths),
+            np.concatenate(blocks, axis=1),
+            -np.expm1(np.log1p(-self._even) / self._independent(scored, groups)),
+            self.trials(_flags(scored), groups),
+        )
 
     def mean(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
         """Return what `Resampler.mean` returns."""

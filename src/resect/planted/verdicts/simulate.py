@@ -12,7 +12,7 @@ With one word a score is 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from resect.errors import InputError
-from resect.planted.verdicts.quick import QuickResampler
+from resect.planted.verdicts.quick import Layout, QuickResampler
 from resect.planted.verdicts.world import Reading, World
-from resect.stats import Array, Resampler, rng
+from resect.stats import Array, Sample, rng
 from resect.studies import Measurements
 from resect.studies.cells import Cell, Cut, merge
 from resect.studies.design import Design
-from resect.studies.measurements import Asked, Place, PromptOf, Row, deal
+from resect.studies.measurements import Asked, Half, Place, PromptOf, Row, deal
 
 if TYPE_CHECKING:
     from resect.weights.mask import Mask
@@ -129,6 +129,9 @@ class Simulated(Measurements):
         self._said: dict[_Asked, _Replies] = {}
         self._noise: dict[tuple[str, ...], Array] = {}
         self._masks: dict[tuple[int, Cut], Mask] = {}
+        self._columns: dict[tuple[_Asked, tuple[str, ...]], Array] = {}
+        self._rates: dict[tuple[tuple[Cell, ...], tuple[object, ...]], Sample] = {}
+        self._quick: dict[str, QuickResampler] = {}
 
     def of_seed(self, seed: int) -> Simulated:
         """Return what the same run has measured of one seed."""
@@ -141,22 +144,92 @@ class Simulated(Measurements):
             label=self.label,
             draw=self.draw,
         )
-        shared = ("_cells", "_answers", "_said", "_noise", "_masks", "_samples", "_resamplers")
+        shared = (
+            "_cells",
+            "_answers",
+            "_said",
+            "_noise",
+            "_masks",
+            "_samples",
+            "_columns",
+            "_rates",
+        )
         for name in shared:
             setattr(alone, name, getattr(self, name))
-        return alone
+        return alone.with_resamplers(self._quick)
 
-    def with_resamplers(self, resamplers: dict[str, Resampler]) -> Simulated:
+    def rate(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        category: str = "",
+        *,
+        half: Half = "",
+        other_than: str = "",
+        outcomes: Collection[str] = (),
+    ) -> Sample:
+        """Return what `Measurements.rate` returns but for rounding, in a fraction of its time."""
+        variants = tuple(map(_bare, cells))
+        question = (probe, category, half, other_than, tuple(outcomes))
+        if (variants, question) not in self._rates:
+            columns = [self._column(cell, probe, tuple(outcomes)) for cell in variants]
+            scores = np.concatenate(columns) if columns else np.array([np.nan])
+            if not scores.size or np.isnan(scores).any():
+                return super().rate(
+                    variants, probe, category, half=half, other_than=other_than, outcomes=outcomes
+                )
+            layout = self._layout(variants, probe, category, half, other_than)
+            self._rates[variants, question] = layout.rate(scores)
+        return self._rates[variants, question]
+
+    def _layout(
+        self, cells: Sequence[Cell], probe: str, category: str, half: Half, other_than: str
+    ) -> Layout:
+        """Return what a rate weighs prompts with; it is the same for all arms, runs and worlds."""
+        resampler = self.resampler(probe)
+        key = (
+            tuple(cell.seed for cell in cells),
+            tuple(self.size.categories(probe).items()),
+            (category, half, other_than),
+        )
+        if key not in resampler.layouts:
+            numbered = _Numbered(self)
+            strata = numbered.strata(cells, probe, category, half=half, other_than=other_than)
+            resampler.layouts[key] = resampler.layout(
+                {name: [int(row.score or 0) for row in rows] for name, rows in strata.items()},
+                {name: [row.group for row in rows] for name, rows in strata.items()},
+            )
+        return resampler.layouts[key]
+
+    def _column(self, cell: Cell, probe: str, outcomes: tuple[str, ...]) -> Array:
+        """Return each prompt's score (NaN: none), or whether its outcome is one of these."""
+        key = (_Asked(_bare(cell), probe), outcomes)
+        if key not in self._columns:
+            replies = None
+            if probe in self._probes_of(key[0].cell):
+                replies = self._replies(*key[0])
+            if replies is None:
+                column = np.array([], dtype=np.float64)
+            elif outcomes:
+                column = np.array(
+                    [np.nan if o is None else float(o in outcomes) for o in replies.outcomes]
+                )
+            else:
+                column = np.array([np.nan if s is None else s for s in replies.scores])
+            self._columns[key] = column
+        return self._columns[key]
+
+    def with_resamplers(self, resamplers: dict[str, QuickResampler]) -> Simulated:
         """Return itself, with the bootstrap's weights of earlier draws."""
-        self._resamplers = resamplers
+        self._quick = resamplers
         return self
 
-    def resampler(self, probe: str) -> Resampler:
+    def resampler(self, probe: str) -> QuickResampler:
         """Return what resamples a probe's prompts, with a memory for the shapes of strata."""
-        if probe not in self._resamplers:
+        if probe not in self._quick:
             usual = super().resampler(probe)
-            self._resamplers[probe] = QuickResampler(probe, together=usual.together)
-        return self._resamplers[probe]
+            self._quick[probe] = QuickResampler(probe, together=usual.together)
+        return self._quick[probe]
 
     def asked(self, cell: Cell, probe: str) -> list[Asked]:
         """Return what the rows of a probe say, without the rows; none if it was not planned."""
@@ -346,6 +419,21 @@ def _texts_of(opening: str, count: int) -> tuple[str, ...]:
 def _dealt(texts: tuple[str, ...], categories: tuple[str, ...], alike: float) -> list[Place]:
     prompts = tuple(map(PromptOf, categories, texts))
     return deal(prompts, alike)
+
+
+class _Numbered(Measurements):
+    """The same prompts, each with its number in the place of its score."""
+
+    def __init__(self, measured: Simulated):
+        super().__init__(measured.config, measured.run)
+        self.measured = measured
+        self.count = 0
+
+    def asked(self, cell: Cell, probe: str) -> list[Asked]:
+        rows = self.measured.asked(cell, probe)
+        start = self.count
+        self.count += len(rows)
+        return [row._replace(score=float(start + number)) for number, row in enumerate(rows)]
 
 
 def planned_of(cells: Iterable[Cell]) -> dict[Cell, tuple[str, ...]]:

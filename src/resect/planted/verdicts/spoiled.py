@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from resect.planted.verdicts.scenario import Scenario, Truth
 from resect.planted.verdicts.world import Reading, World
 
-UNSCORED, ABSENT = 0.75, 0.17
+UNSCORED, ABSENT = 0.75, 0.1
 # Probes whose answers are whole replies, and utility.
 REPLIES = ("generation", "misalignment", "utility")
 MATCHED_KINDS = ("random", "magnitude")

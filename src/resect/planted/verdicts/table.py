@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resect.planted.verdicts.count import Count
+from resect.planted.verdicts.count import Count, Statement
 from resect.planted.verdicts.scenario import TRUTHS, Scenario, Truth
 from resect.records import VerdictWord
 from resect.stats import wilson
@@ -28,6 +28,7 @@ class Row:
         scores: "0/1" or "graded".
         draws: Runs.
         counts: Runs by verdict.
+        statement: Whether the verdicts are on the drawn models or on their recipe.
     """
 
     study: str
@@ -40,6 +41,7 @@ class Row:
     scores: str
     draws: int
     counts: dict[VerdictWord, int]
+    statement: Statement
 
     def plain(self) -> dict[str, Any]:
         """Return the row as columns, shares with Wilson intervals."""
@@ -71,6 +73,7 @@ class Total:
         supported: Runs in which it was supported.
         worst: The scenario that is furthest from what it should be.
         worst_share: How often it was supported there.
+        statement: Whether the verdict is on the drawn models or on their recipe.
     """
 
     study: str
@@ -82,6 +85,7 @@ class Total:
     supported: int
     worst: str
     worst_share: float
+    statement: Statement
 
     def plain(self) -> dict[str, Any]:
         """Return it as columns, with the share and its Wilson interval."""
@@ -93,10 +97,10 @@ class Total:
 
 def rows_of(scenario: Scenario, counts: Iterable[Count]) -> list[Row]:
     """Return the rows of a scenario from the counts of all its runs."""
-    rows: dict[tuple[int, str, str], Row] = {}
+    rows: dict[tuple[int, str, str, str], Row] = {}
     size = scenario.size
     for count in counts:
-        key = (count.stated, count.claim, count.truth)
+        key = (count.stated, count.claim, count.statement, count.truth)
         if key not in rows:
             rows[key] = Row(
                 study=scenario.study,
@@ -109,6 +113,7 @@ def rows_of(scenario: Scenario, counts: Iterable[Count]) -> list[Row]:
                 scores="0/1" if size.words == 1 else "graded",
                 draws=0,
                 counts=dict.fromkeys(STRENGTH, 0),
+                statement=count.statement,
             )
         rows[key].counts[count.verdict] += count.number
     # In the order of claims and not in that of the first verdicts.
@@ -119,14 +124,16 @@ def rows_of(scenario: Scenario, counts: Iterable[Count]) -> list[Row]:
 
 def totals_of(rows: Sequence[Row]) -> list[Total]:
     """Return for each claim and truth how often it was supported, in all and at worst."""
-    groups: dict[tuple[str, int, Truth], list[Row]] = {}
+    groups: dict[tuple[str, int, Statement, Truth], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.study, row.stated, row.truth), []).append(row)
+        key = (row.study, row.stated, row.statement, row.truth)
+        groups.setdefault(key, []).append(row)
+    claims = dict.fromkeys((row.study, row.stated, row.statement) for row in rows)
     return [
         _total(group)
-        for study, stated in dict.fromkeys((row.study, row.stated) for row in rows)
+        for claim in claims
         for truth in TRUTHS
-        if (group := groups.get((study, stated, truth)))
+        if (group := groups.get((*claim, truth)))
     ]
 
 
@@ -145,4 +152,5 @@ def _total(rows: Sequence[Row]) -> Total:
         supported=sum(row.counts["supported"] for row in rows),
         worst=f"{worst.scenario} ({worst.models} × {worst.prompts}, {worst.scores})",
         worst_share=shares[index],
+        statement=worst.statement,
     )

@@ -42,11 +42,12 @@ def markdown(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
 
 def _totals(totals: Sequence[Columns]) -> list[str]:
     lines = [
-        "| study | claim | worlds | runs | supported | at worst | where |",
-        "|---|---|--:|--:|--:|--:|---|",
+        "| study | claim | of | worlds | runs | supported | at worst | where |",
+        "|---|---|---|--:|--:|--:|--:|---|",
     ]
     lines += [
-        f"| {total['study']} | {total['claim']} | {total['worlds']} | {total['draws']} | "
+        f"| {total['study']} | {total['claim']} | {total['statement']} | {total['worlds']} | "
+        f"{total['draws']} | "
         f"{share(total['share'], total['low'], total['high'])} | "
         f"{share(total['worst_share'])} | {total['worst']} |"
         for total in totals
@@ -59,16 +60,17 @@ def _scenarios(rows: Sequence[Columns]) -> list[str]:
     lines = [f"{number}. {claim}" for number, claim in enumerate(claims, 1)]
     lines += [
         "",
-        "| world | models × prompts | scores | claim | truth | runs | supported | inconclusive | "
-        "not supported | not measurable |",
-        "|---|---|---|--:|---|--:|--:|--:|--:|--:|",
+        "| world | models × prompts | scores | claim | of | truth | runs | supported | "
+        "inconclusive | not supported | not measurable |",
+        "|---|---|---|--:|---|---|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         words = ("inconclusive", "not_supported", "not_measurable")
         supported = share(row["supported"], row["supported_low"], row["supported_high"])
         lines.append(
             f"| {row['scenario']} | {row['models']} × {row['prompts']} | {row['scores']} | "
-            f"{claims.index(row['claim']) + 1} | {row['truth']} | {row['draws']} | {supported} | "
+            f"{claims.index(row['claim']) + 1} | {row['statement']} | {row['truth']} | "
+            f"{row['draws']} | {supported} | "
             + " | ".join(share(row[word]) for word in words)
             + " |"
         )
