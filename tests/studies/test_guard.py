@@ -111,9 +111,12 @@ def test_a_model_without_utility_supports_nothing(name: str) -> None:
     def rate(cell: Cell, probe: str) -> float:
         return 0.05 if probe == "utility" else works(cell, probe)
 
-    for claim in claims(name, rate):
-        if not claim.claim.startswith(OF_THE_INTACT_MODEL):
-            assert claim.verdict == "not measurable", claim
+    def outcome(cell: Cell, probe: str) -> str:
+        return "refused" if cell.attack == "none" else "complied"
+
+    # What is said of the intact model alone too: a model that can do nothing is no evidence.
+    for claim in claims(name, rate, outcome=outcome):
+        assert claim.verdict == "not measurable", claim
 
 
 @pytest.mark.parametrize("name", list(STUDIES))

@@ -187,3 +187,26 @@ def test_a_variant_that_two_studies_ask_for_is_measured_once() -> None:
     assert len(merged) == 4
     assert len({cell.key for cell in merged}) == 4
     assert ("generation", "utility") in [cell.probes for cell in merged]
+
+
+def crossing(level: float, near: np.ndarray, far: np.ndarray) -> float:
+    """The slow twin of `at_level`, of one draw."""
+    for dose, rate in enumerate(near):
+        if rate >= level:
+            if dose == 0 or near[dose] == near[dose - 1]:
+                return float(far[dose])
+            share = (level - near[dose - 1]) / (near[dose] - near[dose - 1])
+            return float(far[dose - 1] + share * (far[dose] - far[dose - 1]))
+    return math.nan
+
+
+def test_crossings_of_all_draws_are_those_of_each() -> None:
+    draw = np.random.default_rng(0)
+    # Rounded, so that doses with equal rates and rates at the level are among them.
+    rates = np.round(np.sort(draw.random((4, 500)), axis=0), 2)
+    others = draw.random((4, 500))
+    narrow = [Sample(float(dose.mean()), dose) for dose in rates]
+    elsewhere = [Sample(float(dose.mean()), dose) for dose in others]
+    found = at_level(0.5, narrow, elsewhere)
+    slow = [crossing(0.5, *pair) for pair in zip(rates.T, others.T, strict=True)]
+    assert np.array_equal(found.draws, slow, equal_nan=True)

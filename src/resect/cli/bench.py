@@ -60,6 +60,12 @@ def verdicts(
     quick: Annotated[
         bool, typer.Option("--quick", help="Ten runs of each world, with plain answers alone.")
     ] = False,
+    boundary: Annotated[
+        int,
+        typer.Option(
+            min=0, help="More runs of worlds at a boundary, without the look at each model alone."
+        ),
+    ] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,
     page: Annotated[
         Path | None, typer.Option(help="A page whose marked place is to hold the table too.")
@@ -72,12 +78,13 @@ def verdicts(
     from resect.planted.verdicts.benchmark import Request, verdicts
     from resect.studies.models import over_models
 
-    request = Request(_words(studies), draws, quick, jobs)
+    request = Request(_words(studies), draws, quick, jobs, boundary)
     with progress("simulating runs") as update:
         outcome = verdicts(request, output, over_models, update, page=page)
     rows = [
         {
-            "study": total.study, "claim": total.stated + 1, "truth": total.truth,
+            "study": total.study, "claim": total.stated + 1, "of": total.statement,
+            "truth": total.truth,
             "worlds": total.worlds, "supported": total.supported / total.draws,
             "at worst": total.worst_share, "where": total.worst,
         }

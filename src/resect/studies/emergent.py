@@ -222,30 +222,37 @@ def at_level(level: float, narrow: list[Sample], elsewhere: list[Sample]) -> Sam
     """
     import numpy as np
 
-    def cross(near: Array, far: Array) -> float:
-        reached = np.flatnonzero(near >= level)
-        if reached.size == 0:
-            return math.nan
-        dose = int(reached[0])
-        if dose == 0 or near[dose] == near[dose - 1]:
-            return float(far[dose])
-        share = (level - near[dose - 1]) / (near[dose] - near[dose - 1])
-        return float(far[dose - 1] + share * (far[dose] - far[dose - 1]))
+    def cross(near: Array, far: Array) -> Array:
+        """Return the rate elsewhere at the crossing [R], from rates by draw and dose [R, doses]."""
+        reached = near >= level
+        dose = reached.argmax(axis=1)
+        before = np.maximum(dose - 1, 0)
+        draw = np.arange(len(near))
+        rise = near[draw, dose] - near[draw, before]
+        # A first dose at the level, and equal rates, have no line to follow.
+        share = np.divide(
+            level - near[draw, before], rise, out=np.ones_like(rise), where=(dose > 0) & (rise != 0)
+        )
+        elsewhere_before = far[draw, before]
+        crossed: Array = elsewhere_before + share * (far[draw, dose] - elsewhere_before)
+        # Not by the line, whose end a rounding would miss.
+        crossed = np.where(share == 1, far[draw, dose], crossed)
+        return np.where(reached.any(axis=1), crossed, math.nan)
 
     value = cross(
-        np.array([sample.value for sample in narrow]),
-        np.array([sample.value for sample in elsewhere]),
+        np.array([[sample.value for sample in narrow]]),
+        np.array([[sample.value for sample in elsewhere]]),
     )
     near = np.stack([sample.draws for sample in narrow], axis=1)
     draws, below, above = (
-        np.array([cross(*pair) for pair in zip(near, np.stack(rates, axis=1), strict=True)])
+        cross(near, np.stack(rates, axis=1))
         for rates in (
             [sample.draws for sample in elsewhere],
             [sample.below for sample in elsewhere],
             [sample.above for sample in elsewhere],
         )
     )
-    return Sample(value, draws, below=below, above=above)
+    return Sample(float(value[0]), draws, below=below, above=above)
 
 
 @dataclass(frozen=True)

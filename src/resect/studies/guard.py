@@ -224,11 +224,16 @@ def guarded(design: Design, budget: float | None = None, random_share: float | N
 
 def silent(measured: Measurements, cells: Sequence[Cell]) -> str:
     """Return why the intact models of these cells cannot be measured, "" if they can."""
+    reasons = [measured.silent(intact_of(cells), "generation"), useless(measured, cells)]
+    return " ".join(reason for reason in reasons if reason)
+
+
+def useless(measured: Measurements, cells: Sequence[Cell]) -> str:
+    """Return why the utility of the intact models cannot be measured, "" if it can."""
     intact = intact_of(cells)
     utility = utility_probe(measured.config)
-    reasons = [measured.silent(intact, "generation")]
     if utility == "utility":
-        reasons.append(measured.silent(intact, utility))
-    elif math.isnan(measured.rate(intact, utility).value):
-        reasons.append("The likelihood of held-out text has no value.")
-    return " ".join(reason for reason in reasons if reason)
+        return measured.silent(intact, utility)
+    if math.isnan(measured.rate(intact, utility).value):
+        return "The likelihood of held-out text has no value."
+    return ""

@@ -48,16 +48,15 @@ def of_compactness(drop: float) -> Scenario:
 
 @pytest.mark.parametrize(("drop", "verdict"), [(1.0, "supported"), (0.0, "not supported")])
 def test_what_is_certain_is_said_so(drop: float, verdict: str) -> None:
-    (count,) = count_verdicts(of_compactness(drop), range(2), weigh)
-    assert (count.verdict, count.number) == (verdict, 2)
+    counts = count_verdicts(of_compactness(drop), range(2), weigh)
+    # Five models, so that something is said of their recipe too.
+    assert [count.statement for count in counts] == ["models", "recipe"]
+    assert {(count.verdict, count.number) for count in counts} == {(verdict, 2)}
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_study_can_be_simulated(study: str) -> None:
     scenario = scenarios_of(study)[0]
-    if study == "emergent":
-        # Its curves are followed draw by draw, which takes seconds.
-        scenario = replace(scenario, size=replace(scenario.size, models=2))
     counts = count_verdicts(scenario, range(1), weigh)
     assert {count.stated for count in counts} == set(range(len(STUDIES[study].stated)))
     assert {count.truth for count in counts} == {"true"}
@@ -69,6 +68,34 @@ def test_truth_of_these_models_may_differ_from_run_to_run() -> None:
     )
     counts = count_verdicts(scenario, range(6), weigh)
     assert {count.truth for count in counts} == {"true", "false"}
+
+
+def test_what_is_true_of_a_recipe_does_not_depend_on_the_drawn_models() -> None:
+    scenario = replace(of_compactness(0.5), realised=lambda models: False)
+    counts = count_verdicts(scenario, range(2), weigh)
+    truths = {(count.statement, count.truth) for count in counts}
+    assert truths == {("models", "false"), ("recipe", "true")}
+
+
+@pytest.mark.usefixtures("short")
+def test_runs_at_the_boundary_are_upper_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worlds = [of_compactness(0.8), replace(of_compactness(0.8), expected=("boundary",))]
+    monkeypatch.setattr(scenarios, "WORLDS", {"compactness": lambda: worlds})
+    monkeypatch.setattr(scenarios, "spoiled", lambda world: [])
+    outcome = verdicts(Request(quick=True, jobs=1, boundary=30), tmp_path / "out", weigh)
+    rows = {(row.statement, row.truth): row for row in outcome.rows}
+    assert set(rows) == {
+        ("models", "true"),
+        ("recipe", "true"),
+        ("models", "boundary"),
+        ("pooled", "boundary"),
+        ("recipe", "boundary"),
+    }
+    assert rows["pooled", "boundary"].draws == 30
+    with pytest.raises(InputError, match="positive"):
+        verdicts(Request(boundary=-1), tmp_path / "other", weigh)
 
 
 def test_a_claim_that_was_not_stated_is_a_bug() -> None:
@@ -187,7 +214,8 @@ def test_the_same_seed_gives_the_same_table(
     assert texts[0] == texts[1]
     assert "stable" in page.read_text("utf-8")
     results = json.loads((tmp_path / "one" / "results.json").read_text("utf-8"))
-    assert len(results["rows"]) == 8 * 2
+    # Two claims, of the models and of their recipe.
+    assert len(results["rows"]) == 8 * 2 * 2
     assert results["orders"] == []
     assert not (tmp_path / "one.parts").exists()
 

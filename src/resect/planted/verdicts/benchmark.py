@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from resect import files
 from resect.errors import InputError
@@ -18,6 +18,9 @@ from resect.planted.verdicts.order import Order, order_of
 from resect.planted.verdicts.scenarios import all_scenarios, scenarios_of
 from resect.planted.verdicts.table import Row, Total, rows_of, totals_of
 from resect.planted.verdicts.text import filled, markdown
+from resect.records import StudyResult
+from resect.studies import Measurements, Study
+from resect.studies.design import Section
 
 # Runs of a scenario that one process does at a time.
 BLOCK = 25
@@ -34,12 +37,16 @@ class Request:
         draws: Runs of each scenario.
         quick: Ten runs of each scenario with plain answers, and no look at the order.
         jobs: Processes; 0 for one a core, at most 4.
+        boundary: Runs of each world with a boundary that are weighed without the look at each model
+            alone. That look costs most of the time and can only make a verdict weaker, so that
+            these say how often a claim is supported at most. With plain answers alone.
     """
 
     studies: tuple[str, ...] = ()
     draws: int = 200
     quick: bool = False
     jobs: int = 0
+    boundary: int = 0
 
 
 class Outcome(NamedTuple):
@@ -57,6 +64,7 @@ class _Block(NamedTuple):
     scenario: int
     start: int
     stop: int
+    pooled: bool = False
 
 
 def verdicts(
@@ -82,9 +90,10 @@ def verdicts(
             docs without a marked place.
     """
     files.refuse_full_folder(output)
-    if request.draws < 1 or request.jobs < 0:
+    if request.draws < 1 or request.jobs < 0 or request.boundary < 0:
         raise InputError(
-            "draws and jobs must be positive", got=f"{request.draws} and {request.jobs}"
+            "draws and jobs must be positive",
+            got=f"{request.draws}, {request.boundary} and {request.jobs}",
         )
     document = "" if page is None else _with_place(page)
     blocks = plan(request)
@@ -149,6 +158,7 @@ def _with_place(page: Path) -> str:
 def _made(request: Request) -> str:
     studies = " --studies " + ",".join(request.studies) if request.studies else ""
     amount = "--quick" if request.quick else f"--draws {request.draws}"
+    amount += f" --boundary {request.boundary}" if request.boundary else ""
     return f"Written by `resect bench verdicts {amount}{studies} -o DIR`."
 
 
@@ -168,6 +178,11 @@ def plan(request: Request) -> list[_Block]:
             blocks += [
                 _Block(scenario.study, number, start, min(start + BLOCK, draws))
                 for start in range(0, draws, BLOCK)
+            ]
+        if scenario.size.words == 1 and "boundary" in scenario.expected:
+            blocks += [
+                _Block(scenario.study, number, start, min(start + BLOCK, request.boundary), True)
+                for start in range(0, request.boundary, BLOCK)
             ]
     return blocks
 
@@ -205,6 +220,19 @@ def _run_once(block: _Block, parts: Path, weigh: Weigh, stamp: str) -> list[Coun
     if path.exists():
         return [Count(**count) for count in files.read_json(path)]
     scenario = scenarios_of(block.study)[block.scenario]
-    counts = count_verdicts(scenario, range(block.start, block.stop), weigh)
+    draws = range(block.start, block.stop)
+    if block.pooled:
+        counts = [
+            replace(count, statement="pooled")
+            for count in count_verdicts(scenario, draws, _together)
+            if count.truth == "boundary"
+        ]
+    else:
+        counts = count_verdicts(scenario, draws, weigh)
     files.write_json(path, [asdict(count) for count in counts])
     return counts
+
+
+def _together(measured: Measurements, study: Study[Any], section: Section) -> StudyResult:
+    """Weigh all models together, and none alone."""
+    return study.summarise(measured, section)

@@ -20,8 +20,8 @@ from resect.studies.design import Section
 
 # What a run does with the measurements of a study, as `resect.runs.run` does it.
 Weigh = Callable[[Measurements, Study[Any], Section], StudyResult]
-# Of the drawn models, or of all models of their recipe.
-Statement = Literal["models", "recipe"]
+# Of the drawn models; of these before each is looked at alone; of all models of their recipe.
+Statement = Literal["models", "pooled", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Count:
         truth: What is true of it.
         verdict: One of the four words.
         number: How many runs.
-        statement: Whether the verdict is on the drawn models or on their recipe.
+        statement: Whether the verdict is on the drawn models, on these before each is looked at
+            alone, or on their recipe.
     """
 
     claim: str

@@ -28,7 +28,7 @@ class Row:
         scores: "0/1" or "graded".
         draws: Runs.
         counts: Runs by verdict.
-        statement: Whether the verdicts are on the drawn models or on their recipe.
+        statement: What the verdicts are on, see `Count`.
     """
 
     study: str
@@ -73,7 +73,7 @@ class Total:
         supported: Runs in which it was supported.
         worst: The scenario that is furthest from what it should be.
         worst_share: How often it was supported there.
-        statement: Whether the verdict is on the drawn models or on their recipe.
+        statement: What the verdict is on, see `Count`.
     """
 
     study: str
