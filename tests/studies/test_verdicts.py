@@ -90,7 +90,10 @@ def test_every_variation_must_pass_by_its_bound() -> None:
     assert "8 examples" in effect.reason
 
 
-@pytest.mark.parametrize(("threshold", "verdict"), [(0.5, "supported"), (0.95, "not supported")])
+# Three draws, of which one differs from the others in one weight of eleven, say little of a fourth.
+@pytest.mark.parametrize(
+    ("threshold", "verdict"), [(0.3, "supported"), (0.5, "inconclusive"), (0.95, "not supported")]
+)
 def test_the_overlap_that_draws_need_is_a_field(threshold: float, verdict: VerdictWord) -> None:
     def rate(cell: Cell, probe: str) -> float:
         if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
@@ -190,5 +193,5 @@ def test_smallest_and_largest_are_no_interval(monkeypatch: pytest.MonkeyPatch) -
     explained = claims("emergent", learned, {"steps": [2]})[-1]
     assert {interval.bounds for interval in explained.controls} == {"range"}
     agreement, effect = claims("stability", learned, {})
-    assert agreement.effect.bounds == "range"
+    assert agreement.effect.bounds == "95 %"
     assert {interval.bounds for interval in (*agreement.controls, effect.effect)} == {"95 %"}

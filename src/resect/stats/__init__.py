@@ -9,22 +9,26 @@ from __future__ import annotations
 from resect.stats.counts import LEVEL, Ends, clopper_pearson, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
+from resect.stats.jackknife import LEAST_ITEMS, LeftOut, jackknife
 from resect.stats.models import LEAST_MODELS, Statements, of_models, of_recipe
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
 from resect.stats.sample import Array, Sample, average, ratio, relative_drop
 
 __all__ = [
+    "LEAST_ITEMS",
     "LEAST_MODELS",
     "LEVEL",
     "RESAMPLES",
     "Array",
     "Ends",
+    "LeftOut",
     "Resampler",
     "Sample",
     "Statements",
     "average",
     "clopper_pearson",
     "cluster_means",
+    "jackknife",
     "near_duplicates",
     "normalised",
     "of_models",

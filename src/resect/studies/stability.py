@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import combinations
+from statistics import fmean
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
-from resect.stats import Sample
+from resect.stats import LEAST_ITEMS, LeftOut, Sample, jackknife
 from resect.studies.cells import Cell, Cut
 from resect.studies.design import (
     FRACTION,
@@ -38,7 +39,7 @@ from resect.studies.effects import (
 from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
-from resect.studies.weighing import Condition, beyond_chance, estimate, percent, weigh
+from resect.studies.weighing import Condition, beyond_chance, percent, weigh
 
 AGREEMENT = Stated(
     "The set is the same whichever calibration examples locate it.",
@@ -249,8 +250,8 @@ def _agreement_claim(
     draws = [row for row in rows if row["axis"] == DRAWS]
     pairs = [row for row in draws if row["seed"] is None]
     single = draws if len(design.seeds) == 1 else [r for r in draws if r["seed"] is not None]
-    values = [row["jaccard"] for row in single]
-    mean = float(np.mean(values))
+    shared = _shared(single)
+    mean = shared.value
     worst = max(pairs, key=lambda row: row["p_value"])
     p = worst["p_value"]
     by_chance = f"A pair of draws agrees by chance (p = {p:.2g})."
@@ -262,11 +263,12 @@ def _agreement_claim(
             crosses=by_chance,
         ),
         Condition(
-            estimate("overlap", mean),
+            shared,
             at_least=section.least_overlap,
             misses=f"Draws agree far beyond chance, yet share only {percent(mean)} of their union."
             if p < section.p_value
             else f"Draws share only {percent(mean)} of their union.",
+            crosses=f"Other draws may share less than {percent(section.least_overlap)}.",
         ),
         *_limits(measured, section, _Variant(design.subject, _usual(design, section))),
         supported=f"Two draws share {percent(mean)} of their union.",
@@ -276,13 +278,7 @@ def _agreement_claim(
         study=STUDY.name,
         claim=AGREEMENT.claim,
         verdict=weighed.verdict,
-        effect=Interval(
-            "mean Jaccard overlap of two calibration draws",
-            mean,
-            min(values),
-            max(values),
-            bounds="range",
-        ),
+        effect=shared,
         controls=(
             Interval(
                 "Jaccard overlap expected by chance",
@@ -292,19 +288,33 @@ def _agreement_claim(
         ),
         rule=_agreement_rule(design, section),
         seeds=design.seeds,
-        n=len(values),
+        n=len(single),
         reason=weighed.reason,
         requirements=weighed.requirements,
         counted="pairs of masks",
     )
 
 
+def _shared(rows: list[Row]) -> Interval:
+    """Return the mean overlap of two draws; the draws of each seed are left out in turn."""
+    models = []
+    for seed in dict.fromkeys(row["seed"] for row in rows):
+        pairs = [row for row in rows if row["seed"] == seed]
+        draws = dict.fromkeys(name for row in pairs for name in (row["first"], row["second"]))
+        without = [
+            fmean(row["jaccard"] for row in pairs if draw not in (row["first"], row["second"]))
+            for draw in (draws if len(draws) >= LEAST_ITEMS else ())
+        ]
+        models.append(LeftOut(fmean(row["jaccard"] for row in pairs), without))
+    return jackknife("mean Jaccard overlap of two calibration draws", models)
+
+
 def _agreement_rule(design: Design, section: Stability) -> str:
     return (
         "The masks of two draws of calibration examples share at least "
-        f"{percent(section.least_overlap)} of their union (mean), and every pair agrees beyond "
-        f"chance (p < {section.p_value:g} in every seed). {guarded(design)} "
-        "The bounds are the smallest and the largest overlap, not an interval."
+        f"{percent(section.least_overlap)} of their union (mean, lower bound, jackknife over "
+        f"draws), and every pair agrees beyond chance (p < {section.p_value:g} in every seed). "
+        f"{guarded(design)}"
     )
 
 

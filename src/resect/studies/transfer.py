@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
-from resect.stats import Sample, relative_drop
+from resect.stats import LEAST_ITEMS, LeftOut, Sample, jackknife, relative_drop
 from resect.studies.cells import Cell, Cut, at_seed
 from resect.studies.design import FRACTION, Design, Fraction, Section, Share, TargetName
 from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
@@ -21,7 +21,7 @@ from resect.studies.guard import guard, guarded, silent
 from resect.studies.measurements import Measurements, Row
 from resect.studies.permutation import Permuted, permuted_cuts
 from resect.studies.study import Stated, Study, TemplateLines
-from resect.studies.weighing import Condition, Weighed, estimate, percent, weigh
+from resect.studies.weighing import Condition, Weighed, percent, weigh
 
 SHARED = Stated(
     "The weights behind harmful generation are shared across harm types.",
@@ -178,17 +178,28 @@ def summarise(measured: Measurements, section: Transfer) -> StudyResult:
     )
 
 
-def _excess(measured: Measurements, rows: list[Row]) -> list[float]:
-    """Return, by seed, how much more harm types overlap with each other than with benign sets."""
-    excess = []
-    for seed in measured.config.seeds:
-        alone = len(measured.config.seeds) == 1
-        of_seed = [row for row in rows if row["seed"] == (None if alone else seed)]
+def _excess(measured: Measurements, rows: list[Row]) -> Interval | None:
+    """Return how much more harm types overlap with each other than with benign behaviours.
+
+    Harm types are what is left out in turn, so that the interval is for other types like them.
+    None without benign behaviours.
+    """
+    seeds = measured.config.seeds
+    models = []
+    for seed in seeds:
+        of_seed = [row for row in rows if row["seed"] == (None if len(seeds) == 1 else seed)]
         benign = [row for row in of_seed if row["second"].startswith(BENIGN)]
         harmful = [row for row in of_seed if not row["second"].startswith(BENIGN)]
-        if benign and harmful:
-            excess.append(_mean(harmful, "jaccard") - _mean(benign, "jaccard"))
-    return excess
+        if not benign or not harmful:
+            return None
+        types = dict.fromkeys(row["first"] for row in benign)
+        without = [
+            _mean([row for row in harmful if name not in (row["first"], row["second"])], "jaccard")
+            - _mean([row for row in benign if row["first"] != name], "jaccard")
+            for name in (types if len(types) >= LEAST_ITEMS else ())
+        ]
+        models.append(LeftOut(_mean(harmful, "jaccard") - _mean(benign, "jaccard"), without))
+    return jackknife("overlap of harm types less that with benign behaviours", models)
 
 
 def _permuted(
@@ -231,13 +242,14 @@ def _weigh(
         ),
     ]
     excess = _excess(measured, overlaps)
-    if excess:
-        # By its estimate for these very models: masks are not sampled as prompts are.
+    if excess is not None:
         conditions.append(
             Condition(
-                estimate("overlap of harm types less that with benign behaviours", min(excess)),
+                excess,
                 above=0,
                 misses="Harm types overlap no more with each other than with benign behaviours.",
+                crosses="Harm types may overlap no more with each other than with benign "
+                "behaviours.",
             )
         )
     if swapped is not None:
@@ -296,8 +308,9 @@ def _claim(
         rule=(
             f"The mean drop in other categories is at least {percent(section.share_of_diagonal)} "
             f"of the mean drop in the own one (lower bound of the difference above 0), which is at "
-            f"least {percent(section.bite)} (lower bound); in every seed harm types overlap more "
-            "with each other than with benign behaviours, where such are given"
+            f"least {percent(section.bite)} (lower bound); harm types overlap more with each other "
+            "than with benign behaviours, where such are given (lower bound of the difference, "
+            "jackknife over harm types)"
             f"{'' if swapped is None else swapped.rule(section.p_value)}. "
             f"Of each cut: {guarded(config)}"
         ),

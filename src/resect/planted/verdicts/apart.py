@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from resect.planted.verdicts.scenario import Scenario, Truth, usual
-from resect.planted.verdicts.simulate import HARM_TYPES
+from resect.planted.verdicts.simulate import HARM_TYPES, REMOVED
 from resect.planted.verdicts.world import (
     TARGET,
     Reading,
@@ -135,10 +135,21 @@ def stability() -> list[Scenario]:
         scenario("same weights, weak effect", _draws(0.3, 0.85), ("true", "false")),
         scenario("neither", _draws(0.3, 0.2), ("false", "false")),
         # Two sets that take 2/3 from one pool share half of their union.
-        scenario("half in common", _draws(0.95, 2 / 3, 0.04), ("boundary", "true")),
+        scenario(
+            "half in common",
+            _draws(0.95, 2 / 3, 0.04),
+            ("boundary", "true"),
+            realised=partial(_half_in_common, common=2 / 3, spread=0.04),
+        ),
         scenario("drop at .50", _draws(0.5, 0.85), ("true", "boundary")),
         scenario("few examples do not do", _draws(0.95, 0.85, few=0.2), ("true", "false")),
     ]
+
+
+def _half_in_common(models: Sequence[float], common: float, spread: float) -> bool:
+    """Return whether draws of these models share half of their union in the mean."""
+    shares = [round(REMOVED * (common + spread * model)) / REMOVED for model in models]
+    return sum(share / (2 - share) for share in shares) / len(shares) >= 0.5
 
 
 def _draws(drop: float, common: float, spread: float = 0.0, few: float | None = None) -> World:
