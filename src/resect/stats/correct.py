@@ -24,8 +24,8 @@ the judge's score f of every reply and a label y of some, drawn at random,
 
 which is right whatever the judge is worth, and does not ask that it errs here as it did on other
 replies. l = 0 is the labels' own mean.
-The bounds are the house's, with one more prompt at the worst end of l f - y, so that with fewer
-than some 40 labels they are no narrower than those of the labels alone.
+The bounds are the house's, with one more prompt at the worst end of l f - y, so that with few
+labels, or near 0 and 1, they are no narrower than those of the labels alone.
 """
 
 from __future__ import annotations
