@@ -291,6 +291,7 @@ def evaluation_settings(
         format=config.format,
         attack=parse_attack(attack) if attack else usual,
         judge=evaluation.judge,
+        coherence=evaluation.coherence,
         generation=GenerationSettings(
             evaluation.max_new_tokens, evaluation.batch_size, temperature, samples
         ),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resect.errors import InputError
+from resect.evaluation.coherence import floor_for
 from resect.evaluation.judges import find_judge
 from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
@@ -93,9 +94,11 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
     """Create a run folder, or check that an existing one is of the same configuration.
 
     Raises:
-        InputError: The folder holds something else, or a run and `resume` is off.
+        InputError: The folder holds something else, or a run and `resume` is off, or judge or
+            floor of coherence cannot be used.
     """
     find_judge(config.evaluation.judge)
+    floor_for(config.evaluation.judge, config.evaluation.coherence)
     refuse_links_out(run)
     path = run / "config.yaml"
     if path.exists():
