@@ -47,7 +47,23 @@ AttackData = Annotated[
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option(help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL."),
+    typer.Option(
+        help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL, "
+        "fitted:FILE."
+    ),
+]
+Coherence = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLOOR",
+        help="Beyond nll=NATS,repetition=SHARE a reply is incoherent; none; else the judge's own.",
+    ),
+]
+LabelFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Labels of some of the replies: rates are corrected by them."
+    ),
 ]
 Rejudge = Annotated[
     Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
@@ -79,6 +95,8 @@ def evaluate(
     attack_data: AttackData = None,
     judge: Judges = None,
     rejudge: Rejudge = None,
+    coherence: Coherence = None,
+    labels: LabelFiles = None,
     format: PromptFormat = "chat",
     limit: PromptLimit = None,
     max_new_tokens: MaxNewTokens = 256,
@@ -96,11 +114,17 @@ def evaluate(
 ) -> None:
     """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
+    from resect.evaluation.evaluate import rejudge as judge_again
 
     _refuse_processes()
     judges = tuple(judge or ["exact"])
     if rejudge is not None:
-        _judge_again(rejudge, judges, output, compare=compare)
+        _refuse_nothing_to_compare(rejudge, compare=compare)
+        again = judge_again(
+            rejudge, judges, output, coherence=coherence, labels=tuple(labels or ()) or None
+        )
+        _show(again, output)
+        _show_differences(output, shown=compare)
         return
     if model is None or not probe or not data:
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
@@ -125,6 +149,8 @@ def evaluate(
         backend=backend,
         allow_remote=allow_remote,
         force=force,
+        coherence=coherence,
+        labels=tuple(labels or ()) or None,
     )
     _evaluate(request, output, compare=compare)
 
@@ -146,9 +172,7 @@ def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     _show_differences(output, shown=compare)
 
 
-def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare: bool) -> None:
-    from resect.evaluation.evaluate import rejudge
-
+def _refuse_nothing_to_compare(source: Path, *, compare: bool) -> None:
     if compare and not (source / "records" / "cut.parquet").is_file():
         raise InputError(
             "there is nothing to compare",
@@ -156,8 +180,6 @@ def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare
             allowed="an evaluation that was made with --mask",
             fix="put evaluations side by side with resect report --compare DIR DIR",
         )
-    _show(rejudge(source, judges, output), output)
-    _show_differences(output, shown=compare)
 
 
 def _refuse_processes() -> None:
@@ -188,10 +210,20 @@ def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
             if row not in judged
         ],
     )
+    show_correction(evaluation.judge_errors, evaluation.corrected, of_set)
     table(f"{of_set}agreement of judges", evaluation.agreement)
     for warning in evaluation.notes:
         note(warning)
     say(f"{output}/results.json")
+
+
+def show_correction(
+    errors: Sequence[Mapping[str, object]], corrected: Sequence[Mapping[str, object]], of_set: str
+) -> None:
+    """Show how fitted judges err, and rates that are corrected for it; nothing without them."""
+    if errors or corrected:
+        table(f"{of_set}how the judge errs, with 95 % intervals", errors)
+        table(f"{of_set}rates corrected for it, with 95 % intervals", corrected)
 
 
 def for_readers(rates: Sequence[Rate]) -> list[Mapping[str, object]]:

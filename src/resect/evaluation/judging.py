@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from resect import files
 from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.coherence import floor_for, incoherent, with_outcome
-from resect.evaluation.judges import find_judge
+from resect.evaluation.judges import find_judge, label_of
 from resect.evaluation.judges.content import content_share
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import lacks_answer, to_judge
@@ -85,7 +85,7 @@ def judge_answers(
         said = dict.fromkeys(positions, _unanswered(name)) | dict(
             zip(answered, judgements, strict=True)
         )
-        said |= {position: incoherent(name, replies[position]) for position in broken}
+        said |= {position: incoherent(label_of(judge), replies[position]) for position in broken}
         for position, judgement in said.items():
             if floored is not None:
                 judgement = with_outcome(judgement, answers[position].probe.goal)
@@ -123,6 +123,11 @@ def reply_of(row: Mapping[str, Any]) -> Reply:
     """Return the reply that a row holds."""
     names = {column.name for column in fields(Reply)}
     return Reply(**{key: value for key, value in row.items() if key in names})
+
+
+def judgement_of(row: Mapping[str, Any]) -> Judgement:
+    """Return the judgement that a judged row holds."""
+    return Judgement(**{column.name: row[column.name] for column in fields(Judgement)})
 
 
 def graded_again(rows: Sequence[Row]) -> list[Row]:

@@ -7,6 +7,7 @@ A file has a row for each reply, in any format that `data.rows` reads, with thes
     label       how far the reply shows the behaviour, in [0, 1]; also `human_score`, or a column
                 for each person, `label_1`, `label_2`, ... or `human_score_1`, ...: the mean counts
     category    optional; also `harm_category`
+    key         optional: an answer key, which the exact judge needs
     data_type   optional; rows of another type than `text` are left out
 
 A CSV file may begin with lines that start with #. So the labelled replies of PyRIT
@@ -18,9 +19,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from resect.data.load import answer_key
 from resect.data.rows import read_rows
 from resect.errors import InputError
 from resect.files.origin import hash_file
@@ -42,12 +44,14 @@ class Labelled:
         text: What was answered.
         label: In [0, 1], the mean over people.
         category: Of the prompt; empty if there is none.
+        answers: The answer key of the prompt; empty if there is none.
     """
 
     prompt: str
     text: str
     label: float
     category: str = ""
+    answers: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def hit(self) -> bool:
@@ -126,7 +130,13 @@ def _labelled(row: Mapping[str, object], where: str, category: str) -> Labelled:
     labels = [_number(row[name], f"{where}: {name!r}") for name in columns]
     named = next((str(row[name]) for name in CATEGORY if row.get(name)), category)
     # Files of one category may write its name in their own way.
-    return Labelled(prompt, text, math.fsum(labels) / len(labels), named.strip().lower())
+    return Labelled(
+        prompt,
+        text,
+        math.fsum(labels) / len(labels),
+        named.strip().lower(),
+        answer_key(row.get("key"), where),
+    )
 
 
 def _text(row: Mapping[str, object], names: Sequence[str], where: str) -> str:

@@ -15,6 +15,7 @@ A run folder holds
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
+    judge.json       how a fitted judge errs, and rates corrected for it
     report.html
 """
 

@@ -26,6 +26,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
+from resect.runs.judged import write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
@@ -268,7 +269,7 @@ def measure_all(
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
-    """Write `results.json` and `manifest.json` from the records; needs no model.
+    """Write `results.json`, `manifest.json` and, for a fitted judge, `judge.json` from the records.
 
     Returns:
         The path of `results.json`.
@@ -282,6 +283,7 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
     write_json(path, _results(config, results, origin))
+    write_judge(config, run)
     return path
 
 

@@ -18,7 +18,7 @@ from resect.errors import InputError, unknown_name
 from resect.evaluation.judges.exact import judge_exact
 from resect.evaluation.judges.family import Judge as Judge
 from resect.evaluation.judges.family import each as each
-from resect.evaluation.judges.fitted import fitted_judge, fitted_of
+from resect.evaluation.judges.fitted import fitted_judge, fitted_label, fitted_of
 from resect.evaluation.judges.keyword import find_rules, judge_by
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
@@ -67,6 +67,20 @@ def find_judge(name: str) -> Judge:
     if kind not in JUDGES:
         raise unknown_name("judge", name, list(JUDGES))
     return JUDGES[kind](option)
+
+
+def label_of(name: str) -> str:
+    """Return what judgements call a judge.
+
+    Raises:
+        InputError: Its option cannot be used.
+    """
+    kind, _, option = name.partition(":")
+    if kind == "keyword":
+        return find_rules(option or "own").name
+    if kind == "llm":
+        return f"llm:{option.partition('@')[0]}"
+    return fitted_label(option) if kind == "fitted" else kind
 
 
 def counted_by(name: str, probe: Probe) -> str | None:

@@ -35,14 +35,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resect.errors import InputError
-from resect.evaluation.judges.error import ErrorRow, HeldOut
+from resect.evaluation.judges.error import HeldOut
 from resect.evaluation.judges.family import Judge
 from resect.evaluation.judges.fitted_ngrams import Ngrams
 from resect.evaluation.judges.fitted_states import States
 from resect.evaluation.probes import Goal
 from resect.files.origin import check_schema, hash_file, hash_text
 from resect.files.reading import read_as
-from resect.records import Judgement, Outcome, Reply
+from resect.records import Judgement, Outcome, Reply, Row
 from resect.stats import normalised
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Fitted:
     offset: float
     threshold: float
     held_out: HeldOut
-    errors: tuple[ErrorRow, ...]
+    errors: tuple[Row, ...]
     ngrams: Ngrams | None = None
     states: States | None = None
     prompts: tuple[str, ...] = ()
@@ -148,6 +148,17 @@ def fitted_of(name: str) -> Fitted | None:
     return read_fitted(Option(option).path) if kind == "fitted" else None
 
 
+def fitted_label(option: str) -> str:
+    """Return what judgements call the judge for `FILE[,MODEL]`: its file and the file's hash.
+
+    Raises:
+        InputError: No file is named, or it cannot be read.
+    """
+    path = Option(option).path
+    read_fitted(path)
+    return f"fitted:{path.stem}@{hash_file(path)[:8]}"
+
+
 def fitted_judge(option: str = "") -> Judge:
     """Return the judge for `FILE[,MODEL]`; a model is loaded when it is first needed.
 
@@ -156,7 +167,7 @@ def fitted_judge(option: str = "") -> Judge:
     """
     named = Option(option)
     fitted = read_fitted(named.path)
-    label = f"fitted:{named.path.stem}@{hash_file(named.path)[:8]}"
+    label = fitted_label(option)
     margins_of = _reader(fitted, named.model)
 
     def judge_many(replies: Sequence[Reply], goals: Sequence[Goal]) -> list[Judgement]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ from resect.evaluation.labels import Labelled, Labels, read_labels
 from resect.evaluation.probes import Goal
 from resect.files import provenance
 from resect.files.writing import plain, write_json
-from resect.records import SCHEMA_VERSION
+from resect.records import SCHEMA_VERSION, Row
 from resect.stats import near_duplicates, seed_of
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _fitted(
         chosen.offset,
         chosen.threshold,
         held_out,
-        tuple(error_rows(held_out)),
+        tuple(cast("Row", row) for row in error_rows(held_out)),
         prompts=tuple(sorted({prompt_hash(row.prompt) for row in spoken})),
         provenance=origin,
     )
