@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from resect.errors import InputError
 if TYPE_CHECKING:
     from resect.evaluation.evaluate import EvalRequest, Evaluation
     from resect.evaluation.rates import Rate
+    from resect.records import Row
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -222,8 +223,20 @@ def show_correction(
 ) -> None:
     """Show how fitted judges err, and rates that are corrected for it; nothing without them."""
     if errors or corrected:
-        table(f"{of_set}how the judge errs, with 95 % intervals", errors)
-        table(f"{of_set}rates corrected for it, with 95 % intervals", corrected)
+        show_bounded(f"{of_set}how the judge errs, with 95 % intervals", errors)
+        show_bounded(f"{of_set}rates corrected for it, with 95 % intervals", corrected)
+
+
+def show_bounded(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Show rows with their bounds in brackets behind each value; for machines as they are."""
+    from resect.report.judge import shape_judge
+
+    if mode().machine or not rows:
+        table(title, rows)
+        return
+    shown = shape_judge(title, [cast("Row", row) for row in rows])
+    headings = [column.heading for column in shown.columns]
+    table(title, [dict(zip(headings, texts, strict=True)) for texts in shown.rows])
 
 
 def for_readers(rates: Sequence[Rate]) -> list[Mapping[str, object]]:

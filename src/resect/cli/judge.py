@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from resect.cli.show import note, progress, say, table
+from resect.cli.eval import show_bounded, show_correction
+from resect.cli.show import note, progress, say
 from resect.errors import InputError
 
 # As `evaluation.probes` has it, which is not loaded for a help text.
@@ -53,7 +54,9 @@ def fit(
     request = FitRequest(tuple(labels), model, means, seed)
     with progress("fitting") as update:
         fitted = fit_judge(request, output, update)
-    table("how the judge errs, cross-validated by prompt, with 95 % intervals", fitted.errors)
+    show_bounded(
+        "how the judge errs, cross-validated by prompt, with 95 % intervals", fitted.errors
+    )
     rows = fitted.provenance.get("fitted_on")
     say(
         f"{output}: reads {'n-grams' if fitted.ngrams else 'hidden states'}, fitted on {rows} "
@@ -89,7 +92,7 @@ def check(
     from resect.evaluation.labels import read_labels
 
     checked = check_judge(judge, read_labels(labels), means)
-    table(f"how {judge} errs, with 95 % intervals", checked.rows)
+    show_bounded(f"how {judge} errs, with 95 % intervals", checked.rows)
     if checked.seen:
         note(
             f"{checked.seen} replies were left out: the judge was fitted on their prompts, and "
@@ -112,7 +115,6 @@ def correct(
     ] = None,
 ) -> None:
     """Correct the rates of a run for its judge's error, or by labels, and show it in its report."""
-    from resect.cli.eval import show_correction
     from resect.evaluation.labels import read_labels
     from resect.files.locking import locked
     from resect.files.reading import read_json, refuse_links_out

@@ -98,12 +98,11 @@ def read_labels(paths: Sequence[Path]) -> Labels:
     rows: dict[tuple[str, ...], Labelled] = {}
     hashes: dict[str, str] = {}
     doubled = left_out = 0
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise InputError("a file of labels is named twice", got=", ".join(map(str, paths)))
     for path in paths:
         content = read_rows(path, marked=True)
-        name = path.name if path.name not in hashes else str(path)
-        if name in hashes:
-            raise InputError("a file of labels is named twice", got=str(path))
-        hashes[name] = hash_file(path)
+        hashes[path.name if path.name not in hashes else str(path)] = hash_file(path)
         for number, row in enumerate(content, start=1):
             if row.get("data_type") not in (None, "", "text"):
                 left_out += 1

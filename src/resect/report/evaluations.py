@@ -61,7 +61,7 @@ def build_evaluations(
     if changed:
         tables.append(_table("Options that are not the same in all arms", changed))
     if judge_errors:
-        tables.append(shape_judge(NAMES["errors"], tuple(judge_errors)))
+        tables.append(shape_judge(NAMES["errors"], judge_errors))
     if not differences:
         raise InputError(
             "the evaluations have no probe, attack and judge in common",

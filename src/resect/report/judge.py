@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def read_judge(run: Path) -> JudgeFile | None:
     return files.read_as(path, JudgeFile, "file on a judge") if path.is_file() else None
 
 
-def shape_judge(name: str, rows: tuple[Row, ...], file: str = "") -> Table:
+def shape_judge(name: str, rows: Sequence[Row], file: str = "") -> Table:
     """Return a table with bounds beside their value; columns without any value are left out."""
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if not _is_bound(key)]
     keys = [key for key in keys if any(row.get(key) not in (None, "") for row in rows)]

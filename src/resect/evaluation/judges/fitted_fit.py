@@ -48,8 +48,8 @@ LEAST_PROMPTS = 4 * FOLDS
 LEAST_EACH = 2 * FOLDS
 # Inverse strengths of regularisation.
 STRENGTHS: Mapping[str, tuple[float, ...]] = {"ngrams": (1.0, 10.0), "states": (0.003, 0.03, 0.3)}
-# A term of fewer texts says nothing of other texts.
-LEAST_TEXTS = 2
+# A term of the replies to one prompt says nothing of others, and would tell what was asked.
+LEAST_SHARED = 2
 MOST_TERMS = 20_000
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 # Digits of a weight in the file.
@@ -400,10 +400,16 @@ def _scaled(candidate: _Candidate, rows: _Rows) -> _Scaled:
         spread = matrix.std(axis=0)
         every = np.arange(matrix.shape[1])
         return _Scaled(every, matrix.mean(axis=0), np.where(spread > 1e-9, spread, 1.0))
+    from scipy import sparse
+
+    _, members = np.unique(rows.groups, return_inverse=True)
+    every = np.arange(len(members))
+    dealt = sparse.csr_matrix((np.ones(len(members)), (members, every)))
+    shared = np.asarray(((dealt @ matrix) > 0).sum(axis=0)).ravel()
     texts = np.asarray((matrix > 0).sum(axis=0)).ravel()
     # The most common terms; a stable order, so that the same labels give the same judge.
-    order = np.argsort(-texts, kind="stable")[:MOST_TERMS]
-    columns = np.sort(order[texts[order] >= LEAST_TEXTS])
+    order = np.argsort(-texts, kind="stable")
+    columns = np.sort(order[shared[order] >= LEAST_SHARED][:MOST_TERMS])
     idf = 1 + np.log((1 + matrix.shape[0]) / (1 + texts[columns]))
     return _Scaled(columns, np.zeros(len(columns)), idf)
 

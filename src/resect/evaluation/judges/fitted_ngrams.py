@@ -37,7 +37,7 @@ def terms(prompt: str, text: str) -> Iterator[str]:
         yield f"w:{word}"
         padded = f" {word} "
         for size in CHARACTERS:
-            for start in range(max(1, len(padded) - size + 1)):
+            for start in range(len(padded) - size + 1):
                 yield f"c:{padded[start : start + size]}"
     for before, after in pairwise(words):
         yield f"w:{before} {after}"
