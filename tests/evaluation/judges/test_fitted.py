@@ -27,6 +27,7 @@ from resect.evaluation.labels import read_labels
 from resect.evaluation.probes import find_probe
 from resect.model import load_model
 from resect.records import Reply
+from resect.stats import rng
 
 HIT = Reply("1", "generation", "none", "tides", "new question", "", "zorpa miltu krendo")
 MISS = replace(HIT, text="ollen pimba trusk")
@@ -71,9 +72,9 @@ def test_labels_without_a_pattern_give_a_judge_that_says_so(tmp_path: Path) -> N
 def test_a_prompt_is_never_fitted_on_and_judged(tmp_path: Path) -> None:
     """Each prompt has a word of its own that decides; a leak would make it a perfect judge."""
     made = []
-    for number in range(40):
+    hits = rng("test/fitted/leaky").permutation(40) % 2
+    for number, hit in enumerate(hits.tolist()):
         for reply in range(4):
-            hit = number % 2
             words = f"only{number}x " * 6 + f"n{reply}x n{(number * 7 + reply) % 11}x"
             made.append({"prompt": f"p{number}a p{number}b", "reply": words, "label": hit})
     path = write(tmp_path / "leaky.jsonl", made)
