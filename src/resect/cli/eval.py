@@ -234,6 +234,11 @@ def show_bounded(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     if mode().machine or not rows:
         table(title, rows)
         return
+    judges = {str(row.get("judge", "")) for row in rows} - {""}
+    if len(judges) == 1:
+        # A path in every row leaves the numbers no room.
+        title = f"{title}: {judges.pop()}"
+        rows = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
     shown = shape_judge(title, [cast("Row", row) for row in rows])
     headings = [column.heading for column in shown.columns]
     table(title, [dict(zip(headings, texts, strict=True)) for texts in shown.rows])
