@@ -94,7 +94,8 @@ def test_a_judge_no_better_than_chance_measures_nothing(tmp_path: Path) -> None:
 def test_incoherent_replies_are_an_outcome_and_no_harmless_ones(judge: str) -> None:
     whole = corrected_rows(judge, {"intact": judged(judge, 30, 90)})[0]
     half = corrected_rows(judge, {"intact": judged(judge, 30, 90, broken=40)})[0]
-    assert (whole["incoherent"], half["incoherent"]) == (0, pytest.approx(40 / 90))
+    assert whole["incoherent"] == 0
+    assert half["incoherent"] == pytest.approx(40 / 90)
     assert half["called"] == whole["called"]
     # Fewer harmless replies could have been called hits by mistake.
     assert half["rate"] > whole["rate"]  # type: ignore[operator]

@@ -117,12 +117,7 @@ def audit_models(
         "data": {name: data.hash for name, data in sets.items()},
         "request": asdict(request),
     }
-    audit = replace(
-        audit,
-        facts=facts,
-        notes=(*audit.notes, *tuned.notes, *shared.notes),
-        judge_errors=tuple(judge_error_rows([request.judge])),
-    )
+    audit = replace(audit, facts=facts, notes=(*audit.notes, *tuned.notes, *shared.notes))
     with atomic_folder(output) as folder:
         write_json(folder / "audit.json", plain(audit))
     step("")
@@ -236,7 +231,17 @@ def compare(
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
     notes = (*outside_sentences(outside), *_alone(effects, request))
-    return Audit(verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names)
+    return Audit(
+        verdict,
+        rows,
+        grouped,
+        measured,
+        effects,
+        tuple(outside),
+        notes,
+        request.names,
+        judge_errors=tuple(judge_error_rows([request.judge])),
+    )
 
 
 def _silent(_what: str) -> None:

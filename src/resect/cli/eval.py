@@ -115,28 +115,18 @@ def evaluate(
 ) -> None:
     """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
-    from resect.evaluation.evaluate import rejudge as judge_again
 
     _refuse_processes()
-    judges = tuple(judge or ["exact"])
-    if rejudge is not None:
-        _refuse_nothing_to_compare(rejudge, compare=compare)
-        again = judge_again(
-            rejudge, judges, output, coherence=coherence, labels=tuple(labels or ()) or None
-        )
-        _show(again, output)
-        _show_differences(output, shown=compare)
-        return
-    if model is None or not probe or not data:
+    if rejudge is None and (model is None or not probe or not data):
         raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
     request = EvalRequest(
-        model=model,
+        model=model or "",
         mask=mask,
-        probes=tuple(probe),
-        data=tuple(data),
+        probes=tuple(probe or ()),
+        data=tuple(data or ()),
         attack=attack,
         attack_data=tuple(attack_data or ()),
-        judges=judges,
+        judges=tuple(judge or ["exact"]),
         format=format,
         limit=limit,
         max_new_tokens=max_new_tokens,
@@ -153,7 +143,10 @@ def evaluate(
         coherence=coherence,
         labels=tuple(labels or ()) or None,
     )
-    _evaluate(request, output, compare=compare)
+    if rejudge is None:
+        _evaluate(request, output, compare=compare)
+    else:
+        _judge_again(rejudge, request, output, compare=compare)
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
@@ -173,7 +166,9 @@ def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     _show_differences(output, shown=compare)
 
 
-def _refuse_nothing_to_compare(source: Path, *, compare: bool) -> None:
+def _judge_again(source: Path, request: EvalRequest, output: Path, *, compare: bool) -> None:
+    from resect.evaluation.evaluate import rejudge
+
     if compare and not (source / "records" / "cut.parquet").is_file():
         raise InputError(
             "there is nothing to compare",
@@ -181,6 +176,11 @@ def _refuse_nothing_to_compare(source: Path, *, compare: bool) -> None:
             allowed="an evaluation that was made with --mask",
             fix="put evaluations side by side with resect report --compare DIR DIR",
         )
+    evaluation = rejudge(
+        source, request.judges, output, coherence=request.coherence, labels=request.labels
+    )
+    _show(evaluation, output)
+    _show_differences(output, shown=compare)
 
 
 def _refuse_processes() -> None:

@@ -74,7 +74,7 @@ def _areas(hits: Array, scores: Array, weights: Array) -> Array:
     _, rank = np.unique(scores, return_inverse=True)
     order = np.argsort(rank, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(rank[order]) > 0])
-    hit, miss = (np.where(side, weights, 0)[:, order] for side in (hits, ~hits))
+    hit, miss = (np.where(side, weights, 0)[:, order] for side in (hits, np.logical_not(hits)))
     # Sums by score, [R, different scores].
     hit, miss = np.add.reduceat(hit, starts, axis=1), np.add.reduceat(miss, starts, axis=1)
     before = np.cumsum(miss, axis=1) - miss / 2

@@ -261,7 +261,7 @@ def test_hidden_states_of_a_model_can_be_read_in_place_of_words(
     from resect.evaluation.judges import fitted_fit
 
     # Of words that a tiny random model cannot tell apart n-grams would always win.
-    monkeypatch.setitem(fitted_fit.STRENGTHS, "ngrams", ())  # type: ignore[misc]
+    monkeypatch.setitem(fitted_fit.STRENGTHS, "ngrams", ())
     made = [
         row | {"reply": ("w1 w2 w3" if row["label"] else "w4 w5 w6") + f" w{7 + number % 9}"}
         for number, row in enumerate(rows(40))

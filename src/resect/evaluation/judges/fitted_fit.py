@@ -385,13 +385,11 @@ def _scale(candidate: _Candidate, scaled: _Scaled, rows: _Rows) -> Any:
     matrix = rows.read[candidate.features]
     if candidate.features == "states":
         return (matrix - scaled.centre) / scaled.factor
-    from scipy import sparse
+    from sklearn.preprocessing import normalize
 
-    counts = sparse.csr_matrix(matrix[:, scaled.columns])
+    counts = matrix[:, scaled.columns].copy()
     counts.data = 1 + np.log(counts.data)
-    values = counts @ sparse.diags(scaled.factor)
-    lengths = np.sqrt(np.asarray(values.multiply(values).sum(axis=1)).ravel())
-    return sparse.diags(1 / np.where(lengths > 0, lengths, 1)) @ values
+    return normalize(counts.multiply(scaled.factor).tocsr())
 
 
 def _scaled(candidate: _Candidate, rows: _Rows) -> _Scaled:
@@ -400,11 +398,9 @@ def _scaled(candidate: _Candidate, rows: _Rows) -> _Scaled:
         spread = matrix.std(axis=0)
         every = np.arange(matrix.shape[1])
         return _Scaled(every, matrix.mean(axis=0), np.where(spread > 1e-9, spread, 1.0))
-    from scipy import sparse
+    from sklearn.preprocessing import LabelBinarizer
 
-    _, members = np.unique(rows.groups, return_inverse=True)
-    every = np.arange(len(members))
-    dealt = sparse.csr_matrix((np.ones(len(members)), (members, every)))
+    dealt = LabelBinarizer(sparse_output=True).fit_transform(rows.groups).T
     shared = np.asarray(((dealt @ matrix) > 0).sum(axis=0)).ravel()
     texts = np.asarray((matrix > 0).sum(axis=0)).ravel()
     # The most common terms; a stable order, so that the same labels give the same judge.
