@@ -231,16 +231,9 @@ def compare(
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
     notes = (*outside_sentences(outside), *_alone(effects, request))
+    errors = tuple(judge_error_rows([request.judge]))
     return Audit(
-        verdict,
-        rows,
-        grouped,
-        measured,
-        effects,
-        tuple(outside),
-        notes,
-        request.names,
-        judge_errors=tuple(judge_error_rows([request.judge])),
+        verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names, {}, errors
     )
 
 

@@ -117,8 +117,6 @@ def evaluate(
     from resect.evaluation.evaluate import EvalRequest
 
     _refuse_processes()
-    if rejudge is None and (model is None or not probe or not data):
-        raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
     request = EvalRequest(
         model=model or "",
         mask=mask,
@@ -143,15 +141,17 @@ def evaluate(
         coherence=coherence,
         labels=tuple(labels or ()) or None,
     )
-    if rejudge is None:
-        _evaluate(request, output, compare=compare)
-    else:
+    if rejudge is not None:
         _judge_again(rejudge, request, output, compare=compare)
+    else:
+        _evaluate(request, output, compare=compare)
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     from resect.evaluation.sets import evaluate_sets, split_sets
 
+    if not (request.model and request.probes and request.data):
+        raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
     if compare and request.mask is None and len(split_sets(request)) < 2:
         raise InputError(
             "there is nothing to compare",
