@@ -258,10 +258,10 @@ def test_hidden_states_are_those_of_the_reply_alone(tmp_path: Path) -> None:
 def test_hidden_states_of_a_model_can_be_read_in_place_of_words(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resect.evaluation.judges import fitted_fit
+    from resect.evaluation.judges import fitted_choose
 
     # Of words that a tiny random model cannot tell apart n-grams would always win.
-    monkeypatch.setitem(fitted_fit.STRENGTHS, "ngrams", ())
+    monkeypatch.setitem(fitted_choose.STRENGTHS, "ngrams", ())
     made = [
         row | {"reply": ("w1 w2 w3" if row["label"] else "w4 w5 w6") + f" w{7 + number % 9}"}
         for number, row in enumerate(rows(40))
