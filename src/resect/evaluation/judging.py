@@ -81,7 +81,7 @@ def judge_answers(
             [replies[position] for position in answered],
             [answers[position].probe.goal for position in answered],
         )
-        name = judge.partition(":")[0] if judged_by == "configured" else judged_by
+        name = _short_name(judge) if judged_by == "configured" else judged_by
         said = dict.fromkeys(positions, _unanswered(name)) | dict(
             zip(answered, judgements, strict=True)
         )
@@ -91,6 +91,12 @@ def judge_answers(
                 judgement = with_outcome(judgement, answers[position].probe.goal)
             judged[position] = answers[position]._replace(judgement=judgement)
     return judged
+
+
+def _short_name(judge: str) -> str:
+    """Return what a judge is called that has not seen a reply; a fitted one by its file, too."""
+    kind = judge.partition(":")[0]
+    return label_of(judge) if kind == "fitted" else kind
 
 
 def _unanswered(judge: str) -> Judgement:

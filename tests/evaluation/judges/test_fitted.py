@@ -23,6 +23,7 @@ from resect.evaluation.judges.fitted import Fitted, fitted_of, read_fitted
 from resect.evaluation.judges.fitted_fit import FitRequest, fit_judge
 from resect.evaluation.judges.fitted_ngrams import Ngrams, terms
 from resect.evaluation.judges.fitted_states import hidden_states
+from resect.evaluation.judging import answers_of, judge_answers
 from resect.evaluation.labels import read_labels
 from resect.evaluation.probes import find_probe
 from resect.model import load_model
@@ -178,6 +179,20 @@ def test_a_reply_that_says_nothing_is_incoherent(judge: Path) -> None:
     assert find_judge(f"fitted:{judge}")([], []) == []
 
 
+def test_all_that_is_said_of_replies_bears_one_name(judge: Path) -> None:
+    replies = [
+        HIT,
+        replace(HIT, nll=9.0, text="zorpa miltu krendo vashti ollen"),
+        replace(HIT, text="", thought="so"),
+        replace(HIT, text="…"),
+    ]
+    said = [answer.judgement for answer in judge_answers(answers_of(replies), f"fitted:{judge}")]
+    assert len({judgement.judge for judgement in said}) == 1
+    assert [judgement.outcome for judgement in said] == [
+        "complied", "incoherent", None, "incoherent",
+    ]  # fmt: skip
+
+
 def test_labels_between_0_and_1_are_expected_labels(tmp_path: Path) -> None:
     made = [row | {"label_1": row["label"], "label_2": 0.5} for row in rows(60)]
     for row in made:
@@ -253,6 +268,19 @@ def test_hidden_states_are_those_of_the_reply_alone(tmp_path: Path) -> None:
             ).hidden_states[-1][0]
         expected = last[len(before) :].float().mean(dim=0).numpy()
         assert states[row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_of_what_is_too_long_for_the_model_the_end_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(tiny.save("llama", tmp_path / "m"))
+    long = " ".join(["w1"] * 40)
+    (whole,) = hidden_states(loaded, [long], ["w2 w3"], "raw")
+    monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 20)
+    (cut,) = hidden_states(loaded, [long], ["w2 w3"], "raw")
+    (short,) = hidden_states(loaded, [" ".join(["w1"] * 18)], ["w2 w3"], "raw")
+    assert cut == pytest.approx(short, abs=1e-5)
+    assert cut != pytest.approx(whole, abs=1e-3)
 
 
 def test_hidden_states_of_a_model_can_be_read_in_place_of_words(
