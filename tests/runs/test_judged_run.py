@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,16 @@ def test_labels_of_a_runs_replies_correct_it(run: Path, tmp_path: Path) -> None:
     methods = {row["method"] for row in read_json(run / "judge.json")["corrected"]}
     assert methods == {"judge's error", "labels of these replies"}
     assert "labels of these replies" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_runs_side_by_side_show_how_each_judge_errs(run: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    ok("report", "--compare", run, again, "-o", tmp_path / "side")
+    page = (tmp_path / "side" / "report.html").read_text(encoding="utf-8")
+    assert page.count("How the judge errs") >= 1
+    rows = read_json(tmp_path / "side" / "report.json")["judge_errors"]
+    assert len(rows) == 2 * len(read_json(run / "judge.json")["errors"])
 
 
 def test_a_broken_file_on_the_judge_is_named(run: Path) -> None:
