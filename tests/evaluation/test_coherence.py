@@ -88,7 +88,7 @@ def test_a_grade_gets_an_outcome(score: float, goal: Goal, outcome: str) -> None
 
 
 def test_a_floor_is_read() -> None:
-    assert parse_floor("nll=5, repetition=0.8") == USUAL
+    assert parse_floor("nll=5, repetition=0.6") == USUAL
     assert parse_floor("repetition=1") == Floor(repetition=1.0)
     assert parse_floor("none") is None
     assert floor_for("fitted:FILE", None) == USUAL
