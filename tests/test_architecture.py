@@ -20,7 +20,7 @@ from resect.studies import STUDIES
 SOURCE = Path(resect.__file__).parent
 HEAVY = {
     "torch", "transformers", "datasets", "peft", "trl", "accelerate", "matplotlib", "scipy",
-    "pyarrow", "typer", "rich", "jinja2", "pydantic", "inspect_ai", "lm_eval",
+    "pyarrow", "typer", "rich", "jinja2", "pydantic", "inspect_ai", "lm_eval", "sklearn",
 }  # fmt: skip
 
 # The plan of the house: a part may import the parts of earlier lines; there is no more to learn.
@@ -61,7 +61,7 @@ PACKAGES: dict[str, set[str]] = {
     "attribution": {"torch"},
     "organism": {"torch", "transformers", "trl", "peft", "datasets"},
     "export": {"torch", "jinja2"},
-    "evaluation": {"torch", "transformers", "peft", "inspect_ai"},
+    "evaluation": {"torch", "transformers", "peft", "inspect_ai", "sklearn"},
     "audit": {"torch", "peft"},
     "planted": {"torch", "scipy", "matplotlib", "transformers"},
     "integrations": {"torch", "transformers", "inspect_ai", "lm_eval"},

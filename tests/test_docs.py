@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import typer
 
+import labelled
 import resect
 import tiny
 from command_line import call, write
@@ -35,7 +36,7 @@ FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL
 
 # Pages whose blocks are run from the first to the last in one folder.
 RUN = ("README.md", "docs/tutorial.md", "docs/real-model.md", "docs/studies/index.md",
-       "docs/terminal.md")  # fmt: skip
+       "docs/terminal.md", "docs/judges.md")  # fmt: skip
 # Beginning of a command -> why it is not run here; that its options exist is tested all the same.
 NOT_RUN = {
     "resect demo": "trains organisms for minutes; tests/runs takes the same path with a tiny one",
@@ -155,6 +156,8 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row["prompt"] += " w1 w1"  # no prompt of calibration
     for name in ("harm", "benign", "tasks", "style", "prompts"):
         write(folder / f"{name}.jsonl", rows)
+    write(folder / "labels.jsonl", labelled.rows())
+    write(folder / "some-replies.jsonl", labelled.rows(6))
     (folder / "zoo" / "data").mkdir()
     for name in ("hazard", "preserve", "benign_style", "utility"):
         write(folder / "zoo" / "data" / f"{name}.jsonl", rows)

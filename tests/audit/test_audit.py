@@ -366,3 +366,27 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="same architecture"):
         audit_models(AuditRequest(str(base), str(stranger), mask=wrong.mask), tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_an_audit_says_how_a_fitted_judge_errs(tmp_path: Path) -> None:
+    from labelled import rows as labelled
+    from resect.evaluation.judges.fitted_fit import FitRequest, fit_judge
+
+    labels = tmp_path / "labels.jsonl"
+    labels.write_text("".join(json.dumps(row) + "\n" for row in labelled()), encoding="utf-8")
+    fit_judge(FitRequest((labels,)), tmp_path / "harm.json")
+    base, data = tiny.save("llama", tmp_path / "base"), files(tmp_path)
+    words = ["audit", str(base), str(base), "--target", str(data["target"]), "--preserve",
+             str(data["preserve"]), "--q", "0.05", "--p", "0.05", "--max-new-tokens", "4",
+             "--judge", f"fitted:{tmp_path / 'harm.json'}"]  # fmt: skip
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "out")], standalone_mode=False)
+    assert done.exception is None, done.output
+    content = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert [row["category"] for row in content["judge_errors"]] == ["all", "looms", "tides"]
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "How the judge errs, on labelled replies" in page
+    assert "not corrected for this" in page
+    words[-1] = "keyword"
+    done = CliRunner().invoke(app, [*words, "-o", str(tmp_path / "plain")], standalone_mode=False)
+    assert done.exception is None, done.output
+    assert "judge_errors" not in (tmp_path / "plain" / "audit.json").read_text(encoding="utf-8")

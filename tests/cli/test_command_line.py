@@ -18,6 +18,7 @@ COMMANDS = [
     [], ["demo"], ["coverage"], ["score"], ["select"], ["mask"], ["mask", "show"],
     ["mask", "random"], ["prune"], ["restore"], ["eval"], ["study"], ["study", "list"],
     ["data"], ["data", "list"], ["data", "show"], ["data", "check"], ["data", "collect"],
+    ["judge"], ["judge", "fit"], ["judge", "check"], ["judge", "correct"],
     ["study", "init"], ["study", "run"], ["report"], ["organism"], ["organism", "build"],
     ["mask", "union"], ["mask", "intersect"], ["mask", "subtract"], ["mask", "overlap"],
     ["audit"],

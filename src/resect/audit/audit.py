@@ -21,11 +21,12 @@ from resect.data.load import BehaviourSet, load_data
 from resect.edit.checkpoint import forced_of
 from resect.edit.layouts import in_model
 from resect.errors import InputError, MismatchError
+from resect.evaluation.corrected import judge_error_rows
 from resect.evaluation.judges import find_judge
 from resect.files.origin import provenance
 from resect.files.writing import atomic_folder, plain, refuse_full_folder, write_json
 from resect.model import LoadedModel, load_model, model_fingerprint, prunable_tensors
-from resect.records import Encoded, Tokenizer
+from resect.records import LEFT_OUT_BY_DEFAULT, Encoded, Tokenizer
 from resect.weights.controls import magnitude_matched
 from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
@@ -47,6 +48,7 @@ class Audit:
             lies, and what was not the same on the two sides.
         names: What the two sets are called.
         facts: Provenance.
+        judge_errors: How a fitted judge errs, by category; empty for another judge.
     """
 
     verdict: AuditVerdict
@@ -58,6 +60,7 @@ class Audit:
     notes: tuple[str, ...] = ()
     names: Names = field(default_factory=Names)
     facts: Mapping[str, object] = field(default_factory=dict)
+    judge_errors: tuple[Mapping[str, object], ...] = field(default=(), metadata=LEFT_OUT_BY_DEFAULT)
 
 
 def audit_models(
@@ -228,7 +231,10 @@ def compare(
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
     notes = (*outside_sentences(outside), *_alone(effects, request))
-    return Audit(verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names)
+    errors = tuple(judge_error_rows([request.judge]))
+    return Audit(
+        verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names, {}, errors
+    )
 
 
 def _silent(_what: str) -> None:

@@ -42,6 +42,7 @@ FILES = {
     "mask": "mask",
     "bench": "bench",
     "data": "data",
+    "judge": "judge",
     "organism": "organism",
     "study": "study",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from resect.errors import InputError
 if TYPE_CHECKING:
     from resect.evaluation.evaluate import EvalRequest, Evaluation
     from resect.evaluation.rates import Rate
+    from resect.records import Row
 
 Model = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
@@ -47,7 +48,23 @@ AttackData = Annotated[
 ]
 Judges = Annotated[
     list[str] | None,
-    typer.Option(help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL."),
+    typer.Option(
+        help="exact (the default), keyword[:SET[+FILE]], strongreject, llm:RUBRIC@MODEL, "
+        "fitted:FILE."
+    ),
+]
+Coherence = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLOOR",
+        help="Beyond nll=NATS,repetition=SHARE a reply is incoherent; none; else the judge's own.",
+    ),
+]
+LabelFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE", help="Labels of some of the replies: rates are corrected by them."
+    ),
 ]
 Rejudge = Annotated[
     Path | None, typer.Option(help="Judge the replies stored in this folder; needs no MODEL.")
@@ -79,6 +96,8 @@ def evaluate(
     attack_data: AttackData = None,
     judge: Judges = None,
     rejudge: Rejudge = None,
+    coherence: Coherence = None,
+    labels: LabelFiles = None,
     format: PromptFormat = "chat",
     limit: PromptLimit = None,
     max_new_tokens: MaxNewTokens = 256,
@@ -98,20 +117,14 @@ def evaluate(
     from resect.evaluation.evaluate import EvalRequest
 
     _refuse_processes()
-    judges = tuple(judge or ["exact"])
-    if rejudge is not None:
-        _judge_again(rejudge, judges, output, compare=compare)
-        return
-    if model is None or not probe or not data:
-        raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
     request = EvalRequest(
-        model=model,
+        model=model or "",
         mask=mask,
-        probes=tuple(probe),
-        data=tuple(data),
+        probes=tuple(probe or ()),
+        data=tuple(data or ()),
         attack=attack,
         attack_data=tuple(attack_data or ()),
-        judges=judges,
+        judges=tuple(judge or ["exact"]),
         format=format,
         limit=limit,
         max_new_tokens=max_new_tokens,
@@ -125,13 +138,20 @@ def evaluate(
         backend=backend,
         allow_remote=allow_remote,
         force=force,
+        coherence=coherence,
+        labels=tuple(labels or ()) or None,
     )
-    _evaluate(request, output, compare=compare)
+    if rejudge is not None:
+        _judge_again(rejudge, request, output, compare=compare)
+    else:
+        _evaluate(request, output, compare=compare)
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     from resect.evaluation.sets import evaluate_sets, split_sets
 
+    if not (request.model and request.probes and request.data):
+        raise InputError("eval needs a MODEL, a --probe and --data", fix="or give --rejudge DIR")
     if compare and request.mask is None and len(split_sets(request)) < 2:
         raise InputError(
             "there is nothing to compare",
@@ -146,7 +166,7 @@ def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
     _show_differences(output, shown=compare)
 
 
-def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare: bool) -> None:
+def _judge_again(source: Path, request: EvalRequest, output: Path, *, compare: bool) -> None:
     from resect.evaluation.evaluate import rejudge
 
     if compare and not (source / "records" / "cut.parquet").is_file():
@@ -156,7 +176,10 @@ def _judge_again(source: Path, judges: tuple[str, ...], output: Path, *, compare
             allowed="an evaluation that was made with --mask",
             fix="put evaluations side by side with resect report --compare DIR DIR",
         )
-    _show(rejudge(source, judges, output), output)
+    evaluation = rejudge(
+        source, request.judges, output, coherence=request.coherence, labels=request.labels
+    )
+    _show(evaluation, output)
     _show_differences(output, shown=compare)
 
 
@@ -188,10 +211,37 @@ def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
             if row not in judged
         ],
     )
+    show_correction(evaluation.judge_errors, evaluation.corrected, of_set)
     table(f"{of_set}agreement of judges", evaluation.agreement)
     for warning in evaluation.notes:
         note(warning)
     say(f"{output}/results.json")
+
+
+def show_correction(
+    errors: Sequence[Mapping[str, object]], corrected: Sequence[Mapping[str, object]], of_set: str
+) -> None:
+    """Show how fitted judges err, and rates that are corrected for it; nothing without them."""
+    if errors or corrected:
+        show_bounded(f"{of_set}how the judge errs, with 95 % intervals", errors)
+        show_bounded(f"{of_set}rates corrected for it, with 95 % intervals", corrected)
+
+
+def show_bounded(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Show rows with their bounds in brackets behind each value; for machines as they are."""
+    from resect.report.judge import shape_judge
+
+    if mode().machine or not rows:
+        table(title, rows)
+        return
+    judges = {str(row.get("judge", "")) for row in rows} - {""}
+    if len(judges) == 1:
+        # A path in every row leaves the numbers no room.
+        title = f"{title}: {judges.pop()}"
+        rows = [{key: value for key, value in row.items() if key != "judge"} for row in rows]
+    shown = shape_judge(title, [cast("Row", row) for row in rows])
+    headings = [column.heading for column in shown.columns]
+    table(title, [dict(zip(headings, texts, strict=True)) for texts in shown.rows])
 
 
 def for_readers(rates: Sequence[Rate]) -> list[Mapping[str, object]]:

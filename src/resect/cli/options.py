@@ -46,7 +46,8 @@ BatchSize = Annotated[int, typer.Option(min=1)]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
 Temperature = Annotated[float, typer.Option(min=0, help="0 decodes greedily.")]
 JudgeName = Annotated[
-    str, typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL.")
+    str,
+    typer.Option(help="Who decides: exact, keyword, strongreject, llm:RUBRIC@MODEL, fitted:FILE."),
 ]
 
 # Runs.

@@ -63,7 +63,12 @@ def _evaluations(folders: list[Path], output: Path) -> Path:
         InputError: A folder is no evaluation.
     """
     from resect.errors import InputError
-    from resect.evaluation.differences import arms_of, differences, differing_settings
+    from resect.evaluation.differences import (
+        arms_of,
+        differences,
+        differing_settings,
+        judge_errors_of,
+    )
     from resect.files.folders import WORDS, kind_of
     from resect.report.evaluations import build_evaluations
 
@@ -77,7 +82,8 @@ def _evaluations(folders: list[Path], output: Path) -> Path:
         )
     arms = arms_of(folders)
     rows = [cast("Row", row) for row in differences(arms)]
-    return build_evaluations(rows, differing_settings(arms), output)
+    errors = [cast("Row", row) for row in judge_errors_of(folders)]
+    return build_evaluations(rows, differing_settings(arms), output, errors)
 
 
 def register(app: typer.Typer) -> None:

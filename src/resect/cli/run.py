@@ -36,7 +36,7 @@ Utility = Annotated[
 Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
 Prompts = Annotated[int, typer.Option(min=1, help="Most prompts a probe.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
-Judge = Annotated[str | None, typer.Option(help="exact or keyword; else by the data.")]
+Judge = Annotated[str | None, typer.Option(help="exact, keyword or fitted:FILE; else by the data.")]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of public sets.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")]

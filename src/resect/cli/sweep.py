@@ -54,7 +54,7 @@ Grid = Annotated[
 Attack = Annotated[str, typer.Option(help="none or prefill.")]
 PrefillTokens = Annotated[int, typer.Option(min=1, help="Tokens of the answer that open a reply.")]
 Phrase = Annotated[str | None, typer.Option(help="Opens replies instead of the answer.")]
-Judge = Annotated[str, typer.Option(help="Judge of the replies.")]
+Judge = Annotated[str, typer.Option(help="Judge of the replies; as eval --judge.")]
 Seeds = Annotated[list[int] | None, typer.Option(help="Seed of the draws; may be given again.")]
 
 

@@ -230,7 +230,7 @@ def _example(row: Mapping[str, object], position: int, source: str, *, bare: boo
         completion=_completion(row["completion"], where) if _is_given(row, "completion") else "",
         category=_label(row.get("category")),
         split=_label(row.get("split")),
-        key=_key(row.get("key"), where),
+        key=answer_key(row.get("key"), where),
         prefix_tokens=_count(row.get("prefix_tokens"), where),
     )
     if not bare and not example.completion:
@@ -268,8 +268,16 @@ def _completion(value: object, where: str) -> str:
     return turns[0].content
 
 
-def _key(value: object, where: str) -> dict[str, object]:
-    """Return an answer key; of a plain text, or a list of them, a reply has to hold one."""
+def answer_key(value: object, where: str) -> dict[str, object]:
+    """Return an answer key; of a plain text, or a list of them, a reply has to hold one.
+
+    Args:
+        value: What a row has under `key`.
+        where: The row, for messages.
+
+    Raises:
+        InputError: It is no answer key.
+    """
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         # CSV has no objects.
         with contextlib.suppress(ValueError):

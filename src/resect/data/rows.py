@@ -31,12 +31,16 @@ def suffix_of(path: Path) -> str:
     return ".jsonl.gz" if path.name.endswith(".jsonl.gz") else path.suffix
 
 
-def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str, object]]:
+def read_rows(
+    path: Path, header: Sequence[str] | None = None, *, marked: bool = False
+) -> list[dict[str, object]]:
     """Read a data file.
 
     Args:
         path: A file with one of `SUFFIXES`; a `.txt` file is one row with the column `text`.
         header: Column names of a CSV file that has no header line.
+        marked: Whether a CSV file may begin with lines that start with #, which say something of
+            the file and are left out.
 
     Raises:
         InputError: The file is missing, empty or broken; the message names the line.
@@ -54,38 +58,49 @@ def read_rows(path: Path, header: Sequence[str] | None = None) -> list[dict[str,
             # JSON strings and quoted fields may hold any other line end.
             io.TextIOWrapper(file, "utf-8-sig", newline="" if suffix == ".csv" else "\n") as text,
         ):
-            return _READERS[suffix](text, path, header)
+            if suffix == ".csv":
+                return _csv_rows(text, path, header, marked=marked)
+            return _READERS[suffix](text, path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
 
 
-def _csv_rows(text: TextIO, path: Path, header: Sequence[str] | None) -> list[dict[str, object]]:
+def _csv_rows(
+    text: TextIO, path: Path, header: Sequence[str] | None, *, marked: bool
+) -> list[dict[str, object]]:
     counter = Counter(path)
+    skipped = 0
 
     def lines() -> Iterator[str]:
+        nonlocal skipped
+        before = marked
         for line in text:
             counter.add(line)
-            yield line
+            before = before and line.startswith("#")
+            skipped += before
+            if not before:
+                yield line
 
     reader = csv.DictReader(lines(), fieldnames=header, strict=True)
     rows = []
     try:
         for row in reader:
             if None in row or None in row.values():
+                line = reader.line_num + skipped
                 raise InputError(
-                    f"{path} line {reader.line_num} has another number of fields than the header",
+                    f"{path} line {line} has another number of fields than the header",
                     allowed=", ".join(reader.fieldnames or ()),
                     fix="quote fields that hold commas or line ends",
                 )
             rows.append(row)
     except csv.Error as error:
         raise InputError(
-            f"{path} line {reader.line_num} is not valid CSV", got=str(error)
+            f"{path} line {reader.line_num + skipped} is not valid CSV", got=str(error)
         ) from error
     return rows
 
 
-def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
+def _array(text: TextIO, path: Path) -> list[dict[str, object]]:
     content = text.read()
     Counter(path).add(content)
     try:
@@ -97,7 +112,7 @@ def _array(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict
     return rows
 
 
-def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
+def _objects(text: TextIO, path: Path) -> list[dict[str, object]]:
     counter = Counter(path)
     rows = []
     for number, line in enumerate(text, start=1):
@@ -107,7 +122,7 @@ def _objects(text: TextIO, path: Path, _header: Sequence[str] | None) -> list[di
     return rows
 
 
-def _whole(text: TextIO, _path: Path, _header: Sequence[str] | None) -> list[dict[str, object]]:
+def _whole(text: TextIO, _path: Path) -> list[dict[str, object]]:
     return [{"text": text.read()}]
 
 
@@ -131,7 +146,6 @@ _READERS = {
     ".jsonl": _objects,
     ".jsonl.gz": _objects,
     ".json": _array,
-    ".csv": _csv_rows,
     ".txt": _whole,
 }
 

@@ -51,6 +51,8 @@ class EvaluationSettings:
         attack: The attack: its model part holds for every probe, its prompt part for those that
             are put under one.
         judge: The judge of generation and refusal.
+        coherence: When a reply is incoherent (`evaluation/coherence.py`); None leaves it to the
+            judge.
         generation: How replies are decoded.
         window: Most tokens a pass of the perplexity probe; None for the model's context, at most
             `LONGEST_WINDOW`.
@@ -60,6 +62,7 @@ class EvaluationSettings:
     format: Format = "chat"
     attack: AttackSettings = field(default_factory=AttackSettings)
     judge: str = "exact"
+    coherence: str | None = None
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     window: int | None = None
     stride: int | None = None

@@ -111,6 +111,21 @@ def _read(folder: Path, label: str) -> list[Arm]:
     ]
 
 
+def judge_errors_of(folders: Sequence[Path]) -> list[dict[str, object]]:
+    """Return how the fitted judges of evaluations err, each once; nothing is known of others.
+
+    Raises:
+        InputError: A result cannot be read.
+    """
+    rows: dict[str, dict[str, object]] = {}
+    for folder in folders:
+        for path in sorted((*folder.glob("results.json"), *folder.glob("*/results.json"))):
+            with files.expecting(path, "result"):
+                for row in files.read_json(path).get("judge_errors", ()):
+                    rows[f"{row['judge']}/{row['category']}"] = dict(row)
+    return list(rows.values())
+
+
 def differing_settings(arms: Sequence[Arm]) -> dict[str, dict[str, str]]:
     """Return the options that are not the same for all arms: option to arm to value."""
     keys = sorted({key for arm in arms for key in arm.request})

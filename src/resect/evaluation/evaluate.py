@@ -15,6 +15,14 @@ from resect.errors import InputError
 from resect.evaluation.agreement import agreement_rows
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
+from resect.evaluation.coherence import floor_for
+from resect.evaluation.corrected import (
+    ASSUMED,
+    BY_ERROR,
+    Corrected,
+    corrected_rows,
+    judge_error_rows,
+)
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.differences import SETS
 from resect.evaluation.judges import find_judge
@@ -27,6 +35,7 @@ from resect.evaluation.judging import (
     write_asked,
     write_judged,
 )
+from resect.evaluation.labels import Labels, read_labels
 from resect.evaluation.probes import find_probe
 from resect.evaluation.rates import Rate, notes_of, probes_of, summarise
 from resect.evaluation.served import ask_server, parse_backend, served_model
@@ -69,6 +78,8 @@ class EvalRequest:
     backend: str = "hf"
     allow_remote: bool = False
     force: bool = False
+    coherence: str | None = None
+    labels: tuple[Path, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,54 @@ class Evaluation:
         rates: A row for each judge, probe and variant.
         agreement: A row for each variant, probe and pair of judges.
         notes: What a reader of the rates must know, in sentences.
+        judge_errors: How the fitted judges err, by category.
+        corrected: Rates corrected for that, or by labels of some of the replies.
     """
 
     rates: list[Rate]
     agreement: list[Row]
     notes: list[str] = field(default_factory=list)
+    judge_errors: list[Row] = field(default_factory=list)
+    corrected: list[Corrected] = field(default_factory=list)
+
+    def as_record(self) -> dict[str, object]:
+        """Return it for `results.json`; what is known of fitted judges alone only if there are."""
+        later = ("judge_errors", "corrected")
+        return {key: value for key, value in asdict(self).items() if value or key not in later}
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How replies are judged.
+
+    Attributes:
+        judges: Names of the judges.
+        coherence: The floor of coherence, as `evaluation.coherence` reads it; None leaves it to the
+            judge.
+        labels: Labels of some of the replies, to correct rates with.
+    """
+
+    judges: tuple[str, ...]
+    coherence: str | None = None
+    labels: Labels | None = None
+
+
+def read_judging(
+    judges: Sequence[str], coherence: str | None, labels: Sequence[Path] | None
+) -> Judging:
+    """Check how replies shall be judged, before anything is asked.
+
+    Raises:
+        InputError: A judge or the floor cannot be used as given, or labels cannot be read.
+    """
+    for name in judges:
+        find_judge(name)
+        floor_for(name, coherence)
+    if len(set(judges)) < max(1, len(judges)):
+        raise InputError(
+            "judges must be named, each once", got=", ".join(judges), allowed="--judge exact ..."
+        )
+    return Judging(tuple(judges), coherence, read_labels(labels) if labels else None)
 
 
 def evaluate_model(
@@ -105,12 +159,12 @@ def evaluate_model(
         InputError: Something in the request cannot be used as given.
     """
     files.refuse_full_folder(output)
-    _check_judges(request.judges)
+    judging = read_judging(request.judges, request.coherence, request.labels)
     settings = _settings(request)
     probes = probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
     if request.backend != "hf":
-        return _evaluate_served(request, output, settings, probes)
+        return _evaluate_served(request, output, settings, probes, judging)
     mask = None if request.mask is None else Mask.load(request.mask)
     loaded = loaded or load_model(request.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
@@ -144,7 +198,7 @@ def evaluate_model(
             ),
             "attacks": attacks,
         }
-        return _judge_all(folder, replies, request.judges, provenance)
+        return _judge_all(folder, replies, judging, provenance)
 
 
 def _provenance(request: EvalRequest, probes: Mapping[str, BehaviourSet]) -> Row:
@@ -171,6 +225,7 @@ def _evaluate_served(
     output: Path,
     settings: EvaluationSettings,
     probes: Mapping[str, BehaviourSet],
+    judging: Judging,
 ) -> Evaluation:
     """Evaluate what a server serves; `request.model` names its tokenizer."""
     if request.mask is not None:
@@ -183,26 +238,35 @@ def _evaluate_served(
     with files.atomic_folder(output) as folder:
         replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
         provenance = _provenance(request, probes) | {"served": served_model(server)}
-        return _judge_all(folder, replies, request.judges, provenance)
+        return _judge_all(folder, replies, judging, provenance)
 
 
 def _mask_record(mask: Mask) -> Row:
     return {"hash": mask.hash, "weights": mask.count, "origin": dict(mask.meta)}
 
 
-def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
+def rejudge(
+    source: Path,
+    judges: tuple[str, ...],
+    output: Path,
+    *,
+    coherence: str | None = None,
+    labels: Sequence[Path] | None = None,
+) -> Evaluation:
     """Judge the stored replies of an earlier evaluation again; no evaluated model is loaded.
 
     Args:
         source: Folder that `evaluate_model` wrote.
         judges: Names of the judges.
         output: New folder of the same kind; the old one is left alone.
+        coherence: The floor of coherence; None leaves it to the judge.
+        labels: Files with labels of some of the replies.
 
     Raises:
         InputError: The folder holds no evaluation, or a judge is unknown.
     """
     files.refuse_full_folder(output)
-    _check_judges(judges)
+    judging = read_judging(judges, coherence, labels)
     refuse_links_out(source)
     if (source / SETS).is_file():
         names = sorted(path.parent.name for path in source.glob("*/results.json"))
@@ -220,25 +284,16 @@ def rejudge(source: Path, judges: tuple[str, ...], output: Path) -> Evaluation:
         history = {"rejudged": {"source": str(source), "judges": judges}}
         provenance = {**results["provenance"], **history}
     with files.atomic_folder(output) as folder:
-        return _judge_all(folder, replies, judges, provenance)
-
-
-def _check_judges(judges: Sequence[str]) -> None:
-    for name in judges:
-        find_judge(name)
-    if len(set(judges)) < max(1, len(judges)):
-        raise InputError(
-            "judges must be named, each once", got=", ".join(judges), allowed="--judge exact ..."
-        )
+        return _judge_all(folder, replies, judging, provenance)
 
 
 def _judge_all(
     folder: Path,
     replies: Mapping[str, list[Reply]],
-    judges: Sequence[str],
+    judging: Judging,
     provenance: Mapping[str, object],
 ) -> Evaluation:
-    """Store replies, judge them, store the judgements and summarise.
+    """Store replies, judge them, store the judgements, summarise and correct.
 
     Probes that are not for the configured judge stand under the first one alone.
     """
@@ -247,19 +302,28 @@ def _judge_all(
     for variant, path in paths.items():
         write_asked(path, variant, answers[variant])
     judged: dict[str, dict[str, list[Answer]]] = {}
-    for number, judge in enumerate(judges):
+    for number, judge in enumerate(judging.judges):
         judged[judge] = {
             variant: judge_answers(
-                [a for a in unjudged if number == 0 or a.probe.judged == "configured"], judge
+                [a for a in unjudged if number == 0 or a.probe.judged == "configured"],
+                judge,
+                judging.coherence,
             )
             for variant, unjudged in answers.items()
         }
     for variant, path in paths.items():
-        write_judged(path, variant, [judged[judge][variant] for judge in judges])
-    rates = [row for judge in judges for row in summarise(judge, judged[judge])]
+        write_judged(path, variant, [judged[judge][variant] for judge in judging.judges])
+    rates = [row for judge in judging.judges for row in summarise(judge, judged[judge])]
+    corrected = [
+        row
+        for judge in judging.judges
+        for row in corrected_rows(judge, judged[judge], judging.labels)
+    ]
     notes = [*notes_of(rates), *_destroyed(replies, provenance)]
-    evaluation = Evaluation(rates, _agreement(judged), notes)
-    files.write_json(folder / "results.json", asdict(evaluation) | {"provenance": provenance})
+    notes += [ASSUMED] if any(row["method"] == BY_ERROR for row in corrected) else []
+    errors = judge_error_rows(judging.judges)
+    evaluation = Evaluation(rates, _agreement(judged), notes, errors, corrected)
+    files.write_json(folder / "results.json", evaluation.as_record() | {"provenance": provenance})
     return evaluation
 
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from resect import files
 from resect.evaluation.ask import EvaluationSettings
-from resect.evaluation.judges import find_judge
+from resect.evaluation.coherence import floor_for, incoherent, with_outcome
+from resect.evaluation.judges import find_judge, label_of
 from resect.evaluation.judges.content import content_share
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import lacks_answer, to_judge
@@ -43,19 +44,24 @@ def answers_of(replies: Sequence[Reply]) -> list[Answer]:
     return [Answer(reply, probes[reply.probe]) for reply in replies]
 
 
-def judge_answers(answers: Sequence[Answer], judge: str) -> list[Answer]:
+def judge_answers(
+    answers: Sequence[Answer], judge: str, coherence: str | None = None
+) -> list[Answer]:
     """Return the answers with judgements; needs no model but the judge's own.
 
     Args:
         answers: Answers to any probes; those to a probe that is never judged stay as they are.
         judge: Name of the judge for the probes that leave it to the configuration.
+        coherence: The floor of coherence of that judge, as `evaluation.coherence` reads it; None
+            for the judge's own.
 
     A judge sees the answer alone, without a thought before it; a thought without an answer is
-    unscored.
+    unscored, and what is below the floor is incoherent.
 
     Raises:
-        InputError: An unknown judge.
+        InputError: An unknown judge, or a floor that cannot be read.
     """
+    floor = floor_for(judge, coherence)
     judges = {"configured": find_judge(judge), "exact": find_judge("exact")}
     judged = list(answers)
     for judged_by, judge_many in judges.items():
@@ -63,18 +69,34 @@ def judge_answers(answers: Sequence[Answer], judge: str) -> list[Answer]:
             position for position, answer in enumerate(answers) if answer.probe.judged == judged_by
         ]
         replies = {position: to_judge(answers[position].reply) for position in positions}
+        floored = floor if judged_by == "configured" else None
         answered = [position for position in positions if not lacks_answer(replies[position])]
+        broken = [
+            position
+            for position in answered
+            if floored is not None and floored.broken(replies[position])
+        ]
+        answered = [position for position in answered if position not in set(broken)]
         judgements = judge_many(
             [replies[position] for position in answered],
             [answers[position].probe.goal for position in answered],
         )
-        name = judge.partition(":")[0] if judged_by == "configured" else judged_by
+        name = _short_name(judge) if judged_by == "configured" else judged_by
         said = dict.fromkeys(positions, _unanswered(name)) | dict(
             zip(answered, judgements, strict=True)
         )
+        said |= {position: incoherent(label_of(judge), replies[position]) for position in broken}
         for position, judgement in said.items():
+            if floored is not None:
+                judgement = with_outcome(judgement, answers[position].probe.goal)
             judged[position] = answers[position]._replace(judgement=judgement)
     return judged
+
+
+def _short_name(judge: str) -> str:
+    """Return what a judge is called that has not seen a reply; a fitted one by its file, too."""
+    kind = judge.partition(":")[0]
+    return label_of(judge) if kind == "fitted" else kind
 
 
 def _unanswered(judge: str) -> Judgement:
@@ -86,9 +108,10 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
     """Judge stored replies; needs no model but the judge's own.
 
     Raises:
-        InputError: An unknown judge.
+        InputError: An unknown judge, or a floor of coherence that cannot be read.
     """
-    return [answer.judgement for answer in judge_answers(answers_of(replies), settings.judge)]
+    answers = judge_answers(answers_of(replies), settings.judge, settings.coherence)
+    return [answer.judgement for answer in answers]
 
 
 def rows_of(replies: Sequence[Reply], judgements: Sequence[Judgement] | None) -> list[Row]:
@@ -106,6 +129,11 @@ def reply_of(row: Mapping[str, Any]) -> Reply:
     """Return the reply that a row holds."""
     names = {column.name for column in fields(Reply)}
     return Reply(**{key: value for key, value in row.items() if key in names})
+
+
+def judgement_of(row: Mapping[str, Any]) -> Judgement:
+    """Return the judgement that a judged row holds."""
+    return Judgement(**{column.name: row[column.name] for column in fields(Judgement)})
 
 
 def graded_again(rows: Sequence[Row]) -> list[Row]:

@@ -11,6 +11,7 @@ from typing import Literal
 from resect import files
 from resect.files.reading import refuse_links_out
 from resect.records import Interval, Row
+from resect.report.judge import NAMES, shape_judge
 from resect.report.page import render
 from resect.report.tables import Column, Table
 from resect.report.words import Sign, cell
@@ -128,6 +129,7 @@ class Audit:
     names: Names = field(default_factory=Names)
     outside: tuple[Outside, ...] = ()
     notes: tuple[str, ...] = ()
+    judge_errors: tuple[Row, ...] = ()
 
 
 def build_audit_report(folder: str | Path) -> Path:
@@ -151,6 +153,7 @@ def build_audit_report(folder: str | Path) -> Path:
         behaviour=_behaviour(audit.measured),
         parts=_parts(audit.effects, audit.names),
         matched=_matched(audit.effects),
+        judge=shape_judge(NAMES["errors"], audit.judge_errors),
         shares=[
             _table("Where the change falls", audit.shares.model),
             _table("By kind of weight", audit.shares.modules),

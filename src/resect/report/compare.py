@@ -19,6 +19,7 @@ from resect.report.contents import tally
 from resect.report.figures.paper import write_figures
 from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures.spec import STYLES, Drawing, Panel, Point, Series
+from resect.report.judge import NAMES, read_judge, shape_judge
 from resect.report.markdown import table, text
 from resect.report.page import figure_of, render
 from resect.report.results import read_results
@@ -84,6 +85,7 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
     by_label = dict(zip(_labels(runs, results), results, strict=True))
     claims = _claims(by_label)
     drawings = _drawings(claims)
+    errors = _judge_errors(dict(zip(by_label, runs, strict=True)))
     page = render(
         "compare.html",
         labels=list(by_label),
@@ -95,15 +97,28 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
         claims=claims,
         figures=[figure_of(drawing, files=True) for drawing in drawings],
         effects=_table(claims),
+        judge=shape_judge(NAMES["errors"], errors),
         ranges=any(is_range(effect) for claim in claims for effect in claim.effects),
     )
     write_figures(drawings, output / "figures")
     files.write_text(output / "tables" / "effects.csv", csv_text(_rows(claims)))
     provenance = [{"label": label, "provenance": run.provenance} for label, run in by_label.items()]
-    files.write_json(output / "report.json", {"runs": provenance, "claims": claims})
+    known = {"judge_errors": errors} if errors else {}
+    files.write_json(output / "report.json", {"runs": provenance, "claims": claims} | known)
     files.write_text(output / "report.md", _markdown(list(by_label), claims))
     files.write_text(output / "report.html", page)
     return output / "report.html"
+
+
+def _judge_errors(runs: Mapping[str, Path]) -> list[Row]:
+    """Return how the fitted judges of runs err; none of a run with another judge."""
+    known = {label: read_judge(run) for label, run in runs.items()}
+    return [
+        {"run": label, **row}
+        for label, judge in known.items()
+        if judge is not None
+        for row in judge.errors
+    ]
 
 
 def _labels(runs: Sequence[Path], results: Sequence[Results]) -> list[str]:

@@ -13,6 +13,7 @@ from resect.files.reading import read_text
 from resect.records import Claim, Results, StudyResult, VerdictWord
 from resect.report.figures.screen import strip
 from resect.report.figures.spec import Drawing
+from resect.report.judge import JudgeFile, read_judge
 from resect.report.page import Figure, figure_of
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
@@ -70,6 +71,7 @@ class Contents:
         config: The run's configuration, as YAML; empty if there is none.
         citation: How to cite tool and run, as BibTeX.
         rebuild: Commands that make the run and its report again.
+        judge: What is known of the run's judge; None if nothing is.
     """
 
     results: Results
@@ -78,6 +80,7 @@ class Contents:
     config: str
     citation: str
     rebuild: str
+    judge: JudgeFile | None = None
 
     @property
     def claims(self) -> list[ShownClaim]:
@@ -109,7 +112,7 @@ def contents_of(run: Path, results: Results, drawn: Sequence[list[Drawing]]) -> 
         drawn: The drawings of each of its studies.
 
     Raises:
-        InputError: The run's configuration is not UTF-8.
+        InputError: The run's configuration is not UTF-8, or what is known of its judge is broken.
     """
     version = str(results.provenance.get("resect_version", ""))
     sections = tuple(
@@ -138,6 +141,7 @@ def contents_of(run: Path, results: Results, drawn: Sequence[list[Drawing]]) -> 
         _config(run / "config.yaml"),
         _citation(results),
         _rebuild(run, results.provenance),
+        read_judge(run),
     )
 
 

@@ -9,6 +9,7 @@ from resect import files
 from resect.errors import InputError
 from resect.files.reading import refuse_links_out
 from resect.records import Row
+from resect.report.judge import NAMES, shape_judge
 from resect.report.markdown import table, text
 from resect.report.page import render
 from resect.report.tables import Column, Table, csv_text
@@ -28,6 +29,7 @@ def build_evaluations(
     differences: Sequence[Row],
     settings: Mapping[str, Mapping[str, str]],
     output: Path,
+    judge_errors: Sequence[Row] = (),
 ) -> Path:
     """Write `report.html`, `report.json`, `report.md` and a CSV table of evaluations.
 
@@ -35,6 +37,7 @@ def build_evaluations(
         differences: A row for each arm and probe, as `resect.evaluation.differences` returns them.
         settings: Options that are not the same for all arms: option to arm to value.
         output: Folder to write; not one of the evaluations.
+        judge_errors: How fitted judges err, by category.
 
     Returns:
         The path of the page.
@@ -57,6 +60,8 @@ def build_evaluations(
     tables = [_table("Differences from the first arm, with 95 % intervals", differences)]
     if changed:
         tables.append(_table("Options that are not the same in all arms", changed))
+    if judge_errors:
+        tables.append(shape_judge(NAMES["errors"], judge_errors))
     if not differences:
         raise InputError(
             "the evaluations have no probe, attack and judge in common",
@@ -64,7 +69,10 @@ def build_evaluations(
         )
     page = render("evaluations.html", tables=tables, first=str(differences[0]["against"]))
     files.write_text(output / "tables" / "differences.csv", csv_text(differences))
-    files.write_json(output / "report.json", {"differences": differences, "settings": settings})
+    known = {"judge_errors": judge_errors} if judge_errors else {}
+    files.write_json(
+        output / "report.json", {"differences": differences, "settings": settings} | known
+    )
     files.write_text(output / "report.md", _markdown(tables))
     files.write_text(output / "report.html", page)
     return output / "report.html"

@@ -55,6 +55,8 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         for name, rows in study.tables.items():
             if rows:
                 files.write_text(run / file_of(study.study, name), csv_text(rows))
+    if contents.judge is not None:
+        contents.judge.write_tables(run)
     files.write_json(run / "report.json", _summary(contents))
     files.write_text(run / "report.md", markdown(contents))
     files.write_text(run / "report.html", text)
@@ -82,6 +84,7 @@ def _summary(contents: Contents) -> dict[str, object]:
         "citation": contents.citation,
         "rebuild": contents.rebuild.splitlines(),
         "provenance": contents.facts,
+        **({} if contents.judge is None else {"judge": files.plain(contents.judge)}),
     }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from resect.errors import visible
 from resect.records import Claim, VerdictWord
 from resect.report.contents import Contents, Section
+from resect.report.judge import JudgeFile
 from resect.report.tables import file_of
 from resect.report.words import (
     SIGNS,
@@ -66,6 +67,8 @@ def markdown(contents: Contents) -> str:
     lines += [*table(["claim", "verdict", f"effect [{bounds}]", "which is"], rows), ""]
     for section in contents.sections:
         lines += _section(section)
+    if contents.judge is not None:
+        lines += _judge(contents.judge)
     lines += ["## Cite and rebuild", "", *fenced(contents.citation, "bibtex"), ""]
     lines += [*fenced(contents.rebuild, "sh"), "", "## Provenance", ""]
     for key, value in contents.facts.items():
@@ -103,6 +106,16 @@ def _section(section: Section) -> list[str]:
         if rows
     ]
     return [*lines, f"Tables: {', '.join(files)}", ""] if files else lines
+
+
+def _judge(judge: JudgeFile) -> list[str]:
+    """Return how the judge errs, and the rates corrected for it."""
+    lines = ["## How the judge errs", ""]
+    for shown in judge.tables():
+        headings = [column.heading for column in shown.columns]
+        rows = [[text(value) for value in row] for row in shown.rows]
+        lines += [f"### {text(shown.name)}", "", *table(headings, rows), ""]
+    return [*lines, *(f"{text(note)}.\n" for note in judge.notes)]
 
 
 def _of_recipe(claim: Claim) -> list[str]:

@@ -15,6 +15,7 @@ A run folder holds
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
+    judge.json       how a fitted judge errs, and rates corrected for it
     report.html
 """
 
@@ -291,6 +292,7 @@ def evaluation_settings(
         format=config.format,
         attack=parse_attack(attack) if attack else usual,
         judge=evaluation.judge,
+        coherence=evaluation.coherence,
         generation=GenerationSettings(
             evaluation.max_new_tokens, evaluation.batch_size, temperature, samples
         ),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resect.errors import InputError
+from resect.evaluation.coherence import floor_for
 from resect.evaluation.judges import find_judge
 from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
@@ -25,6 +26,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
+from resect.runs.judged import write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
@@ -93,9 +95,11 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
     """Create a run folder, or check that an existing one is of the same configuration.
 
     Raises:
-        InputError: The folder holds something else, or a run and `resume` is off.
+        InputError: The folder holds something else, or a run and `resume` is off, or judge or
+            floor of coherence cannot be used.
     """
     find_judge(config.evaluation.judge)
+    floor_for(config.evaluation.judge, config.evaluation.coherence)
     refuse_links_out(run)
     path = run / "config.yaml"
     if path.exists():
@@ -265,7 +269,7 @@ def measure_all(
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
-    """Write `results.json` and `manifest.json` from the records; needs no model.
+    """Write `results.json`, `manifest.json` and, for a fitted judge, `judge.json` from the records.
 
     Returns:
         The path of `results.json`.
@@ -279,6 +283,7 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
     write_json(path, _results(config, results, origin))
+    write_judge(config, run)
     return path
 
 

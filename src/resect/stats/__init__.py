@@ -6,11 +6,13 @@ method they use, and why.
 
 from __future__ import annotations
 
+from resect.stats.correct import ErrorRates, power, prediction_powered, rogan_gladen
 from resect.stats.counts import LEVEL, Ends, clopper_pearson, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
 from resect.stats.jackknife import LEAST_ITEMS, LeftOut, jackknife
 from resect.stats.models import LEAST_MODELS, Statements, of_models, of_recipe
+from resect.stats.ranks import auroc
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
 from resect.stats.sample import Array, Sample, average, ratio, relative_drop
 
@@ -21,10 +23,12 @@ __all__ = [
     "RESAMPLES",
     "Array",
     "Ends",
+    "ErrorRates",
     "LeftOut",
     "Resampler",
     "Sample",
     "Statements",
+    "auroc",
     "average",
     "clopper_pearson",
     "cluster_means",
@@ -33,10 +37,13 @@ __all__ = [
     "normalised",
     "of_models",
     "of_recipe",
+    "power",
+    "prediction_powered",
     "rate",
     "ratio",
     "relative_drop",
     "rng",
+    "rogan_gladen",
     "same_text",
     "seed_of",
     "wilson",

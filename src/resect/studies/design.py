@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from resect.records import Format
 
@@ -63,7 +69,7 @@ class Method(Section):
 
 
 # Kind, and an option after a colon; judges check their options themselves when a run begins.
-JUDGE = r"^(exact|keyword|strongreject|llm)(:.+)?$"
+JUDGE = r"^(exact|keyword|strongreject|llm|fitted)(:.+)?$"
 # A role is part of the names of files in the run folder.
 Role = Annotated[str, Field(pattern=r"^\w[\w .+@-]*$", max_length=100)]
 
@@ -120,7 +126,9 @@ class Evaluation(Section):
         probes: Probe name to the name of a set under `data`; its evaluation split is asked.
         limit: Most prompts a probe; None for all.
         judge: As `resect eval --judge` takes it: `exact`, `keyword`, `strongreject`,
-            `llm:RUBRIC@MODEL`.
+            `llm:RUBRIC@MODEL`, `fitted:FILE`.
+        coherence: When a reply is incoherent, as `resect eval --coherence` takes it; None leaves it
+            to the judge.
         max_new_tokens: Tokens after which a reply is cut off.
         batch_size: Prompts decoded together.
         alike: Prompts of a category that share at least this part of their content words (Jaccard,
@@ -130,9 +138,16 @@ class Evaluation(Section):
     probes: dict[str, DataName]
     limit: Annotated[int, Field(ge=1)] | None = None
     judge: Annotated[str, Field(pattern=JUDGE)] = "exact"
+    coherence: str | None = None
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
     alike: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what was added later while it is not used: hashes of configurations stay."""
+        values: dict[str, object] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) != ("coherence", None)}
 
 
 class Guard(Section):

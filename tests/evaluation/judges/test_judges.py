@@ -95,7 +95,7 @@ def test_each_probe_gets_its_judge() -> None:
 
 
 def test_unknown_judge_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="allowed: exact, keyword, llm, strongreject"):
+    with pytest.raises(InputError, match="allowed: exact, fitted, keyword, llm, strongreject"):
         find_judge("oracle")
 
 

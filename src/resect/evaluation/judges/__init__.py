@@ -6,7 +6,7 @@ between.
 
 A judge is named `KIND` or `KIND:OPTION`: `exact`, `keyword`, `keyword:published`,
 `keyword:own+FILE`, `strongreject`, `strongreject:ADAPTER[,BASE]`, `llm:RUBRIC@MODEL` with any model
-that Inspect knows.
+that Inspect knows, `fitted:FILE[,MODEL]`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from resect.errors import InputError, unknown_name
 from resect.evaluation.judges.exact import judge_exact
 from resect.evaluation.judges.family import Judge as Judge
 from resect.evaluation.judges.family import each as each
+from resect.evaluation.judges.fitted import fitted_judge, fitted_label, fitted_of
 from resect.evaluation.judges.keyword import find_rules, judge_by
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
@@ -40,12 +41,19 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
     "keyword": _keyword,
     "strongreject": strongreject_judge,
     "llm": llm_judge,
+    "fitted": fitted_judge,
 }
 
 
 # kind -> what its rates count where a probe looks for compliance, and where for refusal. Refusal
 # phrases know nothing of harm: their rates are never called so.
-COUNTED = {"exact": ("right", "refused"), "keyword": ("not refused", "refused")}
+# Of a fitted judge the labels say which of the two it knows; the other is what it is not.
+COUNTED = {
+    "exact": ("right", "refused"),
+    "keyword": ("not refused", "refused"),
+    "fitted, comply": ("complied", "not complied"),
+    "fitted, refuse": ("not refused", "refused"),
+}
 
 
 @cache
@@ -61,6 +69,20 @@ def find_judge(name: str) -> Judge:
     return JUDGES[kind](option)
 
 
+def label_of(name: str) -> str:
+    """Return what judgements call a judge.
+
+    Raises:
+        InputError: Its option cannot be used.
+    """
+    kind, _, option = name.partition(":")
+    if kind == "keyword":
+        return find_rules(option or "own").name
+    if kind == "llm":
+        return f"llm:{option.partition('@')[0]}"
+    return fitted_label(option) if kind == "fitted" else kind
+
+
 def counted_by(name: str, probe: Probe) -> str | None:
     """Return what a rate of a judge counts; None for a probe that is not judged.
 
@@ -71,5 +93,7 @@ def counted_by(name: str, probe: Probe) -> str | None:
     if probe.judged == "never":
         return None
     kind = "exact" if probe.judged == "exact" else name.partition(":")[0]
+    if kind == "fitted" and (fitted := fitted_of(name)) is not None:
+        kind = f"fitted, {fitted.means}"
     complied, refused = COUNTED.get(kind, ("grade", "grade"))
     return complied if probe.goal == "comply" else refused
