@@ -55,6 +55,7 @@ def localise(
 )
 def verdicts(
     output: NewFolder,
+    *,
     studies: Annotated[str, typer.Option(help="Studies with commas between; all by default.")] = "",
     draws: Annotated[int, typer.Option(min=1, help="Simulated runs of each world.")] = 200,
     quick: Annotated[

@@ -1,0 +1,82 @@
+"""The table of docs/findings.md from a run, and what the table was made from.
+
+    python benchmarks/findings.py RUN
+
+It writes docs/findings.json and the marked place in docs/findings.md. The JSON file holds the
+claims of the run and where they come from, so that a test can hold the page to it without the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resect.files.reading import read_json
+from resect.files.writing import write_json, write_text
+from resect.records import Interval
+from resect.report.words import SIGNS, interval
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
+PROVENANCE = ("command", "git_commit", "portable", "python", "resect_version", "seeds", "versions")
+Values = Mapping[str, Any]
+
+
+def kept(results: Values) -> dict[str, Any]:
+    """Return what the page needs of a run's results."""
+    claims = [
+        {
+            "study": claim["study"],
+            "claim": claim["claim"],
+            "verdict": claim["verdict"],
+            "by_seed": claim["by_seed"],
+            "recipe": claim["recipe"]["verdict"] if claim.get("recipe") else None,
+            "effect": claim["effect"],
+            "reason": claim["reason"],
+        }
+        for claim in results["claims"]
+    ]
+    origin = {name: results["provenance"][name] for name in PROVENANCE}
+    return {"claims": claims, "provenance": origin}
+
+
+def table(values: Values) -> str:
+    """Return the table as Markdown: a row a claim, with the words and marks of a report."""
+    lines = [
+        "| study | claim | of these models | each alone | of the recipe | effect | why |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in values["claims"]:
+        marks = " ".join(SIGNS[word].mark for word in claim["by_seed"].values())
+        lines.append(
+            f"| {claim['study']} | {claim['claim']} | {claim['verdict']} | {marks} | "
+            f"{claim['recipe'] or ''} | {_number(claim['effect'])} | {claim['reason']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(effect: Values) -> str:
+    return f"{effect['name']}: {interval(Interval(**effect))}"
+
+
+def filled(page: str, text: str) -> str:
+    """Return the page with the table in its marked place."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write both files from a run folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    values = kept(read_json(parser.parse_args(arguments).run / "results.json"))
+    write_json(DOCS / "findings.json", values)
+    page = DOCS / "findings.md"
+    write_text(page, filled(page.read_text(encoding="utf-8"), table(values)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The page of findings says what its run said."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("findings", ROOT / "benchmarks" / "findings.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+findings = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(findings)
+
+
+def test_the_table_is_that_of_the_recorded_run() -> None:
+    values = json.loads((ROOT / "docs" / "findings.json").read_text("utf-8"))
+    page = (ROOT / "docs" / "findings.md").read_text("utf-8")
+    assert findings.filled(page, findings.table(values)) == page
+    assert values["provenance"]["command"] in page
+
+
+def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = {
+        "study": "compactness",
+        "claim": "It is.",
+        "verdict": "supported",
+        "by_seed": {"0": "supported", "1": "not measurable"},
+        "recipe": {"verdict": "inconclusive"},
+        "effect": {"name": "drop", "value": 0.5, "low": 0.25, "high": None},
+        "reason": "It holds.",
+        "rule": "left out",
+    }
+    without = claim | {"recipe": None, "effect": {"name": "drop", "value": None}}
+    results = {
+        "claims": [claim, without],
+        "provenance": dict.fromkeys(findings.PROVENANCE, "x") | {"models": "left out"},
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text(json.dumps(results), "utf-8")
+    page = tmp_path / "findings.md"
+    page.write_text(f"before\n{findings.BEGIN}\n{findings.END}\nafter\n", "utf-8")
+    monkeypatch.setattr(findings, "DOCS", tmp_path)
+    findings.main([str(tmp_path / "run")])
+    text = page.read_text("utf-8")
+    assert "| supported | ✓ – | inconclusive | drop: 50.0 % | It holds. |" in text
+    assert "| drop: – | It holds. |" in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "left out" not in (tmp_path / "findings.json").read_text("utf-8")
