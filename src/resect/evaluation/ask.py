@@ -23,13 +23,14 @@ from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_att
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.decode import (
     GenerationSettings,
-    by_length,
+    Likelihood,
+    batches_for,
     document_nlls,
     generate,
-    mean_nll,
+    likelihood,
     mean_nlls,
     repetition,
-    token_log_probs,
+    scored_logits,
 )
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import Spoken, finish_of, spoken
@@ -304,21 +305,15 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     ]
 
 
-class _Likelihood(NamedTuple):
-    """Mean NLL of a reference under the variant, and mean KL(intact || variant) on it; nats."""
-
-    nll: float
-    kl: float
-
-
 def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
     (model, tokenizer), settings = asking.loaded, asking.settings
     encoded = encode(
         examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    measured: dict[str, _Likelihood] = {}
-    for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):
+    measured: dict[str, Likelihood] = {}
+    rows = [example.input_ids for example in encoded]
+    for batch in batches_for(model, rows, settings.generation.batch_size):
         measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
     return [
         Reply(
@@ -337,17 +332,15 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     ]
 
 
-def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, _Likelihood]:
+def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Likelihood]:
     """Measure one batch of encoded references, by id of the example."""
     rows = [example.input_ids for example in batch]
     starts = [example.first_scored for example in batch]
-    # Both models see the same batch, and only one batch of distributions exists at a time.
-    intact = token_log_probs(asking.loaded.model, rows, starts)
+    # Both models see the same batch, and only one batch of logits exists at a time.
+    intact = scored_logits(asking.loaded.model, rows, starts)
     with asking.in_force():
-        changed = token_log_probs(asking.loaded.model, rows, starts)
-    measured: dict[str, _Likelihood] = {}
-    for example, before, after in zip(batch, intact, changed, strict=True):
-        divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
-        nll = mean_nll(after, example.input_ids[example.first_scored :])
-        measured[example.id] = _Likelihood(nll, float(divergence))
-    return measured
+        changed = scored_logits(asking.loaded.model, rows, starts)
+    return {
+        example.id: likelihood(before, after, example.input_ids[example.first_scored :])
+        for example, before, after in zip(batch, intact, changed, strict=True)
+    }
