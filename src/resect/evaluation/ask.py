@@ -32,10 +32,11 @@ from resect.evaluation.decode import (
     repetition,
     scored_logits,
 )
+from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.model import LoadedModel, context_of
-from resect.records import CausalModel, Encoded, Example, Format, Reply, Tokenizer
+from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
@@ -56,6 +57,9 @@ class EvaluationSettings:
         window: Most tokens a pass of the perplexity probe; None for the model's context, at most
             `LONGEST_WINDOW`.
         stride: Tokens between the starts of two windows; None for half a window.
+        measure: Whether replies are decoded and judged, or the likelihood of the answers that the
+            sets hold is measured, for every probe (`resect.evaluation.likelihood`).
+        spans: For the likelihood: probe to the tokens of its answers that are scored.
     """
 
     format: Format = "chat"
@@ -64,6 +68,8 @@ class EvaluationSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     window: int | None = None
     stride: int | None = None
+    measure: Measure = "replies"
+    spans: Mapping[str, Span] = field(default_factory=dict)
 
 
 # What is asked: the intact model, the model without the weights of a mask or with values in their
@@ -208,6 +214,8 @@ def ask(
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)
     asking = _Asking(loaded, settings, variant, patch)
+    if settings.measure == "likelihood":
+        return _read(asking, probes)
     replies: list[Reply] = []
     for name, examples in probes.items():
         probe = find_probe(name)
@@ -218,6 +226,19 @@ def ask(
         else:
             replies += _answers(asking, probe, examples)
     return replies
+
+
+def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
+    """Measure how likely the variant finds what the sets hold; nothing is decoded."""
+    settings = asking.settings
+    reading = Reading(settings.format, settings.generation.batch_size, settings.spans)
+    attack = settings.attack.label(prompted=False)
+    with asking.in_force():
+        return [
+            reply
+            for name, examples in probes.items()
+            for reply in read(asking.loaded, name, examples, reading, attack)
+        ]
 
 
 def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:

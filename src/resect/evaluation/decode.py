@@ -356,7 +356,7 @@ def likelihood(before: Tensor, after: Tensor, tokens: Sequence[int]) -> Likeliho
     """
     divergences = []
     with torch.inference_mode():
-        for pair in zip(before.split(PLACES), after.split(PLACES), strict=True):
+        for pair in zip(torch.split(before, PLACES), torch.split(after, PLACES), strict=True):
             usual, changed = (torch.log_softmax(piece.float(), dim=-1) for piece in pair)
             if bool(usual.isnan().any()):
                 raise not_finite("the logits of a response are")
@@ -376,7 +376,9 @@ def _mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
         log_probs = torch.cat(
             [
                 torch.log_softmax(piece.float(), dim=-1).gather(1, word)
-                for piece, word in zip(logits.split(PLACES), targets.split(PLACES), strict=True)
+                for piece, word in zip(
+                    torch.split(logits, PLACES), torch.split(targets, PLACES), strict=True
+                )
             ]
         )
         nll = float(-log_probs.mean())

@@ -90,6 +90,16 @@ def named(values: Mapping[str, object], mapping: str) -> set[str]:
     return {reference.name for reference in references if reference.mapping == mapping}
 
 
+def _measure_problems(config: RunConfig) -> list[str]:
+    """Return which studies cannot be run with the measure of a configuration, one line each."""
+    measure = config.evaluation.measure
+    return [
+        f"studies.{name}: it needs `measure: {study.measure}` under evaluation, not {measure}"
+        for name, study in STUDIES.items()
+        if config.section(study) is not None and study.measure not in (None, measure)
+    ]
+
+
 def _entries(values: object, path: str) -> Mapping[str, object] | None:
     """Return the mapping at a dotted path, None if none is there."""
     for step in path.split("."):
@@ -156,7 +166,7 @@ def parse_config(values: object, source: str) -> RunConfig:
         ]
         problems += name_problems(values) if isinstance(values, Mapping) else []
     else:
-        problems = name_problems(config.model_dump())
+        problems = name_problems(config.model_dump()) + _measure_problems(config)
         if not problems:
             return config
     shown = problems[:MOST_SHOWN]

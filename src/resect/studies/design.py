@@ -5,13 +5,13 @@ A study's own section of the configuration stands in its file; `resect.runs.conf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import Format
+from resect.records import Format, Measure
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -120,6 +120,9 @@ class Evaluation(Section):
         batch_size: Prompts decoded together.
         alike: Prompts of a category that share at least this part of their content words (Jaccard,
             single linkage) count as one; at 1 those with equal words alone.
+        measure: `replies` decodes and judges. `likelihood` decodes nothing: the score of a row is
+            the geometric mean of the probabilities of its answer's tokens, for every probe, and
+            probes may have any name. It is written only where it is not `replies`.
     """
 
     probes: dict[str, DataName]
@@ -128,6 +131,15 @@ class Evaluation(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
     alike: Annotated[float, Field(gt=0, le=1)] = 0.5
+    measure: Measure = "replies"
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave the measure out by default, so that configurations keep text and hash."""
+        values: dict[str, object] = write(self)
+        if values.get("measure") == "replies":
+            del values["measure"]
+        return values
 
 
 class Guard(Section):
@@ -194,3 +206,19 @@ class Design(Section):
     least_rate: Share = 0.2
     most_unscored: Share = 0.05
     most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def scored_as(self, probe: str) -> Target | None:
+        """Return the target whose `skip` and `tokens` hold for the answers of a probe.
+
+        That is the one which ranks weights by the same set: the behaviour under study before the
+        target of the probe's name, before others, before the preserve set. None scores all tokens.
+        """
+        data = self.evaluation.probes[probe]
+        return next((target for target in self._in_turn(probe) if target.data == data), None)
+
+    def _in_turn(self, probe: str) -> Iterator[Target]:
+        yield self.targets[self.target]
+        if probe in self.targets:
+            yield self.targets[probe]
+        yield from self.targets.values()
+        yield self.preserve

@@ -8,6 +8,7 @@ is bypassed.
 
 from __future__ import annotations
 
+from resect.errors import InputError
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Sample, relative_drop
 from resect.studies.cells import Cell, Cut
@@ -61,7 +62,19 @@ def _cells(design: Design, attack: str, cut: Cut | None) -> list[Cell]:
 
 
 def plan(design: Design, section: Jailbreak) -> list[Cell]:
-    """Return every arm under every attack and under none, and what the guard asks."""
+    """Return every arm under every attack and under none, and what the guard asks.
+
+    Raises:
+        InputError: An attack opens replies where nothing is replied.
+    """
+    openings = [attack for attack in section.attacks if "prefill" in attack]
+    if design.evaluation.measure == "likelihood" and openings:
+        raise InputError(
+            "an attack that opens the reply changes no likelihood of a given answer",
+            got=", ".join(openings),
+            allowed="attacks on the weights alone: finetune, ablate_refusal",
+            fix="leave them out of studies.jailbreak.attacks, or set evaluation.measure: replies",
+        )
     arms = _arms(design, section)
     return guard_cells(design, design.subject, *arms.values()) + [
         Cell(design.subject, seed, cut, ("generation",), attack=attack)
@@ -141,9 +154,7 @@ def _brittle(measured: Measurements, section: Jailbreak) -> Claim:
             crosses="The interval of the rise crosses its threshold.",
         ),
         supported=f"The strongest attack is {strongest}.",
-        silent=f"The intact model refuses only {percent(declined.value)} of plain requests."
-        if answers
-        else "",
+        silent=_gateless(design, declined) if answers else "",
     )
     return Claim(
         study=STUDY.name,
@@ -165,6 +176,13 @@ def _brittle(measured: Measurements, section: Jailbreak) -> Claim:
         reason=weighed.reason,
         requirements=weighed.requirements,
     )
+
+
+def _gateless(design: Design, declined: Sample) -> str:
+    """Return why nothing can be said of a refusal gate."""
+    if design.evaluation.measure == "likelihood":
+        return "The likelihood of given answers does not show whether a model refuses."
+    return f"The intact model refuses only {percent(declined.value)} of plain requests."
 
 
 def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: list[str]) -> Claim:
