@@ -25,6 +25,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
+from resect.errors import InputError
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample, ratio
 from resect.studies.cells import Cell, Cut, Kind
@@ -112,8 +113,20 @@ def _arms(design: Design, section: Selectivity) -> dict[str, list[Cut]]:
 
 
 def plan(design: Design, section: Selectivity) -> list[Cell]:
-    """Return the intact model and the grid of every arm, asked for all sets."""
-    probes = tuple(dict.fromkeys((*effect_probes(design), *sides_of(design, section))))
+    """Return the intact model and the grid of every arm, asked for all sets.
+
+    Raises:
+        InputError: There is no side set.
+    """
+    sides = sides_of(design, section)
+    if not sides:
+        raise InputError(
+            "selectivity needs sets that the cut is to leave alone",
+            got=", ".join(section.sides or design.evaluation.probes),
+            allowed=f"probes beside {HARM}",
+            fix="name some under evaluation.probes, and under sides if that is set",
+        )
+    probes = tuple(dict.fromkeys((*effect_probes(design), *sides)))
     cuts = [cut for arm in _arms(design, section).values() for cut in arm]
     return [
         cell
@@ -433,8 +446,6 @@ def _unseen(measured: Measurements, section: Selectivity) -> str:
     """Return why nothing can be said, "" if something can."""
     design = measured.config
     sides = sides_of(design, section)
-    if not sides:
-        return "There is no side set."
     intact = intact_cells(design)
     noise = [side for side in sides if measured.rate(intact, side).value < section.least_side]
     reasons = [silent(measured, intact)]
