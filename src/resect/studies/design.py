@@ -210,15 +210,16 @@ class Design(Section):
     def scored_as(self, probe: str) -> Target | None:
         """Return the target whose `skip` and `tokens` hold for the answers of a probe.
 
-        That is the one which ranks weights by the same set: the behaviour under study before the
-        target of the probe's name, before others, before the preserve set. None scores all tokens.
+        That is a target which ranks weights by the same set: of `generation` the behaviour under
+        study, else the one of the probe's name, then any other, then the preserve set. None scores
+        all tokens.
         """
         data = self.evaluation.probes[probe]
         return next((target for target in self._in_turn(probe) if target.data == data), None)
 
     def _in_turn(self, probe: str) -> Iterator[Target]:
-        yield self.targets[self.target]
-        if probe in self.targets:
+        if probe in self.targets and probe != "generation":
             yield self.targets[probe]
+        yield self.targets[self.target]
         yield from self.targets.values()
         yield self.preserve
