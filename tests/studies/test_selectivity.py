@@ -18,7 +18,8 @@ from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.measurements import Row
 from resect.studies.models import over_models
-from resect.studies.selectivity import Rises, Selectivity, rises_of
+from resect.studies.rises import Rises, rises_of
+from resect.studies.selectivity import Selectivity, sides_of
 
 SIDES = ("utility", "trivia", "same_style", "prompts")
 FRACTIONS = (1e-5, 1e-4, 1e-3)
@@ -273,5 +274,5 @@ def test_the_probes_that_are_asked() -> None:
     }  # fmt: skip
     assert len(cells) == 1 + 5 * len(FRACTIONS)
     measured = Read(design, by_target(HARM, SPARED))
-    assert list(rises_of(measured, section, cells[:1]).sides) == list(SIDES)
+    assert list(rises_of(measured, sides_of(design, section), cells[:1]).sides) == list(SIDES)
     assert Selectivity().selectivity == 5

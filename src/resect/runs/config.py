@@ -93,10 +93,11 @@ def named(values: Mapping[str, object], mapping: str) -> set[str]:
 def _measure_problems(config: RunConfig) -> list[str]:
     """Return which studies cannot be run with the measure of a configuration, one line each."""
     measure = config.evaluation.measure
+    chosen = [STUDIES[name] for name, section in config.studies if section is not None]
     return [
-        f"studies.{name}: it needs `measure: {study.measure}` under evaluation, not {measure}"
-        for name, study in STUDIES.items()
-        if config.section(study) is not None and study.measure not in (None, measure)
+        f"studies.{study.name}: it needs `measure: {study.measure}` under evaluation, not {measure}"
+        for study in chosen
+        if study.measure not in (None, measure)
     ]
 
 

@@ -16,18 +16,15 @@ control and every rival gets the same grid and the same choice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from resect.errors import InputError
-from resect.records import Claim, Interval, StudyResult
-from resect.stats import Sample, ratio
+from resect.records import Claim, StudyResult
 from resect.studies.cells import Cell, Cut, Kind
 from resect.studies.choice import Choice
 from resect.studies.design import Design, Grid, Names, Section, Share, TargetName
@@ -40,7 +37,8 @@ from resect.studies.effects import (
     seed_groups,
 )
 from resect.studies.guard import cost_of, guard, guarded, silent
-from resect.studies.measurements import Half, Measurements, Row
+from resect.studies.measurements import Measurements, Row
+from resect.studies.rises import HARM, Rises, or_least, rises_of
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 
@@ -56,7 +54,6 @@ MORE = Stated(
     "holds.",
 )
 
-HARM = "generation"
 RIVAL = "ranked by "
 CONTROLS = {
     "random": "random weights, same number in every tensor",
@@ -135,84 +132,6 @@ def plan(design: Design, section: Selectivity) -> list[Cell]:
     ]
 
 
-class _Largest(NamedTuple):
-    """The side set that loses most, and the largest rise of all."""
-
-    side: str
-    rise: Sample
-
-
-@dataclass(frozen=True)
-class Rises:
-    """What a cut does to the mean NLL of each set, in nats a token.
-
-    Attributes:
-        harm: Rise of harmful answers.
-        sides: Rise of each side set, by probe.
-    """
-
-    harm: Sample
-    sides: Mapping[str, Sample]
-
-    def over(self, side: str, factor: float) -> Sample:
-        """Return the rise of harmful answers less so many times that of a side set."""
-        return self.harm - self.sides[side] * factor
-
-    def margin(self, factor: float) -> Sample:
-        """Return the least of the rise of harmful answers and of `over` all side sets."""
-        return reduce(_lesser, (self.over(side, factor) for side in self.sides), self.harm)
-
-    @property
-    def largest(self) -> _Largest:
-        """The side set that loses most."""
-        negative = [rise * -1 for rise in self.sides.values()]
-        side = max(self.sides, key=lambda name: _or_least(self.sides[name].value))
-        return _Largest(side, reduce(_lesser, negative) * -1)
-
-    @property
-    def selectivity(self) -> Interval:
-        """How many times as much harmful answers lose as the side set that loses most (×).
-
-        Bounds are those of the inverse, which has draws that are finite. There is no value where no
-        side set loses anything, and no upper bound where that may be so.
-        """
-        share = ratio(self.largest.rise, self.harm).interval("")
-        low, high = _inverse(share.high), _inverse(share.low)
-        value = _inverse(share.value) if self.harm.value > 0 else None
-        return Interval("selectivity (×)", value, low, high)
-
-
-def _inverse(value: float | None) -> float | None:
-    return None if value is None or not value > 0 else 1 / value
-
-
-def _or_least(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
-
-
-def _lesser(left: Sample, right: Sample) -> Sample:
-    """Return the lesser of two samples, draw by draw; NaN if one of them is."""
-    import numpy as np
-
-    return Sample(
-        float(np.minimum(left.value, right.value)),
-        np.minimum(left.draws, right.draws),
-        below=np.minimum(left.below, right.below),
-        above=np.minimum(left.above, right.above),
-    )
-
-
-def rises_of(
-    measured: Measurements, section: Selectivity, cells: Sequence[Cell], half: Half = ""
-) -> Rises:
-    """Return what one arm does to every set, one cell a seed, on one half of the prompts."""
-    sides = sides_of(measured.config, section)
-    return Rises(
-        measured.rise(cells, HARM, half=half),
-        {side: measured.rise(cells, side, half=half) for side in sides},
-    )
-
-
 @dataclass(frozen=True)
 class _Chosen:
     """The chosen cuts of an arm, and what they do on the test half."""
@@ -235,7 +154,7 @@ def _choose(measured: Measurements, section: Selectivity, cuts: Sequence[Cut]) -
     cells = [Cell(design.subject, seed, cut, ()) for seed, cut in chosen.items()]
     return _Chosen(
         Choice(design.subject, chosen, effect(measured, cells, "test")),
-        rises_of(measured, section, cells, "test"),
+        rises_of(measured, sides_of(design, section), cells, "test"),
     )
 
 
@@ -244,13 +163,14 @@ def _best(
 ) -> Cut | None:
     """Return the best cut of a grid by estimates, None where none is within the guard."""
     merits: dict[Cut, _Merit] = {}
+    sides = sides_of(measured.config, section)
     for cut in cuts:
         cells = [Cell(measured.config.subject, seed, cut, ())]
         cost = cost_of(measured, cells, "selection")
         if cost.within(measured.config, section.utility_drop):
-            rises = rises_of(measured, section, cells, "selection")
+            rises = rises_of(measured, sides, cells, "selection")
             margin = rises.margin(section.selectivity).value
-            merits[cut] = _Merit(rises.harm.value >= section.rise, _or_least(margin))
+            merits[cut] = _Merit(rises.harm.value >= section.rise, or_least(margin))
     return max(merits, key=lambda cut: merits[cut], default=None)
 
 
@@ -312,7 +232,7 @@ def _rise_rows(
         for cut in cuts:
             for group in seed_groups(design):
                 cells = cells_of(design, design.subject, cut, seeds=group.seeds)
-                rises = rises_of(measured, section, cells)
+                rises = rises_of(measured, sides_of(design, section), cells)
                 removed = fmean(measured.rows(cell)[0]["removed_fraction"] for cell in cells)
                 rows += [
                     {
