@@ -11,6 +11,7 @@ from invented_run import invented_config
 from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.runs.config import dump_config, parse_config
+from resect.studies import STUDIES
 from resect.studies.design import Design
 
 
@@ -22,6 +23,8 @@ def values(**changes: Any) -> dict[str, Any]:
 def test_the_default_leaves_no_trace() -> None:
     written = values()
     assert "measure" not in written["evaluation"]
+    # Nor does a study that came with it.
+    assert set(written["studies"]) == {n for n, study in STUDIES.items() if study.measure is None}
     # What version 0.1.0 and later builds wrote before there was the field.
     assert hash_value(written["evaluation"]) == hash_value(
         {
