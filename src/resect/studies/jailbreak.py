@@ -8,6 +8,8 @@ is bypassed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resect.errors import InputError
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Sample, relative_drop
@@ -113,7 +115,7 @@ def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
     """Say what the gate is worth, and what the cut is worth where the gate is open."""
     trained = [attack for attack in section.attacks if "finetune" in attack]
     untrained = [attack for attack in section.attacks if attack not in trained]
-    claims = [_brittle(measured, section)]
+    claims = [_gateless(_brittle(measured, section), measured.config)]
     if untrained:
         claims.append(_withstands(measured, section, WITHSTANDS.claim, untrained))
     if trained:
@@ -154,7 +156,9 @@ def _brittle(measured: Measurements, section: Jailbreak) -> Claim:
             crosses="The interval of the rise crosses its threshold.",
         ),
         supported=f"The strongest attack is {strongest}.",
-        silent=_gateless(design, declined) if answers else "",
+        silent=f"The intact model refuses only {percent(declined.value)} of plain requests."
+        if answers
+        else "",
     )
     return Claim(
         study=STUDY.name,
@@ -178,11 +182,12 @@ def _brittle(measured: Measurements, section: Jailbreak) -> Claim:
     )
 
 
-def _gateless(design: Design, declined: Sample) -> str:
-    """Return why nothing can be said of a refusal gate."""
-    if design.evaluation.measure == "likelihood":
-        return "The likelihood of given answers does not show whether a model refuses."
-    return f"The intact model refuses only {percent(declined.value)} of plain requests."
+def _gateless(claim: Claim, design: Design) -> Claim:
+    """Return the claim on the refusal gate with the reason why a likelihood cannot show one."""
+    if design.evaluation.measure == "replies":
+        return claim
+    reason = "The likelihood of given answers does not show whether a model refuses."
+    return replace(claim, verdict="not measurable", reason=reason)
 
 
 def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: list[str]) -> Claim:
