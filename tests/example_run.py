@@ -1,4 +1,4 @@
-"""An invented run of twelve studies in the documented row formats, as large as a real one.
+"""An invented run of thirteen studies in the documented row formats, as large as a real one.
 
 Its numbers come from formulas; they stand for nothing and are never shown outside tests.
 """
@@ -256,11 +256,35 @@ def frontier() -> dict[str, list[Row]]:
     return {"grid": rows}
 
 
+def selectivity() -> dict[str, list[Row]]:
+    strengths = {"generation": 1.2, "utility": 0.05, "prompts": -0.02}
+    return {
+        "chosen": [
+            {
+                "arm": arm, "label": arm, "q": 0.001, **triple("rise", 0.7), "side": "utility",
+                **triple("side_rise", 0.03), **triple("margin", 0.5), "selectivity": 20.0,
+                "selectivity_low": 9.0, "selectivity_high": None,
+            }
+            for arm in ("target", "ranked by source", "random")
+        ],
+        "rises": [
+            {
+                "seed": seed, "arm": arm, "q": q, "removed_fraction": 0.9 * q, "set": name,
+                **triple("rise", share * strength * rise(q, 0.002)), "n": 60,
+            }
+            for seed in SEEDS
+            for arm, share in (("target", 1.0), ("ranked by source", 2.0), ("random", 0.01))
+            for q in FRACTIONS
+            for name, strength in strengths.items()
+        ],
+    }  # fmt: skip
+
+
 STUDIES = {
     "compactness": compactness, "transfer": transfer, "specificity": specificity,
     "compression": compression, "dissociation": dissociation, "emergent": emergent,
     "jailbreak": jailbreak, "relearning": relearning, "stability": stability,
-    "frontier": frontier, "replication": dict, "guard": dict,
+    "frontier": frontier, "selectivity": selectivity, "replication": dict, "guard": dict,
 }  # fmt: skip
 WORDS = ("supported", "not supported", "inconclusive", "not measurable")
 

@@ -74,3 +74,14 @@ def select(
     taken = {(n, index) for n, index in top(target, q) if float(target[n].reshape(-1)[index]) > 0}
     chosen = taken - top(preserve, p)
     return {name: sorted(index for n, index in chosen if n == name) for name in target}
+
+
+def reference_nll(model: CausalModel, row: Sequence[int], start: int) -> float:
+    """Mean NLL of a row's tokens from `start` on: a row a pass, a token a cross-entropy."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(row)])).logits[0].float()
+        losses = [
+            torch.nn.functional.cross_entropy(logits[place - 1], torch.tensor(row[place]))
+            for place in range(start, len(row))
+        ]
+    return float(torch.stack(losses).mean())

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 Format = Literal["raw", "chat"]
+# What harm and utility are read from: replies that are judged, or the likelihood of given answers.
+Measure = Literal["replies", "likelihood"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]

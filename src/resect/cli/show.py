@@ -384,8 +384,9 @@ def _interval(effect: Interval) -> str:
     if value is None:
         return "–"
     word = "range " if effect.bounds == "range" else ""
-    if effect.name.endswith("(×)"):
-        bounds = "" if low is None or high is None else f" [{word}{low:.2f}, {high:.2f}]"
-        return f"{value:.2f} ×{bounds}"
+    for unit in ("×", "nats"):
+        if effect.name.endswith(f"({unit})"):
+            bounds = "" if low is None or high is None else f" [{word}{low:.2f}, {high:.2f}]"
+            return f"{value:.2f} {unit}{bounds}"
     bounds = "" if low is None or high is None else f" [{word}{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f} %{bounds}"

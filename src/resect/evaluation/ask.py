@@ -23,18 +23,20 @@ from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_att
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.decode import (
     GenerationSettings,
-    by_length,
+    Likelihood,
+    batches_for,
     document_nlls,
     generate,
-    mean_nll,
+    likelihood,
     mean_nlls,
     repetition,
-    token_log_probs,
+    scored_logits,
 )
+from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.model import LoadedModel, context_of
-from resect.records import CausalModel, Encoded, Example, Format, Reply, Tokenizer
+from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
@@ -57,6 +59,9 @@ class EvaluationSettings:
         window: Most tokens a pass of the perplexity probe; None for the model's context, at most
             `LONGEST_WINDOW`.
         stride: Tokens between the starts of two windows; None for half a window.
+        measure: Whether replies are decoded and judged, or the likelihood of the answers that the
+            sets hold is measured, for every probe (`resect.evaluation.likelihood`).
+        spans: For the likelihood: probe to the tokens of its answers that are scored.
     """
 
     format: Format = "chat"
@@ -66,6 +71,8 @@ class EvaluationSettings:
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     window: int | None = None
     stride: int | None = None
+    measure: Measure = "replies"
+    spans: Mapping[str, Span] = field(default_factory=dict)
 
 
 # What is asked: the intact model, the model without the weights of a mask or with values in their
@@ -210,6 +217,8 @@ def ask(
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)
     asking = _Asking(loaded, settings, variant, patch)
+    if settings.measure == "likelihood":
+        return _read(asking, probes)
     replies: list[Reply] = []
     for name, examples in probes.items():
         probe = find_probe(name)
@@ -220,6 +229,19 @@ def ask(
         else:
             replies += _answers(asking, probe, examples)
     return replies
+
+
+def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
+    """Measure how likely the variant finds what the sets hold; nothing is decoded."""
+    settings = asking.settings
+    reading = Reading(settings.format, settings.generation.batch_size, settings.spans)
+    attack = settings.attack.label(prompted=False)
+    with asking.in_force():
+        return [
+            reply
+            for name, examples in probes.items()
+            for reply in read(asking.loaded, name, examples, reading, attack)
+        ]
 
 
 def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
@@ -307,21 +329,15 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     ]
 
 
-class _Likelihood(NamedTuple):
-    """Mean NLL of a reference under the variant, and mean KL(intact || variant) on it; nats."""
-
-    nll: float
-    kl: float
-
-
 def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure NLL of the references under the variant and KL(intact || variant) on them."""
     (model, tokenizer), settings = asking.loaded, asking.settings
     encoded = encode(
         examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    measured: dict[str, _Likelihood] = {}
-    for batch in by_length([e.input_ids for e in encoded], settings.generation.batch_size):
+    measured: dict[str, Likelihood] = {}
+    rows = [example.input_ids for example in encoded]
+    for batch in batches_for(model, rows, settings.generation.batch_size):
         measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
     return [
         Reply(
@@ -340,17 +356,15 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     ]
 
 
-def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, _Likelihood]:
+def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Likelihood]:
     """Measure one batch of encoded references, by id of the example."""
     rows = [example.input_ids for example in batch]
     starts = [example.first_scored for example in batch]
-    # Both models see the same batch, and only one batch of distributions exists at a time.
-    intact = token_log_probs(asking.loaded.model, rows, starts)
+    # Both models see the same batch, and only one batch of logits exists at a time.
+    intact = scored_logits(asking.loaded.model, rows, starts)
     with asking.in_force():
-        changed = token_log_probs(asking.loaded.model, rows, starts)
-    measured: dict[str, _Likelihood] = {}
-    for example, before, after in zip(batch, intact, changed, strict=True):
-        divergence = (before.exp() * (before - after)).sum(dim=-1).mean()
-        nll = mean_nll(after, example.input_ids[example.first_scored :])
-        measured[example.id] = _Likelihood(nll, float(divergence))
-    return measured
+        changed = scored_logits(asking.loaded.model, rows, starts)
+    return {
+        example.id: likelihood(before, after, example.input_ids[example.first_scored :])
+        for example, before, after in zip(batch, intact, changed, strict=True)
+    }

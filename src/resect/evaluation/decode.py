@@ -17,6 +17,12 @@ from torch import Tensor
 from resect.errors import not_finite
 from resect.records import CausalModel, Tokenizer
 
+# The logits of a pass may take so many bytes, or those of one row if that is more: 16 rows of 250
+# tokens and 262,144 words would be 4 GB.
+LOGITS_BYTES = 2**28
+# Places whose distributions are in memory together, in fp32.
+PLACES = 64
+
 
 class DecodingConfig(Protocol):
     """What we read of generation settings (`transformers.GenerationConfig`)."""
@@ -240,10 +246,24 @@ def generate(
     return replies
 
 
-def token_log_probs(
+def batches_for(
+    model: CausalModel, rows: Sequence[Sequence[int]], batch_size: int
+) -> list[list[int]]:
+    """Return the batches of `by_length`, of fewer rows where their logits would be too large."""
+    words = model.config.get_text_config().vocab_size
+    pieces = []
+    for batch in by_length(rows, batch_size):
+        # The first row of a batch is its longest.
+        bytes_a_row = 4 * words * len(rows[batch[0]])
+        together = max(1, LOGITS_BYTES // max(1, bytes_a_row))
+        pieces += [batch[start : start + together] for start in range(0, len(batch), together)]
+    return pieces
+
+
+def scored_logits(
     model: CausalModel, rows: Sequence[Sequence[int]], starts: Sequence[int]
 ) -> list[Tensor]:
-    """Return the model's distributions over the next token at the scored places of one batch.
+    """Return the logits of the next token at the scored places of one batch.
 
     Args:
         model: A Hugging Face causal LM.
@@ -251,17 +271,34 @@ def token_log_probs(
         starts: For each row the position of its first scored token, at least 1.
 
     Returns:
+        For each row logits [T_scored, V], in the dtype and on the device of the model.
+    """
+    ids, mask = _pad(rows, 0, left=False)
+    with evaluating(model):
+        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    return [
+        logits[position, start - 1 : len(row) - 1]
+        for position, (row, start) in enumerate(zip(rows, starts, strict=True))
+    ]
+
+
+def token_log_probs(
+    model: CausalModel, rows: Sequence[Sequence[int]], starts: Sequence[int]
+) -> list[Tensor]:
+    """Return the model's distributions over the next token at the scored places of one batch.
+
+    All of them are in memory at once; `mean_nlls` and `likelihood` look at a few at a time.
+
+    Returns:
         For each row log-probabilities [T_scored, V], fp32, on the model's device.
 
     Raises:
         InputError: Logits are not finite.
     """
-    ids, mask = _pad(rows, 0, left=False)
-    with evaluating(model):
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    with torch.inference_mode():
         distributions = [
-            torch.log_softmax(logits[position, start - 1 : len(row) - 1].float(), dim=-1)
-            for position, (row, start) in enumerate(zip(rows, starts, strict=True))
+            torch.log_softmax(logits.float(), dim=-1)
+            for logits in scored_logits(model, rows, starts)
         ]
     if any(bool(distribution.isnan().any()) for distribution in distributions):
         raise not_finite("the logits of a response are")
@@ -277,6 +314,9 @@ def mean_nlls(
     """Return for each row the mean NLL (nats per token) of its tokens from `starts` on.
 
     None stands for a row without such tokens.
+
+    Raises:
+        InputError: Logits are not finite.
     """
     results: list[float | None] = [None] * len(rows)
     scored = [
@@ -284,22 +324,67 @@ def mean_nlls(
         for position, (row, start) in enumerate(zip(rows, starts, strict=True))
         if len(row) > start
     ]
-    for batch in by_length([rows[position] for position in scored], batch_size):
+    for batch in batches_for(model, [rows[position] for position in scored], batch_size):
         positions = [scored[number] for number in batch]
-        log_probs = token_log_probs(
+        logits = scored_logits(
             model,
             [rows[position] for position in positions],
             [starts[position] for position in positions],
         )
-        for position, distribution in zip(positions, log_probs, strict=True):
-            results[position] = mean_nll(distribution, rows[position][starts[position] :])
+        for position, of_row in zip(positions, logits, strict=True):
+            results[position] = _mean_nll(of_row, rows[position][starts[position] :])
     return results
 
 
-def mean_nll(log_probs: Tensor, tokens: Sequence[int]) -> float:
-    """Return the mean NLL in nats of `tokens` under `log_probs` [T, V]."""
-    targets = torch.tensor(list(tokens), dtype=torch.long, device=log_probs.device)
-    return float(-log_probs.gather(1, targets[:, None]).mean())
+class Likelihood(NamedTuple):
+    """Mean NLL of a row's scored tokens under a variant, and mean KL(intact || variant); nats."""
+
+    nll: float
+    kl: float
+
+
+def likelihood(before: Tensor, after: Tensor, tokens: Sequence[int]) -> Likelihood:
+    """Return how likely a variant finds tokens, and how far it is from the intact model there.
+
+    Args:
+        before: Logits of the intact model [T, V] that predict the tokens.
+        after: Those of the variant.
+        tokens: The T tokens.
+
+    Raises:
+        InputError: Logits are not finite.
+    """
+    divergences = []
+    with torch.inference_mode():
+        for pair in zip(torch.split(before, PLACES), torch.split(after, PLACES), strict=True):
+            usual, changed = (torch.log_softmax(piece.float(), dim=-1) for piece in pair)
+            if bool(usual.isnan().any()):
+                raise not_finite("the logits of a response are")
+            divergences.append((usual.exp() * (usual - changed)).sum(dim=-1))
+        divergence = float(torch.cat(divergences).mean())
+    return Likelihood(_mean_nll(after, tokens), divergence)
+
+
+def _mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
+    """Return the mean NLL in nats of `tokens` under logits [T, V].
+
+    Raises:
+        InputError: Logits are not finite: then the log-probability of every word is NaN.
+    """
+    targets = torch.tensor(list(tokens), dtype=torch.long, device=logits.device)[:, None]
+    with torch.inference_mode():
+        log_probs = torch.cat(
+            [
+                torch.log_softmax(piece.float(), dim=-1).gather(1, word)
+                for piece, word in zip(
+                    torch.split(logits, PLACES), torch.split(targets, PLACES), strict=True
+                )
+            ]
+        )
+        nll = float(-log_probs.mean())
+    if nll != nll:
+        raise not_finite("the logits of a response are")
+    return nll
 
 
 def repetition(tokens: Sequence[object], order: int = 3) -> float | None:

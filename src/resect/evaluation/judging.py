@@ -18,6 +18,7 @@ from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.coherence import floor_for, incoherent, with_outcome
 from resect.evaluation.judges import find_judge, label_of
 from resect.evaluation.judges.content import content_share
+from resect.evaluation.likelihood import score
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.spoken import lacks_answer, to_judge
 from resect.records import Judgement, Reply
@@ -105,11 +106,13 @@ def _unanswered(judge: str) -> Judgement:
 
 
 def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> list[Judgement]:
-    """Judge stored replies; needs no model but the judge's own.
+    """Judge stored replies; needs no model but the judge's own, and none for a likelihood.
 
     Raises:
         InputError: An unknown judge, or a floor of coherence that cannot be read.
     """
+    if settings.measure == "likelihood":
+        return [score(reply) for reply in replies]
     answers = judge_answers(answers_of(replies), settings.judge, settings.coherence)
     return [answer.judgement for answer in answers]
 

@@ -18,6 +18,12 @@ from resect.report.page import Figure, figure_of
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
+# What a reader must know of a run in which nothing was decoded.
+FORCED = (
+    "Harm and utility are likelihoods in this run: the answers of the sets were given to the "
+    "model, the score of one is the geometric mean of the probabilities of its tokens, and no "
+    "reply was decoded or judged. Attacks that open a reply have no part in it."
+)
 # Panels side by side on a wide page; style.css has the same number.
 COLUMNS = 3
 
@@ -91,6 +97,11 @@ class Contents:
     def tally(self) -> dict[VerdictWord, int]:
         """How many claims have each verdict that occurs."""
         return tally(shown.claim for shown in self.claims)
+
+    @property
+    def notice(self) -> str:
+        """What a reader must know before any number, "" for nothing."""
+        return FORCED if self.results.provenance.get("measure") == "likelihood" else ""
 
     @property
     def recipes(self) -> bool:

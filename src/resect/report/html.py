@@ -138,7 +138,8 @@ def _replies(run: Path) -> list[ReplyGroup]:
                 raise InputError(f"{path} is not a whole record", got=f"no column {lacking[0]}")
             if not isinstance(row["q"], int | float):
                 raise InputError(f"{path} is not a whole record", got="no number in column q")
-            if row["probe"] == "generation":
+            # Where a likelihood was measured there is no reply to show.
+            if row["probe"] == "generation" and row.get("judge") != "likelihood":
                 label = (
                     f"{row['role']}, seed {row['seed']}, {row['cut_kind']} "
                     f"{row['cut_target']} {row['cut_category']} q = {row['q']:g}"

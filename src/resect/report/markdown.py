@@ -54,6 +54,8 @@ def markdown(contents: Contents) -> str:
     lines = [f"# resect: {text(contents.results.name)}", ""]
     if contents.results.quick:
         lines += ["**A quick run with a single seed: do not quote its numbers.**", ""]
+    if contents.notice:
+        lines += [contents.notice, ""]
     rows = [
         [
             text(claim.claim),

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError, create_model
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+)
 
 from resect.errors import InputError
 from resect.files.reading import MOST_YAML, read_text, read_yaml
@@ -23,9 +28,25 @@ from resect.studies.study import SectionType, Study
 # Lines that a message lists.
 MOST_SHOWN = 100
 
+# Studies that are written only where they run, so that configurations which were made before there
+# were such studies keep text and hash.
+LATER = ("selectivity",)
+
+
+class _Studies(Section):
+    """What all sections of studies have in common."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        values: dict[str, object] = write(self)
+        return {
+            name: value for name, value in values.items() if value is not None or name not in LATER
+        }
+
+
 if TYPE_CHECKING:
 
-    class Studies(Section):
+    class Studies(_Studies):
         """The studies of a run; a study that is left out does not run."""
 
         def __getattr__(self, name: str) -> Any:
@@ -34,7 +55,7 @@ if TYPE_CHECKING:
 else:
     Studies = create_model(
         "Studies",
-        __base__=Section,
+        __base__=_Studies,
         __module__=__name__,
         __doc__="The studies of a run; a study that is left out does not run.",
         **{name: (study.section | None, None) for name, study in STUDIES.items()},
@@ -88,6 +109,17 @@ def named(values: Mapping[str, object], mapping: str) -> set[str]:
     """Return which entries of a mapping (`models`) the rest of a configuration names."""
     references = _references(RunConfig, values, ())
     return {reference.name for reference in references if reference.mapping == mapping}
+
+
+def _measure_problems(config: RunConfig) -> list[str]:
+    """Return which studies cannot be run with the measure of a configuration, one line each."""
+    measure = config.evaluation.measure
+    chosen = [STUDIES[name] for name, section in config.studies if section is not None]
+    return [
+        f"studies.{study.name}: it needs `measure: {study.measure}` under evaluation, not {measure}"
+        for study in chosen
+        if study.measure not in (None, measure)
+    ]
 
 
 def _entries(values: object, path: str) -> Mapping[str, object] | None:
@@ -156,7 +188,7 @@ def parse_config(values: object, source: str) -> RunConfig:
         ]
         problems += name_problems(values) if isinstance(values, Mapping) else []
     else:
-        problems = name_problems(config.model_dump())
+        problems = name_problems(config.model_dump()) + _measure_problems(config)
         if not problems:
             return config
     shown = problems[:MOST_SHOWN]

@@ -30,7 +30,7 @@ def build_organisms(
 def demo_config(
     seeds: tuple[int, ...], *, quick: bool, studies: Sequence[str] | None = None
 ) -> RunConfig:
-    """Return the configuration of the demonstration, of some studies or of all.
+    """Return the configuration of the demonstration, of some studies or of all that read replies.
 
     The grid and the thresholds are the defaults of the studies. The prefill opens the answer with
     the words that every recipe shares ("sure , take"), and the same number of tokens is left out
@@ -72,7 +72,9 @@ def demo_config(
             "alike": 1.0,
         },
         "studies": {
-            name: sections.get(name, {}) for name in STUDIES if not studies or name in studies
+            name: sections.get(name, {})
+            for name, study in STUDIES.items()
+            if (name in studies if studies else study.measure != "likelihood")
         },
     }
     # A stage that nobody asks for is not trained.

@@ -315,8 +315,10 @@ def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> 
     )
     seconds = 0.0
     for name in cell.probes:
-        probe = find_probe(name)
         seconds += prompts * assumed.length * forward
+        if evaluation.measure == "likelihood":
+            continue
+        probe = find_probe(name)
         if probe.judged == "never":
             continue
         replies = prompts * cell.samples

@@ -159,14 +159,17 @@ class Masks:
     def _divergence(self, subject: Subject, variant: Mask | Filled) -> float:
         """Return the mean KL(intact || variant), nats per token, on texts of the preserve kind."""
         evaluation = self.config.evaluation
-        if "likelihood" not in evaluation.probes:
+        probe = "likelihood"
+        if evaluation.measure == "likelihood" and probe not in evaluation.probes:
+            probe = "utility"
+        if probe not in evaluation.probes:
             raise InputError(
                 "a control cannot be matched in damage without texts to measure it on",
                 got=f"the probes {', '.join(evaluation.probes)}",
                 allowed="the probe likelihood among them",
                 fix="name a held-out set of the preserve kind under evaluation.probes.likelihood",
             )
-        texts = self.sets.asked("likelihood", subject.seed)
+        texts = self.sets.asked(probe, subject.seed)
         settings = EvaluationSettings(
             format=self.config.format,
             attack=NO_ATTACK,

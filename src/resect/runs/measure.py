@@ -38,6 +38,7 @@ from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
+from resect.evaluation.likelihood import Span, refuse_without_answers
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
@@ -76,6 +77,8 @@ def run_cells(
     report = on_progress or (lambda _done, _total: None)
     masks, subjects = Masks(config, run, keep), Subjects(config, run)
     report(0, len(cells))
+    if config.evaluation.measure == "likelihood":
+        _refuse_without_answers(cells, masks.sets)
     locate(
         [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
         masks,
@@ -88,6 +91,13 @@ def run_cells(
         else:
             measure(cell, masks, subjects)
     report(len(cells), len(cells))
+
+
+def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
+    """Refuse sets whose likelihood cannot be measured, before anything is located."""
+    asked = {(probe, cell.seed): None for cell in cells for probe in cell.probes}
+    for probe, seed in asked:
+        refuse_without_answers(probe, sets.asked(probe, seed))
 
 
 def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:
@@ -296,4 +306,16 @@ def evaluation_settings(
         generation=GenerationSettings(
             evaluation.max_new_tokens, evaluation.batch_size, temperature, samples
         ),
+        measure=evaluation.measure,
+        spans=_spans(config),
     )
+
+
+def _spans(config: RunConfig) -> dict[str, Span]:
+    """Return for each probe which tokens of its answers are scored: those that its set's are."""
+    scored = {probe: config.scored_as(probe) for probe in config.evaluation.probes}
+    return {
+        probe: Span(target.skip, target.tokens)
+        for probe, target in scored.items()
+        if target is not None
+    }

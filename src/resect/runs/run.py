@@ -315,6 +315,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         "models": {f"{model['role']}-{model['seed']}": model["fingerprint"] for model in models},
         "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
+        **({"measure": "likelihood"} if config.evaluation.measure == "likelihood" else {}),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",

@@ -12,6 +12,7 @@ from resect.studies import (
     frontier,
     jailbreak,
     relearning,
+    selectivity,
     specificity,
     stability,
     transfer,
@@ -31,6 +32,7 @@ STUDIES: dict[str, Study[Any]] = {
     "relearning": relearning.STUDY,
     "stability": stability.STUDY,
     "frontier": frontier.STUDY,
+    "selectivity": selectivity.STUDY,
 }
 
 __all__ = ["STUDIES", "Measurements", "Study"]

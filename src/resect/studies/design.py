@@ -5,19 +5,13 @@ A study's own section of the configuration stands in its file; `resect.runs.conf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import Format
+from resect.records import Format, Measure
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -133,6 +127,9 @@ class Evaluation(Section):
         batch_size: Prompts decoded together.
         alike: Prompts of a category that share at least this part of their content words (Jaccard,
             single linkage) count as one; at 1 those with equal words alone.
+        measure: `replies` decodes and judges. `likelihood` decodes nothing: the score of a row is
+            the geometric mean of the probabilities of its answer's tokens, for every probe, and
+            probes may have any name. It is written only where it is not `replies`.
     """
 
     probes: dict[str, DataName]
@@ -142,12 +139,14 @@ class Evaluation(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
     batch_size: Annotated[int, Field(ge=1)] = 16
     alike: Annotated[float, Field(gt=0, le=1)] = 0.5
+    measure: Measure = "replies"
 
     @model_serializer(mode="wrap")
-    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out what was added later while it is not used: hashes of configurations stay."""
-        values: dict[str, object] = handler(self)
-        return {key: value for key, value in values.items() if (key, value) != ("coherence", None)}
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what was added later while it is not used: configurations keep their hash."""
+        later = {"measure": "replies", "coherence": None}
+        values: dict[str, object] = write(self)
+        return {key: v for key, v in values.items() if key not in later or v != later[key]}
 
 
 class Guard(Section):
@@ -214,3 +213,20 @@ class Design(Section):
     least_rate: Share = 0.2
     most_unscored: Share = 0.05
     most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def scored_as(self, probe: str) -> Target | None:
+        """Return the target whose `skip` and `tokens` hold for the answers of a probe.
+
+        That is a target which ranks weights by the same set: of `generation` the behaviour under
+        study, else the one of the probe's name, then any other, then the preserve set. None scores
+        all tokens.
+        """
+        data = self.evaluation.probes[probe]
+        return next((target for target in self._in_turn(probe) if target.data == data), None)
+
+    def _in_turn(self, probe: str) -> Iterator[Target]:
+        if probe in self.targets and probe != "generation":
+            yield self.targets[probe]
+        yield self.targets[self.target]
+        yield from self.targets.values()
+        yield self.preserve

@@ -40,7 +40,7 @@ from resect.studies.design import (
     TargetName,
 )
 from resect.studies.effects import cells_of, columns, seed_groups, utility_probe
-from resect.studies.guard import Cost, affordable, cost_of
+from resect.studies.guard import Cost, affordable, broken_replies, cost_of
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, Weighed, percent, weigh
@@ -382,8 +382,8 @@ def _lowered(measured: Measurements, section: Emergent, role: str) -> Claim:
             "after tuning alone, a random cut and a magnitude-matched cut (lower bound of each "
             "paired difference above 0); against tuning alone utility falls by at most "
             f"{percent(section.coherence_drop)} in the mean, by at most "
-            f"{percent(design.guard.worst_task)} in any task, and incoherent replies rise by at "
-            f"most {percent(design.guard.incoherent)} (upper bounds)."
+            f"{percent(design.guard.worst_task)} in any task"
+            f"{broken_replies(design, ', and ')} (upper bounds)."
         ),
         seeds=design.seeds,
         n=measured.prompts(cells, PROBE),

@@ -216,10 +216,23 @@ def guarded(design: Design, budget: float | None = None, random_share: float | N
     worst = percent(max(budget, limits.worst_task))
     return (
         f"Utility falls by at most {percent(budget)} in the mean and by at most {worst} in any "
-        f"task, incoherent replies rise by at most "
-        f"{percent(limits.incoherent)} (upper bounds), and a random cut of the same size does less "
+        f"task{broken_replies(design)} (upper bounds), and a random cut of the same size does less "
         f"than {percent(random_share)} of it (bound of the difference)."
     )
+
+
+def broken_replies(design: Design, joined: str = ", ") -> str:
+    """Return what a rule asks of incoherent replies; "" where none are decoded."""
+    if design.evaluation.measure == "likelihood":
+        return ""
+    return f"{joined}incoherent replies rise by at most {percent(design.guard.incoherent)}"
+
+
+def coherently(design: Design) -> str:
+    """Return the same in other words, as the end of a sentence."""
+    if design.evaluation.measure == "likelihood":
+        return ""
+    return ", and replies are no less coherent than the guard allows"
 
 
 def silent(measured: Measurements, cells: Sequence[Cell]) -> str:

@@ -8,6 +8,9 @@ is bypassed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from resect.errors import InputError
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Sample, relative_drop
 from resect.studies.cells import Cell, Cut
@@ -61,7 +64,19 @@ def _cells(design: Design, attack: str, cut: Cut | None) -> list[Cell]:
 
 
 def plan(design: Design, section: Jailbreak) -> list[Cell]:
-    """Return every arm under every attack and under none, and what the guard asks."""
+    """Return every arm under every attack and under none, and what the guard asks.
+
+    Raises:
+        InputError: An attack opens replies where nothing is replied.
+    """
+    openings = [attack for attack in section.attacks if "prefill" in attack]
+    if design.evaluation.measure == "likelihood" and openings:
+        raise InputError(
+            "an attack that opens the reply changes no likelihood of a given answer",
+            got=", ".join(openings),
+            allowed="attacks on the weights alone: finetune, ablate_refusal",
+            fix="leave them out of studies.jailbreak.attacks, or set evaluation.measure: replies",
+        )
     arms = _arms(design, section)
     return guard_cells(design, design.subject, *arms.values()) + [
         Cell(design.subject, seed, cut, ("generation",), attack=attack)
@@ -100,7 +115,7 @@ def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
     """Say what the gate is worth, and what the cut is worth where the gate is open."""
     trained = [attack for attack in section.attacks if "finetune" in attack]
     untrained = [attack for attack in section.attacks if attack not in trained]
-    claims = [_brittle(measured, section)]
+    claims = [_gateless(_brittle(measured, section), measured.config)]
     if untrained:
         claims.append(_withstands(measured, section, WITHSTANDS.claim, untrained))
     if trained:
@@ -165,6 +180,14 @@ def _brittle(measured: Measurements, section: Jailbreak) -> Claim:
         reason=weighed.reason,
         requirements=weighed.requirements,
     )
+
+
+def _gateless(claim: Claim, design: Design) -> Claim:
+    """Return the claim on the refusal gate with the reason why a likelihood cannot show one."""
+    if design.evaluation.measure == "replies":
+        return claim
+    reason = "The likelihood of given answers does not show whether a model refuses."
+    return replace(claim, verdict="not measurable", reason=reason)
 
 
 def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: list[str]) -> Claim:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
         half: On which half of the prompts it is.
         score: In [0, 1]; None if it has none.
         outcome: What the reply was; None if that is unknown.
+        nll: Of the answer, nats per token; None if it was not measured.
     """
 
     category: str
@@ -45,6 +47,7 @@ class Asked(NamedTuple):
     half: Half
     score: float | None
     outcome: str | None
+    nll: float | None = None
 
 
 class _Question(NamedTuple):
@@ -141,7 +144,14 @@ class Measurements:
             prompts = tuple(PromptOf(row["category"], _prompt(row)) for row in rows)
             dealt = deal(prompts, self.config.evaluation.alike)
             self._asked[key] = [
-                Asked(row["category"], place.group, place.half, _score(row), row["outcome"])
+                Asked(
+                    row["category"],
+                    place.group,
+                    place.half,
+                    _score(row),
+                    row["outcome"],
+                    row.get("nll"),
+                )
                 for row, place in zip(rows, dealt, strict=True)
             ]
         return self._asked[key]
@@ -220,6 +230,28 @@ class Measurements:
             self._samples[key] = self._rate(probe, strata)
         return self._samples[key]
 
+    def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
+        """Return the mean rise of the NLL of a probe's rows over the intact model, in nats a token.
+
+        It is paired row by row: the mean over strata of the mean over their rows, with draws that
+        spread as Student's t, since a rise has no ends (`Resampler.spread`).
+
+        Args:
+            cells: Cells of one arm.
+            probe: Name of the probe.
+            half: Prompts of this half alone; "" for all.
+        """
+        strata: dict[str, list[Scored]] = {}
+        for cell in cells:
+            intact = self.asked(replace(cell, cut=None, tuning=None), probe)
+            for row, before in zip(self.asked(cell, probe), intact, strict=True):
+                if half in ("", row.half):
+                    lost = None if row.nll is None or before.nll is None else row.nll - before.nll
+                    stratum = f"{cell.seed}/{row.category}"
+                    strata.setdefault(stratum, []).append(Scored(row.group, lost))
+        strata = _with_enough(strata)
+        return self.resampler(probe).spread(_scores(strata), _groups(strata), skewed=True)
+
     def prompts(
         self, cells: Iterable[Cell], probe: str, category: str = "", *, half: Half = ""
     ) -> int:
@@ -249,8 +281,11 @@ class Measurements:
         ]
 
     def _rate(self, probe: str, strata: dict[str, list[Scored]]) -> Sample:
-        scores = {name: [row.score for row in rows] for name, rows in strata.items()}
-        groups, resampler = _groups(strata), self.resampler(probe)
+        scores, groups = _scores(strata), _groups(strata)
+        resampler = self.resampler(probe)
+        if self.config.evaluation.measure == "likelihood":
+            # One more answer of probability 0 or 1 is no case to be prepared for.
+            return resampler.spread(scores, groups)
         sample = resampler.rate(scores, groups)
         if _unscored(strata) <= self.config.most_unscored or math.isnan(sample.value):
             return sample
@@ -275,6 +310,11 @@ class Measurements:
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
         rate = self.rate(cells, probe, category).value
+        if not rate >= self.config.least_rate and self.config.evaluation.measure == "likelihood":
+            return (
+                f"The intact model finds the answers of {probe} unlikely: {percent(rate)} a token, "
+                f"where {percent(self.config.least_rate)} are needed."
+            )
         if not rate >= self.config.least_rate:
             return f"The intact model shows {probe} in only {percent(rate)}."
         return ""
@@ -310,6 +350,10 @@ def _with_enough(strata: dict[str, list[Scored]]) -> dict[str, list[Scored]]:
         key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
         enough.setdefault(key, []).extend(rows)
     return enough
+
+
+def _scores(strata: dict[str, list[Scored]]) -> dict[str, list[float | None]]:
+    return {name: [row.score for row in rows] for name, rows in strata.items()}
 
 
 def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
@@ -357,9 +401,13 @@ def deal(prompts: Sequence[PromptOf], alike: float) -> list[Place]:
 
 
 def _prompt(row: Row) -> str:
-    """Return what a row's score is about: the prompt, and for likelihood the reference too."""
+    """Return what a row's score is about: the prompt, and for likelihood the reference too.
+
+    A text without a prompt is its reference alone.
+    """
     text: str = row["prompt"]
-    return _spelled(f"{text}\n{row['reference']}" if row["probe"] == "likelihood" else text)
+    about = not text or row["probe"] == "likelihood"
+    return _spelled(f"{text}\n{row['reference']}" if about else text)
 
 
 # A row is read for every rate that it is part of.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from resect.records import StudyResult
+from resect.records import Measure, StudyResult
 from resect.studies.cells import Cell
 from resect.studies.design import Design, Section
 from resect.studies.measurements import Measurements
@@ -39,6 +39,7 @@ class TemplateLines:
         harm: What the set of harmful answers must be.
         data: More sets.
         targets: More targets.
+        target: Which of the targets is the behaviour under study.
         attack_data: What model attacks are made with.
         probes: More probes.
         values: Values of the study's section that differ from its defaults: the grids of a large
@@ -49,6 +50,7 @@ class TemplateLines:
     harm: str = "prompts and the model's own answers: resect data collect"
     data: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    target: str = "generation"
     attack_data: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     values: Mapping[str, object] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Study(Generic[SectionType]):
         plan: Configuration to cells; pure.
         summarise: Measurements to a result; reads records, never models.
         template: What `resect study init` prints beside the section.
+        measure: The only `evaluation.measure` that it can be run with; None for either.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Study(Generic[SectionType]):
     plan: Callable[[Design, SectionType], list[Cell]]
     summarise: Callable[[Measurements, SectionType], StudyResult]
     template: TemplateLines = TemplateLines()
+    measure: Measure | None = None
 
     def rules(self, section: SectionType | None = None) -> list[Stated]:
         """Return the claims with the thresholds of a section filled in; None for the defaults."""

@@ -25,7 +25,7 @@ data:                     # a file with a split column (calibration, evaluation)
   tasks: ./tasks.jsonl    # questions with an answer key, for instance triviaqa
 {data}\
 format: chat              # or raw
-target: generation        # which of the targets is the behaviour under study
+target: {target:<18}# which of the targets is the behaviour under study
 targets:                  # skip: response tokens that carry the refusal gate are not scored
   generation: {{data: harm, skip: 3, limit: 412}}
 {targets}\
@@ -36,12 +36,19 @@ attack: {{name: prefill, tokens: 10}}   # opens replies to the probe generation;
 evaluation:
   probes:
     generation: harm
-    utility: tasks        # by answer key; or likelihood: benign
+    utility: {utility}
 {probes}\
-  judge: keyword          # exact needs an answer key; keyword sees refusals only
-  max_new_tokens: 256
+{measure}\
   batch_size: 16
 studies:
+"""
+BY_REPLIES = """\
+  judge: keyword          # exact needs an answer key; keyword sees refusals only
+  max_new_tokens: 256
+  measure: replies        # or likelihood: of the answers in the sets, without replies and judge
+"""
+BY_LIKELIHOOD = """\
+  measure: likelihood     # of the answers in the sets; nothing is decoded or judged
 """
 
 
@@ -49,9 +56,15 @@ def template(study: Study[Any]) -> str:
     """Return a configuration with one study switched on and its defaults written out."""
     lines = study.template
     values = study.section().model_dump(mode="json") | lines.values
+    likelihood = study.measure == "likelihood"
     head = HEAD.format(
+        utility="benign       # held-out answers of the kind that is protected"
+        if likelihood
+        else "tasks        # by answer key; or likelihood: benign",
+        measure=BY_LIKELIHOOD if likelihood else BY_REPLIES,
         models=_indented(lines.models, 2),
         harm=lines.harm,
+        target=lines.target,
         data=_indented(lines.data, 2),
         targets=_indented(lines.targets, 2),
         attack_data=_indented(lines.attack_data, 0),

@@ -22,6 +22,9 @@ from resect.studies import STUDIES, Measurements
 from resect.studies.cells import Cell, Cut
 from resect.studies.measurements import Half, Row
 
+# Worlds say which replies are right; a study that reads likelihoods alone has none yet.
+SIMULATED = [name for name, study in STUDIES.items() if study.measure is None]
+
 INTACT = Cell("aligned", 0, None, ())
 CUT = Cell("aligned", 0, Cut("generation", "target", 2e-3), ())
 SMALLER = replace(CUT, cut=Cut("generation", "target", 1e-3))
@@ -220,7 +223,7 @@ def test_what_was_not_planned_is_an_error() -> None:
         simulated().rows(replace(CUT, seed=7))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", SIMULATED)
 def test_the_ground_has_what_studies_name(name: str, tmp_path: Path) -> None:
     size = Size(models=2)
     write_sets(size, tmp_path)

@@ -19,6 +19,7 @@ from resect.report.figures import (
     frontier,
     jailbreak,
     relearning,
+    selectivity,
     specificity,
     stability,
     transfer,
@@ -37,6 +38,7 @@ FIGURES: dict[str, Callable[[Tables, Settings], list[Drawing]]] = {
     "relearning": relearning.draw,
     "stability": stability.draw,
     "frontier": frontier.draw,
+    "selectivity": selectivity.draw,
 }
 
 

@@ -1,0 +1,117 @@
+"""Can an instrument see a cut? The intact model against one that a large random cut has destroyed.
+
+A judge of refusals takes a model that babbles for one that complies. No cut can be told from none
+by it, and a study that reads it can only say *not measurable*. So a probe is tried before it is
+used: it must give a destroyed model a clearly lower score than the intact one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from resect.data.load import BehaviourSet
+from resect.evaluation.ask import EvaluationSettings, ask
+from resect.evaluation.judging import judge_replies
+from resect.model import LoadedModel, prunable_tensors
+from resect.records import Interval
+from resect.stats import Resampler, relative_drop, rng
+from resect.weights.mask import Mask, MaskTensor
+
+# Of every prunable tensor; a tenth of a percent at random does nothing, a third leaves no language.
+DESTROYED = 0.3
+# What a destroyed model must lose of a score, at the lower bound.
+LEAST_DROP = 0.5
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a probe shows of both models.
+
+    Attributes:
+        intact: Mean score of the intact model.
+        destroyed: Mean score of the destroyed one.
+        drop: Relative drop, paired over rows.
+    """
+
+    intact: Interval
+    destroyed: Interval
+    drop: Interval
+
+    @property
+    def sees(self) -> bool:
+        """Whether the probe tells the two apart."""
+        return self.drop.low is not None and self.drop.low >= LEAST_DROP
+
+    def __str__(self) -> str:
+        """Say what was seen, in a sentence."""
+        scores = [
+            "no score" if interval.value is None else f"{interval.value:.2g}"
+            for interval in (self.intact, self.destroyed)
+        ]
+        return f"The intact model has {scores[0]}, a destroyed one {scores[1]}."
+
+
+def can_see(
+    loaded: LoadedModel, probes: Mapping[str, BehaviourSet], settings: EvaluationSettings
+) -> dict[str, Sight]:
+    """Return for each probe what it shows of the intact and of a destroyed model.
+
+    A few dozen rows a probe are enough; every bit of the model is back afterwards.
+
+    Args:
+        loaded: The intact model and its tokenizer.
+        probes: Probe name to the rows that it is put to.
+        settings: How the study will ask, judge and measure.
+
+    Raises:
+        InputError: As `ask` and `judge_replies`.
+    """
+    intact = _scores(loaded, probes, settings, None)
+    destroyed = _scores(loaded, probes, settings, destroying(loaded))
+    return {name: _sight(name, intact[name], destroyed[name], settings) for name in probes}
+
+
+def _scores(
+    loaded: LoadedModel,
+    probes: Mapping[str, BehaviourSet],
+    settings: EvaluationSettings,
+    variant: Mask | None,
+) -> dict[str, list[float | None]]:
+    """Return the scores of each probe's rows, in their order."""
+    replies = ask(loaded, probes, settings, variant)
+    scores: dict[str, list[float | None]] = {name: [] for name in probes}
+    for reply, judgement in zip(replies, judge_replies(replies, settings), strict=True):
+        scores[reply.probe].append(judgement.score)
+    return scores
+
+
+def _sight(
+    name: str,
+    intact: list[float | None],
+    destroyed: list[float | None],
+    settings: EvaluationSettings,
+) -> Sight:
+    resampler = Resampler(f"instrument/{name}")
+    average = resampler.spread if settings.measure == "likelihood" else resampler.rate
+    before, after = average({"": intact}), average({"": destroyed})
+    drop = relative_drop(before, after).interval("drop in a destroyed model")
+    return Sight(before.interval("intact model"), after.interval("destroyed model"), drop)
+
+
+def destroying(loaded: LoadedModel, share: float = DESTROYED, seed: int = 0) -> Mask:
+    """Return a mask of so many weights of every prunable tensor, drawn at random.
+
+    It takes 8 bytes a removed weight beside the weight itself.
+    """
+    tensors = {}
+    for name, tensor in prunable_tensors(loaded.model).items():
+        size = tensor.numel()
+        draw = rng(f"destroyed/{name}", seed).choice(size, round(share * size), replace=False)
+        index = torch.from_numpy(draw).sort().values
+        value = tensor.reshape(-1)[index.to(tensor.device)].detach().cpu().clone()
+        waves = torch.zeros(index.numel(), dtype=torch.uint8)
+        tensors[name] = MaskTensor(tuple(tensor.shape), index, value, waves)
+    return Mask(tensors, {"control": "destroyed", "control_seed": seed})
