@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.machine.memory import returned
+from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read_into, weight_files
-from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
+from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
 from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.load import refuse_encoder
+from resect.model.faults import refuse_encoder
 from resect.records import CausalModel
 
 
