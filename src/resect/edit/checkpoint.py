@@ -24,6 +24,7 @@ from resect.edit.layouts import carried_to_files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
 from resect.model.files import entries, weight_files
+from resect.model.imported import checkpoint_of
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor, same_bits
 
@@ -122,12 +123,12 @@ def prune_checkpoint(
 
 
 def cut_record(checkpoint: str | Path) -> CutRecord | None:
-    """Return what a folder that `prune_checkpoint` wrote says of its cut; None for all others.
+    """Return what a folder or GGUF file that was cut says of its cut; None for all others.
 
     Raises:
         InputError: The record is not readable.
     """
-    path = Path(checkpoint) / RECORD
+    path = Path(checkpoint_of(checkpoint)) / RECORD
     if not path.is_file():
         return None
     record = files.read_json(path)

@@ -14,6 +14,8 @@ from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
+from resect.model.gguf import is_gguf
+from resect.model.imported import checkpoint_of
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
@@ -57,7 +59,8 @@ def load_model(
     """Load a causal LM and its tokenizer.
 
     Args:
-        place: A checkpoint folder, or a Hub id, `id@revision` for a fixed revision.
+        place: A checkpoint folder, a GGUF file, which is imported into the cache when it is first
+            asked for, or a Hub id, `id@revision` for a fixed revision.
         dtype: Dtype of the weights; None keeps the one on disk.
         device: Device to move the model to; None for a GPU if there is one, else the CPU; "auto"
             spreads one large model over all GPUs.
@@ -123,6 +126,8 @@ def load_reported(
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
     refuse_encoder(model.config, str(checkpoint))
+    if is_gguf(Path(checkpoint).expanduser()):
+        model.name_or_path = str(checkpoint)  # and not the cache
     folder = _folder_of(source, revision)
     if folder is not None:
         wanted = chosen if isinstance(chosen, torch.dtype) else None
@@ -237,8 +242,11 @@ def _speaks(tokenizer: Tokenizer) -> bool:
 def _source(text: str, *, words: bool = False) -> _Source:
     """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
 
+    A GGUF file is the folder that it is imported into.
+
     An adapter's folder has no model, and may have a tokenizer (`words`).
     """
+    text = checkpoint_of(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
         # Beside a config.json too: transformers would put it on the base that it names.
@@ -255,7 +263,9 @@ def _source(text: str, *, words: bool = False) -> _Source:
     name, _, revision = text.partition("@")
     if text.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
         raise InputError(
-            "no such checkpoint folder", got=text, allowed="a folder, or a Hub id owner/name"
+            "no such checkpoint folder",
+            got=text,
+            allowed="a folder, a GGUF file, or a Hub id owner/name",
         )
     return _Source(name, revision or None)
 

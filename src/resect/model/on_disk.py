@@ -18,6 +18,8 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read_into, weight_files
+from resect.model.gguf import is_gguf
+from resect.model.imported import checkpoint_of
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
 from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
@@ -133,7 +135,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     """Open a checkpoint folder without bringing its blocks into memory.
 
     Args:
-        folder: A checkpoint folder with safetensors weights.
+        folder: A checkpoint folder with safetensors weights, or a GGUF file.
         dtype: Dtype of the weights in memory; None for that of the configuration.
         device: Where the model runs; None for a GPU if there is one, else the CPU.
 
@@ -144,7 +146,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = Path(folder)
+    source = Path(checkpoint_of(folder))
     files = entries(weight_files(source))
     if dtype is not None and dtype not in DTYPES:
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
@@ -164,7 +166,9 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
         name_rounding(files, chosen)
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(folder)
+    if is_gguf(Path(folder).expanduser()):
+        vars(model)["name_or_path"] = str(folder)  # and not the cache
+    tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
 
