@@ -73,7 +73,8 @@ def prune_checkpoint(
     """Write a checkpoint whose masked weights are multiplied by `alpha`.
 
     Args:
-        source: Checkpoint folder with safetensors weights, in one file or in shards.
+        source: Checkpoint folder with safetensors weights, in one file or in shards; or a GGUF
+            file, which is imported.
         mask: What to cut.
         target: New folder.
         alpha: Factor; 0 removes.
@@ -94,7 +95,8 @@ def prune_checkpoint(
     rounded: list[bool] = []
 
     files.refuse_full_folder(Path(target))
-    in_files = _in_files(Path(source), mask)
+    folder = Path(checkpoint_of(source))
+    in_files = _in_files(folder, mask)
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         checked = _checked(name, in_files.tensors[name], tensor, force=force)
@@ -119,7 +121,7 @@ def prune_checkpoint(
             written["rounded"] = True
         return {**written, **files.provenance()}
 
-    return _rewrite(Path(source), in_files, Path(target), cut, record, extra or {})
+    return _rewrite(folder, in_files, Path(target), cut, record, extra or {})
 
 
 def cut_record(checkpoint: str | Path) -> CutRecord | None:
@@ -153,7 +155,7 @@ def restore_checkpoint(
     """Write a checkpoint with the values that the mask holds back in their places.
 
     Args:
-        source: A folder that `prune_checkpoint` wrote.
+        source: A folder that `prune_checkpoint` wrote, or a GGUF file that was cut.
         mask: The mask that it was cut with.
         target: New folder.
         force: Go on although the folder was not cut with this mask; the new one then says so.
@@ -180,7 +182,8 @@ def restore_checkpoint(
     alpha, rounded = float(pruned.get("alpha", 0.0)), pruned.get("rounded", False)
 
     files.refuse_full_folder(Path(target))
-    in_files = _in_files(Path(source), mask)
+    folder = Path(checkpoint_of(source))
+    in_files = _in_files(folder, mask)
 
     def mend(name: str, tensor: Tensor) -> Tensor:
         entry = in_files.tensors[name]
@@ -201,7 +204,7 @@ def restore_checkpoint(
         # A folder that was cut twice and restored once has been cut once.
         return pruned.get("before")
 
-    return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
+    return _rewrite(folder, in_files, Path(target), mend, record, extra or {})
 
 
 class _Checked(NamedTuple):

@@ -26,6 +26,8 @@ MAGIC = b"GGUF"
 SUFFIX = ".gguf"
 # Types that hold values and no blocks.
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# Facts begin behind the magic, the version and two counts.
+_FACTS = 24
 # What the reader of the package raises for files that are cut off or broken.
 READ_FAULTS = (
     OSError,
@@ -49,12 +51,14 @@ class GgufTensor:
         type: How its values are held: F32, F16, BF16, Q8_0, Q4_K, …
         shape: Its shape in torch's order, [r, c] for a matrix.
         data: Its bytes as they lie in the file, mapped and not read.
+        block: Weights in a block, 1 where there are none.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
     data: Bytes
+    block: int
 
     @property
     def size(self) -> int:
@@ -64,13 +68,17 @@ class GgufTensor:
             size *= side
         return size
 
+    @property
+    def blocks(self) -> Bytes:
+        """Its bytes [blocks, bytes of a block]."""
+        return self.data.reshape(self.size // self.block, -1)
+
 
 class Sections(NamedTuple):
-    """Where the parts of a file begin, in bytes; the facts begin at byte 24."""
+    """Where the facts of a file begin and end, in bytes; the table of its tensors follows."""
 
+    facts: int
     table: int
-    table_end: int
-    data: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class GgufFile:
         facts: What its header says in numbers and texts; lists are left out.
         spans: For each fact the bytes [from, to) that it takes in the file.
         tensors: Its tensors by name, in the file's order.
-        sections: Where its parts begin.
+        sections: Where its facts lie.
         alignment: Tensors begin at multiples of so many bytes of the data.
     """
 
@@ -226,19 +234,17 @@ def _described(path: Path, reader: Any) -> GgufFile:
         if len(field.types) == 1:
             facts[name] = field.contents()
     tensors = {tensor.name: _tensor(tensor) for tensor in reader.tensors}
-    entries = [tensor.field for tensor in reader.tensors]
-    ends = [span.stop for span in spans.values()]
-    table = entries[0].offset if entries else max(ends, default=24)
-    lengths = (sum(int(part.nbytes) for part in entry.parts) for entry in entries)
-    end = table + sum(lengths)
-    sections = Sections(table, end, int(reader.data_offset))
+    sections = Sections(_FACTS, max((span.stop for span in spans.values()), default=_FACTS))
     return GgufFile(path, facts, spans, tensors, sections, int(reader.alignment))
 
 
 def _tensor(tensor: Any) -> GgufTensor:
+    from gguf import GGML_QUANT_SIZES
+
     shape = tuple(int(side) for side in reversed(tensor.shape.tolist()))
     data = tensor.data.reshape(-1).view(np.uint8)
-    return GgufTensor(str(tensor.name), tensor.tensor_type.name, shape, data)
+    block = int(GGML_QUANT_SIZES[tensor.tensor_type][0])
+    return GgufTensor(str(tensor.name), tensor.tensor_type.name, shape, data, block)
 
 
 def read_by_nobody(file: GgufFile, weights: int, scaled: bool) -> str:

@@ -49,6 +49,7 @@ ENDS = (
 )  # fmt: skip
 _END_FACTS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
 _NAME = f"model{SUFFIX}"
+_BLOCKS_OF_27B = 62
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +63,7 @@ class Imported:
         architecture: What the file calls its architecture.
         types: The types of its tensors.
         dtype: Dtype of the folder.
+        meaning: What its weights are, in a sentence.
         notes: What a reader has to know, in sentences.
     """
 
@@ -70,6 +72,7 @@ class Imported:
     architecture: str
     types: tuple[str, ...]
     dtype: str
+    meaning: str
     notes: tuple[str, ...]
 
 
@@ -91,7 +94,7 @@ def checkpoint_of(place: str | Path) -> str:
     folder = _cached(content)
     if not (folder / RECORD).is_file():
         file = read_gguf(path)
-        _log.warning("%s is imported once, into %s: %s", path, folder, meaning(file))
+        _log.warning("%s is imported once, into %s: %s", path, folder, meaning_of(file))
         try:
             for note in import_gguf([path], folder).notes:
                 _log.warning("%s: %s", path, note)
@@ -102,7 +105,7 @@ def checkpoint_of(place: str | Path) -> str:
     return str(folder)
 
 
-def meaning(file: GgufFile) -> str:
+def meaning_of(file: GgufFile) -> str:
     """Say in one line what the weights of an imported file are."""
     if not file.quantised:
         return f"its weights ({', '.join(file.types)}) keep their values"
@@ -145,6 +148,7 @@ def import_gguf(paths: Sequence[Path], target: Path) -> Imported:
             file.architecture,
             tuple(file.types),
             str(dtype).removeprefix("torch."),
+            meaning_of(file),
             tuple(notes),
         )
         with files.atomic_folder(target) as unfinished, quiet():
@@ -220,13 +224,31 @@ def _read(folder: Path, file: GgufFile, name: str) -> _Read:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), gguf_file=_NAME, trust_remote_code=False
             )
-    except (*LOAD_FAULTS, *READ_FAULTS) as error:
+    except InputError:
+        raise
+    except BaseException as error:
+        # The package tokenizers has no class of its own for what it cannot build.
+        if type(error) is not Exception and not isinstance(error, (*LOAD_FAULTS, *READ_FAULTS)):
+            raise
         raise _why_not(file, name, error) from error
+    _mend(model.config, file)
     # Without the file that the configuration came from, this would name a temporary folder.
     model.config._name_or_path = ""
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     return _Read(model, tokenizer)
+
+
+def _mend(config: Any, file: GgufFile) -> None:
+    """Set what transformers' reader takes from the defaults of a class and not from the file.
+
+    llama.cpp scales the queries of Gemma 3 by the size of its heads, and in the model of 27B, which
+    has 62 blocks, by the width that a head would have alone; the default of the class is 256.
+    """
+    if file.architecture == "gemma3" and hasattr(config, "query_pre_attn_scalar"):
+        largest = config.num_hidden_layers == _BLOCKS_OF_27B
+        shared = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = shared if largest else config.head_dim
 
 
 def _why_not(file: GgufFile, name: str, error: BaseException) -> InputError:
