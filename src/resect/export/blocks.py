@@ -67,7 +67,7 @@ def zeroed(tensor: GgufTensor, index: Index) -> Zeroed:
     before = _decoded(blocks, tensor)
     todo = before[row, column] != 0
     bits = _own_bits(tensor.type, tensor.block, blocks.shape[1])
-    if bits.shape[1]:
+    if bits.shape[1] and todo.any():
         sample = np.flatnonzero(todo)[:_SAMPLE]
         for code in _by_use(blocks, row[sample], column[sample], bits, tensor):
             left = np.flatnonzero(todo)

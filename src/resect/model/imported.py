@@ -206,13 +206,18 @@ def _read(folder: Path, file: GgufFile, name: str) -> _Read:
     Raises:
         InputError: It cannot.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
         # The reader of some architectures draws a bar of its own.
         with quiet(), contextlib.redirect_stderr(io.StringIO()):
+            config = AutoConfig.from_pretrained(
+                str(folder), gguf_file=_NAME, trust_remote_code=False
+            )
+            _refuse_larger(config, file, name)
             model, report = AutoModelForCausalLM.from_pretrained(
                 str(folder),
+                config=config,
                 gguf_file=_NAME,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
@@ -237,6 +242,32 @@ def _read(folder: Path, file: GgufFile, name: str) -> _Read:
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     return _Read(model, tokenizer)
+
+
+def _refuse_larger(config: Any, file: GgufFile, name: str) -> None:
+    """Refuse a file that holds less than its header says, before a model of that size is built.
+
+    Raises:
+        InputError: The model has more weights than the file.
+    """
+    from transformers import AutoModelForCausalLM
+
+    held = sum(tensor.size for tensor in file.tensors.values())
+    if config.num_hidden_layers > len(file.tensors):
+        needed = f"{config.num_hidden_layers:,} blocks"
+    else:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        weights = sum(parameter.numel() for parameter in model.parameters())
+        if weights <= held:
+            return
+        needed = f"{weights:,} numbers"
+    raise InputError(
+        f"{name} lacks weights of its model",
+        got=f"{held:,} numbers in {len(file.tensors)} tensors",
+        allowed=f"{needed}, as its header says",
+        fix="fetch the file again, or take the checkpoint that it was made from",
+    )
 
 
 def _mend(config: Any, file: GgufFile) -> None:
