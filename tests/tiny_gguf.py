@@ -110,7 +110,7 @@ def blocks(weight: np.ndarray, type_name: str, seed: int) -> np.ndarray:
     """Return a weight in blocks; in types that the package only decodes, blocks of random codes."""
     kind = Type[type_name]
     if type_name not in _SCALES:
-        return gguf.quants.quantize(weight, kind)
+        return np.asarray(gguf.quants.quantize(weight, kind))
     elements, width = gguf.GGML_QUANT_SIZES[kind]
     count = weight.size // elements
     data = np.random.default_rng(seed).integers(0, 256, (count, width), dtype=np.uint8)

@@ -45,7 +45,8 @@ def mask_of(path: Path, share: float = SHARE) -> Mask:
 
 
 def tensors_of(place: Path) -> dict[str, torch.Tensor]:
-    return load_file(Path(checkpoint_of(place)) / "model.safetensors")
+    tensors: dict[str, torch.Tensor] = load_file(Path(checkpoint_of(place)) / "model.safetensors")
+    return tensors
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import resect
 import tiny_gguf
 from command_line import call, ok, write
 from resect.errors import InputError
+from resect.files import hash_file
 from resect.model import imported
 from resect.model.gguf import read_gguf
 from resect.model.imported import checkpoint_of, import_gguf
@@ -129,7 +130,7 @@ def test_a_folder_has_what_a_checkpoint_needs(llama: Any, tmp_path: Path) -> Non
     assert chat.decode(chat("Hello, the 42é!")["input_ids"]) == "Hello, the 42é!"
     record = json.loads((folder / "gguf.json").read_text(encoding="utf-8"))
     assert record["types"] == ["Q8_0", "F32"]
-    assert record["hash"] == imported.files.hash_file(path)
+    assert record["hash"] == hash_file(path)
     assert "values that its blocks (Q8_0) decode to" in record["meaning"]
     # As any other checkpoint.
     assert resect.load_model(path).model.dtype == torch.float32

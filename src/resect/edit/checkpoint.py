@@ -73,8 +73,7 @@ def prune_checkpoint(
     """Write a checkpoint whose masked weights are multiplied by `alpha`.
 
     Args:
-        source: Checkpoint folder with safetensors weights, in one file or in shards; or a GGUF
-            file, which is imported.
+        source: Checkpoint folder with safetensors weights, in one file or shards, or a GGUF file.
         mask: What to cut.
         target: New folder.
         alpha: Factor; 0 removes.
@@ -180,7 +179,6 @@ def restore_checkpoint(
     for objection in _objections(pruned, mask):
         refuse(objection)
     alpha, rounded = float(pruned.get("alpha", 0.0)), pruned.get("rounded", False)
-
     files.refuse_full_folder(Path(target))
     folder = Path(checkpoint_of(source))
     in_files = _in_files(folder, mask)
@@ -190,9 +188,7 @@ def restore_checkpoint(
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
         value = entry.value.to(tensor.dtype)
-        held, expected = changed.view(-1)[entry.index], _cut_to(value, alpha)
-        # A block of a GGUF file may hold the zero of the other sign.
-        uncut = ~(_same(expected, held) | ((expected == 0) & (held == 0)))
+        uncut = ~_is_cut(changed.view(-1)[entry.index], value, alpha)
         if uncut.any() and not rounded:  # else the mask does not hold what was cut
             index = int(entry.index[uncut][0])
             refuse(_uncut(name, index))
@@ -276,6 +272,13 @@ def _cut_to(values: Tensor, alpha: float) -> Tensor:
     """Return what stands in place of values [k]; inf and NaN are removed as other values are."""
     # The product is taken in the weights' own dtype, as `removed` does in memory.
     return values * alpha if alpha else torch.zeros_like(values)
+
+
+def _is_cut(held: Tensor, values: Tensor, alpha: float) -> Tensor:
+    """Tell where weights [k] are as a cut leaves values [k]."""
+    expected = _cut_to(values, alpha)
+    # A block of a GGUF file may hold the zero of the other sign.
+    return _same(expected, held) | ((expected == 0) & (held == 0))
 
 
 _FIX = "use the mask that this folder was cut with"

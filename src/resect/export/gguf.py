@@ -154,12 +154,7 @@ def export_gguf(
                 yield _patched(tensor, patches.get(name))
 
     files.write_pieces(target, assembled(file, facts, changed, data()))
-    types = tuple(
-        dict.fromkeys(
-            changed[name].name if name in changed else tensor.type
-            for name, tensor in file.tensors.items()
-        )
-    )
+    types = _types(file, changed)
     return GgufCut(mask.count, len(cuts), types, rounding.values, rounding.rounded)
 
 
@@ -187,6 +182,15 @@ def _changed(file: GgufFile, out: _Out | None) -> dict[str, Kind]:
         return {}
     stay = (*_STAY, out.kind.name)
     return {name: out.kind for name, tensor in file.tensors.items() if tensor.type not in stay}
+
+
+def _types(file: GgufFile, changed: Mapping[str, Kind]) -> tuple[str, ...]:
+    """Return the types of a new file's tensors, each once."""
+    types = [
+        changed[name].name if name in changed else tensor.type
+        for name, tensor in file.tensors.items()
+    ]
+    return tuple(dict.fromkeys(types))
 
 
 def _checked(file: GgufFile, mask: Mask, *, force: bool) -> _Checked:
@@ -294,10 +298,10 @@ def _refuse_blocks(file: GgufFile, cuts: Mapping[str, _Cut], patches: Mapping[st
 def _patched(tensor: GgufTensor, patch: Zeroed | None) -> Piece:
     """Return the bytes of a tensor with some blocks replaced."""
     if patch is None:
-        return memoryview(tensor.data)
+        return tensor.data.data
     blocks = np.array(tensor.blocks)
     blocks[patch.rows] = patch.blocks
-    return memoryview(blocks.reshape(-1))
+    return blocks.reshape(-1).data
 
 
 def _as_floats(
@@ -321,4 +325,4 @@ def _as_floats(
         )
     rounding.values += len(values)
     rounding.rounded += int(((written.float() != values) & ~values.isnan()).sum())
-    return memoryview(written.view(torch.uint8).numpy())
+    return written.view(torch.uint8).numpy().data

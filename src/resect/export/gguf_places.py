@@ -97,7 +97,8 @@ def _row_in_file(rows: Index, count: int, heads: int) -> Index:
     """
     head, within = np.divmod(rows, count // heads)
     half, pair = np.divmod(within, count // heads // 2)
-    return head * (count // heads) + 2 * pair + half
+    row: Index = head * (count // heads) + 2 * pair + half
+    return row
 
 
 def _heads(file: GgufFile, name: str) -> int:

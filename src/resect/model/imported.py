@@ -36,7 +36,7 @@ from resect.model.gguf import (
     read_by_nobody,
     read_gguf,
 )
-from resect.records import Tokenizer
+from resect.records import CausalModel, Tokenizer
 
 RECORD = "gguf.json"
 # In a file that `resect prune` wrote: what a cut folder has in the file of the second name.
@@ -103,6 +103,12 @@ def checkpoint_of(place: str | Path) -> str:
             if not (folder / RECORD).is_file():
                 raise
     return str(folder)
+
+
+def name_source(model: CausalModel, place: str | Path) -> None:
+    """Let a model that came from a GGUF file name that file, and not the cache."""
+    if is_gguf(Path(place).expanduser()):
+        vars(model)["name_or_path"] = str(place)
 
 
 def meaning_of(file: GgufFile) -> str:

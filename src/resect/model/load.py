@@ -14,8 +14,7 @@ from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
-from resect.model.gguf import is_gguf
-from resect.model.imported import checkpoint_of
+from resect.model.imported import checkpoint_of, name_source
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
@@ -119,15 +118,9 @@ def load_reported(
         speaker = _read_tokenizer(words_from)
     except LOAD_FAULTS as error:
         raise _why_not(checkpoint, error) from error
-    if not _speaks(speaker):
-        raise InputError(
-            f"the tokenizer of {tokenizer or checkpoint} returns no tokens",
-            got=type(speaker).__name__,
-            fix="save the tokenizer with its class named in tokenizer_config.json",
-        )
+    _refuse_mute(speaker, tokenizer or checkpoint)
     refuse_encoder(model.config, str(checkpoint))
-    if is_gguf(Path(checkpoint).expanduser()):
-        model.name_or_path = str(checkpoint)  # and not the cache
+    name_source(model, checkpoint)
     folder = _folder_of(source, revision)
     if folder is not None:
         wanted = chosen if isinstance(chosen, torch.dtype) else None
@@ -148,6 +141,16 @@ def _read_tokenizer(source: _Source) -> Tokenizer:
         # which has no use for a vocabulary of words; the file itself knows better.
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source.name, revision=source.revision)
     return tokenizer
+
+
+def _refuse_mute(speaker: Tokenizer, place: str | Path) -> None:
+    """Raise `InputError` for a tokenizer that finds no tokens in a text."""
+    if not _speaks(speaker):
+        raise InputError(
+            f"the tokenizer of {place} returns no tokens",
+            got=type(speaker).__name__,
+            fix="save the tokenizer with its class named in tokenizer_config.json",
+        )
 
 
 def _folder_of(source: str, revision: str | None) -> Path | None:

@@ -18,8 +18,7 @@ from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read_into, weight_files
-from resect.model.gguf import is_gguf
-from resect.model.imported import checkpoint_of
+from resect.model.imported import checkpoint_of, name_source
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
 from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
@@ -166,8 +165,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
         name_rounding(files, chosen)
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    if is_gguf(Path(folder).expanduser()):
-        vars(model)["name_or_path"] = str(folder)  # and not the cache
+    name_source(model, folder)
     tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
