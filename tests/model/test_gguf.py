@@ -317,6 +317,12 @@ def _part(path: Path) -> Path:
     )
 
 
+def _wrong_record(path: Path) -> Path:
+    return tiny_gguf.save(
+        path, tiny_gguf.build(), extra=lambda writer: writer.add_string("resect.cut", "[1")
+    )
+
+
 def _many_blocks(path: Path) -> Path:
     def add(writer: gguf.GGUFWriter) -> None:
         del writer.kv_data[0]["llama.block_count"]
@@ -345,6 +351,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nothing but a table": (_architecture("llama"), "lacks weights of its model"),
     "one of several": (_part, "llama-gguf-split --merge"),
     "more blocks than tensors": (_many_blocks, "2,147,483,647 blocks"),
+    "no record of its cut": (_wrong_record, "does not say how it was cut"),
     "holes": (_without_norms, "lacks weights of its model"),
 }
 

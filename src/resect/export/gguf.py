@@ -29,7 +29,7 @@ from resect.export.gguf_writing import Kind, Piece, assembled
 from resect.model.faults import some_of
 from resect.model.files import DTYPES
 from resect.model.gguf import SUFFIX, GgufFile, GgufTensor, dequantised, read_gguf
-from resect.model.imported import CUT_FACT
+from resect.model.imported import CUT_FACT, cut_of
 from resect.weights.fit import all_forced, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor, agree
 
@@ -238,8 +238,7 @@ def _other_values(
 
 def _record(file: GgufFile, mask: Mask, alpha: float, forced: str) -> Mapping[str, object]:
     """Return what the file says of its cut, as a cut folder says it."""
-    before = file.facts.get(CUT_FACT)
-    earlier = None if before is None else cast("CutRecord", json.loads(str(before)))
+    earlier = cast("CutRecord | None", cut_of(file))
     written: CutRecord = {
         "mask": mask.hash,
         "weights": mask.count,

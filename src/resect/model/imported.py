@@ -138,6 +138,7 @@ def import_gguf(paths: Sequence[Path], target: Path) -> Imported:
         content = files.hash_file(folder / _NAME)
         file = read_gguf(paths[0] if len(paths) == 1 else folder / _NAME)
         name = " ".join(map(str, paths))
+        cut = cut_of(file)
         model, tokenizer = _read(folder, file, name)
         model.generation_config.eos_token_id = _ends(file, tokenizer)
         dtype = _dtype(model, file)
@@ -163,10 +164,28 @@ def import_gguf(paths: Sequence[Path], target: Path) -> Imported:
             record = asdict(imported) | files.provenance()
             record["versions"] = files.package_versions(("torch", "transformers", "gguf"))
             files.write_json(unfinished / RECORD, record)
-            if CUT_FACT in file.facts:
-                cut = json.loads(str(file.facts[CUT_FACT]))
+            if cut is not None:
                 files.write_json(unfinished / CUT_RECORD, cut)
     return imported
+
+
+def cut_of(file: GgufFile) -> dict[str, object] | None:
+    """Return what a file that was cut says of that; None for all others.
+
+    Raises:
+        InputError: That is not readable.
+    """
+    if CUT_FACT not in file.facts:
+        return None
+    try:
+        record = json.loads(str(file.facts[CUT_FACT]))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file.path} does not say how it was cut", got=str(error)) from error
+    if not isinstance(record, dict):
+        raise InputError(
+            f"{file.path} does not say how it was cut", got=f"{type(record).__name__} in {CUT_FACT}"
+        )
+    return record
 
 
 @functools.cache
