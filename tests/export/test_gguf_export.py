@@ -22,7 +22,7 @@ from resect.edit.checkpoint import cut_record
 from resect.errors import InputError, MismatchError
 from resect.export import export_checkpoint, export_gguf
 from resect.export.gguf_places import placed
-from resect.model.gguf import read_gguf
+from resect.model.gguf import GgufFile, GgufTensor, Sections, read_gguf
 from resect.model.imported import checkpoint_of
 from resect.weights.mask import Mask, MaskTensor
 
@@ -135,6 +135,44 @@ def test_places_are_followed_through_the_rows_of_heads(tmp_path: Path) -> None:
         assert np.array_equal(values[where.index], index.astype(np.float32)), name
         moved = not np.array_equal(where.index, index)
         assert moved == name.endswith(("q_proj.weight", "k_proj.weight"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "inner", "turned"),
+    [
+        ("gpt2", "transformer.h.0.attn.c_attn.weight", "blk.0.attn_qkv.weight", True),
+        ("gpt2", "transformer.h.0.attn.c_proj.weight", "blk.0.attn_output.weight", True),
+        ("qwen3moe", "model.layers.0.mlp.experts.2.up_proj.weight", "blk.0.ffn_up_exps.weight", 0),
+    ],
+)
+def test_places_in_turned_matrices_and_among_joined_experts(
+    architecture: str, name: str, inner: str, turned: bool
+) -> None:
+    weight = np.arange(8 * 24, dtype=np.float32).reshape(8, 24)
+    held = weight.T if turned else np.stack([np.full_like(weight, -1)] * 2 + [weight])
+    data = np.ascontiguousarray(held).reshape(-1).view(np.uint8)
+    facts = {"general.architecture": architecture, f"{architecture}.block_count": 1}
+    tensors = {inner: GgufTensor(inner, "F32", held.shape, data, 1)}
+    file = GgufFile(Path("x.gguf"), facts, {}, tensors, Sections(24, 24), 32)
+    index = np.array([0, 1, 24, 100, 8 * 24 - 1])
+    where = placed(file, name, weight.shape, index)
+    assert np.array_equal(where.tensor.data.view(np.float32)[where.index], index)
+    other = name.replace("experts.2", "experts.3")
+    if other != name:
+        with pytest.raises(MismatchError, match="has another shape"):
+            placed(file, other, weight.shape, index)
+
+
+def test_nothing_is_forced_into_a_layout_that_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = made(tmp_path, "Q8_0")
+    mask = tiny.cut(tiny_gguf.build(), SHARE)
+    monkeypatch.setattr("resect.export.gguf.KNOWN", ())
+    with pytest.raises(MismatchError, match="another value") as caught:
+        export_gguf(path, mask, tmp_path / "cut.gguf", force=True)
+    assert "--force" not in str(caught.value)
+    assert not (tmp_path / "cut.gguf").exists()
 
 
 def test_nothing_but_the_cut_and_what_is_said_of_it_changes(tmp_path: Path) -> None:

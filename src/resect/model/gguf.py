@@ -146,7 +146,7 @@ def read_gguf(path: str | Path) -> GgufFile:
     except READ_FAULTS as error:
         raise InputError(
             f"{path} is not a whole GGUF file",
-            got=first_line(error),
+            got=f"{path.stat().st_size:,} bytes, of which its reader says: {first_line(error)}",
             fix="fetch it again; if it is one of several parts, join them: "
             "resect import PART1 PART2 … -o DIR",
         ) from error
