@@ -235,9 +235,9 @@ def test_two_processes_may_import_the_same(
 ) -> None:
     path = tiny_gguf.save(tmp_path / "m.gguf", llama)
 
-    def meanwhile(paths: list[Path], target: Path) -> imported.Imported:
-        import_gguf(paths, target)
-        return import_gguf(paths, target)
+    def meanwhile(paths: list[Path], target: Path, **options: Any) -> imported.Imported:
+        import_gguf(paths, target, **options)
+        return import_gguf(paths, target, **options)
 
     monkeypatch.setattr(imported, "import_gguf", meanwhile)
     assert resect.load_model(path).model.dtype == torch.float32
@@ -262,6 +262,7 @@ def test_parts_are_joined_in_order(llama: Any, tmp_path: Path, cache: Path) -> N
     assert not list((cache / "gguf").iterdir())
 
     for wrong, message in (
+        ([parts[0]], f"{parts[0]} is not a whole GGUF file"),
         ([parts[0]], "resect import PART1 PART2"),
         ([parts[1], parts[0], parts[2]], "is not a GGUF file"),
         (parts[:2], "is not a whole GGUF file"),

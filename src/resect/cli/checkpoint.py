@@ -27,12 +27,12 @@ def import_file(
     """Write a checkpoint folder of a GGUF file, with the values that its blocks decode to."""
     from resect.model.imported import import_gguf
 
-    imported = import_gguf(sources, output)
+    imported = import_gguf(sources, output, on_meaning=note)
     say(
         f"{output}: architecture {imported.architecture} in {imported.dtype}, "
         f"from SHA-256 {imported.hash}…"
     )
-    for line in (imported.meaning, *imported.notes):
+    for line in imported.notes:
         note(line)
 
 

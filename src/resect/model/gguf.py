@@ -130,14 +130,19 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def read_gguf(path: str | Path) -> GgufFile:
+def read_gguf(path: str | Path, *, named: str = "") -> GgufFile:
     """Read what a GGUF file says of itself; its tensors are mapped and not read.
+
+    Args:
+        path: The file.
+        named: What messages call it; "" for its path.
 
     Raises:
         InputError: The package is not installed, or this is no whole GGUF file that it can read.
     """
     path = Path(path).expanduser()
-    _refuse_missing(path)
+    named = named or str(path)
+    _refuse_missing(path, named)
     from gguf import GGUFReader
 
     try:
@@ -145,23 +150,23 @@ def read_gguf(path: str | Path) -> GgufFile:
         file = _described(path, reader)
     except READ_FAULTS as error:
         raise InputError(
-            f"{path} is not a whole GGUF file",
+            f"{named} is not a whole GGUF file",
             got=f"{path.stat().st_size:,} bytes, of which its reader says: {first_line(error)}",
             fix="fetch it again; if it is one of several parts, join them: "
             "resect import PART1 PART2 … -o DIR",
         ) from error
     if reader.byte_order != "I":
-        raise InputError(f"{path} was written for machines of another byte order")
+        raise InputError(f"{named} was written for machines of another byte order")
     parts = file.facts.get("split.count", 0)
     if isinstance(parts, int) and parts > 1:
         raise InputError(
-            f"{path} is one of {parts} files, each with a header of its own",
+            f"{named} is one of {parts} files, each with a header of its own",
             allowed="one file",
             fix="merge them with llama.cpp's tool: llama-gguf-split --merge FIRST WHOLE.gguf",
         )
     if not file.architecture or not file.tensors:
         raise InputError(
-            f"{path} holds no model",
+            f"{named} holds no model",
             got=f"{len(file.tensors)} tensors, architecture {file.architecture!r}",
         )
     return file
@@ -201,18 +206,18 @@ def _viewed(data: Bytes, type_name: str) -> npt.NDArray[Any]:
     return flat
 
 
-def _refuse_missing(path: Path) -> None:
+def _refuse_missing(path: Path, named: str) -> None:
     """Raise `InputError` if the package is not there, or the file is none of its kind."""
     if not path.is_file():
-        raise InputError("no such GGUF file", got=str(path))
+        raise InputError("no such GGUF file", got=named)
     try:
         with path.open("rb") as file:
             begin = file.read(len(MAGIC))
     except OSError as error:
-        raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
+        raise InputError(f"cannot read {named}", got=error.strerror or str(error)) from error
     if begin != MAGIC:
         raise InputError(
-            f"{path} is not a GGUF file",
+            f"{named} is not a GGUF file",
             got=f"a file that begins with {begin!r}",
             allowed=f"one that begins with {MAGIC!r}; of several parts that is the first",
         )

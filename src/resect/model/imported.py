@@ -17,7 +17,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,10 +93,9 @@ def checkpoint_of(place: str | Path) -> str:
     content = _hash(path, status.st_mtime_ns, status.st_size)
     folder = _cached(content)
     if not (folder / RECORD).is_file():
-        file = read_gguf(path)
-        _log.warning("%s is imported once, into %s: %s", path, folder, meaning_of(file))
         try:
-            for note in import_gguf([path], folder).notes:
+            told = functools.partial(_log.warning, "%s is imported once, into %s: %s", path, folder)
+            for note in import_gguf([path], folder, on_meaning=told).notes:
                 _log.warning("%s: %s", path, note)
         except InputError:
             # Another process may have done the same.
@@ -122,12 +121,15 @@ def meaning_of(file: GgufFile) -> str:
     )
 
 
-def import_gguf(paths: Sequence[Path], target: Path) -> Imported:
+def import_gguf(
+    paths: Sequence[Path], target: Path, *, on_meaning: Callable[[str], None] | None = None
+) -> Imported:
     """Write a checkpoint folder of a GGUF file: weights, configuration, tokenizer, chat template.
 
     Args:
         paths: The file, or its parts in order.
         target: New folder.
+        on_meaning: Called before the long part with what the weights will be, in a line.
 
     Raises:
         InputError: It is no whole GGUF file of a causal LM that transformers can read, the package
@@ -135,10 +137,12 @@ def import_gguf(paths: Sequence[Path], target: Path) -> Imported:
     """
     files.refuse_full_folder(target)
     with _whole(paths) as folder:
-        content = files.hash_file(folder / _NAME)
-        file = read_gguf(paths[0] if len(paths) == 1 else folder / _NAME)
         name = " ".join(map(str, paths))
+        file = read_gguf(folder / _NAME, named=name)
+        content = files.hash_file(folder / _NAME)
         cut = cut_of(file)
+        if on_meaning is not None:
+            on_meaning(meaning_of(file))
         model, tokenizer = _read(folder, file, name)
         model.generation_config.eos_token_id = _ends(file, tokenizer)
         dtype = _dtype(model, file)
@@ -205,7 +209,6 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_file():
             raise InputError("no such GGUF file", got=str(path))
     if len(paths) == 1:
-        read_gguf(paths[0])
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / _NAME).symlink_to(paths[0].resolve())
             yield Path(folder)
