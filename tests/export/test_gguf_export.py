@@ -151,7 +151,10 @@ def test_places_in_turned_matrices_and_among_joined_experts(
     weight = np.arange(8 * 24, dtype=np.float32).reshape(8, 24)
     held = weight.T if turned else np.stack([np.full_like(weight, -1)] * 2 + [weight])
     data = np.ascontiguousarray(held).reshape(-1).view(np.uint8)
-    facts = {"general.architecture": architecture, f"{architecture}.block_count": 1}
+    facts: dict[str, str | int] = {
+        "general.architecture": architecture,
+        f"{architecture}.block_count": 1,
+    }
     tensors = {inner: GgufTensor(inner, "F32", held.shape, data, 1)}
     file = GgufFile(Path("x.gguf"), facts, {}, tensors, Sections(24, 24), 32)
     index = np.array([0, 1, 24, 100, 8 * 24 - 1])
