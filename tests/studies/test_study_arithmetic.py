@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from invented_run import Invented, invented_config
-from resect.records import Claim, Interval, VerdictWord
+from resect.records import Claim, Interval, Requirement, VerdictWord
 from resect.stats import Sample
 from resect.studies import measurements
 from resect.studies.cells import Cell, Cut, Tuning, merge
@@ -105,6 +106,14 @@ def test_a_claim_needs_most_models_to_be_measurable() -> None:
     assert "Only 1 of 3 models" in agreed(one_of_three, 0.5).reason
     two_of_three = claim("supported", "supported", "supported", "not measurable")
     assert agreed(two_of_three, 0.5) == two_of_three
+
+
+def test_an_interval_over_models_asks_no_single_model() -> None:
+    change = Requirement(Interval("e", 0.9, 0.8, 1.1), "above", 1, "misses", over_models=False)
+    alone = claim("not supported", "not measurable", "not measurable", "not measurable")
+    of_all = replace(alone, requirements=(change,))
+    assert agreed(of_all, 0.5) == of_all
+    assert agreed(alone, 0.5).verdict == "not measurable"
 
 
 def test_categories_of_few_prompts_are_resampled_together() -> None:

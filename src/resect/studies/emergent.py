@@ -410,6 +410,7 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
             above=1,
             misses="The set does not move more than its controls.",
             crosses="The interval over seeds reaches 1.",
+            over_models=False,
         ),
         supported="Over the seeds the set moves more.",
         silent=silent,

@@ -2,7 +2,7 @@
 
 *Of these models*: the study's own claim, over the prompts of all models. It is not supported where
 too many of them say, each by itself, that it is not, and not measurable where fewer than most of
-them could be measured.
+them could be measured. A claim that rests on an interval over models has no single model to ask.
 
 *Of their recipe*: every condition of the rule again, as a mean over models with an interval for
 other models of the same recipe (`resect.stats.of_recipe`), from five models on. What is one number
@@ -54,6 +54,8 @@ def _joined(claim: Claim, alone: Mapping[str, Claim], most_dissent: float) -> Cl
 
 def agreed(claim: Claim, most_dissent: float) -> Claim:
     """Return the claim as weaker where its models disagree, or where most cannot be measured."""
+    if is_over_models(claim):
+        return claim
     silent = [seed for seed, verdict in claim.by_seed.items() if verdict == "not measurable"]
     against = [seed for seed, verdict in claim.by_seed.items() if verdict == "not supported"]
     models = len(claim.by_seed)
@@ -67,11 +69,18 @@ def agreed(claim: Claim, most_dissent: float) -> Claim:
     return replace(claim, verdict="inconclusive", reason=f"{reason} {claim.reason}")
 
 
+def is_over_models(claim: Claim) -> bool:
+    """Return whether a claim rests on intervals over models alone, which no single model has."""
+    return bool(claim.requirements) and not any(item.over_models for item in claim.requirements)
+
+
 def _of_recipe(claim: Claim, alone: Sequence[Claim]) -> OfRecipe | None:
     """Return the claim on the recipe, None where fewer than `LEAST_MODELS` were asked."""
     measured = [single for single in alone if single.verdict != "not measurable"]
     if len(alone) < LEAST_MODELS:
         return None
+    if is_over_models(claim):
+        return OfRecipe(claim.verdict, claim.reason, claim.effect, len(alone))
     if len(measured) < LEAST_MODELS:
         reason = f"Only {len(measured)} models can be measured; it takes {LEAST_MODELS}."
         unknown = Interval(claim.effect.name, None)
