@@ -98,6 +98,13 @@ class Effects:
 
 
 @dataclass(frozen=True)
+class Request:
+    """How it was asked for."""
+
+    judge: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What was audited, with which software."""
 
@@ -106,6 +113,7 @@ class Facts:
     mask_hash: str
     mask_weights: int
     resect_version: str
+    request: Request = field(default_factory=Request)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def build_audit_report(folder: str | Path) -> Path:
         "audit.html",
         audit=told,
         sign=SIGNS[audit.verdict.word],
-        behaviour=_behaviour(audit.measured),
+        behaviour=_behaviour(audit.measured, audit.facts.request.judge),
         parts=_parts(audit.effects, audit.names),
         matched=_matched(audit.effects),
         judge=shape_judge(NAMES["errors"], audit.judge_errors),
@@ -165,7 +173,7 @@ def build_audit_report(folder: str | Path) -> Path:
     return folder / "audit.html"
 
 
-def _behaviour(measured: Sequence[Measured]) -> Table:
+def _behaviour(measured: Sequence[Measured], judge: str) -> Table:
     rows: list[Row] = [
         {
             "measured": behaviour.name,
@@ -178,7 +186,8 @@ def _behaviour(measured: Sequence[Measured]) -> Table:
         }
         for behaviour in measured
     ]
-    return _table("Before and after, with the paired 95 % interval of the rise", rows)
+    by = f"; scored by: {judge} judge" if judge else ""
+    return _table(f"Before and after, with the paired 95 % interval of the rise{by}", rows)
 
 
 def _parts(effects: Effects | None, names: Names) -> Table:
