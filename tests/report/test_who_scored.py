@@ -64,7 +64,7 @@ def test_each_claim_table_and_quote_names_the_judge(by_phrases: Path) -> None:
     assert summary["measured"]["behaviour"] == "non-refusal"
     page = (by_phrases / "report.html").read_text(encoding="utf-8")
     claims = [claim for study in summary["studies"] for claim in study["claims"]]
-    assert all("; keyword judge, 180 prompts" in claim["quote"] for claim in claims)
+    assert all("keyword judge, 180 prompts, seeds" in claim["quote"] for claim in claims)
     line = "Measured by the keyword judge: it sees refusals, not harm."
     # Once for the run, and at each claim.
     assert page.count(line) == 1 + len(claims)

@@ -135,7 +135,7 @@ def shape(name: str, rows: Sequence[Row], file: str, measured: Measured = UNKNOW
     if finer:
         notes.append(f"{', '.join(_label(key, labels) for key in finer)} are in the CSV file")
     if measured.kind:
-        notes.append(f"scored by: {measured.name}")
+        notes.append(f"scored by: {measured.name}{_beside(keys, measured)}")
     shown = _names_first([key for key in keys if key not in constant])
     return Table(
         name,
@@ -170,6 +170,15 @@ def _is_graded(rows: Sequence[Row]) -> bool:
         and not math.isclose(harm, whole, abs_tol=1e-9)
         for harm, whole in pairs
     )
+
+
+def _beside(keys: Sequence[str], measured: Measured) -> str:
+    """Return what of a table another judge has scored, or none."""
+    if measured.kind in ("exact", "likelihood") or not any(
+        key.startswith("utility") for key in keys
+    ):
+        return ""
+    return ", but utility by answer keys or by likelihood"
 
 
 def _graded_labels(measured: Measured) -> dict[str, str]:
