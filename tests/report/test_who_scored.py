@@ -137,8 +137,26 @@ def test_older_runs_say_it_in_their_configuration(tmp_path: Path) -> None:
     assert measured_by(tmp_path, {}) == Measured("keyword:own", "keyword")
     (tmp_path / "config.yaml").write_text("evaluation: []\n", encoding="utf-8")
     assert measured_by(tmp_path, {}).line == ""
+    graded = measured_by(tmp_path, {"judge": "llm:harmfulness@some/model"})
+    assert graded.kind == "llm:harmfulness"
+    (tmp_path / "config.yaml").write_bytes(b"\xff: [")
+    assert measured_by(tmp_path, {}) == Measured()
     named = {"judge": "fitted:a.json", "judge_kind": "fitted, refuse"}
     assert measured_by(tmp_path, named).behaviour == "non-refusal"
+
+
+@pytest.mark.parametrize(
+    ("judge", "shown"),
+    [
+        ("fitted:/somewhere/of mine/a.json", "fitted:a.json"),
+        ("fitted:near/a.json,far/model", "fitted:a.json,model"),
+        ("keyword:own+/somewhere/more.txt", "keyword:own+more.txt"),
+        ("llm:harmfulness@openai/gpt-4o", "llm:harmfulness@openai/gpt-4o"),
+        ("keyword", "keyword"),
+    ],
+)
+def test_folders_of_this_machine_are_not_told(judge: str, shown: str) -> None:
+    assert measured_by(Path("none"), {"judge": judge}).judge == shown
 
 
 def test_runs_of_different_judges_are_not_compared_in_silence(tmp_path: Path) -> None:

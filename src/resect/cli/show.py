@@ -378,7 +378,8 @@ def show_verdicts(run: Path, start: float) -> None:
             for claim in results["claims"]
         ],
     )
-    note(measured.line)
+    if measured.line:
+        note(measured.line)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(run / "report.html"))
 

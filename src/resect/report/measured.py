@@ -8,11 +8,13 @@ stay as they were stated, and so do names in files; a line at each claim says wh
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from resect.errors import InputError
 from resect.files.reading import read_text, read_yaml
 from resect.records import COUNTED, Claim, Interval, Results, StudyResult
 from resect.report.figures.spec import Drawing, Panel, Point
@@ -22,6 +24,8 @@ from resect.report.figures.spec import Drawing, Panel, Point
 HARM = re.compile(
     r"(?:[:;] |\()harm, (?:q = |p = |\d+ rounds|over the )|(?<![\w-])([Hh]arm)(?![\w-]| types?\b)"
 )
+# The folders before a file in the name of a judge, with either kind of slash.
+FOLDERS = re.compile(r"(?<=[:+,])[^:+,]*[/\\]")
 WHOLE = "whole hits"
 # Studies whose replies are all compared with keys, whatever the judge of the configuration.
 BY_KEYS = {"emergent"}
@@ -82,23 +86,27 @@ UNKNOWN = Measured()
 
 
 def measured_by(run: Path, provenance: Mapping[str, object]) -> Measured:
-    """Return who scored the replies of a run; from its configuration where results do not say so.
-
-    Raises:
-        InputError: The configuration is not UTF-8 or not valid YAML.
-    """
+    """Return who scored the replies of a run, if need be from its configuration."""
     if provenance.get("measure") == "likelihood":
         return Measured("", "likelihood")
     judge, kind = provenance.get("judge"), provenance.get("judge_kind")
     if not isinstance(judge, str):
         judge, kind = _configured(run / "config.yaml"), ""
-    known = kind if isinstance(kind, str) and kind in COUNTED else judge.partition(":")[0]
-    return Measured(judge, known) if known in COUNTED else UNKNOWN
+    named = (str(kind), judge.partition("@")[0], judge.partition(":")[0])
+    known = next((name for name in named if name in COUNTED), "")
+    return Measured(_without_folders(judge), known) if known else UNKNOWN
+
+
+def _without_folders(judge: str) -> str:
+    """Return a judge's name with its files by their last parts: reports are sent around."""
+    return FOLDERS.sub("", judge) if judge.startswith(("fitted:", "keyword:")) else judge
 
 
 def _configured(path: Path) -> str:
-    """Return the judge of a configuration; "" if it names none."""
-    config = read_yaml(read_text(path), path) if path.is_file() else None
+    """Return the judge of a configuration; "" if it names none, or cannot be read."""
+    config: object = None
+    with contextlib.suppress(InputError, OSError, UnicodeDecodeError):
+        config = read_yaml(read_text(path), path)
     evaluation = config.get("evaluation") if isinstance(config, Mapping) else None
     judge = evaluation.get("judge") if isinstance(evaluation, Mapping) else None
     return judge if isinstance(judge, str) else ""
