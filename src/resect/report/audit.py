@@ -12,6 +12,7 @@ from resect import files
 from resect.files.reading import refuse_links_out
 from resect.records import Interval, Row
 from resect.report.judge import NAMES, shape_judge
+from resect.report.measured import without_folders
 from resect.report.page import render
 from resect.report.tables import Column, Table
 from resect.report.words import Sign, cell
@@ -186,7 +187,7 @@ def _behaviour(measured: Sequence[Measured], judge: str) -> Table:
         }
         for behaviour in measured
     ]
-    by = f"; scored by: {judge} judge" if judge else ""
+    by = f"; scored by: {without_folders(judge)} judge" if judge else ""
     return _table(f"Before and after, with the paired 95 % interval of the rise{by}", rows)
 
 

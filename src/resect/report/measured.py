@@ -94,10 +94,10 @@ def measured_by(run: Path, provenance: Mapping[str, object]) -> Measured:
         judge, kind = _configured(run / "config.yaml"), ""
     named = (str(kind), judge.partition("@")[0], judge.partition(":")[0])
     known = next((name for name in named if name in COUNTED), "")
-    return Measured(_without_folders(judge), known) if known else UNKNOWN
+    return Measured(without_folders(judge), known) if known else UNKNOWN
 
 
-def _without_folders(judge: str) -> str:
+def without_folders(judge: str) -> str:
     """Return a judge's name with its files by their last parts: reports are sent around."""
     return FOLDERS.sub("", judge) if judge.startswith(("fitted:", "keyword:")) else judge
 
