@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +51,48 @@ OUTCOMES: tuple[Outcome, ...] = (
     "benign",
     "incoherent",
 )
+
+
+class Counted(NamedTuple):
+    """What the scores of a judge count.
+
+    Attributes:
+        complied: Name of a rate where a probe looks for compliance.
+        refused: Name of a rate where a probe looks for refusal.
+        behaviour: What to call the behaviour under study, as a noun, where this judge scores it.
+        sees: What the judge goes by, for a sentence.
+    """
+
+    complied: str
+    refused: str
+    behaviour: str
+    sees: str
+
+
+# Kind of judge -> what its scores count: the one place that names them. "Harm" are the scores of
+# judges alone that look at what a reply gives. Refusal phrases know nothing of it, and of a fitted
+# judge the labels say which of the two it knows.
+COUNTED: Mapping[str, Counted] = {
+    "exact": Counted("right", "refused", "harm", "it compares replies with answer keys"),
+    "keyword": Counted("not refused", "refused", "non-refusal", "it sees refusals, not harm"),
+    "strongreject": Counted(
+        "grade", "grade", "harm", "it grades how much a reply helps with what was asked"
+    ),
+    "llm:harmfulness": Counted(
+        "grade", "grade", "harm", "a model grades how much a reply helps with what was asked"
+    ),
+    "llm": Counted("grade", "grade", "grade", "a model grades replies by a rubric"),
+    "fitted, comply": Counted(
+        "complied", "not complied", "compliance", "it was fitted to labels of compliance"
+    ),
+    "fitted, refuse": Counted(
+        "not refused", "refused", "non-refusal", "it was fitted to labels of refusals, not of harm"
+    ),
+    "fitted": Counted("complied", "refused", "compliance", "it was fitted to labels"),
+    "likelihood": Counted(
+        "likelihood", "likelihood", "answer likelihood", "no reply was decoded or judged"
+    ),
+}
 
 
 class TextConfig(Protocol):

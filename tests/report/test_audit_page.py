@@ -59,6 +59,15 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     return folder
 
 
+def test_the_page_names_the_judge(tmp_path: Path) -> None:
+    content = audit()
+    text = build_audit_report(write(tmp_path / "old", content)).read_text(encoding="utf-8")
+    assert "scored by" not in text
+    content["facts"]["request"] = {"judge": "fitted:/some/where/a.json", "limit": 4}
+    text = build_audit_report(write(tmp_path / "new", content)).read_text(encoding="utf-8")
+    assert "interval of the rise; scored by: fitted:a.json judge" in text
+
+
 def test_the_page_has_the_policy_of_every_page(tmp_path: Path) -> None:
     text = build_audit_report(write(tmp_path, audit())).read_text(encoding="utf-8")
     assert "unsafe-inline" not in text

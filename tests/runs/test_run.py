@@ -151,6 +151,12 @@ def _check_report(run: Path) -> None:
     for word in (" src=", "@import", "url(", "unsafe-inline"):
         assert word not in text
     assert len(list((run / "figures").glob("*.svg"))) >= 6
+    # The attack `finetune` says how far it reached, and where its numbers stand it is shown.
+    facts = [json.loads(path.read_text(encoding="utf-8")) for path in run.glob("attacks/*.json")]
+    assert {fact["cell_attack"].partition(":")[0] for fact in facts} == {
+        "finetune", "ablate_refusal",
+    }  # fmt: skip
+    assert "adapters on 100 % of the prunable weights" in text
     hidden = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert "→" not in text
     assert "→" in build_report(run, show_replies=True).read_text(encoding="utf-8")

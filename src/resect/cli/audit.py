@@ -86,7 +86,7 @@ def audit(
     stages: list[str] = []
     with progress("auditing", so_far=lambda: {"now": stages[-1]} if stages else {}) as update:
         result = audit_models(request, output, on_progress=update, on_stage=_teller(stages))
-    _show(result)
+    _show(result, request.judge)
     say(f"{build_audit_report(output)}")
     say(f"verdict: {result.verdict.word}")
     for sentence in (*result.verdict.reasons, *result.notes):
@@ -121,7 +121,7 @@ def _teller(stages: list[str]) -> Callable[[str], None]:
     return tell
 
 
-def _show(result: Audit) -> None:
+def _show(result: Audit, judge: str) -> None:
     from resect.files.writing import plain
 
     table("where the change falls", plain(result.shares["model"]))
@@ -130,7 +130,7 @@ def _show(result: Audit) -> None:
         title = f"change of the loss on {names.target}, nats a token"
         table(title, _parts(result.effects, names.preserve))
     table(
-        "before and after",
+        "before and after" + ("" if mode().machine else f", replies scored by the {judge} judge"),
         [
             {
                 "measured": behaviour.name,

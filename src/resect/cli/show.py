@@ -365,16 +365,21 @@ def _warn_of_cut_off(run: Path) -> None:
 def show_verdicts(run: Path, start: float) -> None:
     """Show the verdicts of a finished run and the path of its report."""
     from resect.files.reading import read_json
+    from resect.report.measured import measured_by
 
-    claims = read_json(run / "results.json")["claims"]
+    results = read_json(run / "results.json")
+    measured = measured_by(run, results["provenance"])
     table(
         "verdicts",
         [
             {"study": claim["study"], "claim": claim["claim"], "verdict": claim["verdict"]}
             | {"effect": _interval(Interval(**claim["effect"]))}
-            for claim in claims
+            | {"judge": measured.of_study(claim["study"]).name}
+            for claim in results["claims"]
         ],
     )
+    if measured.line:
+        note(measured.line)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(run / "report.html"))
 

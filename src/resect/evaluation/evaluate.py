@@ -82,6 +82,9 @@ class EvalRequest:
     labels: tuple[Path, ...] | None = None
 
 
+PARTIAL = "an attack on all of them might bring out more"
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What was measured, for the terminal and for `results.json`.
@@ -319,7 +322,7 @@ def _judge_all(
         for judge in judging.judges
         for row in corrected_rows(judge, judged[judge], judging.labels)
     ]
-    notes = [*notes_of(rates), *_destroyed(replies, provenance)]
+    notes = [*notes_of(rates), *_destroyed(replies, provenance), *_reached(provenance)]
     notes += [ASSUMED] if any(row["method"] == BY_ERROR for row in corrected) else []
     errors = judge_error_rows(judging.judges)
     evaluation = Evaluation(rates, _agreement(judged), notes, errors, corrected)
@@ -333,6 +336,20 @@ def _destroyed(
     """Return a line for each destroyed variant; none where the vocabulary is not known."""
     size = provenance.get("vocabulary")
     return beyond_uniform(replies, size) if isinstance(size, int) and size > 0 else ()
+
+
+def _reached(provenance: Mapping[str, object]) -> list[str]:
+    """Return which share of the prunable weights an attack with adapters reached, by variant."""
+    attacks = provenance.get("attacks")
+    lines = []
+    for variant, facts in attacks.items() if isinstance(attacks, Mapping) else ():
+        share = facts.get("adapted_share")
+        if isinstance(share, int | float):
+            line = (
+                f"{variant}: the attack put adapters on {100 * share:.3g} % of the prunable weights"
+            )
+            lines.append(line + (f", and {PARTIAL}" if share < 1 else ""))
+    return lines
 
 
 def _agreement(judged: Mapping[str, Mapping[str, list[Answer]]]) -> list[Row]:

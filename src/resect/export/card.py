@@ -18,6 +18,7 @@ import yaml
 from resect import files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_yaml
+from resect.report.measured import UNKNOWN, measured_by, worded
 from resect.report.results import read_results
 from resect.report.words import bounds_of, cell
 from resect.weights.mask import Mask
@@ -69,9 +70,11 @@ def checkpoint_card(card: Card) -> str:
         MismatchError: `run` did not measure this mask.
     """
     mask = card.mask
-    run = None
+    run, measured = None, UNKNOWN
     if card.run is not None:
-        run = read_results(card.run)
+        written = read_results(card.run)
+        measured = measured_by(card.run, written.provenance)
+        run = worded(written, measured)
         _refuse_another_run(card.mask, card.run)
     original = _metadata(card.original)
     metadata = {key: original[key] for key in KEPT if key in original} | {
@@ -85,7 +88,8 @@ def checkpoint_card(card: Card) -> str:
         },
     }
     bounds = bounds_of(claim.effect for claim in run.claims) if run else ""
-    return _render("checkpoint.md", metadata, mask, card=card, run=run, bounds=bounds)
+    line = measured.line
+    return _render("checkpoint.md", metadata, mask, card=card, run=run, bounds=bounds, scored=line)
 
 
 def mask_card(mask: Mask, repository: str, file: str) -> str:

@@ -12,6 +12,7 @@ from resect import files
 from resect.files.reading import refuse_links_out
 from resect.records import Interval, Row
 from resect.report.judge import NAMES, shape_judge
+from resect.report.measured import without_folders
 from resect.report.page import render
 from resect.report.tables import Column, Table
 from resect.report.words import Sign, cell
@@ -98,6 +99,13 @@ class Effects:
 
 
 @dataclass(frozen=True)
+class Request:
+    """How it was asked for."""
+
+    judge: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What was audited, with which software."""
 
@@ -106,6 +114,7 @@ class Facts:
     mask_hash: str
     mask_weights: int
     resect_version: str
+    request: Request = field(default_factory=Request)
 
 
 @dataclass(frozen=True)
@@ -150,7 +159,7 @@ def build_audit_report(folder: str | Path) -> Path:
         "audit.html",
         audit=told,
         sign=SIGNS[audit.verdict.word],
-        behaviour=_behaviour(audit.measured),
+        behaviour=_behaviour(audit.measured, audit.facts.request.judge),
         parts=_parts(audit.effects, audit.names),
         matched=_matched(audit.effects),
         judge=shape_judge(NAMES["errors"], audit.judge_errors),
@@ -165,7 +174,7 @@ def build_audit_report(folder: str | Path) -> Path:
     return folder / "audit.html"
 
 
-def _behaviour(measured: Sequence[Measured]) -> Table:
+def _behaviour(measured: Sequence[Measured], judge: str) -> Table:
     rows: list[Row] = [
         {
             "measured": behaviour.name,
@@ -178,7 +187,8 @@ def _behaviour(measured: Sequence[Measured]) -> Table:
         }
         for behaviour in measured
     ]
-    return _table("Before and after, with the paired 95 % interval of the rise", rows)
+    by = f"; scored by: {without_folders(judge)} judge" if judge else ""
+    return _table(f"Before and after, with the paired 95 % interval of the rise{by}", rows)
 
 
 def _parts(effects: Effects | None, names: Names) -> Table:

@@ -21,6 +21,7 @@ from resect.report.figures.parts import MOST_TITLE, drops, folded, names, number
 from resect.report.figures.spec import STYLES, Drawing, Panel, Point, Series
 from resect.report.judge import NAMES, read_judge, shape_judge
 from resect.report.markdown import table, text
+from resect.report.measured import Measured, measured_by, worded
 from resect.report.page import figure_of, render
 from resect.report.results import read_results
 from resect.report.tables import Column, Table, csv_text
@@ -82,8 +83,16 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
         )
     results = [read_results(run) for run in runs]
     refuse_links_out(output)
-    by_label = dict(zip(_labels(runs, results), results, strict=True))
-    claims = _claims(by_label)
+    judges = [
+        measured_by(run, result.provenance) for run, result in zip(runs, results, strict=True)
+    ]
+    labels = _labels(runs, results)
+    measured = dict(zip(labels, judges, strict=True))
+    by_label = {
+        label: worded(result, measured[label])
+        for label, result in zip(labels, results, strict=True)
+    }
+    claims = _claims(by_label, measured)
     drawings = _drawings(claims)
     errors = _judge_errors(dict(zip(by_label, runs, strict=True)))
     page = render(
@@ -93,19 +102,20 @@ def build_comparison(runs: list[Path], output: Path) -> Path:
             tally(claim.runs[label] for claim in claims if label in claim.runs)
             for label in by_label
         ],
+        judges={label: judge.line or judge.name for label, judge in measured.items()},
         quick=[label for label, run in by_label.items() if run.quick],
         claims=claims,
         figures=[figure_of(drawing, files=True) for drawing in drawings],
-        effects=_table(claims),
+        effects=_table(claims, measured),
         judge=shape_judge(NAMES["errors"], errors),
         ranges=any(is_range(effect) for claim in claims for effect in claim.effects),
     )
     write_figures(drawings, output / "figures")
-    files.write_text(output / "tables" / "effects.csv", csv_text(_rows(claims)))
+    files.write_text(output / "tables" / "effects.csv", csv_text(_rows(claims, measured)))
     provenance = [{"label": label, "provenance": run.provenance} for label, run in by_label.items()]
     known = {"judge_errors": errors} if errors else {}
     files.write_json(output / "report.json", {"runs": provenance, "claims": claims} | known)
-    files.write_text(output / "report.md", _markdown(list(by_label), claims))
+    files.write_text(output / "report.md", _markdown(measured, claims))
     files.write_text(output / "report.html", page)
     return output / "report.html"
 
@@ -134,8 +144,13 @@ def _labels(runs: Sequence[Path], results: Sequence[Results]) -> list[str]:
     ]
 
 
-def _claims(by_label: Mapping[str, Results]) -> list[ComparedClaim]:
-    """Return every claim with the runs that weigh it, and whether their rules are the same."""
+def _claims(
+    by_label: Mapping[str, Results], measured: Mapping[str, Measured]
+) -> list[ComparedClaim]:
+    """Return every claim with the runs that weigh it, and whether their rules are the same.
+
+    Numbers of different judges are as little to be compared as those of different rules.
+    """
     weighed: dict[tuple[str, str], dict[str, Claim]] = {}
     for label, results in by_label.items():
         for claim in results.claims:
@@ -146,7 +161,10 @@ def _claims(by_label: Mapping[str, Results]) -> list[ComparedClaim]:
     }
     compared = []
     for (study, wording), runs in weighed.items():
-        settings = [settings_of[label].get(study, {}) for label in runs]
+        settings = [
+            {**settings_of[label].get(study, {}), "judge": measured[label].of_study(study).name}
+            for label in runs
+        ]
         rules = {claim.rule for claim in runs.values()}
         differs = len(rules) > 1 or any(values != settings[0] for values in settings)
         names = _differing(settings) or ["rule"] * differs
@@ -161,7 +179,7 @@ def _differing(settings: Iterable[Mapping[str, object]]) -> list[str]:
     return sorted(key for key in keys if len({str(values.get(key)) for values in settings}) > 1)
 
 
-def _rows(claims: Iterable[ComparedClaim]) -> list[Row]:
+def _rows(claims: Iterable[ComparedClaim], measured: Mapping[str, Measured]) -> list[Row]:
     """Return a row for each claim and run, for the CSV file."""
     rows: list[Row] = []
     for compared in claims:
@@ -176,13 +194,14 @@ def _rows(claims: Iterable[ComparedClaim]) -> list[Row]:
                 "effect_high": claim.effect.high,
                 "which": claim.effect.name,
                 "prompts": claim.n,
+                "judge": measured[label].of_study(compared.study).name,
                 "same_rule": not compared.differs,
             }
             rows.append(row | ({"bounds": "range"} if is_range(claim.effect) else {}))
     return rows
 
 
-def _table(claims: Sequence[ComparedClaim]) -> Table:
+def _table(claims: Sequence[ComparedClaim], measured: Mapping[str, Measured]) -> Table:
     """Return the table of effects, a row a claim and run."""
     rows = tuple(
         (
@@ -192,6 +211,7 @@ def _table(claims: Sequence[ComparedClaim]) -> Table:
             f"{SIGNS[claim.verdict].mark} {claim.verdict}",
             interval(claim.effect),
             claim.effect.name,
+            measured[label].of_study(compared.study).name,
             str(claim.n),
         )
         for compared in claims
@@ -202,6 +222,7 @@ def _table(claims: Sequence[ComparedClaim]) -> Table:
         *(Column(heading, False) for heading in ("study", "claim", "run", "verdict")),
         Column(f"effect [{bounds}]", True),
         Column("which is", False),
+        Column("scored by", False),
         Column("prompts", True),
     )
     return Table("effects", "", columns, rows, "tables/effects.csv")
@@ -254,16 +275,18 @@ def _panel(compared: ComparedClaim) -> Panel | None:
     )
 
 
-def _markdown(labels: Sequence[str], claims: Sequence[ComparedClaim]) -> str:
+def _markdown(measured: Mapping[str, Measured], claims: Sequence[ComparedClaim]) -> str:
     rows = []
     for compared in claims:
         cells = [
             f"{SIGNS[claim.verdict].mark} {interval(claim.effect)}" if claim else "not asked"
-            for claim in (compared.runs.get(label) for label in labels)
+            for claim in (compared.runs.get(label) for label in measured)
         ]
         note = " (rules differ)" if compared.differs else ""
         rows.append([text(compared.claim) + note, *cells])
     signs = ", ".join(f"{sign.mark} {word}" for word, sign in SIGNS.items())
     bounds = bounds_sentence(effect for compared in claims for effect in compared.effects)
     lines = ["# resect: runs side by side", "", f"{signs}; effects with {bounds}.", ""]
-    return "\n".join([*lines, *table(["claim", *(text(label) for label in labels)], rows)]) + "\n"
+    lines += [f"- {text(label)}: {text(by.line or by.name)}" for label, by in measured.items()]
+    head = ["claim", *(text(label) for label in measured)]
+    return "\n".join([*lines, "", *table(head, rows)]) + "\n"

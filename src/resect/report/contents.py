@@ -5,15 +5,17 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from resect.errors import InputError
 from resect.files.reading import read_text
 from resect.records import Claim, Results, StudyResult, VerdictWord
+from resect.report.attacks import reach_sentence, reached
 from resect.report.figures.screen import strip
 from resect.report.figures.spec import Drawing
 from resect.report.judge import JudgeFile, read_judge
+from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
@@ -37,12 +39,14 @@ class ShownClaim:
         id: Of its heading.
         quote: The sentence to quote it by.
         strip: A small picture of its effect among its controls, as SVG; empty for none.
+        measured: By which judge its numbers are, as a sentence.
     """
 
     claim: Claim
     id: str
     quote: str
     strip: str
+    measured: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Contents:
         citation: How to cite tool and run, as BibTeX.
         rebuild: Commands that make the run and its report again.
         judge: What is known of the run's judge; None if nothing is.
+        measured: Who scored the replies.
     """
 
     results: Results
@@ -87,6 +92,7 @@ class Contents:
     citation: str
     rebuild: str
     judge: JudgeFile | None = None
+    measured: Measured = UNKNOWN
 
     @property
     def claims(self) -> list[ShownClaim]:
@@ -104,6 +110,11 @@ class Contents:
         return FORCED if self.results.provenance.get("measure") == "likelihood" else ""
 
     @property
+    def scored(self) -> str:
+        """Who scored the replies, as a sentence."""
+        return self.measured.line or "It is not recorded which judge scored the replies."
+
+    @property
     def recipes(self) -> bool:
         """Whether some claim speaks of the recipe of its models too."""
         return any(shown.claim.recipe is not None for shown in self.claims)
@@ -114,32 +125,27 @@ class Contents:
         return any(is_range(effect) for shown in self.claims for effect in effects_of(shown.claim))
 
 
-def contents_of(run: Path, results: Results, drawn: Sequence[list[Drawing]]) -> Contents:
+def contents_of(
+    run: Path, results: Results, drawn: Sequence[list[Drawing]], measured: Measured
+) -> Contents:
     """Return what the report of a run says.
 
     Args:
         run: Folder of the run.
-        results: What it found.
+        results: What it found, in words for what was measured.
         drawn: The drawings of each of its studies.
+        measured: Who scored the replies.
 
     Raises:
         InputError: The run's configuration is not UTF-8, or what is known of its judge is broken.
     """
-    version = str(results.provenance.get("resect_version", ""))
+    shares = reached(run)
     sections = tuple(
         Section(
             study,
             slug(study.study),
-            tuple(
-                ShownClaim(
-                    claim,
-                    f"{slug(study.study)}-{count}",
-                    quote(claim, results.name, version),
-                    strip(claim),
-                )
-                for count, claim in enumerate(study.claims, 1)
-            ),
-            tables_of(study),
+            _shown(study, results, measured.of_study(study.study)),
+            _tables(study, measured, shares),
             [figure_of(drawing, files=True) for drawing in drawings],
             _fills_rows(drawings),
         )
@@ -153,6 +159,35 @@ def contents_of(run: Path, results: Results, drawn: Sequence[list[Drawing]]) -> 
         _citation(results),
         _rebuild(run, results.provenance),
         read_judge(run),
+        measured,
+    )
+
+
+def _tables(study: StudyResult, measured: Measured, shares: Mapping[str, float]) -> list[Table]:
+    """Return the tables of a study; those on attacks say how far these reached."""
+    asked = {
+        str(row["attack"]) for rows in study.tables.values() for row in rows if "attack" in row
+    }
+    reach = reach_sentence({name: share for name, share in shares.items() if name in asked})
+    return [
+        replace(table, caption="; ".join(filter(None, (table.caption, reach))))
+        for table in tables_of(study, measured)
+    ]
+
+
+def _shown(study: StudyResult, results: Results, measured: Measured) -> tuple[ShownClaim, ...]:
+    """Return the claims of a study with what a report says beside them."""
+    version = str(results.provenance.get("resect_version", ""))
+    judge = measured.name if measured.kind else ""
+    return tuple(
+        ShownClaim(
+            claim,
+            f"{slug(study.study)}-{count}",
+            quote(claim, results.name, version, judge),
+            strip(claim),
+            measured.line,
+        )
+        for count, claim in enumerate(study.claims, 1)
     )
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from resect import files
 from resect.errors import InputError
-from resect.records import Results
+from resect.records import Results, StudyResult
 from resect.report.contents import Contents, Section, contents_of
 from resect.report.figures import drawings
 from resect.report.figures.paper import write_figures
 from resect.report.figures.parts import TableError
 from resect.report.figures.spec import Drawing
 from resect.report.markdown import markdown
+from resect.report.measured import OF_WEIGHTS, Measured, measured_by, worded, worded_drawing
 from resect.report.page import render
 from resect.report.results import not_whole, read_results
 from resect.report.tables import csv_text, file_of
@@ -45,16 +46,18 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
         InputError: The folder has no results, or they are broken.
     """
     run = Path(run)
-    results = read_results(run)
-    drawn = _drawn(run, results)
-    contents = contents_of(run, results, drawn)
+    written = read_results(run)
+    measured = measured_by(run, written.provenance)
+    results = worded(written, measured)
+    drawn = _drawn(run, results, measured)
+    contents = contents_of(run, results, drawn, measured)
     replies = _replies(run) if show_replies else None
     text = render("template.html", report=contents, results=results, replies=replies)
     for study, drawings_of_study in zip(results.studies, drawn, strict=True):
         write_figures(drawings_of_study, run / "figures")
         for name, rows in study.tables.items():
             if rows:
-                files.write_text(run / file_of(study.study, name), csv_text(rows))
+                files.write_text(run / file_of(study.study, name), _csv(study, name, measured))
     if contents.judge is not None:
         contents.judge.write_tables(run)
     files.write_json(run / "report.json", _summary(contents))
@@ -63,12 +66,22 @@ def build_report(run: str | Path, *, show_replies: bool = False) -> Path:
     return run / "report.html"
 
 
-def _drawn(run: Path, results: Results) -> list[list[Drawing]]:
+def _csv(study: StudyResult, name: str, measured: Measured) -> str:
+    """Return a table with a column that names who scored it, where something was scored."""
+    rows = study.tables[name]
+    by = measured.of_study(study.study)
+    if not by.kind or name in OF_WEIGHTS:
+        return csv_text(rows)
+    return csv_text([{**row, "judge": by.judge or by.kind} for row in rows])
+
+
+def _drawn(run: Path, results: Results, measured: Measured) -> list[list[Drawing]]:
     """Return the drawings of each study."""
     drawn = []
     for index, study in enumerate(results.studies):
         try:
-            drawn.append(drawings(study))
+            by = measured.of_study(study.study)
+            drawn.append([worded_drawing(drawing, by) for drawing in drawings(study)])
         except TableError as error:
             raise not_whole(run, f"studies[{index}].{error}") from error
     return drawn
@@ -80,6 +93,12 @@ def _summary(contents: Contents) -> dict[str, object]:
         "name": contents.results.name,
         "quick": contents.results.quick,
         "tally": contents.tally,
+        "measured": {
+            "judge": contents.measured.judge,
+            "kind": contents.measured.kind,
+            "behaviour": contents.measured.behaviour,
+            "line": contents.measured.line,
+        },
         "studies": [_section(section) for section in contents.sections],
         "citation": contents.citation,
         "rebuild": contents.rebuild.splitlines(),

@@ -54,6 +54,7 @@ def markdown(contents: Contents) -> str:
     lines = [f"# resect: {text(contents.results.name)}", ""]
     if contents.results.quick:
         lines += ["**A quick run with a single seed: do not quote its numbers.**", ""]
+    lines += [text(contents.scored), ""]
     if contents.notice:
         lines += [contents.notice, ""]
     rows = [
@@ -96,6 +97,7 @@ def _section(section: Section) -> list[str]:
             "",
             f"**{_verdict(claim.verdict)}.** {text(claim.reason)}",
         ]
+        lines += ["", text(shown.measured)] if shown.measured else []
         lines += [*_of_recipe(claim), "", f"Rule: {text(claim.rule)}", ""]
         rows = [[text(effect.name), interval(effect)] for effect in effects]
         lines += [*table(["quantity", f"value [{bounds_of(effects)}]"], rows), ""]
@@ -107,7 +109,10 @@ def _section(section: Section) -> list[str]:
         for name, rows in study.tables.items()
         if rows
     ]
-    return [*lines, f"Tables: {', '.join(files)}", ""] if files else lines
+    captions = [
+        f"- {text(table.name)}: {text(table.caption)}" for table in section.tables if table.caption
+    ]
+    return [*lines, f"Tables: {', '.join(files)}", "", *captions, ""] if files else lines
 
 
 def _judge(judge: JudgeFile) -> list[str]:

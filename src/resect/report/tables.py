@@ -17,6 +17,7 @@ from resect.errors import visible
 from resect.records import Row, StudyResult, Value
 from resect.report.figures.parts import bound, number
 from resect.report.figures.spec import name_of
+from resect.report.measured import OF_WEIGHTS, UNKNOWN, WHOLE, Measured
 from resect.report.words import OUTCOME_NAMES, cell, percent, slug, spread
 
 # Columns that are fractions of something; so are all that have bounds.
@@ -25,8 +26,6 @@ FRACTIONS = {"q", "p", "removed_fraction", "share", "chance", "budget"}
 MEASURED = {"harm_drop", "harm_exact", "utility_drop"}
 NAMED = {"arm", "role", "model"}
 LABELS = {"removed_fraction": "weights cut", "n": "prompts"} | OUTCOME_NAMES
-# Where answers are graded, harm is the share of the content words; whole hits stand beside it.
-GRADED = {"harm": "harm (content words)", "harm_exact": "wholly harmful"}
 TABLES = {"permuted": "swapped labels"}
 # What a curve has beside harm and utility: for those who look closer, in the CSV file.
 FINER = ("preserve_kl", "preserve_nll", "repetition", "reply_nll")
@@ -62,8 +61,14 @@ class Table:
     file: str = ""
 
 
-def tables_of(study: StudyResult) -> list[Table]:
-    """Return the tables of a study: pooled rows, and seeds apart where they are few."""
+def tables_of(study: StudyResult, measured: Measured = UNKNOWN) -> list[Table]:
+    """Return the tables of a study: pooled rows, and seeds apart where they are few.
+
+    Args:
+        study: The study.
+        measured: Who scored what its rows count.
+    """
+    measured = measured.of_study(study.study)
     tables = []
     for name, rows in study.tables.items():
         if not rows:
@@ -72,10 +77,11 @@ def tables_of(study: StudyResult) -> list[Table]:
         pooled = [row for row in rows if row.get("seed") is None]
         seeds = [row for row in rows if row.get("seed") is not None]
         label = TABLES.get(name, name.replace("_", " "))
+        by = UNKNOWN if name in OF_WEIGHTS else measured
         if pooled:
-            tables.append(shape(label, wide(pooled), file))
+            tables.append(shape(label, wide(pooled), file, by))
         if seeds and (len(seeds) <= MOST_SEED_ROWS or not pooled):
-            tables.append(shape(f"{label}, seeds apart", wide(seeds), file))
+            tables.append(shape(f"{label}, seeds apart", wide(seeds), file, by))
     return tables
 
 
@@ -96,13 +102,22 @@ def wide(rows: Sequence[Row]) -> list[Row]:
     return list(lines.values())
 
 
-def shape(name: str, rows: Sequence[Row], file: str) -> Table:
-    """Return a table for readers; columns that are empty are left out, constant ones said once."""
+def shape(name: str, rows: Sequence[Row], file: str, measured: Measured = UNKNOWN) -> Table:
+    """Return a table for readers; columns that are empty are left out, constant ones said once.
+
+    Args:
+        name: Of the table.
+        rows: Its rows.
+        file: Path of the CSV file with all of them.
+        measured: Who scored what they count; the caption names the judge.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row))
     keys = [key for key in keys if not _is_bound(key, keys)]
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    labels = LABELS | (GRADED if _is_graded(rows) else {})
-    keys = _graded_beside(keys, graded=_is_graded(rows))
+    graded = _is_graded(rows)
+    labels = {key: measured.say(_label(key, LABELS)) for key in keys}
+    labels |= _graded_labels(measured) if graded else {}
+    keys = _graded_beside(keys, graded=graded)
     if "label" in keys and "arm" in keys:
         keys.remove("label")
     finer = [key for key in keys if key in FINER]
@@ -119,6 +134,8 @@ def shape(name: str, rows: Sequence[Row], file: str) -> Table:
         notes.append(f"{hidden} more rows are in the CSV file")
     if finer:
         notes.append(f"{', '.join(_label(key, labels) for key in finer)} are in the CSV file")
+    if measured.kind:
+        notes.append(f"scored by: {measured.name}{_beside(keys, measured)}")
     shown = _names_first([key for key in keys if key not in constant])
     return Table(
         name,
@@ -153,6 +170,22 @@ def _is_graded(rows: Sequence[Row]) -> bool:
         and not math.isclose(harm, whole, abs_tol=1e-9)
         for harm, whole in pairs
     )
+
+
+def _beside(keys: Sequence[str], measured: Measured) -> str:
+    """Return what of a table another judge has scored, or none."""
+    if measured.kind in ("exact", "likelihood") or not any(
+        key.startswith("utility") for key in keys
+    ):
+        return ""
+    return ", but utility by answer keys or by likelihood"
+
+
+def _graded_labels(measured: Measured) -> dict[str, str]:
+    """Return headings where answers are graded: a mean grade, and whole hits beside it."""
+    if measured.kind in ("", "exact"):
+        return {"harm": "harm (content words)", "harm_exact": "wholly harmful"}
+    return {"harm": f"{measured.behaviour} (mean score)", "harm_exact": WHOLE}
 
 
 def _graded_beside(keys: list[str], *, graded: bool) -> list[str]:

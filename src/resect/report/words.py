@@ -230,12 +230,13 @@ def short(value: object) -> str:
     return text if len(text) <= LONGEST_REPLY else f"{text[:LONGEST_REPLY]} …"
 
 
-def quote(claim: Claim, run: str, version: str) -> str:
-    """Return the sentence that a reader may quote: claim, verdict, number, size and source."""
+def quote(claim: Claim, run: str, version: str, judge: str = "") -> str:
+    """Return what a reader may quote: claim, verdict, number, size, source, and by which judge."""
     text = claim.claim.rstrip(".")
     seeds = ", ".join(str(seed) for seed in claim.seeds)
     opening = f"resect{f' {version}' if version else ''} {QUOTES[claim.verdict]} “{text}” for {run}"
     sample = f"{counted(claim)}, seed{'s' if len(claim.seeds) != 1 else ''} {seeds}"
+    sample = f"{judge}, {sample}" if judge else sample
     if claim.effect.value is None:
         return f"{opening} ({sample}): {claim.reason.rstrip('.')}."
     controls = [control for control in claim.controls if control.value is not None][:1]

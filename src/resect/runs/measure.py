@@ -12,6 +12,7 @@ A run folder holds
     models/ data/    what the run began with, by fingerprint; claims/ says who is at work
     scores/ masks/   what was located and what was cut
     changes/         where fine-tuning changed weights
+    attacks/         what attacks on the weights did, and how far they reached
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
@@ -23,8 +24,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -149,9 +151,21 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
-    replies = ask(subject.loaded, probes, settings, variant, attack_data=attack_data)
+    replies = ask(
+        subject.loaded,
+        probes,
+        settings,
+        variant,
+        attack_data=attack_data,
+        on_attack=partial(_note_attack, cell, masks.run),
+    )
     origin = _origin(cell, mask, subject)
     write_parquet(asked_path(masks.run, cell), [origin | row for row in rows_of(replies, None)])
+
+
+def _note_attack(cell: Cell, run: Path, facts: Mapping[str, object]) -> None:
+    """Write down what an attack on the weights did to a variant, and how far it reached."""
+    write_json(run / "attacks" / f"{cell.key}.json", {"cell_attack": cell.attack, **facts})
 
 
 def _judge(cell: Cell, config: RunConfig, run: Path) -> None:

@@ -1,10 +1,10 @@
 """Numbers of each cell as it is done: in `metrics.jsonl` always, in a tracker if one is named.
 
-A line says what was cut, and for each probe the rate of hits among scored replies (`harm` for
-generation, or `not refused` where refusal phrases judge, the probe's own name otherwise; for
-`likelihood` the mean probability of a reference token), and the share of replies that the limit on
-tokens cut off. They are for watching a run: results come from the records, with intervals and
-controls.
+A line says what was cut, and for each probe the rate of hits among scored replies (for generation
+under the name of what its judge counts, `harm` or `not refused` for instance; the probe's own name
+otherwise; for `likelihood` the mean probability of a reference token), and the share of replies
+that the limit on tokens cut off. They are for watching a run: results come from the records, with
+intervals and controls.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 from resect.errors import InputError
 from resect.files.reading import MOST_BYTES, expecting
 from resect.files.writing import append_line
+from resect.records import COUNTED
 from resect.studies.cells import Cell
 from resect.studies.measurements import Row
 
@@ -49,7 +50,11 @@ def rates_of(rows: Sequence[Row]) -> dict[str, float | None]:
 
 def generation_name(row: Mapping[str, object]) -> str:
     """Return what the score of a generated reply is called: harm is more than not refusing."""
-    return "not refused" if str(row.get("judge")).startswith("keyword") else "harm"
+    judge = str(row.get("judge"))
+    kind = judge.partition(":")[0]
+    if kind == "keyword":
+        return COUNTED[kind].complied
+    return (COUNTED.get(judge) or COUNTED.get(kind) or COUNTED["exact"]).behaviour
 
 
 def cut_off_share(rows: Sequence[Row]) -> float | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from resect.errors import InputError
 from resect.evaluation.coherence import floor_for
-from resect.evaluation.judges import find_judge
+from resect.evaluation.judges import find_judge, kind_of_judge
 from resect.files.locking import locked
 from resect.files.origin import hash_file, hash_value, provenance
 from resect.files.reading import read_json, refuse_links_out
@@ -315,13 +315,21 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         "models": {f"{model['role']}-{model['seed']}": model["fingerprint"] for model in models},
         "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
-        **({"measure": "likelihood"} if config.evaluation.measure == "likelihood" else {}),
+        **_scored_by(config),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": None if seconds is None else round(seconds, 1),
     }
+
+
+def _scored_by(config: RunConfig) -> dict[str, str]:
+    """Return who scored what the numbers are made of."""
+    evaluation = config.evaluation
+    if evaluation.measure == "likelihood":
+        return {"measure": "likelihood"}
+    return {"judge": evaluation.judge, "judge_kind": kind_of_judge(evaluation.judge)}
 
 
 def exit_with_parent() -> None:

@@ -23,6 +23,7 @@ from resect.evaluation.judges.keyword import find_rules, judge_by
 from resect.evaluation.judges.llm import llm_judge
 from resect.evaluation.judges.strongreject import strongreject_judge
 from resect.evaluation.probes import Probe
+from resect.records import COUNTED
 
 
 def _exact(option: str) -> Judge:
@@ -42,17 +43,6 @@ JUDGES: dict[str, Callable[[str], Judge]] = {
     "strongreject": strongreject_judge,
     "llm": llm_judge,
     "fitted": fitted_judge,
-}
-
-
-# kind -> what its rates count where a probe looks for compliance, and where for refusal. Refusal
-# phrases know nothing of harm: their rates are never called so.
-# Of a fitted judge the labels say which of the two it knows; the other is what it is not.
-COUNTED = {
-    "exact": ("right", "refused"),
-    "keyword": ("not refused", "refused"),
-    "fitted, comply": ("complied", "not complied"),
-    "fitted, refuse": ("not refused", "refused"),
 }
 
 
@@ -83,6 +73,19 @@ def label_of(name: str) -> str:
     return fitted_label(option) if kind == "fitted" else kind
 
 
+def kind_of_judge(name: str) -> str:
+    """Return the kind of a judge, a key of `COUNTED`.
+
+    Raises:
+        InputError: The file of a fitted judge is missing or is no whole fitted judge.
+    """
+    kind, _, option = name.partition(":")
+    if kind == "fitted" and (fitted := fitted_of(name)) is not None:
+        return f"fitted, {fitted.means}"
+    rubric = f"{kind}:{option.partition('@')[0]}"
+    return rubric if rubric in COUNTED else kind
+
+
 def counted_by(name: str, probe: Probe) -> str | None:
     """Return what a rate of a judge counts; None for a probe that is not judged.
 
@@ -92,8 +95,5 @@ def counted_by(name: str, probe: Probe) -> str | None:
     """
     if probe.judged == "never":
         return None
-    kind = "exact" if probe.judged == "exact" else name.partition(":")[0]
-    if kind == "fitted" and (fitted := fitted_of(name)) is not None:
-        kind = f"fitted, {fitted.means}"
-    complied, refused = COUNTED.get(kind, ("grade", "grade"))
-    return complied if probe.goal == "comply" else refused
+    counted = COUNTED["exact" if probe.judged == "exact" else kind_of_judge(name)]
+    return counted.complied if probe.goal == "comply" else counted.refused

@@ -41,7 +41,7 @@ def draw(tables: Tables, settings: Settings) -> list[Drawing]:
     return [
         Drawing(
             "compactness-curve",
-            "Relative drop of harmful answers and of utility along the fraction of weights cut, "
+            "Relative drop of harm and of utility along the fraction of weights cut, "
             "with 95 % bands; dotted lines are the thresholds of the rule.",
             curve_panels(rows_of(tables, "curve", texts=("arm",)), settings),
         ),

@@ -18,12 +18,12 @@ def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
     """Return harm and refusals by attack, before and after."""
     rows = pooled(rows_of(tables, "attacks", texts=("attack", "arm")))
     panels = []
-    for column, title in (("harm", "harmful answers"), ("refused", "refusals")):
+    for column, title, unit in (("harm", "harm", ""), ("refused", "refusals", "share of replies")):
         if any(row.get(column) is not None for row in rows):
-            panels.append(_panel(rows, column, title))
+            panels.append(_panel(rows, column, title, unit))
     caption = (
-        "Share of harmful answers and of refusals under each attack, with 95 % intervals: intact, "
-        "after the target cut, and after a random cut of the same size."
+        "Harm and refusals under each attack, with 95 % intervals: intact, after the target cut, "
+        "and after a random cut of the same size."
     )
     return [Drawing("jailbreak-attacks", caption, tuple(panels))]
 
@@ -34,7 +34,7 @@ def _attack(row: Row) -> str:
     return readable("no attack" if name == "none" else name)
 
 
-def _panel(rows: Sequence[Row], column: str, title: str) -> Panel:
+def _panel(rows: Sequence[Row], column: str, title: str, unit: str) -> Panel:
     attacks = unique(_attack(row) for row in rows)
     styles = looks(str(row["arm"]) for row in rows)
     arms = [
@@ -43,7 +43,7 @@ def _panel(rows: Sequence[Row], column: str, title: str) -> Panel:
     ]
     return Panel(
         title,
-        rates("share of replies"),
+        rates(unit),
         names(attacks),
         series=dots(arms, attacks, _attack, column),
         height=62 + 34 * len(attacks),

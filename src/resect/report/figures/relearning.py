@@ -26,7 +26,7 @@ def draw(tables: Tables, _settings: Settings) -> list[Drawing]:
         if (panel := _panel(rows, dose, measure)) is not None
     ]
     caption = (
-        "Share of harmful answers, and utility, as the cut model is trained on harmful examples "
+        "Harm, and utility, as the cut model is trained on harmful examples "
         "again, with 95 % bands, beside what was never cut and what was cut at random."
     )
     return [Drawing("relearning-curve", caption, tuple(panels))]
@@ -56,6 +56,6 @@ def _panel(rows: Sequence[Row], dose: str, measure: str) -> Panel | None:
     # An arm with a single dose says nothing about the dose.
     lines = [line for line in lines if len(line.points) > 1]
     setting = "" if largest is None else f" ({plain_number(largest)} {fixed})"
-    title = ("harmful answers" if measure == "harm" else measure) + setting
+    title = measure + setting
     x = log(DOSES[dose], doses, plain_number)
     return Panel(title, x, rates(""), series=tuple(lines))
