@@ -20,7 +20,7 @@ from resect.studies import STUDIES
 SOURCE = Path(resect.__file__).parent
 HEAVY = {
     "torch", "transformers", "datasets", "peft", "trl", "accelerate", "matplotlib", "scipy",
-    "pyarrow", "typer", "rich", "jinja2", "pydantic", "inspect_ai", "lm_eval", "sklearn",
+    "pyarrow", "typer", "rich", "jinja2", "pydantic", "inspect_ai", "lm_eval", "sklearn", "gguf",
 }  # fmt: skip
 
 # The plan of the house: a part may import the parts of earlier lines; there is no more to learn.
@@ -53,14 +53,14 @@ PACKAGES: dict[str, set[str]] = {
     "machine": {"torch"},
     "stats": {"scipy"},
     "data": {"datasets", "pydantic", "jinja2", "transformers"},
-    "model": {"torch", "transformers", "accelerate"},
+    "model": {"torch", "transformers", "accelerate", "gguf"},
     "weights": {"torch", "scipy"},
     "report": {"matplotlib", "jinja2", "scipy"},
     "edit": {"torch", "transformers", "datasets", "peft", "trl"},
     "studies": {"scipy", "pydantic"},
     "attribution": {"torch"},
     "organism": {"torch", "transformers", "trl", "peft", "datasets"},
-    "export": {"torch", "jinja2"},
+    "export": {"torch", "jinja2", "gguf"},
     "evaluation": {"torch", "transformers", "peft", "inspect_ai", "sklearn"},
     "audit": {"torch", "peft"},
     "planted": {"torch", "scipy", "matplotlib", "transformers"},

@@ -20,7 +20,7 @@ from resect.errors import InputError
 from resect.files.writing import write_text
 from resect.machine import memory
 from resect.machine.memory import Free
-from resect.model import files, load, load_model
+from resect.model import faults, files, load_model
 from resect.weights.scores import Scores
 
 
@@ -197,4 +197,4 @@ def test_too_little_memory_is_one_message(tmp_path: Path, monkeypatch: pytest.Mo
     assert "--stream" in str(caught.value)
     assert memory.is_out_of_memory(MemoryError())
     assert not memory.is_out_of_memory(RuntimeError("else"))
-    assert MemoryError in load.LOAD_FAULTS
+    assert MemoryError in faults.LOAD_FAULTS

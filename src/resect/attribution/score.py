@@ -24,6 +24,7 @@ from resect.machine.memory import sparing
 from resect.machine.processes import ALONE, Processes
 from resect.model import context_of, load_model
 from resect.model.files import has_weights
+from resect.model.imported import checkpoint_of
 from resect.model.load import LoadedModel, load_tokenizer
 from resect.model.on_disk import Shelf, open_shelf
 from resect.records import CausalModel, Encoded, Tokenizer
@@ -127,7 +128,7 @@ def _reads_blocks(
     """Tell whether the model is read block by block: as asked for, or else as planned."""
     if request.stream is not None:
         return request.stream
-    folder, settings = Path(request.model), request.settings
+    folder, settings = Path(checkpoint_of(request.model)), request.settings
     # A request that says how the model is to be held in memory wants it there.
     in_memory = settings.layers_per_pass or settings.checkpoint or settings.accumulator != "auto"
     if in_memory or request.device == "auto" or settings.factors != [1.0]:

@@ -27,6 +27,7 @@ FILES = {
     "score": "score",
     "select": "score",
     "locate": "locate",
+    "import": "checkpoint",
     "coverage": "checkpoint",
     "prune": "checkpoint",
     "restore": "checkpoint",

@@ -1,14 +1,16 @@
-"""The commands `resect coverage`, `resect prune` and `resect restore`."""
+"""The commands `resect import`, `resect coverage`, `resect prune` and `resect restore`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from resect.cli.options import AllowPartial, MaskFile, NewFolder
 from resect.cli.show import note, say, table
+
+OutType = Literal["keep", "f16", "bf16", "f32"]
 
 Force = Annotated[
     bool,
@@ -16,9 +18,27 @@ Force = Annotated[
 ]
 
 
+def import_file(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="A GGUF file, or its parts in order.")
+    ],
+    output: NewFolder,
+) -> None:
+    """Write a checkpoint folder of a GGUF file, with the values that its blocks decode to."""
+    from resect.model.imported import import_gguf
+
+    imported = import_gguf(sources, output, on_meaning=note)
+    say(
+        f"{output}: architecture {imported.architecture} in {imported.dtype}, "
+        f"from SHA-256 {imported.hash}…"
+    )
+    for line in imported.notes:
+        note(line)
+
+
 def coverage(
     model: Annotated[
-        str, typer.Argument(metavar="[MODEL]", help="Checkpoint folder or Hub id[@rev].")
+        str, typer.Argument(metavar="[MODEL]", help="Folder, GGUF file or Hub id[@rev].")
     ] = "",
     allow_partial: AllowPartial = False,
     plan: Annotated[
@@ -85,9 +105,13 @@ def _show_coverage(model: str, *, allow_partial: bool) -> None:
 
 
 def prune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint folder.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Checkpoint folder, or a GGUF file.")
+    ],
     mask: MaskFile,
-    output: NewFolder,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="New folder, or FILE.gguf of a GGUF file.")
+    ],
     alpha: Annotated[
         float, typer.Option(help="Factor of the masked weights; 0 removes them.")
     ] = 0.0,
@@ -95,10 +119,24 @@ def prune(
         Path | None, typer.Option(metavar="DIR", help="Run whose claims the card repeats.")
     ] = None,
     force: Force = False,
+    *,
+    outtype: Annotated[
+        OutType | None,
+        typer.Option(
+            help="Of FILE.gguf: keep the types of its blocks (the default), or decode them all."
+        ),
+    ] = None,
 ) -> None:
     """Write a normal checkpoint without the masked weights, with a card that says so."""
     from resect.export import export_checkpoint, load_mask
 
+    if _is_gguf(output):
+        _prune_gguf(model, mask, output, alpha=alpha, run=run, force=force, outtype=outtype)
+        return
+    if outtype is not None:
+        from resect.errors import InputError
+
+        raise InputError("--outtype is of GGUF files", got=str(output), fix="write -o FILE.gguf")
     counts = export_checkpoint(
         model, load_mask(mask), output, alpha=alpha, mask_name=mask.name, run=run, force=force
     )
@@ -108,8 +146,49 @@ def prune(
     note(f"undo it with: resect restore {output} {mask} -o NEW_FOLDER")
 
 
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf"
+
+
+def _prune_gguf(
+    model: Path,
+    mask: Path,
+    output: Path,
+    *,
+    alpha: float,
+    run: Path | None,
+    force: bool,
+    outtype: OutType | None,
+) -> None:
+    from resect.export import export_gguf, load_mask
+
+    written = export_gguf(
+        model,
+        load_mask(mask),
+        output,
+        outtype=outtype or "keep",
+        alpha=alpha,
+        mask_name=mask.name,
+        run=run,
+        force=force,
+    )
+    say(
+        f"{output}: {written.weights:,} weights in {written.tensors} tensors × {alpha:g}, "
+        f"types {', '.join(written.types)}"
+    )
+    if not written.weights:
+        note("the mask is empty: this is the model unchanged")
+    if written.values:
+        note(
+            f"{written.values:,} weights are in another type than before, and {written.rounded:,} "
+            "of them were rounded by that"
+        )
+
+
 def restore(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that prune wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder that prune wrote, or its GGUF file.")
+    ],
     mask: MaskFile,
     output: NewFolder,
     force: Force = False,
@@ -117,12 +196,23 @@ def restore(
     """Undo a cut, bit for bit, with the values that the mask holds."""
     from resect.export import load_mask, unexport_checkpoint
 
+    if _is_gguf(output):
+        from resect.errors import InputError
+
+        raise InputError(
+            "a cut is undone into a checkpoint folder",
+            got=str(output),
+            fix="give a folder with -o; the GGUF file that was cut is still there for the rest",
+        )
     counts = unexport_checkpoint(folder, load_mask(mask), output, force=force)
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors restored")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    app.command("import", epilog="Example: [bold]resect import model.gguf -o ./my-model[/bold]")(
+        import_file
+    )
     app.command(epilog="Example: [bold]resect coverage ./my-model[/bold]")(coverage)
     app.command(
         epilog="Example: [bold]resect prune ./my-model harm.mask.safetensors -o ./cut[/bold]"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from resect.records import Row
 
 Model = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")
+    str | None, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")
 ]
 Probes = Annotated[
     list[str] | None,

@@ -12,8 +12,8 @@ from resect.errors import InputError
 from resect.records import Format, Scope
 
 # Models and masks.
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder or Hub id[@rev].")]
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Folder or Hub id[@rev].")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")]
 MaskFile = Annotated[Path, typer.Argument(metavar="MASK", help="A .mask.safetensors file.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 AllowPartial = Annotated[

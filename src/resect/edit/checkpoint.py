@@ -24,6 +24,7 @@ from resect.edit.layouts import carried_to_files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
 from resect.model.files import entries, weight_files
+from resect.model.imported import checkpoint_of
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor, same_bits
 
@@ -72,7 +73,7 @@ def prune_checkpoint(
     """Write a checkpoint whose masked weights are multiplied by `alpha`.
 
     Args:
-        source: Checkpoint folder with safetensors weights, in one file or in shards.
+        source: Checkpoint folder with safetensors weights, in one file or shards, or a GGUF file.
         mask: What to cut.
         target: New folder.
         alpha: Factor; 0 removes.
@@ -93,7 +94,8 @@ def prune_checkpoint(
     rounded: list[bool] = []
 
     files.refuse_full_folder(Path(target))
-    in_files = _in_files(Path(source), mask)
+    folder = Path(checkpoint_of(source))
+    in_files = _in_files(folder, mask)
 
     def cut(name: str, tensor: Tensor) -> Tensor:
         checked = _checked(name, in_files.tensors[name], tensor, force=force)
@@ -118,16 +120,16 @@ def prune_checkpoint(
             written["rounded"] = True
         return {**written, **files.provenance()}
 
-    return _rewrite(Path(source), in_files, Path(target), cut, record, extra or {})
+    return _rewrite(folder, in_files, Path(target), cut, record, extra or {})
 
 
 def cut_record(checkpoint: str | Path) -> CutRecord | None:
-    """Return what a folder that `prune_checkpoint` wrote says of its cut; None for all others.
+    """Return what a folder or GGUF file that was cut says of its cut; None for all others.
 
     Raises:
         InputError: The record is not readable.
     """
-    path = Path(checkpoint) / RECORD
+    path = Path(checkpoint_of(checkpoint)) / RECORD
     if not path.is_file():
         return None
     record = files.read_json(path)
@@ -152,7 +154,7 @@ def restore_checkpoint(
     """Write a checkpoint with the values that the mask holds back in their places.
 
     Args:
-        source: A folder that `prune_checkpoint` wrote.
+        source: A folder that `prune_checkpoint` wrote, or a GGUF file that was cut.
         mask: The mask that it was cut with.
         target: New folder.
         force: Go on although the folder was not cut with this mask; the new one then says so.
@@ -177,16 +179,16 @@ def restore_checkpoint(
     for objection in _objections(pruned, mask):
         refuse(objection)
     alpha, rounded = float(pruned.get("alpha", 0.0)), pruned.get("rounded", False)
-
     files.refuse_full_folder(Path(target))
-    in_files = _in_files(Path(source), mask)
+    folder = Path(checkpoint_of(source))
+    in_files = _in_files(folder, mask)
 
     def mend(name: str, tensor: Tensor) -> Tensor:
         entry = in_files.tensors[name]
         _refuse_misfit(name, tensor, entry)
         changed = tensor.clone()
         value = entry.value.to(tensor.dtype)
-        uncut = ~_same(_cut_to(value, alpha), changed.view(-1)[entry.index])
+        uncut = ~_is_cut(changed.view(-1)[entry.index], value, alpha)
         if uncut.any() and not rounded:  # else the mask does not hold what was cut
             index = int(entry.index[uncut][0])
             refuse(_uncut(name, index))
@@ -200,7 +202,7 @@ def restore_checkpoint(
         # A folder that was cut twice and restored once has been cut once.
         return pruned.get("before")
 
-    return _rewrite(Path(source), in_files, Path(target), mend, record, extra or {})
+    return _rewrite(folder, in_files, Path(target), mend, record, extra or {})
 
 
 class _Checked(NamedTuple):
@@ -270,6 +272,13 @@ def _cut_to(values: Tensor, alpha: float) -> Tensor:
     """Return what stands in place of values [k]; inf and NaN are removed as other values are."""
     # The product is taken in the weights' own dtype, as `removed` does in memory.
     return values * alpha if alpha else torch.zeros_like(values)
+
+
+def _is_cut(held: Tensor, values: Tensor, alpha: float) -> Tensor:
+    """Tell where weights [k] are as a cut leaves values [k]."""
+    expected = _cut_to(values, alpha)
+    # A block of a GGUF file may hold the zero of the other sign.
+    return _same(expected, held) | ((expected == 0) & (held == 0))
 
 
 _FIX = "use the mask that this folder was cut with"

@@ -1,14 +1,17 @@
-"""Ways out: masks from and to the Hub, cut checkpoints with a card, weight patches for servers."""
+"""Ways out: masks from and to the Hub, cut checkpoints and GGUF files, patches for servers."""
 
 from resect.export.card import Card, checkpoint_card, mask_card
 from resect.export.checkpoint import export_checkpoint, unexport_checkpoint
+from resect.export.gguf import GgufCut, export_gguf
 from resect.export.hub import from_pretrained, load_mask, push_mask
 from resect.export.patch import write_patch
 
 __all__ = [
     "Card",
+    "GgufCut",
     "checkpoint_card",
     "export_checkpoint",
+    "export_gguf",
     "from_pretrained",
     "load_mask",
     "mask_card",

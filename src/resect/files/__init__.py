@@ -17,11 +17,13 @@ from resect.files.writing import (
     atomic_folder,
     create_json,
     is_unfinished,
+    join_files,
     plain,
     refuse_full_folder,
     remove_folder,
     remove_unfinished,
     write_json,
+    write_pieces,
     write_text,
 )
 
@@ -37,6 +39,7 @@ __all__ = [
     "hash_text",
     "hash_value",
     "is_unfinished",
+    "join_files",
     "package_versions",
     "plain",
     "provenance",
@@ -48,5 +51,6 @@ __all__ = [
     "remove_unfinished",
     "write_json",
     "write_parquet",
+    "write_pieces",
     "write_text",
 ]

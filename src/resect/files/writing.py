@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from resect.records import LEFT_OUT_BY_DEFAULT
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 # What file systems without hard links answer.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+_PIECE = 4 * 2**20
 
 
 def _draft_of(path: Path) -> Path:
@@ -112,6 +114,31 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with atomic(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_pieces(path: str | Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write bytes that need not be in memory together, whole or not at all."""
+    with atomic(path) as draft, draft.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def join_files(parts: Iterable[Path], path: str | Path) -> None:
+    """Write one file that holds the bytes of others, in order.
+
+    Raises:
+        InputError: One of them cannot be read, or the place cannot be written.
+    """
+    write_pieces(path, (piece for part in parts for piece in _pieces(part)))
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                yield piece
+    except OSError as error:
+        raise InputError(f"cannot read {path}", got=error.strerror or str(error)) from error
 
 
 def plain(value: object) -> Any:

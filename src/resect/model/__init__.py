@@ -1,11 +1,11 @@
 """Checkpoints: loading them, and finding their prunable weights; nothing here changes a weight."""
 
 from resect.model.context import context_of
+from resect.model.faults import quiet
 from resect.model.load import (
     LoadedModel,
     load_model,
     model_fingerprint,
-    quiet,
     tokenizer_fingerprint,
 )
 from resect.model.places import Place

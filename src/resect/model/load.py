@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
+from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
+from resect.model.imported import checkpoint_of, name_source
 from resect.model.stored import note_files, stored_of
-from resect.records import CausalModel, ModelConfig, Tokenizer
+from resect.records import CausalModel, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
-# Tensors that a message names.
-MOST_NAMED = 5
-# What transformers, tokenizers and safetensors raise for broken folders; ImportError is a quantised
-# checkpoint without the package that reads it.
-LOAD_FAULTS = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    RecursionError,
-    RuntimeError,
-    SafetensorError,
-    MemoryError,
-)
 
 
 class LoadedModel(NamedTuple):
@@ -74,7 +58,8 @@ def load_model(
     """Load a causal LM and its tokenizer.
 
     Args:
-        place: A checkpoint folder, or a Hub id, `id@revision` for a fixed revision.
+        place: A checkpoint folder, a GGUF file, which is imported into the cache when it is first
+            asked for, or a Hub id, `id@revision` for a fixed revision.
         dtype: Dtype of the weights; None keeps the one on disk.
         device: Device to move the model to; None for a GPU if there is one, else the CPU; "auto"
             spreads one large model over all GPUs.
@@ -129,17 +114,13 @@ def load_reported(
         # A Hub id may name an adapter, which transformers puts on its base unasked.
         if getattr(model, "_hf_peft_config_loaded", False):
             raise adapter_instead(checkpoint, f"{ADAPTER} on the Hub")
-        _refuse_holes(checkpoint, report["missing_keys"], report["unexpected_keys"])
+        refuse_holes(checkpoint, report["missing_keys"], report["unexpected_keys"])
         speaker = _read_tokenizer(words_from)
     except LOAD_FAULTS as error:
         raise _why_not(checkpoint, error) from error
-    if not _speaks(speaker):
-        raise InputError(
-            f"the tokenizer of {tokenizer or checkpoint} returns no tokens",
-            got=type(speaker).__name__,
-            fix="save the tokenizer with its class named in tokenizer_config.json",
-        )
+    _refuse_mute(speaker, tokenizer or checkpoint)
     refuse_encoder(model.config, str(checkpoint))
+    name_source(model, checkpoint)
     folder = _folder_of(source, revision)
     if folder is not None:
         wanted = chosen if isinstance(chosen, torch.dtype) else None
@@ -162,6 +143,16 @@ def _read_tokenizer(source: _Source) -> Tokenizer:
     return tokenizer
 
 
+def _refuse_mute(speaker: Tokenizer, place: str | Path) -> None:
+    """Raise `InputError` for a tokenizer that finds no tokens in a text."""
+    if not _speaks(speaker):
+        raise InputError(
+            f"the tokenizer of {place} returns no tokens",
+            got=type(speaker).__name__,
+            fix="save the tokenizer with its class named in tokenizer_config.json",
+        )
+
+
 def _folder_of(source: str, revision: str | None) -> Path | None:
     """Return the folder that a model was loaded from, None if there is none on this machine."""
     if Path(source).is_dir():
@@ -179,44 +170,12 @@ def _folder_of(source: str, revision: str | None) -> Path | None:
     return None if config is None else Path(config).parent
 
 
-def _refuse_holes(
-    checkpoint: str | Path, missing: Iterable[str], unexpected: Iterable[str]
-) -> None:
-    """Refuse a checkpoint that lacks weights of its model: they would be random numbers.
-
-    Raises:
-        InputError: There is one.
-    """
-    absent, unplaced = sorted(missing), sorted(unexpected)
-    if not absent:
-        return
-    prefixed = [name for name in unplaced if name.endswith(tuple(f".{key}" for key in absent))]
-    got = f"no {_some(absent)}"
-    if unplaced:
-        got += f"; and {_some(unplaced)}, for which the model has no place"
-    raise InputError(
-        f"{checkpoint} lacks {len(absent)} weight{'s' * (len(absent) > 1)} of its model",
-        got=got,
-        allowed="files that hold every weight, so that none is filled with random numbers",
-        fix="take the prefix of a training wrapper off its names, or save the unwrapped model with "
-        "save_pretrained"
-        if prefixed
-        else "save the model again with save_pretrained, or fetch the missing shard",
-    )
-
-
-def _some(names: list[str]) -> str:
-    """Return the first names of a list, and how many follow."""
-    shown = ", ".join(names[:MOST_NAMED])
-    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
-
-
 def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
     """Return the message for a checkpoint that could not be loaded."""
     if is_out_of_memory(error):
         return InputError(
             f"the model of {checkpoint} does not fit into memory",
-            got=_reason(error),
+            got=first_line(error),
             fix="resect score reads it block by block with --stream; or load it with --dtype "
             "bfloat16, or over several GPUs with --device auto",
         )
@@ -238,7 +197,7 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
         )
     return InputError(
         f"cannot load a causal language model from {checkpoint}",
-        got=_reason(error),
+        got=first_line(error),
         fix="check the folder or id; a folder needs config.json, weights and a tokenizer",
     )
 
@@ -249,32 +208,6 @@ def _unsafe_weights(folder: Path) -> list[str]:
         return []
     patterns = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth", "*.ckpt")
     return sorted(path.name for pattern in patterns for path in folder.glob(pattern))
-
-
-def refuse_encoder(config: ModelConfig, checkpoint: str) -> None:
-    """Refuse a family that reads in both directions, though it can be loaded as a causal LM.
-
-    Args:
-        config: Configuration of the model.
-        checkpoint: Where it is from, for the message.
-
-    Raises:
-        InputError: The configuration is of such a family, and does not say that it is a decoder.
-    """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if both_ways and not getattr(config, "is_decoder", False):
-        raise InputError(
-            f"{checkpoint} is no causal language model",
-            got=f"model type {config.model_type}, which reads in both directions",
-            allowed="models that predict the next token",
-        )
-
-
-def _reason(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def find_device(device: str | None) -> str:
@@ -309,27 +242,14 @@ def _speaks(tokenizer: Tokenizer) -> bool:
     return bool(tokenizer("a b c", add_special_tokens=False)["input_ids"])
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from its own bars and its table of missing weights while the block runs."""
-    from transformers.utils import logging
-
-    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shown:
-            logging.enable_progress_bar()
-
-
 def _source(text: str, *, words: bool = False) -> _Source:
     """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
 
+    A GGUF file is the folder that it is imported into.
+
     An adapter's folder has no model, and may have a tokenizer (`words`).
     """
+    text = checkpoint_of(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
         # Beside a config.json too: transformers would put it on the base that it names.
@@ -346,7 +266,9 @@ def _source(text: str, *, words: bool = False) -> _Source:
     name, _, revision = text.partition("@")
     if text.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
         raise InputError(
-            "no such checkpoint folder", got=text, allowed="a folder, or a Hub id owner/name"
+            "no such checkpoint folder",
+            got=text,
+            allowed="a folder, a GGUF file, or a Hub id owner/name",
         )
     return _Source(name, revision or None)
 
@@ -415,7 +337,7 @@ def load_tokenizer(checkpoint: str | Path) -> Tokenizer:
             )
         except LOAD_FAULTS as error:
             raise InputError(
-                f"cannot load a tokenizer from {checkpoint}", got=_reason(error)
+                f"cannot load a tokenizer from {checkpoint}", got=first_line(error)
             ) from error
         if _speaks(tokenizer):
             return tokenizer

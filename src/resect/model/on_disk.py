@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from resect.errors import InputError
 from resect.machine.memory import returned
+from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read_into, weight_files
-from resect.model.load import DTYPES, fingerprint_of, load_tokenizer, refuse_encoder
+from resect.model.imported import checkpoint_of, name_source
+from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
 from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (
@@ -132,7 +134,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     """Open a checkpoint folder without bringing its blocks into memory.
 
     Args:
-        folder: A checkpoint folder with safetensors weights.
+        folder: A checkpoint folder with safetensors weights, or a GGUF file.
         dtype: Dtype of the weights in memory; None for that of the configuration.
         device: Where the model runs; None for a GPU if there is one, else the CPU.
 
@@ -143,7 +145,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = Path(folder)
+    source = Path(checkpoint_of(folder))
     files = entries(weight_files(source))
     if dtype is not None and dtype not in DTYPES:
         raise InputError("unknown dtype", got=dtype, allowed=", ".join(DTYPES))
@@ -163,7 +165,8 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
         name_rounding(files, chosen)
     model.tie_weights()
     usual = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer(folder)
+    name_source(model, folder)
+    tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
 

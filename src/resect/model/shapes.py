@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 
 from resect.errors import InputError, unknown_name
-from resect.model.load import refuse_encoder
+from resect.model.faults import refuse_encoder
+from resect.model.imported import checkpoint_of
 from resect.records import CausalModel
 
 
@@ -92,7 +93,7 @@ def empty_model(source: str, dtype: torch.dtype | None = None) -> CausalModel:
     """Return a model on the meta device: shapes and dtypes without weights.
 
     Args:
-        source: A name in `SHAPES`, a folder with a `config.json`, or a Hub id.
+        source: A name in `SHAPES`, a folder with a `config.json`, a GGUF file, or a Hub id.
         dtype: Dtype of its weights; None for that of the configuration.
 
     Raises:
@@ -100,6 +101,8 @@ def empty_model(source: str, dtype: torch.dtype | None = None) -> CausalModel:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if source not in SHAPES:
+        source = checkpoint_of(source)
     try:
         if source in SHAPES:
             shape = SHAPES[source]

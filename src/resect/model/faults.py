@@ -1,0 +1,102 @@
+"""What goes wrong when other packages read a checkpoint, and how they are kept quiet meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from resect.errors import InputError
+from resect.records import ModelConfig
+
+# Tensors that a message names.
+MOST_NAMED = 5
+# What transformers, tokenizers and safetensors raise for broken folders; ImportError is a quantised
+# checkpoint without the package that reads it.
+LOAD_FAULTS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    MemoryError,
+)
+
+
+def refuse_holes(checkpoint: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse a checkpoint that lacks weights of its model: they would be random numbers.
+
+    Raises:
+        InputError: There is one.
+    """
+    absent, unplaced = sorted(missing), sorted(unexpected)
+    if not absent:
+        return
+    prefixed = [name for name in unplaced if name.endswith(tuple(f".{key}" for key in absent))]
+    got = f"no {some_of(absent)}"
+    if unplaced:
+        got += f"; and {some_of(unplaced)}, for which the model has no place"
+    raise InputError(
+        f"{checkpoint} lacks {len(absent)} weight{'s' * (len(absent) > 1)} of its model",
+        got=got,
+        allowed="files that hold every weight, so that none is filled with random numbers",
+        fix="take the prefix of a training wrapper off its names, or save the unwrapped model with "
+        "save_pretrained"
+        if prefixed
+        else "save the model again with save_pretrained, or fetch the missing shard",
+    )
+
+
+def some_of(names: list[str]) -> str:
+    """Return the first names of a list, and how many follow."""
+    shown = ", ".join(names[:MOST_NAMED])
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
+
+
+def refuse_encoder(config: ModelConfig, checkpoint: str) -> None:
+    """Refuse a family that reads in both directions, though it can be loaded as a causal LM.
+
+    Args:
+        config: Configuration of the model.
+        checkpoint: Where it is from, for the message.
+
+    Raises:
+        InputError: The configuration is of such a family, and does not say that it is a decoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if both_ways and not getattr(config, "is_decoder", False):
+        raise InputError(
+            f"{checkpoint} is no causal language model",
+            got=f"model type {config.model_type}, which reads in both directions",
+            allowed="models that predict the next token",
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its name."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from its own bars and its table of missing weights while the block runs."""
+    from transformers.utils import logging
+
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
