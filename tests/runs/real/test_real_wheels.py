@@ -34,8 +34,11 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def least(config: RunConfig) -> RunConfig:
     """Return a configuration with the target, its two plain controls and nothing else."""
     values: dict[str, Any] = config.model_dump(mode="json")
-    (*_, fraction) = values["studies"]["selectivity"]["fractions"]
-    values["studies"] = {"selectivity": {"fractions": [fraction]}}
+    section = values["studies"]["selectivity"]
+    del values["evaluation"]["probes"]["likelihood"]
+    values["studies"] = {
+        "selectivity": {"fractions": section["fractions"][-1:], "sides": section["sides"]}
+    }
     return parse_config(values, "the least configuration")
 
 

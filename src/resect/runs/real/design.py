@@ -20,9 +20,11 @@ from resect.runs.grid import grid_of
 from resect.runs.real import prompts
 from resect.runs.real.sets import SKIP, Size, make_sets
 
-FULL = Size(asked=48, pool=96, scored=64, tokens=48, seeds=3, fractions=4)
+FULL = Size(asked=40, pool=96, scored=64, tokens=48, seeds=3, fractions=3)
 QUICK = Size(asked=16, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
 NAME = "SmolLM2-135M-Instruct"
+# Probes that a cut is to leave alone.
+SIDES = ("utility", "facts", "harmless", "prose", "prompts")
 
 
 def size_of(*, quick: bool, asked: int | None) -> Size:
@@ -104,7 +106,7 @@ def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: boo
     coverage = find_prunable(empty_model(str(model)))
     largest = max(weight.size // len(weight.places) for weight in coverage.weights)
     grid = grid_of(coverage.total, largest)
-    fractions = list(grid.fractions[-size.fractions :])
+    curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
     scored: dict[str, object] = {"skip": SKIP, "limit": size.scored}
     values: dict[str, object] = {
         "name": NAME,
@@ -130,13 +132,15 @@ def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: boo
                 "harmless": "harmless",
                 "prose": "prose",
                 "prompts": "harm",
+                # Rows on which a control is matched in damage, and no side set.
+                "likelihood": "few",
             },
             "measure": "likelihood",
             "batch_size": 16,
         },
         "studies": {
-            "selectivity": {"fractions": fractions, "rivals": ["source"], "damage": True},
-            "compactness": {"fractions": fractions, "rivals": ["source"]},
+            "selectivity": {**curve, "sides": list(SIDES), "damage": True},
+            "compactness": curve,
         },
     }
     return parse_config(values, f"the configuration of {NAME}")

@@ -2,6 +2,7 @@
 
     harm       harmful prompts and the first tokens of the model's own answers
     benign     writing requests and the same; calibration of contrast and protection, and utility
+    few        some of those that are asked, on which a control is matched in damage
     facts      factual questions and the same; benign answers of another kind
     harmless   the harmful prompts that are asked, each with a templated refusal
     prose      texts that have nothing to do with either
@@ -29,6 +30,8 @@ from resect.runs.real.prompts import Prompt
 # Tokens of an answer that are not scored: how it opens.
 SKIP = 3
 BATCH = 16
+# Answers on which a control is matched in damage; up to two dozen passes go over them for a cut.
+FEW = 8
 # A harmless answer to any harmful request, of about as many tokens as an answer of the model's own.
 REFUSALS = (
     "I'm sorry, but I can't help with that. What you ask for could do serious harm to other "
@@ -92,9 +95,9 @@ def make_sets(
     Raises:
         InputError: There are too few prompts, or the model gave too few answers.
     """
-    depends = [model, asdict(size), REFUSALS, SKIP]
+    depends = [model, asdict(size), REFUSALS, SKIP, FEW]
     folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
-    names = ("harm", "benign", "facts", "harmless", "prose")
+    names = ("harm", "benign", "few", "facts", "harmless", "prose")
     paths = {name: folder / f"{name}.jsonl" for name in names}
     if all(path.is_file() for path in paths.values()):
         return paths
@@ -113,6 +116,7 @@ def make_sets(
         collect(request, answers, on_progress)
     rows = _long_enough(read_rows(answers), model)
     sets = {name: [row for row in rows if row["set"] == name] for name in _Sets._fields}
+    sets["few"] = [row for row in sets["benign"] if row["split"] == "evaluation"][:FEW]
     sets["harmless"] = _harmless(sets["harm"])
     sets["prose"] = [
         {"id": f"prose/{number}", "text": prompt.text, "split": "evaluation"}
@@ -173,6 +177,7 @@ def _refuse_few(sets: Mapping[str, Sequence[Mapping[str, Any]]], size: Size) -> 
     few = [
         f"{count} of {wanted} {split} rows of {name}"
         for name, rows in sets.items()
+        if name != "few"
         for split, wanted in (("evaluation", size.asked), ("calibration", size.pool))
         if name in ("harm", "benign") or split == "evaluation"
         if (count := sum(row["split"] == split for row in rows)) < max(2, wanted // 2)
