@@ -7,7 +7,6 @@ hash. Where a wheel comes from is pip's configuration alone.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -156,8 +155,7 @@ def _unpack(path: Path, target: Path, patterns: Sequence[str]) -> str:
                     continue
                 place = draft / inner
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(name) as source, place.open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
+                files.write_pieces(place, [archive.read(name)])
     except zipfile.BadZipFile as error:
         return f"{path.name} is no wheel: {error}"
     return ""
