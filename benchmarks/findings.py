@@ -1,9 +1,11 @@
-"""The table of docs/findings.md from a run, and what the table was made from.
+"""The table of a page of findings from a run, and what the table was made from.
 
     python benchmarks/findings.py RUN
+    python benchmarks/findings.py RUN --page findings-real
 
-It writes docs/findings.json and the marked place in docs/findings.md. The JSON file holds the
-claims of the run and where they come from, so that a test can hold the page to it without the run.
+It writes docs/findings.json and the marked place in docs/findings.md, or those of another page. The
+JSON file holds the claims of the run and where they come from, so that a test can hold the page to
+it without the run.
 """
 
 from __future__ import annotations
@@ -75,9 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write both files from a run folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    values = kept(read_json(parser.parse_args(arguments).run / "results.json"))
-    write_json(DOCS / "findings.json", values)
-    page = DOCS / "findings.md"
+    parser.add_argument("--page", default="findings", help="its name in docs/, without .md")
+    options = parser.parse_args(arguments)
+    values = kept(read_json(options.run / "results.json"))
+    write_json(DOCS / f"{options.page}.json", values)
+    page = DOCS / f"{options.page}.md"
     write_text(page, filled(page.read_text(encoding="utf-8"), table(values)))
 
 

