@@ -108,11 +108,24 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 f"{run} holds a run of another configuration",
                 fix="choose a new folder with -o, or remove the old one",
             )
+        refuse_taken(run, resume=resume)
+        _set_unjudged_apart(config, run)
+        return
+    refuse_taken(run, resume=resume)
+    write_text(path, dump_config(config))
+
+
+def refuse_taken(run: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a run unless that is to go on.
+
+    Raises:
+        InputError: It does.
+    """
+    if (run / "config.yaml").exists():
         if not resume:
             raise InputError(
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
-        _set_unjudged_apart(config, run)
         return
     # What a killed process was writing does not make a folder full.
     if run.exists() and (run.is_file() or any(not is_unfinished(inner) for inner in run.iterdir())):
@@ -121,7 +134,6 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             got=str(run),
             fix="choose a new folder with -o",
         )
-    write_text(path, dump_config(config))
 
 
 def _set_unjudged_apart(config: RunConfig, run: Path) -> None:
