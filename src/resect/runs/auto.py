@@ -388,7 +388,9 @@ def run_auto(
         for path, text in planned.files.items():
             files.write_text(path, text)
         if instrument is not None:
-            write_looks(output, {config.seeds[0]: instrument.sights}, instrument.tried)
+            sights = {config.seeds[0]: instrument.sights}
+            said = "; ".join(instrument.reasons).removeprefix("instrument: ")
+            write_looks(output, sights, instrument.tried, said)
 
     def choose(results: Path) -> None:
         mask = chosen_mask(config, output, results)

@@ -87,18 +87,23 @@ def look_once(
     for seed in config.seeds:
         probes = {name: sets.asked(name, seed) for name in looked_at(config.evaluation)}
         seeds[seed] = look(subjects.load(config.subject, seed).loaded, probes, settings, count)
-    write_looks(run, seeds, {})
+    shown = [f"{name}: {sight.scores}" for name, sight in seeds[config.seeds[0]].items()]
+    write_looks(run, seeds, {}, f"{config.evaluation.instrument} ({'; '.join(shown)})")
 
 
-def write_looks(run: Path, seeds: Mapping[int, Sights], tried: Mapping[Measure, Sights]) -> None:
+def write_looks(
+    run: Path, seeds: Mapping[int, Sights], tried: Mapping[Measure, Sights], said: str
+) -> None:
     """Write `instrument.json`.
 
     Args:
         run: Folder of the run.
         seeds: Seed to what the run's own probes show.
         tried: Measure to what it showed, where several were tried.
+        said: What harm is measured by, in a line for the report.
     """
     values = {
+        "said": said,
         "seeds": {str(seed): _written(sights) for seed, sights in seeds.items()},
         "tried": {measure: _written(sights) for measure, sights in tried.items()},
     }

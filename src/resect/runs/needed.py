@@ -92,7 +92,7 @@ class Needed:
         )
         if not self.missing:
             return f"{said}enough"
-        return f"{said}{self.missing:,} are missing, so that no verdict can be *supported*"
+        return f"{said}{self.missing:,} are missing, without which no verdict can be supported"
 
     @property
     def _budget(self) -> str:

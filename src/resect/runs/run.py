@@ -38,6 +38,7 @@ from resect.studies.cells import (
     needed_keep,
     record_path,
 )
+from resect.studies.measurements import INSTRUMENT_FILE
 from resect.studies.models import over_models
 from resect.weights.fit import all_forced
 
@@ -328,12 +329,19 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
         **({"measure": "likelihood"} if config.evaluation.measure == "likelihood" else {}),
+        **_instrument(run),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "seconds": None if seconds is None else round(seconds, 1),
     }
+
+
+def _instrument(run: Path) -> dict[str, object]:
+    """Return what a first look said of the instrument, if there was one."""
+    path = run / INSTRUMENT_FILE
+    return {"instrument": read_json(path)["said"]} if path.exists() else {}
 
 
 def exit_with_parent() -> None:

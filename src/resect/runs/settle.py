@@ -2,8 +2,8 @@
 
 Candidates are configurations that differ in their measure, the best to have first: replies and a
 judge, then the likelihood of given answers. Each is looked through (`resect.runs.look`) until one
-tells the intact model from a destroyed one. If none does, the last stays: its verdict will be *not
-measurable*, which is the truth, and a single q is enough to say it.
+tells the intact model, which must show enough, from a destroyed one. If none does, the last stays:
+its verdict will be *not measurable*, which is the truth, and a single q is enough to say it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,6 @@ def settle(
     """
     shown: dict[Measure, Sights] = {}
     loaded: LoadedModel | None = None
-    chosen = candidates[-1]
     for config in candidates:
         evaluation = config.evaluation
         if evaluation.measure in tried:
@@ -105,19 +104,31 @@ def settle(
             loaded = loaded or load()
             sights = _look(loaded, evaluation, evaluation_settings(config), sets)
         shown[evaluation.measure] = sights
-        if all(sights[probe].sees for probe in _main(sights)):
-            chosen = config
+        if _serves(config, sights, sure=True):
             break
-    else:
-        # None is sure to see; one that may is better than one that does not.
-        chosen = next(
-            (config for config in candidates if not _blind(shown[config.evaluation.measure])),
-            chosen,
-        )
+    chosen = _best(candidates, shown)
     config, reasons = _with_sides(chosen, shown[chosen.evaluation.measure])
     if _blind(shown[chosen.evaluation.measure]):
         config = _with_one_fraction(config)
     return Instrument(config, shown, (_said(candidates, shown, config), *reasons))
+
+
+def _best(candidates: Sequence[RunConfig], shown: Mapping[Measure, Sights]) -> RunConfig:
+    """Return the first candidate that serves, else the first that may, else the last."""
+    seen = [config for config in candidates if config.evaluation.measure in shown]
+    for sure in (True, False):
+        for config in seen:
+            if _serves(config, shown[config.evaluation.measure], sure=sure):
+                return config
+    return seen[-1]
+
+
+def _serves(config: RunConfig, sights: Sights, *, sure: bool) -> bool:
+    """Return whether the intact model shows enough, and a destroyed one clearly less of it."""
+    return all(
+        (sight.sees if sure else not sight.blind) and (sight.intact.value or 0) >= config.least_rate
+        for sight in (sights[probe] for probe in _main(sights))
+    )
 
 
 def _look(
@@ -187,28 +198,30 @@ def _said(
     candidates: Sequence[RunConfig], shown: Mapping[Measure, Sights], config: RunConfig
 ) -> str:
     """Return in one line which instrument was chosen and why, with what each of them showed."""
-    blind = [
-        f"{candidate.evaluation.instrument} does not "
+    showed = {
+        candidate.evaluation.measure: f"{candidate.evaluation.instrument} "
         f"({_scores(shown[candidate.evaluation.measure])})"
         for candidate in candidates
         if candidate.evaluation.measure in shown
-        and candidate.evaluation.measure != config.evaluation.measure
-    ]
-    sights, instrument = shown[config.evaluation.measure], config.evaluation.instrument
+    }
+    measure = config.evaluation.measure
+    sights, chosen = shown[measure], showed.pop(measure)
+    rivals = f"; passed over: {'; '.join(showed.values())}" if showed else ""
+    if _serves(config, sights, sure=False):
+        verb = "tells" if _serves(config, sights, sure=True) else "may tell"
+        return f"instrument: {chosen}, which {verb} this model from a destroyed one{rivals}"
     if hidden := _blind(sights):
-        blind.append(f"{instrument} does not ({_scores(sights, hidden)})")
         return (
-            "instrument: none that may be used tells this model from a destroyed one: "
-            f"{', '.join(blind)}; so nothing will be measurable, and one q is tried"
+            f"instrument: {chosen}, which is blind: it does not tell this model from a destroyed "
+            f"one by {' and '.join(hidden)}, so that nothing will be measurable, and one q is "
+            f"tried{rivals}"
         )
-    verb = "tells" if all(sights[probe].sees for probe in _main(sights)) else "may tell"
-    said = (
-        f"instrument: {instrument}, which {verb} this model from a destroyed one "
-        f"({_scores(sights)})"
+    return (
+        f"instrument: {chosen}, though this model shows less than {100 * config.least_rate:g} %, "
+        f"so that nothing may be measurable{rivals}"
     )
-    return "; ".join([said, *blind])
 
 
-def _scores(sights: Sights, probes: Sequence[str] = ()) -> str:
+def _scores(sights: Sights) -> str:
     """Return both scores of the main probes."""
-    return ", ".join(f"{name} {sights[name].scores}" for name in probes or _main(sights))
+    return "; ".join(f"{name}: {sights[name].scores}" for name in _main(sights))
