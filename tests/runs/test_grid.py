@@ -75,7 +75,7 @@ def coverage_of(model: str) -> Coverage:
 @pytest.mark.parametrize(
     ("model", "weights", "low", "high"),
     [
-        ("organism", None, 2e-3, 3e-3),
+        ("organism", None, 2.9e-3, 3.1e-3),
         ("SmolLM2-135M", 106_168_320, 1e-4, 2e-4),
         ("Gemma-3-270M", 100_270_080, 1e-4, 2e-4),
     ],
@@ -85,10 +85,10 @@ def test_real_shapes_have_a_grid_that_cuts_something(
 ) -> None:
     coverage = coverage_of(model)
     assert weights in (None, coverage.total)
-    assert 10**6 <= coverage.total <= 2 * 10**8
+    assert 8 * 10**5 <= coverage.total <= 2 * 10**8
     sizes = [weight.size // len(weight.places) for weight in coverage.weights]
     planned = grid_of(coverage.total, max(sizes))
-    assert low <= planned.fractions[2] <= high
+    assert low <= planned.fractions[3] <= high
     assert not planned.raised
     # The least q takes a weight of some tensor, the largest one of every tensor.
     assert sum(floor(planned.fractions[0] * size) for size in sizes) >= 1
