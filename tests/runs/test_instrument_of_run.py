@@ -10,9 +10,12 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from command_line import call, write
-from resect.evaluation import instrument
+from resect.data import load_data
+from resect.evaluation.ask import EvaluationSettings
+from resect.evaluation.instrument import Sight
 from resect.files.reading import read_json
 from resect.model import load_model
+from resect.records import Interval
 from resect.runs import look
 from resect.runs.config import load_config
 from resect.weights.mask import Mask
@@ -181,15 +184,12 @@ def test_a_folder_that_is_taken_is_refused_before_the_model_is_looked_at(
 def test_what_is_left_open_is_looked_at_again(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resect.data import load_data
-    from resect.evaluation.ask import EvaluationSettings
-
     counts: list[int] = []
 
     def open_question(_loaded: object, probes: dict[str, Any], _settings: object) -> Any:
         counts.append(len(probes["generation"]))
-        interval = instrument.Interval("drop", 0.9, 0.4 if len(counts) < 3 else 0.6, 1.0)
-        return {"generation": instrument.Sight(interval, interval, interval)}
+        interval = Interval("drop", 0.9, 0.4 if len(counts) < 3 else 0.6, 1.0)
+        return {"generation": Sight(interval, interval, interval)}
 
     monkeypatch.setattr(look, "can_see", open_question)
     data = {"generation": load_data(places["harm"])}

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from resect import files
 from resect.data import BehaviourSet, load_data
+from resect.data.encode import prompt_text
 from resect.errors import InputError
 from resect.evaluation.judges import find_judge
 from resect.model import Coverage, find_prunable
@@ -37,11 +38,12 @@ from resect.runs.drawn import as_lines, counted, lengths_of, longer_than, refuse
 from resect.runs.forecast import Rows, expected_here
 from resect.runs.grid import Grid, grid_of
 from resect.runs.look import tried_before, write_looks
-from resect.runs.needed import needed
 from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unwatched
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies import frontier, selectivity
+from resect.studies.measurements import PromptOf
+from resect.studies.needed import needed
 from resect.weights.mask import Mask
 
 TARGET = "beavertails"
@@ -211,7 +213,7 @@ def _needs(
     if section is None or "utility" not in sets:
         return ()
     said = needed(
-        sets["utility"],
+        [PromptOf(row.category, prompt_text(row)) for row in sets["utility"].examples],
         section.utility_drop,
         config.guard,
         alike=config.evaluation.alike,

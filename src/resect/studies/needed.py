@@ -14,10 +14,9 @@ a file needs twice as many.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resect.data import BehaviourSet
-from resect.data.encode import prompt_text
 from resect.stats import LEVEL, normalised
 from resect.studies.design import Guard
 from resect.studies.measurements import LEAST_PROMPTS, PromptOf, deal
@@ -100,7 +99,7 @@ class Needed:
 
 
 def needed(
-    questions: BehaviourSet,
+    questions: Sequence[PromptOf],
     budget: float,
     guard: Guard,
     *,
@@ -110,13 +109,13 @@ def needed(
     """Return what a set of utility needs.
 
     Args:
-        questions: The rows that are asked.
+        questions: Category and text of each row that is asked.
         budget: Largest relative drop of utility, in the mean over tasks.
         guard: What else a cut may cost.
         alike: When prompts count as one (`evaluation.alike`).
         accuracy: Of the intact model; None assumes `ASSUMED_ACCURACY`.
     """
-    rows = tuple(PromptOf(row.category, normalised(prompt_text(row))) for row in questions.examples)
+    rows = tuple(PromptOf(row.category, normalised(row.text)) for row in questions)
     groups: dict[str, set[str]] = {}
     for row, place in zip(rows, deal(rows, alike), strict=True):
         if place.half == "test":

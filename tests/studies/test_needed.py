@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from resect.data import BehaviourSet
-from resect.records import Example
-from resect.runs.needed import Needed, needed, questions_for
 from resect.stats import Resampler, relative_drop
 from resect.studies.design import Guard
+from resect.studies.measurements import PromptOf
+from resect.studies.needed import Needed, needed, questions_for
 
 
 def bound(questions: int, accuracy: float) -> float:
@@ -44,12 +43,12 @@ def test_some_budgets_need_more_than_there_can_be(accuracy: float, budget: float
 
 def of(tasks: dict[str, int], *, budget: float = 0.05, accuracy: float | None = 1.0) -> Needed:
     """Return what so many questions of each task need; no two of them are alike."""
-    rows = tuple(
-        Example(f"{task}{n}", f"alpha{task}{n} beta{task}{n}", "x", category=task)
+    rows = [
+        PromptOf(task, f"alpha{task}{n} beta{task}{n}")
         for task, count in tasks.items()
         for n in range(count)
-    )
-    return needed(BehaviourSet("here", rows, ""), budget, Guard(), alike=0.5, accuracy=accuracy)
+    ]
+    return needed(rows, budget, Guard(), alike=0.5, accuracy=accuracy)
 
 
 def test_what_is_missing_is_counted_by_task_and_as_a_whole() -> None:
@@ -67,8 +66,8 @@ def test_what_is_missing_is_counted_by_task_and_as_a_whole() -> None:
 
 
 def test_questions_that_say_the_same_count_once() -> None:
-    rows = tuple(Example(f"q{n}", f"alpha{n % 8} beta{n % 8}", "x") for n in range(160))
-    said = needed(BehaviourSet("here", rows, ""), 0.05, Guard(), alike=0.5, accuracy=1.0)
+    rows = [PromptOf("", f"alpha{n % 8} beta{n % 8}") for n in range(160)]
+    said = needed(rows, 0.05, Guard(), alike=0.5, accuracy=1.0)
     assert said.tested == 4
 
 
