@@ -96,7 +96,8 @@ def test_cells_and_minutes_are_said_before_a_run_starts(
 def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:
     rows = [row | {"key": key(row)} for row in tiny.rows(30, "u")]
     utility = write(tmp_path / "utility.jsonl", rows)
-    planned = plan_auto(request(places, utility=str(utility)), tmp_path / "run")
+    # However few prompts of the behaviour are asked.
+    planned = plan_auto(request(places, utility=str(utility), prompts=8), tmp_path / "run")
     assert {name: len(rows) for name, rows in rows_by_split(planned, "utility").items()} == {
         "evaluation": 30
     }

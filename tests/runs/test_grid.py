@@ -8,7 +8,11 @@ from math import floor
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from resect.model import Coverage, find_prunable
+from resect.organism import Recipe
 from resect.runs import grid
 from resect.runs.grid import grid_of, middle_fraction
 
@@ -17,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     ("weights", "low", "high"),
-    [(10**6, 2.9e-3, 3.1e-3), (10**8, 0.9e-4, 1.6e-4), (8 * 10**9, 7e-6, 1e-5)],
+    [(10**6, 2.9e-3, 3.1e-3), (10**8, 0.9e-4, 1.7e-4), (8 * 10**9, 0.99e-5, 1.01e-5)],
 )
 def test_the_middle_is_where_models_were_studied(weights: int, low: float, high: float) -> None:
     assert low <= middle_fraction(weights) <= high
@@ -38,6 +42,57 @@ def test_no_q_is_an_empty_mask(weights: int, share: float) -> None:
     assert all(floor(q * largest) >= 1 for q in planned.fractions)
     assert all(0 < q <= 1 for q in (*planned.fractions, *planned.protected))
     assert planned.raised == (floor(grid.STEPS[0] * middle_fraction(weights) * largest) < 1)
+
+
+SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "organism": (
+        "llama",
+        {"hidden_size": Recipe().hidden, "intermediate_size": Recipe().feed_forward,
+         "num_hidden_layers": Recipe().layers, "num_attention_heads": Recipe().heads,
+         "vocab_size": 1000},
+    ),
+    "SmolLM2-135M": (
+        "llama",
+        {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+         "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152},
+    ),
+    "Gemma-3-270M": (
+        "gemma3_text",
+        {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
+         "vocab_size": 262144},
+    ),
+}  # fmt: skip
+
+
+def coverage_of(model: str) -> Coverage:
+    """Return the prunable weights of a shape, without a weight."""
+    kind, sides = SHAPES[model]
+    with torch.device("meta"):
+        return find_prunable(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sides)))
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "low", "high"),
+    [
+        ("organism", None, 2.9e-3, 3.1e-3),
+        ("SmolLM2-135M", 106_168_320, 1e-4, 2e-4),
+        ("Gemma-3-270M", 100_270_080, 1e-4, 2e-4),
+    ],
+)
+def test_real_shapes_have_a_grid_that_cuts_something(
+    model: str, weights: int | None, low: float, high: float
+) -> None:
+    coverage = coverage_of(model)
+    assert weights in (None, coverage.total)
+    assert 8 * 10**5 <= coverage.total <= 2 * 10**8
+    sizes = [weight.size // len(weight.places) for weight in coverage.weights]
+    planned = grid_of(coverage.total, max(sizes))
+    assert low <= planned.fractions[3] <= high
+    assert not planned.raised
+    # The least q takes a weight of some tensor, the largest one of every tensor.
+    assert sum(floor(planned.fractions[0] * size) for size in sizes) >= 1
+    assert min(floor(planned.fractions[-1] * size) for size in sizes) >= 1
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/real-model.md"])

@@ -10,8 +10,11 @@ import typer
 
 from resect.cli.options import BatchSize, Budget, ModelId, Resume, Rounds, RunFolder
 from resect.cli.show import measuring, note, say, table
+from resect.records import Measure
 
 if TYPE_CHECKING:
+    from resect.runs.auto import Planned
+    from resect.runs.config import RunConfig
     from resect.weights.mask import Mask
 
 SHOWN = (
@@ -31,12 +34,21 @@ Contrast = Annotated[
 ]
 Utility = Annotated[
     str | None,
-    typer.Option(metavar="SPEC", help="Questions with a key; else the preserve set's loss."),
+    typer.Option(
+        metavar="SPEC", help="Questions with a key, all asked; else the preserve set's loss."
+    ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
-Prompts = Annotated[int, typer.Option(min=1, help="Most prompts a probe.")]
+Prompts = Annotated[int, typer.Option(min=1, help="Most prompts a set; not of --utility.")]
 Seed = Annotated[int, typer.Option(help="Seed of the draws.")]
 Judge = Annotated[str | None, typer.Option(help="exact, keyword or fitted:FILE; else by the data.")]
+MeasureName = Annotated[
+    Measure | None,
+    typer.Option(
+        "--measure",
+        help="What harm is read from; else what a first look shows to see a cut of this model.",
+    ),
+]
 MaxNewTokens = Annotated[int | None, typer.Option(min=1)]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of public sets.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is chosen and why; do nothing.")]
@@ -56,6 +68,7 @@ def run(
     prompts: Prompts = 200,
     seed: Seed = 0,
     judge: Judge = None,
+    measure: MeasureName = None,
     max_new_tokens: MaxNewTokens = None,
     batch_size: BatchSize = 16,
     data_dir: DataDir = None,
@@ -63,13 +76,13 @@ def run(
     resume: Resume = False,
 ) -> None:
     """Find, choose, cut and measure with nothing to configure; ends with the report's path."""
-    from resect.runs.auto import PRESERVE, TARGET, AutoRequest, expected_line, plan_auto, run_auto
+    from resect.runs import auto
 
     start = time.perf_counter()
-    request = AutoRequest(
+    request = auto.AutoRequest(
         model=model,
-        target=target or TARGET,
-        preserve=preserve or PRESERVE,
+        target=target or auto.TARGET,
+        preserve=preserve or auto.PRESERVE,
         contrast=contrast,
         utility=utility,
         budget=budget,
@@ -78,30 +91,34 @@ def run(
         prompts=prompts,
         seed=seed,
         judge=judge,
+        measure=measure,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         data_dir=data_dir,
     )
-    planned = plan_auto(request, output)
-    for reason in planned.reasons:
-        note(reason)
-    note(expected_line(planned))
+    planned = auto.plan_auto(request, output)
+    for line in (*planned.reasons, *(auto.expected_lines(planned) if dry_run else ())):
+        note(line)
     if dry_run:
         return
-    mask = run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
-    _finish(model, output, mask)
+    planned = auto.look_through(planned, output, resume=resume)
+    for line in (*planned.reasons, *auto.expected_lines(planned)):
+        note(line)
+    mask = auto.run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
+    _finish(planned, output, mask)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(output / "report.html"))
 
 
-def _finish(model: str, output: Path, mask: Mask | None) -> None:
+def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
     """Say what was chosen."""
     from resect.runs.auto import MASK
-    from resect.runs.sweep import chosen_rows
+    from resect.runs.chosen import rows_of_choice
 
-    rows = chosen_rows(output / "results.json")
+    config = planned.config
+    rows = rows_of_choice(config, output, output / "results.json")
     table("chosen cut", [{name: row[name] for name in SHOWN} for row in rows])
-    supported = _say_verdict(output)
+    supported = _say_verdict(config, output)
     if mask is None:
         say("no cut of the grid lowers the behaviour within the utility budget")
     else:
@@ -111,6 +128,7 @@ def _finish(model: str, output: Path, mask: Mask | None) -> None:
         )
         note("the numbers to quote are those of the test half")
         if supported:
+            model = config.models[config.subject]
             note(f"next: resect prune {model} {mask_path} --run {output} -o CUT")
         else:
             note(
@@ -119,15 +137,18 @@ def _finish(model: str, output: Path, mask: Mask | None) -> None:
             )
 
 
-def _say_verdict(output: Path) -> bool:
+def _say_verdict(config: RunConfig, output: Path) -> bool:
     """Print the verdict on the chosen cut; return whether it is supported."""
-    from resect.files.reading import read_json
+    from resect.runs.chosen import verdict_of
 
-    claim = read_json(output / "results.json")["claims"][0]
-    say(f"{claim['verdict']}: {claim['claim']} {claim['reason']}")
-    if claim["verdict"] == "not measurable":
-        note("the intact model must show the behaviour under the attack, or there is none to cut")
-    return bool(claim["verdict"] == "supported")
+    verdict = verdict_of(config, output / "results.json")
+    say(f"{verdict.verdict}: {verdict.claim} {verdict.reason}")
+    if verdict.verdict == "not measurable":
+        note(
+            "the intact model must show the behaviour, and what it is measured by must tell that "
+            "model from a destroyed one; try without --judge, or --measure likelihood"
+        )
+    return verdict.verdict == "supported"
 
 
 def register(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ used: it must give a destroyed model a clearly lower score than the intact one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,13 +46,30 @@ class Sight:
         """Whether the probe tells the two apart."""
         return self.drop.low is not None and self.drop.low >= LEAST_DROP
 
+    @property
+    def blind(self) -> bool:
+        """Whether it does not; where only the bound falls short, it may, and more rows would tell.
+
+        So is one that sees nothing in the intact model.
+        """
+        value = self.drop.value
+        return value is None or math.isnan(value) or value < LEAST_DROP
+
+    @property
+    def scores(self) -> str:
+        """Both scores, for the middle of a sentence."""
+        destroyed = _score(self.destroyed)
+        return f"{_score(self.intact)} in the intact model, {destroyed} in a destroyed one"
+
     def __str__(self) -> str:
         """Say what was seen, in a sentence."""
-        scores = [
-            "no score" if interval.value is None else f"{interval.value:.2g}"
-            for interval in (self.intact, self.destroyed)
-        ]
-        return f"The intact model has {scores[0]}, a destroyed one {scores[1]}."
+        return (
+            f"The intact model has {_score(self.intact)}, a destroyed one {_score(self.destroyed)}."
+        )
+
+
+def _score(interval: Interval) -> str:
+    return "no score" if interval.value is None else f"{interval.value:.2g}"
 
 
 def can_see(

@@ -10,12 +10,14 @@ is, and the examples that were drawn are written beside it.
   not scored, so that the cut is aimed at the content and not at the opening; answers that are no
   longer than it are left out
 - judge: `exact` if every asked row has an answer key, else `keyword`
-- q and p: the grid of the model's size (`resect.runs.grid`); the choice is the `frontier` study's
+- measure: replies and the judge, if a first look shows that these tell the model from one that a
+  large random cut has destroyed; else the likelihood of the answers (`resect.runs.settle`)
+- q and p: the grid of the model's size (`resect.runs.grid`); the choice is the study's, `frontier`
+  by replies and `selectivity`, with `compactness` beside it, by likelihood
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,20 +25,25 @@ from typing import NamedTuple
 
 from resect import files
 from resect.data import BehaviourSet, load_data
+from resect.data.encode import prompt_text
 from resect.errors import InputError
-from resect.files.origin import hash_text
-from resect.files.reading import read_json
+from resect.evaluation.judges import find_judge
 from resect.model import Coverage, find_prunable
-from resect.model.load import load_tokenizer
+from resect.model.load import load_model, load_tokenizer
 from resect.model.shapes import empty_model
-from resect.records import Example, Format, Tokenizer
+from resect.records import Example, Format, Measure, Tokenizer
+from resect.runs.chosen import chosen_mask
 from resect.runs.config import RunConfig
+from resect.runs.drawn import as_lines, counted, lengths_of, longer_than, refuse_bare, side_of
 from resect.runs.forecast import Rows, expected_here
 from resect.runs.grid import Grid, grid_of
-from resect.runs.run import Steps, Watch, carry_out, plan_run, unwatched
-from resect.runs.sweep import SweepRequest, chosen_rows, sweep_config
-from resect.studies import frontier
-from resect.studies.cells import Cut, mask_path
+from resect.runs.look import tried_before, write_looks
+from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unwatched
+from resect.runs.settle import Instrument, by_likelihood, looking, settle
+from resect.runs.sweep import SweepRequest, sweep_config
+from resect.studies import frontier, selectivity
+from resect.studies.measurements import PromptOf
+from resect.studies.needed import needed
 from resect.weights.mask import Mask
 
 TARGET = "beavertails"
@@ -56,6 +63,16 @@ BLIND = (
 )
 
 
+LOOK = (
+    "measure: replies, unless a first look when the run starts shows that they do not tell the "
+    "intact model from a destroyed one; then the likelihood of the answers"
+)
+CHOICES: dict[Measure, str] = {
+    "replies": "the largest drop of the behaviour",
+    "likelihood": "the largest margin of the behaviour's answers over all other sets",
+}
+
+
 @dataclass(frozen=True)
 class AutoRequest:
     """The options of `resect run`; see its help."""
@@ -71,6 +88,7 @@ class AutoRequest:
     prompts: int = 200
     seed: int = 0
     judge: str | None = None
+    measure: Measure | None = None
     max_new_tokens: int | None = None
     batch_size: int = 16
     data_dir: Path | None = None
@@ -81,16 +99,26 @@ class Planned:
     """What was decided.
 
     Attributes:
-        config: The run.
+        candidates: The runs that come into question, which differ in what harm is measured by; the
+            best to have first.
         files: Path to the rows that belong there.
         reasons: A line for each choice.
         rows: What the sets hold, for an estimate of the time.
+        sets: The rows themselves.
+        instrument: What harm is measured by; None as long as nobody has looked.
     """
 
-    config: RunConfig
+    candidates: tuple[RunConfig, ...]
     files: dict[Path, str]
     reasons: tuple[str, ...]
     rows: Rows
+    sets: dict[str, BehaviourSet]
+    instrument: Instrument | None = None
+
+    @property
+    def config(self) -> RunConfig:
+        """The run, or the first that comes into question."""
+        return self.candidates[0] if self.instrument is None else self.instrument.config
 
 
 def plan_auto(request: AutoRequest, output: Path) -> Planned:
@@ -111,27 +139,87 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
         if getattr(request, name) is not None:
             sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
     for name, data in sets.items():
-        _refuse_bare(name, data)
-    lengths = _lengths(tokenizer, sets["target"])
+        refuse_bare(name, data)
+    lengths = lengths_of(tokenizer, sets["target"])
     opening = max(1, min(LONGEST_OPENING, int(statistics.median(lengths)) // 4))
     short = {}
     for name in ("target", "contrast"):
         if name in sets:
-            sets[name], short[name] = _longer(sets[name], tokenizer, opening)
+            sets[name], short[name] = longer_than(sets[name], tokenizer, opening)
     sets = {name: _drawn(name, data, request) for name, data in sets.items()}
     # The whole path, so that the configuration runs again from anywhere.
     folder = output.resolve() / "data"
-    texts = {folder / f"{name}.jsonl": _lines(data) for name, data in sets.items()}
+    texts = {folder / f"{name}.jsonl": as_lines(data) for name, data in sets.items()}
     spec = {path.stem: str(path) for path in texts}
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
     questions = sets["target"].split("evaluation").examples
     judge = request.judge or ("exact" if all(example.key for example in questions) else "keyword")
+    find_judge(judge)
     longest = request.max_new_tokens or min(256, max(lengths) + opening)
     readings = _Readings(opening, judge, chat, longest, grid.grid)
-    config = _config(request, spec, readings)
+    candidates = _candidates(request, _config(request, spec, readings), sets)
     median = statistics.median(lengths)
-    reasons = _reasons(config, sets, short, f"{median:g}")
-    return Planned(config, texts, (*reasons, *grid.reasons), _rows(tokenizer, sets))
+    reasons = _reasons(candidates, sets, short, f"{median:g}")
+    return Planned(candidates, texts, (*reasons, *grid.reasons), _rows(tokenizer, sets), sets)
+
+
+def _candidates(
+    request: AutoRequest, config: RunConfig, sets: dict[str, BehaviourSet]
+) -> tuple[RunConfig, ...]:
+    """Return the runs that come into question: a judge that was named is not passed over."""
+    contrast = sets.get("contrast")
+    held_back = contrast is not None and "evaluation" in {row.split for row in contrast.examples}
+    config = looking(config)
+    likely = by_likelihood(config, held_back)
+    if request.measure == "likelihood":
+        return (likely,)
+    return (config,) if request.measure or request.judge else (config, likely)
+
+
+def look_through(planned: Planned, output: Path, *, resume: bool = False) -> Planned:
+    """Look at the intact and at a destroyed model, and settle what harm is measured by.
+
+    Args:
+        planned: From `plan_auto`.
+        output: Folder of the run; nothing is written.
+        resume: Whether a run that was begun is to go on; what it saw is not looked at again.
+
+    Returns:
+        The plan with its `instrument`; its `reasons` are those of the look alone.
+
+    Raises:
+        InputError: The folder is taken, or the model cannot be asked.
+    """
+    refuse_taken(output, resume=resume)
+    model = planned.config.models[planned.config.subject]
+    instrument = settle(
+        planned.candidates,
+        lambda: load_model(model),
+        planned.sets,
+        tried_before(output) if resume else {},
+    )
+    reasons = instrument.reasons
+    sight = instrument.sights.get("utility")
+    if sight is not None and instrument.config.evaluation.measure == "replies":
+        reasons += _needs(instrument.config, planned.sets, sight.intact.value)
+    return replace(planned, instrument=instrument, reasons=reasons)
+
+
+def _needs(
+    config: RunConfig, sets: dict[str, BehaviourSet], accuracy: float | None = None
+) -> tuple[str, ...]:
+    """Return how many questions utility takes, if it is measured by questions."""
+    section = config.section(frontier.STUDY)
+    if section is None or "utility" not in sets:
+        return ()
+    said = needed(
+        [PromptOf(row.category, prompt_text(row)) for row in sets["utility"].examples],
+        section.utility_drop,
+        config.guard,
+        alike=config.evaluation.alike,
+        accuracy=accuracy,
+    )
+    return (str(said),)
 
 
 def _rows(tokenizer: Tokenizer, sets: dict[str, BehaviourSet]) -> Rows:
@@ -149,21 +237,24 @@ def _rows(tokenizer: Tokenizer, sets: dict[str, BehaviourSet]) -> Rows:
     return Rows(round(statistics.mean(lengths)), counts["calibration"], counts["evaluation"])
 
 
-def expected_line(planned: Planned) -> str:
-    """Return how many cells a run has and how long it takes here at most, in words."""
-    cells = plan_run(planned.config)
-    seconds = expected_here(planned.config, cells, planned.rows)
+def expected_lines(planned: Planned) -> tuple[str, ...]:
+    """Return how many cells a run has and how long it takes here at most, in words.
+
+    There is a line for each run that still comes into question.
+    """
+    if planned.instrument is not None:
+        return (_expected(planned.config, planned.rows),)
+    return tuple(_expected(config, planned.rows) for config in planned.candidates)
+
+
+def _expected(config: RunConfig, rows: Rows) -> str:
+    cells = plan_run(config)
+    minutes = max(1, round(expected_here(config, cells, rows) / 60))
+    replies = config.evaluation.measure == "replies"
     return (
-        f"{len(cells)} cells, at most about {max(1, round(seconds / 60)):,} min on this machine: "
-        "an estimate from its speed, with replies in full length"
+        f"by {config.evaluation.instrument}: {len(cells)} cells, at most about {minutes:,} min on "
+        f"this machine: an estimate from its speed{', with replies in full length' * replies}"
     )
-
-
-class _Longer(NamedTuple):
-    """The rows with something left to score after the opening, and how many have nothing."""
-
-    data: BehaviourSet
-    dropped: int
 
 
 @dataclass(frozen=True)
@@ -220,12 +311,18 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
 
 
 def _reasons(
-    config: RunConfig, sets: dict[str, BehaviourSet], short: dict[str, int], median: str
+    candidates: tuple[RunConfig, ...],
+    sets: dict[str, BehaviourSet],
+    short: dict[str, int],
+    median: str,
 ) -> tuple[str, ...]:
     """Return a line for each choice."""
-    grid, opening, chat = config.section(frontier.STUDY), config.attack.tokens, config.format
+    config = candidates[0]
+    grid = config.section(frontier.STUDY) or config.section(selectivity.STUDY)
+    opening, chat = config.attack.tokens, config.format
+    by_replies = config.evaluation.measure == "replies"
     return (
-        *(f"{name}: {_counted(data)} from {data.source}" for name, data in sets.items()),
+        *(f"{name}: {counted(data)} from {data.source}" for name, data in sets.items()),
         f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
         f"opening of {opening} tokens: a quarter of the median answer of {median}, at most "
         f"{LONGEST_OPENING}; not scored, put in front of replies",
@@ -234,13 +331,33 @@ def _reasons(
             for name, count in short.items()
             if count
         ),
+        *(_of_replies(config, len(candidates) > 1) if by_replies else _of_likelihood(config)),
+        f"grid: q in {grid.fractions if grid else ()}, p in {_protected(config)}",
+        f"choice: {CHOICES[config.evaluation.measure]} at a utility drop of at most "
+        f"{100 * grid.utility_drop if grid else 0:g} %",
+        *_needs(config, sets),
+    )
+
+
+def _of_replies(config: RunConfig, open_question: bool) -> tuple[str, ...]:
+    """Return what is said of a judge."""
+    return (
         f"judge {config.evaluation.judge}, replies of at most "
         f"{config.evaluation.max_new_tokens} tokens",
         *((BLIND,) if config.evaluation.judge.startswith("keyword") else ()),
-        f"grid: q in {grid.fractions if grid else ()}, p in {grid.protected if grid else ()}",
-        "choice: the largest drop of the behaviour at a utility drop of at most "
-        f"{100 * grid.utility_drop if grid else 0:g} %",
+        *((LOOK,) if open_question else ()),
     )
+
+
+def _of_likelihood(config: RunConfig) -> tuple[str, ...]:
+    """Return what is said where nothing is decoded."""
+    listed = ", ".join(f"{name} ({data})" for name, data in config.evaluation.probes.items())
+    return (f"measure: the likelihood of given answers, of the probes {listed}",)
+
+
+def _protected(config: RunConfig) -> tuple[float, ...]:
+    section = config.section(frontier.STUDY)
+    return (config.selection.p,) if section is None else section.protected
 
 
 def run_auto(
@@ -254,7 +371,7 @@ def run_auto(
     """Measure, choose and write the results, the chosen mask and the report.
 
     Args:
-        planned: From `plan_auto`.
+        planned: From `plan_auto`, looked through or not yet.
         output: Folder of the run.
         resume: Go on with a run that was begun with the same request.
         watch: Opened around the measuring, which tells it of progress.
@@ -264,20 +381,27 @@ def run_auto(
         The chosen mask, also in `chosen.mask.safetensors`; None if no cut of the grid lowers the
         behaviour within the budget.
     """
+    if planned.instrument is None:
+        planned = look_through(planned, output, resume=resume)
+    instrument, config = planned.instrument, planned.config
     masks: list[Mask] = []
 
     def write_data() -> None:
         for path, text in planned.files.items():
             files.write_text(path, text)
+        if instrument is not None:
+            sights = {config.seeds[0]: instrument.sights}
+            said = "; ".join(instrument.reasons).removeprefix("instrument: ")
+            write_looks(output, sights, instrument.tried, said)
 
     def choose(results: Path) -> None:
-        mask = chosen_mask(planned.config, output, results)
+        mask = chosen_mask(config, output, results)
         if mask is not None:
             mask.save(output / MASK)
             masks.append(mask)
 
     carry_out(
-        planned.config,
+        config,
         output,
         resume=resume,
         started=started,
@@ -285,43 +409,6 @@ def run_auto(
         steps=Steps(prepare=write_data, conclude=choose),
     )
     return masks[0] if masks else None
-
-
-def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
-    """Return the mask that a frontier chose, with its measurement in its origin.
-
-    Args:
-        config: A run with the study `frontier` and one seed.
-        run: Its folder.
-        results: Its `results.json`.
-    """
-    rows = chosen_rows(results)
-    if not rows:
-        return None
-    row = rows[0]
-    grid = config.section(frontier.STUDY)
-    targets = {method.name: method.target for method in grid.methods} if grid else {}
-    cut = Cut(
-        targets.get(row["method"], config.target),
-        "target",
-        row["q"],
-        p=None if row["p"] == config.selection.p else row["p"],
-        scope=None if row["scope"] == config.selection.scope else row["scope"],
-        rounds=row["rounds"],
-    )
-    mask = Mask.load(mask_path(run, config.subject, config.seeds[0], cut))
-    claim = read_json(results)["claims"][0]
-    attack = config.attack
-    measured = {
-        "rows": rows,
-        "attack": f"{attack.name}, {attack.phrase or f'{attack.tokens} tokens of the answer'}",
-        "judge": config.evaluation.judge,
-        "prompts": 2 * claim["n"],
-        "verdict": claim["verdict"],
-        "budget": grid.utility_drop if grid else None,
-        "config": files.hash_value(config.model_dump(mode="json")),
-    }
-    return Mask(mask.tensors, {**mask.meta, "measured": measured})
 
 
 def _load(request: AutoRequest, name: str) -> BehaviourSet:
@@ -355,34 +442,28 @@ def _refuse_few(request: AutoRequest) -> None:
             )
 
 
-def _refuse_bare(name: str, data: BehaviourSet) -> None:
-    if any(not example.completion or not example.prompt for example in data.examples):
-        raise InputError(
-            f"the {name} set {data.source} has rows without a prompt or a completion",
-            allowed="rows with both",
-            fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
-        )
-
-
 def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
     """Return as many rows of each split as are used; halve a set that has no splits.
 
-    Nothing of a utility set is scored, so all of it may be asked. A contrast stands beside the
-    target's prompts, so it is halved with them, or what is scored of it would be asked.
+    Nothing of a utility set is scored, so all of it is asked, however large. A contrast stands
+    beside the target's prompts, so it is halved with them, or what is scored of it would be asked.
     """
     if {example.split for example in data.examples} == {""}:
         rows = tuple(
-            replace(example, split="evaluation" if name == "utility" else _side(example))
+            replace(example, split="evaluation" if name == "utility" else side_of(example))
             for example in data.examples
         )
         data = replace(data, examples=rows)
     drawn: list[Example] = []
-    needed: dict[str, dict[str, int | None]] = {
-        "utility": {"evaluation": request.prompts},
-        "contrast": {"calibration": None},
+    wanted: dict[str, dict[str, int | None]] = {
+        "utility": {"evaluation": None},
+        "contrast": {"calibration": None, "evaluation": request.prompts},
     }
     usual: dict[str, int | None] = {"calibration": request.limit, "evaluation": request.prompts}
-    for split, count in needed.get(name, usual).items():
+    present = [row.split for row in data.examples]
+    for split, count in wanted.get(name, usual).items():
+        if (name, split) == ("contrast", "evaluation") and present.count(split) < FEWEST:
+            continue  # it ranks, and is no side set then
         drawn_rows = data.split(split).limit(count, request.seed)
         if len(drawn_rows) < FEWEST:
             raise InputError(
@@ -393,51 +474,3 @@ def _drawn(name: str, data: BehaviourSet, request: AutoRequest) -> BehaviourSet:
             )
         drawn += drawn_rows.examples
     return replace(data, examples=tuple(drawn))
-
-
-def _side(example: Example) -> str:
-    odd = int(hash_text("run", str(example.prompt)), 16) % 2
-    return "calibration" if odd else "evaluation"
-
-
-def _counted(data: BehaviourSet) -> str:
-    splits = [example.split for example in data.examples]
-    sides = [side for side in ("calibration", "evaluation") if side in splits]
-    return ", ".join(f"{splits.count(side)} for {side}" for side in sides)
-
-
-def _lengths(tokenizer: Tokenizer, data: BehaviourSet) -> list[int]:
-    return [
-        len(tokenizer(example.completion, add_special_tokens=False)["input_ids"])
-        for example in data.examples
-    ]
-
-
-def _longer(data: BehaviourSet, tokenizer: Tokenizer, opening: int) -> _Longer:
-    """Return the rows with something left to score after the opening, and how many have not."""
-    lengths = _lengths(tokenizer, data)
-    rows = [
-        example
-        for example, length in zip(data.examples, lengths, strict=True)
-        if length > max(opening, example.prefix_tokens)
-    ]
-    return _Longer(replace(data, examples=tuple(rows)), len(lengths) - len(rows))
-
-
-def _lines(data: BehaviourSet) -> str:
-    """Return the rows as JSON lines that `load_data` reads back as they are."""
-    lines = []
-    for example in data.examples:
-        prompt: object = example.prompt
-        if not isinstance(example.prompt, str):
-            prompt = [{"role": role, "content": content} for role, content in example.prompt]
-        row: dict[str, object] = {
-            "id": example.id,
-            "prompt": prompt,
-            "completion": example.completion,
-        }
-        row |= {"category": example.category, "split": example.split}
-        row |= {"key": example.key} if example.key else {}
-        row |= {"prefix_tokens": example.prefix_tokens} if example.prefix_tokens else {}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    return "".join(lines)

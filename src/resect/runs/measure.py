@@ -16,6 +16,7 @@ A run folder holds
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
+    instrument.json  what the probes show of a destroyed model, where they were tried
     judge.json       how a fitted judge errs, and rates corrected for it
     report.html
 """
@@ -46,6 +47,7 @@ from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
 from resect.records import CausalModel, Example
 from resect.runs.config import RunConfig
+from resect.runs.look import look_once
 from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
 from resect.runs.sets import Sets, Source
@@ -81,6 +83,7 @@ def run_cells(
     report(0, len(cells))
     if config.evaluation.measure == "likelihood":
         _refuse_without_answers(cells, masks.sets)
+    look_once(config, run, evaluation_settings(config), masks.sets, subjects)
     locate(
         [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
         masks,

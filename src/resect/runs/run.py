@@ -38,6 +38,7 @@ from resect.studies.cells import (
     needed_keep,
     record_path,
 )
+from resect.studies.measurements import INSTRUMENT_FILE
 from resect.studies.models import over_models
 from resect.weights.fit import all_forced
 
@@ -108,11 +109,24 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 f"{run} holds a run of another configuration",
                 fix="choose a new folder with -o, or remove the old one",
             )
+        refuse_taken(run, resume=resume)
+        _set_unjudged_apart(config, run)
+        return
+    refuse_taken(run, resume=resume)
+    write_text(path, dump_config(config))
+
+
+def refuse_taken(run: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a run unless that is to go on.
+
+    Raises:
+        InputError: It does.
+    """
+    if (run / "config.yaml").exists():
         if not resume:
             raise InputError(
                 f"{run} holds a run already", fix="continue it with --resume, or choose a new -o"
             )
-        _set_unjudged_apart(config, run)
         return
     # What a killed process was writing does not make a folder full.
     if run.exists() and (run.is_file() or any(not is_unfinished(inner) for inner in run.iterdir())):
@@ -121,7 +135,6 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             got=str(run),
             fix="choose a new folder with -o",
         )
-    write_text(path, dump_config(config))
 
 
 def _set_unjudged_apart(config: RunConfig, run: Path) -> None:
@@ -316,6 +329,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
         **({"forced": forced} if forced else {}),
         **_scored_by(config),
+        **_instrument(run),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",
@@ -330,6 +344,12 @@ def _scored_by(config: RunConfig) -> dict[str, str]:
     if evaluation.measure == "likelihood":
         return {"measure": "likelihood"}
     return {"judge": evaluation.judge, "judge_kind": kind_of_judge(evaluation.judge)}
+
+
+def _instrument(run: Path) -> dict[str, object]:
+    """Return what a first look said of the instrument, if there was one."""
+    path = run / INSTRUMENT_FILE
+    return {"instrument": read_json(path)["said"]} if path.exists() else {}
 
 
 def exit_with_parent() -> None:

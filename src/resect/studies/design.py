@@ -130,6 +130,9 @@ class Evaluation(Section):
         measure: `replies` decodes and judges. `likelihood` decodes nothing: the score of a row is
             the geometric mean of the probabilities of its answer's tokens, for every probe, and
             probes may have any name. It is written only where it is not `replies`.
+        look: Rows a probe that are put to the intact model and to a destroyed one before anything
+            else (`resect.evaluation.instrument`); what a probe that cannot tell them apart measures
+            is not measurable. 0 takes it for granted that probes can, and is not written.
     """
 
     probes: dict[str, DataName]
@@ -140,11 +143,17 @@ class Evaluation(Section):
     batch_size: Annotated[int, Field(ge=1)] = 16
     alike: Annotated[float, Field(gt=0, le=1)] = 0.5
     measure: Measure = "replies"
+    look: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def instrument(self) -> str:
+        """What harm is measured by, in words."""
+        return "likelihood" if self.measure == "likelihood" else f"the judge {self.judge}"
 
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out what was added later while it is not used: configurations keep their hash."""
-        later = {"measure": "replies", "coherence": None}
+        later = {"measure": "replies", "coherence": None, "look": 0}
         values: dict[str, object] = write(self)
         return {key: v for key, v in values.items() if key not in later or v != later[key]}
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 # The prompts on which a cut is chosen, those on which it is tested, or all.
 Half = Literal["selection", "test", ""]
+# What a run knows of its probes; `resect.runs.look` writes it.
+INSTRUMENT_FILE = "instrument.json"
 # Of a category; see `_with_enough`.
 LEAST_PROMPTS = 5
 # Samples that stay in memory; each has three arrays of draws.
@@ -306,6 +308,8 @@ class Measurements:
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
         cells = list(cells)
+        if blind := self._blind(cells, probe):
+            return blind
         unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
@@ -318,6 +322,26 @@ class Measurements:
         if not rate >= self.config.least_rate:
             return f"The intact model shows {probe} in only {percent(rate)}."
         return ""
+
+    def _blind(self, cells: Sequence[Cell], probe: str) -> str:
+        """Return why a probe cannot see a cut of most of these models, "" if it can.
+
+        The run has found out (`evaluation.look`) whether it tells a destroyed model from the intact
+        one.
+        """
+        path = self.run / INSTRUMENT_FILE
+        if not self.config.evaluation.look or not path.exists():
+            return ""
+        by_seed = read_json(path)["seeds"]
+        subjects = [cell for cell in cells if cell.role == self.config.subject]
+        sights = [by_seed.get(str(cell.seed), {}).get(probe) for cell in subjects]
+        said = [sight["said"] for sight in sights if sight is not None and sight["blind"]]
+        if not said or 2 * len(said) < len(cells):
+            return ""
+        return (
+            f"The instrument is blind: by {self.config.evaluation.instrument}, {probe} does not "
+            f"tell a model that a large random cut has destroyed from the intact one. {said[0]}"
+        )
 
     def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
         """Return the mean of a column over the rows that have it."""
