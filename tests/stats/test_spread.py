@@ -27,7 +27,10 @@ def test_symmetric_values_have_students_interval(count: int) -> None:
 
 def test_strata_and_groups_are_those_of_the_mean() -> None:
     resampler = Resampler("s")
-    strata = {"0/a": [0.1, 0.4, 0.2, None, 0.3], "0/b": [1.0, 0.7, 0.9]}
+    strata: dict[str, list[float | None]] = {
+        "0/a": [0.1, 0.4, 0.2, None, 0.3],
+        "0/b": [1.0, 0.7, 0.9],
+    }
     usual, spread = resampler.mean(strata), resampler.spread(strata)
     assert (spread.value, spread.trials) == (usual.value, 7)
     ratio = (spread.draws - spread.value) / (usual.draws - usual.value)
