@@ -89,6 +89,8 @@ COUNTED: Mapping[str, Counted] = {
         "not refused", "refused", "non-refusal", "it was fitted to labels of refusals, not of harm"
     ),
     "fitted": Counted("complied", "refused", "compliance", "it was fitted to labels"),
+    # A judge that was added says nothing of itself here.
+    "other": Counted("score", "score", "score", "it scores replies"),
     "likelihood": Counted(
         "likelihood", "likelihood", "answer likelihood", "no reply was decoded or judged"
     ),

@@ -118,7 +118,7 @@ def test_each_kind_has_its_word() -> None:
     words = {kind: counted.behaviour for kind, counted in COUNTED.items()}
     assert words == {
         "exact": "harm", "strongreject": "harm", "llm:harmfulness": "harm",
-        "keyword": "non-refusal", "llm": "grade", "fitted": "compliance",
+        "keyword": "non-refusal", "llm": "grade", "fitted": "compliance", "other": "score",
         "fitted, comply": "compliance", "fitted, refuse": "non-refusal",
         "likelihood": "answer likelihood",
     }  # fmt: skip

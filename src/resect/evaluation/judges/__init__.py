@@ -83,7 +83,8 @@ def kind_of_judge(name: str) -> str:
     if kind == "fitted" and (fitted := fitted_of(name)) is not None:
         return f"fitted, {fitted.means}"
     rubric = f"{kind}:{option.partition('@')[0]}"
-    return rubric if rubric in COUNTED else kind
+    known = (name for name in (rubric, kind) if name in COUNTED)
+    return next(known, "other")
 
 
 def counted_by(name: str, probe: Probe) -> str | None:
