@@ -18,6 +18,7 @@ from typing import Any
 
 from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
+from resect.planted.verdicts.text import filled
 from resect.records import Interval
 from resect.report.words import SIGNS, interval
 
@@ -66,13 +67,6 @@ def _number(effect: Values) -> str:
     return f"{effect['name']}: {interval(Interval(**effect))}"
 
 
-def filled(page: str, text: str) -> str:
-    """Return the page with the table in its marked place."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{text}{END}{after}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write both files from a run folder."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,9 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", default="findings", help="its name in docs/, without .md")
     options = parser.parse_args(arguments)
     values = kept(read_json(options.run / "results.json"))
-    write_json(DOCS / f"{options.page}.json", values)
     page = DOCS / f"{options.page}.md"
-    write_text(page, filled(page.read_text(encoding="utf-8"), table(values)))
+    text = filled(page.read_text(encoding="utf-8"), table(values), page.name, BEGIN, END)
+    write_json(DOCS / f"{options.page}.json", values)
+    write_text(page, text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Legend: r rows of a tensor and c columns; a row holds c / n blocks of n weights 
 from __future__ import annotations
 
 import importlib.util
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,10 +64,7 @@ class GgufTensor:
     @property
     def size(self) -> int:
         """Number of weights."""
-        size = 1
-        for side in self.shape:
-            size *= side
-        return size
+        return math.prod(self.shape)
 
     @property
     def blocks(self) -> Bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,7 @@ class MaskTensor:
     @property
     def size(self) -> int:
         """Number of weights of the tensor, n."""
-        size = 1
-        for side in self.shape:
-            size *= side
-        return size
+        return math.prod(self.shape)
 
     def keep(self, chosen: Tensor) -> MaskTensor:
         """Return the entries at which `chosen` [k], bool, is true."""

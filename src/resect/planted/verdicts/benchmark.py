@@ -179,7 +179,9 @@ def plan(request: Request) -> list[_Block]:
                 _Block(scenario.study, number, start, min(start + BLOCK, draws))
                 for start in range(0, draws, BLOCK)
             ]
-        if scenario.size.words == 1 and "boundary" in scenario.expected:
+        # What is true of the drawn models themselves is at no boundary.
+        edges = scenario.expected[1:] if scenario.realised else scenario.expected
+        if scenario.size.words == 1 and "boundary" in edges:
             blocks += [
                 _Block(scenario.study, number, start, min(start + BLOCK, request.boundary), True)
                 for start in range(0, request.boundary, BLOCK)

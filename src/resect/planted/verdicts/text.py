@@ -83,17 +83,24 @@ def share(value: float, low: float | None = None, high: float | None = None) -> 
     return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def filled(document: str, table: str, name: str) -> str:
+def filled(document: str, table: str, name: str, begin: str = BEGIN, end: str = END) -> str:
     """Return a page of the docs with the table in its marked place, headings one level deeper.
+
+    Args:
+        document: The page.
+        table: What its place is to hold, ends with a line break.
+        name: What a message calls the page.
+        begin: The line before the place.
+        end: The line behind it.
 
     Raises:
         InputError: The page has no such place.
     """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+    before, opening, rest = document.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not opening or not closing:
         raise InputError(
-            f"{name} has no place for the table", allowed=f"a line {BEGIN} and a line {END}"
+            f"{name} has no place for the table", allowed=f"a line {begin} and a line {end}"
         )
     deeper = table.replace("\n## ", "\n### ")
-    return f"{before}{BEGIN}\n{deeper}{END}{after}"
+    return f"{before}{begin}\n{deeper}{end}{after}"
