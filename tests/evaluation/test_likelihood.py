@@ -13,7 +13,7 @@ import tiny
 from oracles import reference_nll
 from resect.edit.live import removed
 from resect.errors import InputError
-from resect.evaluation import decode
+from resect.evaluation import ask, decode
 from resect.evaluation.decode import (
     batches_for,
     likelihood,
@@ -119,3 +119,28 @@ def test_the_twin_is_cross_entropy() -> None:
         logits = model(torch.tensor([row])).logits[0]
     loss = cross_entropy(logits[start - 1 : -1], torch.tensor(row[start:]))
     assert reference_nll(model, row, start) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_logits_of_the_intact_model_are_kept_while_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, calls = tiny.build("llama"), 0
+
+    def compute() -> list[Tensor]:
+        nonlocal calls
+        calls += 1
+        return scored_logits(model, ROWS[:2], STARTS[:2])
+
+    size = sum(of_row.nbytes for of_row in compute())
+    monkeypatch.setattr(ask, "KEPT_BYTES", size)
+    intact, calls = ask.Intact(), 0
+    fresh = compute()
+    for batch, asked in (
+        (EXAMPLES[:2], 2),
+        (EXAMPLES[:2], 2),
+        (EXAMPLES[2:4], 3),
+        (EXAMPLES[2:4], 4),
+    ):
+        logits = intact.of(batch, compute)
+        assert calls == asked
+        assert all(torch.equal(*pair) for pair in zip(logits, fresh, strict=True))

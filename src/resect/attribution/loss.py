@@ -10,6 +10,7 @@ Legend: B examples of a batch, T their padded tokens, S scored tokens of a batch
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,7 +99,7 @@ def batch_loss(model: CausalModel, batch: Sequence[Encoded], head: Head) -> Tens
     rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(e.scored_tokens)])
     positions = torch.tensor([t for e in batch for t in range(e.first_scored, len(e.input_ids))])
     inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-    logits = _scored_logits(model, inputs, _Scored(rows, positions - 1), head)
+    logits = logits_at(model, inputs, Places(rows, positions - 1), head)
     targets = ids[rows, positions].to(logits.device)
     nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # [S]
     share = [e.weight / e.scored_tokens for e in batch for _ in range(e.scored_tokens)]
@@ -114,23 +115,43 @@ def not_finite(quantity: str, example: Encoded) -> InputError:
     return errors.not_finite(f"the {quantity} of example {example.id!r} is")
 
 
-class _Scored(NamedTuple):
+class Places(NamedTuple):
     """Where logits are wanted: rows [S] of the batch and positions [S] in them."""
 
     rows: Tensor
     positions: Tensor
 
 
-def _scored_logits(
-    model: CausalModel, inputs: Mapping[str, Tensor], scored: _Scored, head: Head
+def logits_at(
+    model: CausalModel,
+    inputs: Mapping[str, Tensor],
+    places: Places,
+    head: Head,
+    cache: object = None,
 ) -> Tensor:
     """Return logits [S, V] where they are wanted.
 
     The hidden states are gathered before the output head, because the vocabulary projection is
     often the largest tensor of a pass. What a model does to its logits afterwards (soft-capping,
     scaling) still works, since it works on any shape.
+
+    Args:
+        model: The model.
+        inputs: What it is called with: `input_ids` [B, T] and `attention_mask`.
+        places: Where logits are wanted.
+        head: What is known of its head; another model's will not do.
+        cache: What the rows go on from, as transformers' `past_key_values`; it is copied, for a
+            pass adds to it. None begins with the first token.
     """
-    rows, positions = scored
+    rows, positions = places
+
+    def run() -> Tensor:
+        if cache is None:
+            logits: Tensor = model(**inputs, use_cache=False).logits
+        else:
+            logits = model(**inputs, use_cache=True, past_key_values=copy.deepcopy(cache)).logits
+        return logits
+
     module = model.get_output_embeddings()
     if head.gathers and module is not None:
         seen: list[bool] = []
@@ -145,13 +166,13 @@ def _scored_logits(
 
         hook = module.register_forward_pre_hook(gather)
         try:
-            logits: Tensor = model(**inputs, use_cache=False).logits
+            logits = run()
         finally:
             hook.remove()
         if seen == [True] and logits.shape[:2] == (1, len(rows)):
             return logits[0]
         head.gathers = False
-    logits = model(**inputs, use_cache=False).logits
+    logits = run()
     return logits[rows.to(logits.device), positions.to(logits.device)]
 
 

@@ -42,6 +42,8 @@ from resect.weights.mask import Mask
 
 NO_ATTACK = AttackSettings(name="none")
 LONGEST_WINDOW = 2048
+# Logits of the intact model that may be kept.
+KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,30 @@ def refuse_long(questions: Sequence[Question], context: int | None, fix: str = "
             )
 
 
+class Intact:
+    """Logits of the intact model on references, kept from one variant to the next.
+
+    Beyond `KEPT_BYTES` nothing more is kept, and is computed again.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._kept: dict[tuple[str, ...], list[Tensor]] = {}
+        self._room = KEPT_BYTES
+
+    def of(self, batch: Sequence[Encoded], compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Return the logits of a batch, for each row those that predict its scored tokens."""
+        name = tuple(example.id for example in batch)
+        if name in self._kept:
+            return self._kept[name]
+        logits = [of_row.clone() for of_row in compute()]
+        size = sum(of_row.nbytes for of_row in logits)
+        if size <= self._room:
+            self._room -= size
+            self._kept[name] = logits
+        return logits
+
+
 @dataclass(frozen=True)
 class _Asking:
     """Who is asked and how: a model that is a variant, then attacked, while it answers."""
@@ -164,6 +190,7 @@ class _Asking:
     settings: EvaluationSettings
     variant: Variant
     patch: Patch
+    intact: Intact | None
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -189,6 +216,7 @@ def ask(
     *,
     attack_data: Mapping[str, BehaviourSet] | None = None,
     on_attack: Callable[[Mapping[str, object]], None] | None = None,
+    intact: Intact | None = None,
 ) -> list[Reply]:
     """Return the replies of one variant to all probes.
 
@@ -201,6 +229,8 @@ def ask(
         attack_data: What the model attack needs, by role. The attack comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the model attack did, if there is one.
+        intact: Where the probe likelihood keeps the intact model's logits, for calls with the same
+            model and examples.
 
     Raises:
         InputError: An unknown probe, a prompt that leaves no room for a reply, an attack without
@@ -216,7 +246,7 @@ def ask(
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)
-    asking = _Asking(loaded, settings, variant, patch)
+    asking = _Asking(loaded, settings, variant, patch, intact)
     if settings.measure == "likelihood":
         return _read(asking, probes)
     replies: list[Reply] = []
@@ -360,8 +390,12 @@ def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Like
     """Measure one batch of encoded references, by id of the example."""
     rows = [example.input_ids for example in batch]
     starts = [example.first_scored for example in batch]
-    # Both models see the same batch, and only one batch of logits exists at a time.
-    intact = scored_logits(asking.loaded.model, rows, starts)
+
+    def ask_intact() -> list[Tensor]:
+        return scored_logits(asking.loaded.model, rows, starts)
+
+    # Both models see the same batch, and of what is not kept only one batch exists at a time.
+    intact = asking.intact.of(batch, ask_intact) if asking.intact is not None else ask_intact()
     with asking.in_force():
         changed = scored_logits(asking.loaded.model, rows, starts)
     return {

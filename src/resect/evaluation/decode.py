@@ -116,7 +116,7 @@ class _Padded(NamedTuple):
     mask: Tensor
 
 
-def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> _Padded:
+def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> _Padded:
     """Fill rows up to the length of the longest one."""
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
@@ -228,7 +228,7 @@ def generate(
     replies: list[list[int]] = [[] for _ in prompts]
     with evaluating(model), decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
-            ids, mask = _pad([prompts[position] for position in batch], fill, left=True)
+            ids, mask = padded([prompts[position] for position in batch], fill, left=True)
             finite = _Finite()
             processors: list[_Finite | _Draw] = [finite]
             if sampled:
@@ -273,7 +273,7 @@ def scored_logits(
     Returns:
         For each row logits [T_scored, V], in the dtype and on the device of the model.
     """
-    ids, mask = _pad(rows, 0, left=False)
+    ids, mask = padded(rows, 0, left=False)
     with evaluating(model):
         logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits
     return [
@@ -332,7 +332,7 @@ def mean_nlls(
             [starts[position] for position in positions],
         )
         for position, of_row in zip(positions, logits, strict=True):
-            results[position] = _mean_nll(of_row, rows[position][starts[position] :])
+            results[position] = mean_nll(of_row, rows[position][starts[position] :])
     return results
 
 
@@ -362,10 +362,10 @@ def likelihood(before: Tensor, after: Tensor, tokens: Sequence[int]) -> Likeliho
                 raise not_finite("the logits of a response are")
             divergences.append((usual.exp() * (usual - changed)).sum(dim=-1))
         divergence = float(torch.cat(divergences).mean())
-    return Likelihood(_mean_nll(after, tokens), divergence)
+    return Likelihood(mean_nll(after, tokens), divergence)
 
 
-def _mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
+def mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
     """Return the mean NLL in nats of `tokens` under logits [T, V].
 
     Raises:

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from resect.data.encode import encode, encode_prompt, prompt_text, text_ids
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
-from resect.evaluation.decode import document_nlls, mean_nlls
+from resect.evaluation.decode import document_nlls
+from resect.evaluation.openings import nlls_behind
 from resect.model import LoadedModel, context_of
 from resect.records import Encoded, Example, Format, Judgement, Reply
 
@@ -154,7 +155,7 @@ def _answers(
             tokens=span.tokens,
             max_length=context_of(model),
         )
-    nlls = mean_nlls(
+    nlls = nlls_behind(
         model,
         [row.input_ids for row in encoded],
         [row.first_scored for row in encoded],

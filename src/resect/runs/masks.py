@@ -25,7 +25,7 @@ from resect.attribution.settings import AttributeSettings
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
-from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, ask
+from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Intact, ask
 from resect.evaluation.decode import GenerationSettings
 from resect.files.origin import hash_value
 from resect.model import context_of, prunable_tensors
@@ -146,17 +146,20 @@ class Masks:
         path = mask_path(self.run, subject.role, subject.seed, cut)
         if path.exists():
             return Mask.load(path)
+        intact = Intact()
         mask = damage_matched(
             matched,
             prunable_tensors(subject.loaded.model),
-            lambda candidate: self._divergence(subject, self.variant(subject, cut, candidate)),
+            lambda candidate: self._divergence(
+                subject, self.variant(subject, cut, candidate), intact
+            ),
             label=_label(cut),
             seed=subject.seed,
         )
         mask.save(path)
         return mask
 
-    def _divergence(self, subject: Subject, variant: Mask | Filled) -> float:
+    def _divergence(self, subject: Subject, variant: Mask | Filled, intact: Intact) -> float:
         """Return the mean KL(intact || variant), nats per token, on texts of the preserve kind."""
         evaluation = self.config.evaluation
         probe = "likelihood"
@@ -176,7 +179,7 @@ class Masks:
             generation=GenerationSettings(batch_size=evaluation.batch_size),
         )
         few = texts.at(range(min(DAMAGE_TEXTS, len(texts))))
-        replies = ask(subject.loaded, {"likelihood": few}, settings, variant)
+        replies = ask(subject.loaded, {"likelihood": few}, settings, variant, intact=intact)
         return float(np.mean([reply.kl for reply in replies]))
 
     def _target_mask(self, subject: Subject, cut: Cut) -> Mask:

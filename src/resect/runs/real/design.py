@@ -20,8 +20,8 @@ from resect.runs.grid import grid_of
 from resect.runs.real import prompts
 from resect.runs.real.sets import SKIP, Size, make_sets
 
-FULL = Size(asked=40, pool=96, scored=64, tokens=48, seeds=3, fractions=3)
-QUICK = Size(asked=16, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
+FULL = Size(asked=32, pool=96, scored=64, tokens=48, seeds=3, fractions=4)
+QUICK = Size(asked=12, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
 NAME = "SmolLM2-135M-Instruct"
 # Probes that a cut is to leave alone.
 SIDES = ("utility", "facts", "harmless", "prose", "prompts")

@@ -1,0 +1,116 @@
+"""Likelihoods of rows that open alike: what they have in common goes through the model once.
+
+A chat template opens every prompt with the same tokens, a system prompt among them. In a causal
+model nothing behind a token changes what is computed there, so the keys and values of the opening
+are computed for one row and lent to all. The output head sees scored places alone. Both change
+numbers by rounding and nothing else; where a model keeps something other than keys and values of
+every token (a recurrent state, a window), whole rows are read.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from resect.attribution.loss import Head, Places, logits_at
+from resect.evaluation.decode import batches_for, evaluating, mean_nll, padded
+from resect.records import CausalModel
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import DynamicCache
+
+# A shorter opening is not worth a pass of its own.
+LEAST_OPENING = 8
+
+
+def nlls_behind(
+    model: CausalModel,
+    rows: Sequence[Sequence[int]],
+    starts: Sequence[int],
+    batch_size: int = 16,
+) -> list[float | None]:
+    """Return for each row the mean NLL (nats per token) of its tokens from `starts` on.
+
+    The slow twin is `resect.evaluation.decode.mean_nlls`.
+
+    Args:
+        model: A Hugging Face causal LM.
+        rows: Token ids, prompt and response.
+        starts: For each row the position of its first scored token, at least 1.
+        batch_size: Rows of a pass.
+
+    Returns:
+        A mean for each row; None stands for a row without such tokens.
+
+    Raises:
+        InputError: Logits are not finite.
+    """
+    results: list[float | None] = [None] * len(rows)
+    scored = [number for number, start in enumerate(starts) if len(rows[number]) > start]
+    if not scored:
+        return results
+    head, opening = Head(), _opening([rows[number] for number in scored], starts)
+    with evaluating(model):
+        cache = _cache(model, rows[scored[0]][:opening])
+        opening = opening if cache is not None else 0
+        for batch in batches_for(model, [rows[number][opening:] for number in scored], batch_size):
+            numbers = [scored[position] for position in batch]
+            ids, behind = padded([rows[number][opening:] for number in numbers], 0, left=False)
+            seen = torch.ones(len(numbers), opening, dtype=behind.dtype)
+            places = [
+                (row, place - opening)
+                for row, number in enumerate(numbers)
+                for place in range(starts[number] - 1, len(rows[number]) - 1)
+            ]
+            logits = logits_at(
+                model,
+                {
+                    "input_ids": ids.to(model.device),
+                    "attention_mask": torch.cat([seen, behind], dim=1).to(model.device),
+                },
+                Places(*torch.tensor(places).T),
+                head,
+                _lent(cache, len(numbers)),
+            )
+            words = [rows[number][starts[number] :] for number in numbers]
+            for number, of_row, tokens in zip(
+                numbers, torch.split(logits, [len(tokens) for tokens in words]), words, strict=True
+            ):
+                results[number] = mean_nll(of_row, tokens)
+    return results
+
+
+def _opening(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> int:
+    """Return how many tokens all rows open with, short of the place that predicts a scored one."""
+    if len(rows) < 2:
+        return 0
+    columns = zip(*rows, strict=False)
+    shared = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+    shared = min(shared, *(start - 1 for start in starts))
+    return shared if shared >= LEAST_OPENING else 0
+
+
+def _cache(model: CausalModel, opening: Sequence[int]) -> DynamicCache | None:
+    """Return keys and values of the opening; None if the model does not keep just those."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    if not opening:
+        return None
+    ids = torch.tensor([list(opening)], device=model.device)
+    cache: object = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    if not isinstance(cache, DynamicCache):
+        return None
+    return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def _lent(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
+    """Return the cache of one row as that of many."""
+    if cache is None:
+        return None
+    lent = copy.deepcopy(cache)
+    lent.batch_repeat_interleave(rows)
+    return lent
