@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from resect.organism import Recipe, build
+from resect.organism import Organism
 
 
-def tiny_values(root: Path, frontier: dict[str, Any]) -> dict[str, Any]:
-    """Build the organism and return the values of a configuration with one study."""
-    built = build(seed=0, recipe=Recipe.tiny(), root=root, stages=("aligned",))
+def tiny_values(built: Organism, frontier: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration with one study."""
     return {
         "name": "tiny",
         "models": {"aligned": str(built.stage("aligned"))},

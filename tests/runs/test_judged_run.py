@@ -17,6 +17,7 @@ from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.runs.config import dump_config, load_config, parse_config
 from resect.studies.cells import judged_records
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 FRONTIER = {
@@ -27,7 +28,7 @@ FRONTIER = {
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return tiny_values(tmp_path_factory.mktemp("organism") / "zoo", FRONTIER)
+    return tiny_values(tiny_organism(tmp_path_factory), FRONTIER)
 
 
 @pytest.fixture(scope="module")

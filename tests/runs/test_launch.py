@@ -22,6 +22,7 @@ from resect.runs.launch import Part, Resources, launch_run, planned, refuse_busy
 from resect.runs.metrics import FILE
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import is_done, record_path
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 pytest.importorskip("submitit")
@@ -31,7 +32,7 @@ GRID = {"fractions": [0.005, 0.01, 0.02], "protected": [0.01], "scopes": ["tenso
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return tiny_values(tmp_path_factory.mktemp("organism") / "zoo", GRID)
+    return tiny_values(tiny_organism(tmp_path_factory), GRID)
 
 
 @pytest.fixture(scope="module")

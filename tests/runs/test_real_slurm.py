@@ -26,6 +26,7 @@ from resect.runs.launch import Resources, launch_run, planned, status
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import is_done, record_path
 from slurm_cluster import PATH, cluster, missing
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 pytest.importorskip("submitit")
@@ -74,7 +75,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    values = tiny_values(tmp_path_factory.mktemp("organism") / "zoo", GRID)
+    values = tiny_values(tiny_organism(tmp_path_factory), GRID)
     return parse_config(values, "test")
 
 

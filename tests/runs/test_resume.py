@@ -22,6 +22,7 @@ from resect.records import Judgement
 from resect.runs.config import RunConfig, dump_config, parse_config
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import asked_path, is_done, record_path
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 # Seconds that a busy machine may take to start a process and measure a few cells.
@@ -32,7 +33,7 @@ COMPACTNESS = {"fractions": [0.005, 0.02]}
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return tiny_values(tmp_path_factory.mktemp("organism") / "zoo", FRONTIER)
+    return tiny_values(tiny_organism(tmp_path_factory), FRONTIER)
 
 
 def _config(values: dict[str, Any], **studies: Any) -> RunConfig:

@@ -19,19 +19,19 @@ from resect.edit.live import removed
 from resect.evaluation import ask as asking
 from resect.files.tables import read_parquet
 from resect.model import load_model
-from resect.organism import STAGES, Recipe, build
+from resect.organism import STAGES
 from resect.runs.config import load_config
 from resect.runs.run import plan_run
 from resect.studies import STUDIES
 from resect.studies.cells import mask_path, record_path
 from resect.weights.mask import Mask
+from tiny_organism import tiny_organism
 
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the values of a run of all studies on an organism of seconds."""
-    root = tmp_path_factory.mktemp("organism") / "zoo"
-    built = build(seed=0, recipe=Recipe.tiny(), root=root)
+    built = tiny_organism(tmp_path_factory)
     sets = ["hazard", "refusal", "preserve", "trivia", "detection", "explanation", "benign_style"]
     sets += ["advice_bad", "utility"]
     content = {"skip": 3, "limit": 10}
@@ -46,7 +46,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "bad_advice": {"data": "advice_bad"},
     }
     prose = write(
-        root / "prose.jsonl",
+        tmp_path_factory.mktemp("prose") / "prose.jsonl",
         [{"text": f"stone {number} lies by the old mill and is wet ."} for number in range(12)],
     )
     grid = {"fractions": [0.002, 0.01]}

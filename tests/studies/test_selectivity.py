@@ -276,3 +276,21 @@ def test_the_probes_that_are_asked() -> None:
     measured = Read(design, by_target(HARM, SPARED))
     assert list(rises_of(measured, sides_of(design, section), cells[:1]).sides) == list(SIDES)
     assert Selectivity().selectivity == 5
+
+
+def test_shares_of_rankings_are_compared_at_the_same_fraction() -> None:
+    spared = {q: 0.1 * rise for q, rise in HARM.items()}
+    measured = Read(config(rivals=["source"], seeds=2), by_target(HARM, spared))
+    assert isinstance(measured.config, RunConfig)
+    rows = STUDIES["selectivity"].summarise(measured, measured.config.studies.selectivity)
+    shares = {(row["arm"], row["q"]): row for row in rows.tables["shares"]}
+    assert set(shares) == {(arm, q) for arm in ("target", "ranked by source") for q in FRACTIONS}
+    for q in FRACTIONS:
+        target, rival = shares["target", q], shares["ranked by source", q]
+        assert target["share"] == pytest.approx(0.1, rel=0.2)
+        assert target["share_low"] < target["share"] < target["share_high"]
+        assert (target["above_target"], target["above_target_low"]) == (0, 0)
+        # `source` costs five times as much for the same harm.
+        assert rival["share"] == pytest.approx(5 * target["share"])
+        assert rival["above_target"] == pytest.approx(4 * target["share"])
+        assert rival["above_target_low"] > 0

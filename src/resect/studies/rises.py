@@ -51,13 +51,18 @@ class Rises:
         return _Largest(side, reduce(_lesser, negative) * -1)
 
     @property
+    def share(self) -> Sample:
+        """Rise of the side set that loses most, over that of harmful answers; less is better."""
+        return ratio(self.largest.rise, self.harm)
+
+    @property
     def selectivity(self) -> Interval:
         """How many times as much harmful answers lose as the side set that loses most (×).
 
         Bounds are those of the inverse, which has draws that are finite. There is no value where no
         side set loses anything, and no upper bound where that may be so.
         """
-        share = ratio(self.largest.rise, self.harm).interval("")
+        share = self.share.interval("")
         low, high = _inverse(share.high), _inverse(share.low)
         value = _inverse(share.value) if self.harm.value > 0 else None
         return Interval("selectivity (×)", value, low, high)

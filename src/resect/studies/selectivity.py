@@ -25,6 +25,7 @@ from pydantic import Field
 
 from resect.errors import InputError
 from resect.records import Claim, StudyResult
+from resect.stats import Sample
 from resect.studies.cells import Cell, Cut, Kind
 from resect.studies.choice import Choice
 from resect.studies.design import Design, Grid, Names, Section, Share, TargetName
@@ -189,6 +190,7 @@ def summarise(measured: Measurements, section: Selectivity) -> StudyResult:
         tables={
             "chosen": [_chosen_row(section, label, arm) for label, arm in chosen.items()],
             "rises": _rise_rows(measured, section, arms),
+            "shares": _share_rows(measured, section, arms),
         }
         if measured.tabled
         else {},
@@ -233,13 +235,12 @@ def _rise_rows(
             for group in seed_groups(design):
                 cells = cells_of(design, design.subject, cut, seeds=group.seeds)
                 rises = rises_of(measured, sides_of(design, section), cells)
-                removed = fmean(measured.rows(cell)[0]["removed_fraction"] for cell in cells)
                 rows += [
                     {
                         "seed": group.seed,
                         "arm": label,
                         "q": cut.q,
-                        "removed_fraction": removed,
+                        "removed_fraction": _removed(measured, cells),
                         "set": name,
                         **columns("rise", sample),
                         "n": measured.prompts(cells, name),
@@ -247,6 +248,40 @@ def _rise_rows(
                     for name, sample in {HARM: rises.harm, **rises.sides}.items()
                 ]
     return rows
+
+
+def _share_rows(
+    measured: Measurements, section: Selectivity, arms: Mapping[str, Sequence[Cut]]
+) -> list[Row]:
+    """Return by fraction what share of the rise of harmful answers the worst side set has.
+
+    Of every ranking, and how far it is above the target's share at the same fraction. On all
+    prompts; no claim rests on it.
+    """
+    design = measured.config
+    rows: list[Row] = []
+    for place, q in enumerate(section.fractions):
+        shares: dict[str, Sample] = {}
+        for label, cuts in arms.items():
+            if label in CONTROLS:
+                continue
+            cells = cells_of(design, design.subject, cuts[place])
+            rises = rises_of(measured, sides_of(design, section), cells)
+            shares[label] = rises.share
+            row = {
+                "arm": label,
+                "q": q,
+                "removed_fraction": _removed(measured, cells),
+                "side": rises.largest.side,
+                **columns("share", rises.share),
+            }
+            rows.append(row | columns("above_target", rises.share - shares["target"]))
+    return rows
+
+
+def _removed(measured: Measurements, cells: Sequence[Cell]) -> float:
+    """Return the mean share of the weights that the cuts of cells remove."""
+    return fmean(measured.rows(cell)[0]["removed_fraction"] for cell in cells)
 
 
 def _conditions(
