@@ -42,10 +42,68 @@ def kept(results: Values) -> dict[str, Any]:
         }
         for claim in results["claims"]
     ]
+    tables = {
+        name: [row for row in study["tables"][name] if row.get("seed") is None]
+        for study in results["studies"]
+        if study["study"] == "selectivity"
+        for name in ("rises", "shares")
+        if name in study["tables"]
+    }
     origin = {name: results["provenance"][name] for name in PROVENANCE}
     # Where the run lay and how many processes it had changes no number.
     origin["command"] = re.sub(r" (-o|--output|--jobs) \S+", "", origin["command"])
-    return {"claims": claims, "provenance": origin}
+    return {"claims": claims, "provenance": origin} | ({"tables": tables} if tables else {})
+
+
+def tables(values: Values) -> str:
+    """Return what stands in the marked place: the claims, then what cuts did to each set."""
+    beside = values.get("tables", {})
+    parts = [table(values)]
+    if beside.get("rises"):
+        parts += [
+            "\n### Rise of the mean NLL of each set, nats a token\n\n",
+            _rises(beside["rises"]),
+        ]
+    if beside.get("shares"):
+        parts += [
+            "\n### What the side set that loses most has of the rise of harmful answers\n\n",
+            _shares(beside["shares"]),
+        ]
+    return "".join(parts)
+
+
+def _rises(rows: Sequence[Values]) -> str:
+    """Return a row for each cut and a column for each set, all seeds and prompts together."""
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    lines = [f"| cut | of all weights | {' | '.join(sets)} |", "|---|--:|" + "--:|" * len(sets)]
+    cells = {(row["arm"], row["q"], row["set"]): row for row in rows}
+    for arm, q in dict.fromkeys((row["arm"], row["q"]) for row in rows):
+        numbers = [_bounded(cells[arm, q, name], "rise") for name in sets]
+        removed = cells[arm, q, sets[0]]["removed_fraction"]
+        lines.append(f"| {arm} | {removed:.2g} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shares(rows: Sequence[Values]) -> str:
+    lines = [
+        "| ranking | of all weights | side set | its share | above the target's at the same q |",
+        "|---|--:|---|--:|--:|",
+    ]
+    lines += [
+        f"| {row['arm']} | {row['removed_fraction']:.2g} | {row['side']} | "
+        f"{_bounded(row, 'share')} | "
+        f"{'' if row['arm'] == 'target' else _bounded(row, 'above_target')} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _bounded(row: Values, name: str) -> str:
+    value, low, high = (row[name + end] for end in ("", "_low", "_high"))
+    if value is None:
+        return "–"
+    bounds = ["–" if bound is None else f"{bound:.2f}" for bound in (low, high)]
+    return f"{value:.2f} [{', '.join(bounds)}]"
 
 
 def table(values: Values) -> str:
@@ -75,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     values = kept(read_json(options.run / "results.json"))
     page = DOCS / f"{options.page}.md"
-    text = filled(page.read_text(encoding="utf-8"), table(values), page.name, BEGIN, END)
+    text = filled(page.read_text(encoding="utf-8"), tables(values), page.name, BEGIN, END)
     write_json(DOCS / f"{options.page}.json", values)
     write_text(page, text)
 

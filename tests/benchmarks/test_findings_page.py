@@ -19,7 +19,7 @@ SPEC.loader.exec_module(findings)
 def test_the_table_is_that_of_the_recorded_run() -> None:
     values = json.loads((ROOT / "docs" / "findings.json").read_text("utf-8"))
     page = (ROOT / "docs" / "findings.md").read_text("utf-8")
-    whole = findings.filled(page, findings.table(values), "", findings.BEGIN, findings.END)
+    whole = findings.filled(page, findings.tables(values), "", findings.BEGIN, findings.END)
     assert whole == page
     assert values["provenance"]["command"] in page
 
@@ -39,6 +39,7 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     results = {
         "claims": [claim, without],
         "provenance": dict.fromkeys(findings.PROVENANCE, "x") | {"models": "left out"},
+        "studies": [],
     }
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(json.dumps(results), "utf-8")
@@ -59,7 +60,7 @@ def test_the_page_of_the_real_model_is_that_of_its_run_or_says_that_there_is_non
     page = (ROOT / "docs" / "findings-real.md").read_text("utf-8")
     text = "No run is recorded yet.\n"
     if path.exists():
-        text = findings.table(json.loads(path.read_text("utf-8")))
+        text = findings.tables(json.loads(path.read_text("utf-8")))
     assert findings.filled(page, text, "", findings.BEGIN, findings.END) == page
     assert page.count(findings.BEGIN) == 1
 
@@ -67,10 +68,32 @@ def test_the_page_of_the_real_model_is_that_of_its_run_or_says_that_there_is_non
 def test_another_page_is_written_beside_its_own_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = {"claims": [], "provenance": dict.fromkeys(findings.PROVENANCE, "x")}
+    numbers = {"q": 1e-5, "removed_fraction": 2.04e-6, "arm": "target"}
+    bounded = {"rise": 0.5, "rise_low": 0.25, "rise_high": None}
+    share = {"share": 0.1, "share_low": 0.05, "share_high": 0.2}
+    above = {"above_target": 0.3, "above_target_low": -0.1, "above_target_high": 0.4}
+    rises = [
+        {**numbers, **bounded, "set": name, "seed": seed}
+        for name in ("generation", "prose")
+        for seed in (None, 0)
+    ]
+    shares = [{**numbers, **share, **above, "arm": arm, "side": "prose"} for arm in ("target", "x")]
+    results = {
+        "claims": [],
+        "provenance": dict.fromkeys(findings.PROVENANCE, "x"),
+        "studies": [
+            {"study": "selectivity", "tables": {"rises": rises, "shares": shares, "chosen": []}},
+            {"study": "compactness", "tables": {"rises": []}},
+        ],
+    }
     (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
     (tmp_path / "vorp.md").write_text(f"a\n{findings.BEGIN}\nold\n{findings.END}\nb\n", "utf-8")
     monkeypatch.setattr(findings, "DOCS", tmp_path)
     findings.main([str(tmp_path), "--page", "vorp"])
-    assert "old" not in (tmp_path / "vorp.md").read_text("utf-8")
+    text = (tmp_path / "vorp.md").read_text("utf-8")
+    assert "old" not in text
+    assert "| cut | of all weights | generation | prose |" in text
+    assert text.count("| target | 2e-06 | 0.50 [0.25, –] | 0.50 [0.25, –] |") == 1
+    assert "| target | 2e-06 | prose | 0.10 [0.05, 0.20] |  |" in text
+    assert "| x | 2e-06 | prose | 0.10 [0.05, 0.20] | 0.30 [-0.10, 0.40] |" in text
     assert (tmp_path / "vorp.json").is_file()
