@@ -10,11 +10,14 @@ import typer
 
 from resect.cli.options import (
     BatchSize,
+    Columns,
     MaxNewTokens,
     NewFolder,
     PromptFormat,
     PromptLimit,
     Temperature,
+    refuse_idle_columns,
+    with_columns,
 )
 from resect.cli.show import mode, note, progress, say, table
 from resect.errors import InputError
@@ -108,6 +111,7 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
     backend: Backend = "hf",
     allow_remote: Remote = False,
     force: Force = False,
@@ -117,13 +121,15 @@ def evaluate(
     from resect.evaluation.evaluate import EvalRequest
 
     _refuse_processes()
+    entries = (*(data or ()), *(attack_data or ()))
+    refuse_idle_columns(columns, *map(_spec_of, entries))
     request = EvalRequest(
         model=model or "",
         mask=mask,
         probes=tuple(probe or ()),
-        data=tuple(data or ()),
+        data=tuple(_with_columns(entry, columns) for entry in data or ()),
         attack=attack,
-        attack_data=tuple(attack_data or ()),
+        attack_data=tuple(_with_columns(entry, columns) for entry in attack_data or ()),
         judges=tuple(judge or ["exact"]),
         format=format,
         limit=limit,
@@ -145,6 +151,17 @@ def evaluate(
         _judge_again(rejudge, request, output, compare=compare)
     else:
         _evaluate(request, output, compare=compare)
+
+
+def _spec_of(entry: str) -> str:
+    """Return the SPEC of `NAME=SPEC` or of a bare one; a # stands behind its beginning."""
+    name, equals, spec = entry.partition("=")
+    return spec if equals and name.isidentifier() else entry
+
+
+def _with_columns(entry: str, columns: str | None) -> str:
+    spec = _spec_of(entry)
+    return entry.removesuffix(spec) + with_columns(spec, columns)
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:

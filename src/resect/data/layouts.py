@@ -113,9 +113,30 @@ def read_columns(
     mapped = [
         map_row(row, names, f"{source} row {position}") for position, row in enumerate(rows, 1)
     ]
+    if not prompts_only:
+        _refuse_unanswered(mapped, names, source)
     said = f"{source}: {title or 'as told'}: {_sentence(names, columns, mapped)}"
     prompts = named is not None and not any(map(names.get, ("completion", "messages", "text")))
     return Reading(mapped, said, bare=prompts)
+
+
+def _refuse_unanswered(
+    mapped: Sequence[Mapping[str, object]], names: Mapping[str, str], source: str
+) -> None:
+    """Refuse conversations that ask and get no answer.
+
+    Raises:
+        InputError: A row has one.
+    """
+    if not names.get("messages"):
+        return
+    for position, row in enumerate(mapped, start=1):
+        if not row["completion"]:
+            raise InputError(
+                f"{source} row {position}: {names['messages']!r} does not end with an answer",
+                allowed="messages of which the last is the assistant's",
+                fix="leave the row out, or elicit an answer with `resect data collect`",
+            )
 
 
 def lines_of(text: str, source: str) -> Reading:
