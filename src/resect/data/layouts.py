@@ -108,14 +108,14 @@ def read_columns(
     else:
         layout = _layout_of(columns, source, prompts_only=prompts_only)
         if layout is None:
-            return Reading(rows, _passed_over(columns, source))
+            return Reading(rows, _passed_over(columns))
         title, names = layout.title, layout.names
     mapped = [
         map_row(row, names, f"{source} row {position}") for position, row in enumerate(rows, 1)
     ]
     if not prompts_only:
         _refuse_unanswered(mapped, names, source)
-    said = f"{source}: {title or 'as told'}: {_sentence(names, columns, mapped)}"
+    said = f"{title or 'as told'}: {_sentence(names, columns, mapped)}"
     prompts = named is not None and not any(map(names.get, ("completion", "messages", "text")))
     return Reading(mapped, said, bare=prompts)
 
@@ -139,12 +139,12 @@ def _refuse_unanswered(
             )
 
 
-def lines_of(text: str, source: str) -> Reading:
+def lines_of(text: str) -> Reading:
     """Return the lines of a text as prompts; empty ones are none."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     said = (
-        f"{source}: {len(lines):,} prompts, one a line; as one running text for perplexity it is "
-        f"{source}{MARK}text=text"
+        f"{len(lines):,} prompts, one a line; as one running text for perplexity it is "
+        f"FILE{MARK}text=text"
     )
     return Reading([{"prompt": line} for line in lines], said, bare=True)
 
@@ -212,7 +212,7 @@ def _told(layout: Layout, loose: Mapping[str, str]) -> str:
     )
 
 
-def _passed_over(columns: Sequence[str], source: str) -> str:
+def _passed_over(columns: Sequence[str]) -> str:
     """Say which columns of another layout are not used beside our own."""
     others = [
         need for layout in LAYOUTS for need in layout.needs if set(layout.needs) <= {*columns}
@@ -220,7 +220,7 @@ def _passed_over(columns: Sequence[str], source: str) -> str:
     if "prompt" not in columns or not others:
         return ""
     ours = ", ".join(name for name in ("prompt", "completion") if name in columns)
-    return f"{source}: read by {ours}; not used: {', '.join(others)}"
+    return f"read by {ours}; not used: {', '.join(others)}"
 
 
 def _sentence(

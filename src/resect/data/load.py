@@ -204,13 +204,13 @@ def _read(named: Named, data_dir: Path | None, needs: _Needs) -> Table:
         rows = hub_rows(hub, revision or None, split or "train")
         origin = {"hub": hub, "revision": revision or None, "rows": len(rows)}
         reading = read_columns(rows, named.columns, name, prompts_only=needs.prompts_only)
-        return _table(reading, origin)
+        return _table(reading, name, origin)
     path = Path(name).expanduser()
     if path.is_file():
         reading = _read_file(path, named, needs)
         if reading is not None:
             origin = {"files": {path.name: hash_file(path)}, "rows": len(reading.rows)}
-            return _table(reading, origin)
+            return _table(reading, name, origin)
     source, _, split = name.partition(":")
     title, _, revision = source.partition("@")
     if title.endswith(".yaml") or title in preset_names():
@@ -248,7 +248,7 @@ def _read_file(path: Path, named: Named, needs: _Needs) -> Reading | None:
         if told <= {("text", "text")} and (told or not needs.lines):
             return Reading(rows)
         if told <= {("prompt", LINE)}:
-            return lines_of(str(rows[0]["text"]), named.place)
+            return lines_of(str(rows[0]["text"]))
         raise InputError(
             f"{path} has no columns",
             allowed=f"prompt={LINE} for a prompt a line, text=text for one running text",
@@ -257,9 +257,9 @@ def _read_file(path: Path, named: Named, needs: _Needs) -> Reading | None:
     rows = read_rows(path, skip=remarks)
     reading = read_columns(rows, named.columns, named.place, prompts_only=needs.prompts_only)
     if remarks:
-        said = reading.said or f"{named.place}: by its own columns"
-        reading = replace(reading, said=f"{said}; left out: {remarks} lines at the top that begin "
-                          "with #")  # fmt: skip
+        said = reading.said or "by its own columns"
+        lines = "line 1" if remarks == 1 else f"lines 1 to {remarks}"
+        reading = replace(reading, said=f"{said}; {lines} left out, for the # at the beginning")
     return reading
 
 
@@ -267,9 +267,9 @@ def _read_file(path: Path, named: Named, needs: _Needs) -> Reading | None:
 _KNOWN = {*NAMES, *WHOLE, *BESIDE, *(need for layout in LAYOUTS for need in layout.needs)}
 
 
-def _table(reading: Reading, origin: dict[str, object]) -> Table:
+def _table(reading: Reading, place: str, origin: dict[str, object]) -> Table:
     if reading.said:
-        logger.info("%s", reading.said)
+        logger.info("%s: %s", place, reading.said)
         origin["read_as"] = reading.said
     return Table(reading.rows, origin, bare=reading.bare)
 

@@ -56,7 +56,7 @@ def read_seeds(path: Path) -> Seeds | None:
         for ours, theirs in (("prompt", "value"), ("category", "harm_categories"))
         if any(ours in row for row in rows)
     )
-    return Seeds(rows, f"{path}: seeds as PyRIT has them: {has}; without completions")
+    return Seeds(rows, f"seeds as PyRIT has them: {has}; without completions")
 
 
 def _row(seed: object, top: Mapping[object, object], where: str) -> dict[str, object]:
@@ -83,11 +83,15 @@ def _row(seed: object, top: Mapping[object, object], where: str) -> dict[str, ob
             fix="leave it out, or write the texts as rows with a prompt",
         )
     row: dict[str, object] = {"prompt": seed["value"].strip()}
-    categories = get("harm_categories")
+    categories = [*_listed(seed.get("harm_categories")), *_listed(top.get("harm_categories"))]
     if categories:
-        listed = categories if isinstance(categories, list) else [categories]
-        row["category"] = "+".join(map(str, listed))
+        row["category"] = "+".join(dict.fromkeys(categories))
     return row
+
+
+def _listed(value: object) -> list[str]:
+    """Return categories as a list; those of the file and of a seed are both a seed's."""
+    return [] if not value else list(map(str, value if isinstance(value, list) else [value]))
 
 
 def _refuse_groups(seeds: list[object], path: Path) -> None:
