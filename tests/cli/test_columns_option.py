@@ -86,9 +86,10 @@ def test_names_that_nothing_takes_are_refused(tmp_path: Path) -> None:
 def test_names_reach_the_sets_of_probes_and_roles(tmp_path: Path) -> None:
     assert _spec_of("utility=a.jsonl") == "a.jsonl"
     assert _spec_of("a.jsonl#prompt=question") == "a.jsonl#prompt=question"
-    assert _with_columns("utility=a.jsonl", NAMES) == f"utility=a.jsonl#{NAMES}"
-    assert _with_columns("a.jsonl", NAMES) == f"a.jsonl#{NAMES}"
-    assert _with_columns("utility=triviaqa", NAMES) == "utility=triviaqa"
+    entries = ["utility=a.jsonl", "a.jsonl", "utility=triviaqa"]
+    expected = (f"utility=a.jsonl#{NAMES}", f"a.jsonl#{NAMES}", "utility=triviaqa")
+    assert _with_columns(entries, NAMES) == expected
+    assert _with_columns(None, NAMES) == ()
 
 
 def test_prompts_a_line_are_asked(model: Path, tmp_path: Path) -> None:

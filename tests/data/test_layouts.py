@@ -57,12 +57,12 @@ def said(data: Any) -> str:
     return str(data.origin.get("read_as", ""))
 
 
-OURS = [
+OURS: list[dict[str, Any]] = [
     {"prompt": messages(TURNS[:-1]), "completion": "yes"},
     {"prompt": "how 1", "completion": "so 1"},
 ]
 SINGLE = [("user", "how 1"), ("assistant", "so 1")]
-SHORT = [
+SHORT: list[dict[str, Any]] = [
     {"prompt": "how 0\n\nof it", "completion": "so 0"},
     {"prompt": "how 1", "completion": "so 1"},
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +22,7 @@ from resect.cli.options import (
     with_columns,
 )
 from resect.cli.show import mode, note, progress, say, table
-from resect.records import Format
+from resect.records import Format, Tokenizer
 
 if TYPE_CHECKING:
     from resect.data.check import Pair
@@ -154,15 +154,8 @@ def check(
     spec, against = with_columns(spec, columns), with_columns(against, columns)
     data = load_data(spec, data_dir=data_dir, prompts_only=True)
     evaluation = against and load_data(against, data_dir=data_dir, prompts_only=True)
-    count = tokenizer = None
-    if model is not None:
-        from resect.model.load import load_tokenizer
-
-        tokenizer = load_tokenizer(model)
-
-        def count(text: str) -> int:
-            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
+    tokenizer = None if model is None else _tokenizer_of(model)
+    count = None if tokenizer is None else _counter(tokenizer)
     checked = check_set(data, evaluation or None, count)
     say(f"{spec}: {len(data):,} rows, hash {data.hash}")
     chat = getattr(tokenizer, "chat_template", None)
@@ -187,6 +180,17 @@ def check(
         f"no leak between {checked.sides.calibration:,} calibration and "
         f"{checked.sides.evaluation:,} evaluation rows"
     )
+
+
+def _tokenizer_of(model: str) -> Tokenizer:
+    from resect.model.load import load_tokenizer
+
+    return load_tokenizer(model)
+
+
+def _counter(tokenizer: Tokenizer) -> Callable[[str], int]:
+    """Return what counts the tokens of a text."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _show_examples(data: BehaviourSet, count: int, view: View) -> None:

@@ -121,15 +121,14 @@ def evaluate(
     from resect.evaluation.evaluate import EvalRequest
 
     _refuse_processes()
-    entries = (*(data or ()), *(attack_data or ()))
-    refuse_idle_columns(columns, *map(_spec_of, entries))
+    refuse_idle_columns(columns, *map(_spec_of, (*(data or ()), *(attack_data or ()))))
     request = EvalRequest(
         model=model or "",
         mask=mask,
         probes=tuple(probe or ()),
-        data=tuple(_with_columns(entry, columns) for entry in data or ()),
+        data=_with_columns(data, columns),
         attack=attack,
-        attack_data=tuple(_with_columns(entry, columns) for entry in attack_data or ()),
+        attack_data=_with_columns(attack_data, columns),
         judges=tuple(judge or ["exact"]),
         format=format,
         limit=limit,
@@ -159,9 +158,11 @@ def _spec_of(entry: str) -> str:
     return spec if equals and name.isidentifier() else entry
 
 
-def _with_columns(entry: str, columns: str | None) -> str:
-    spec = _spec_of(entry)
-    return entry.removesuffix(spec) + with_columns(spec, columns)
+def _with_columns(entries: list[str] | None, columns: str | None) -> tuple[str, ...]:
+    return tuple(
+        entry.removesuffix(spec := _spec_of(entry)) + with_columns(spec, columns)
+        for entry in entries or ()
+    )
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:

@@ -183,6 +183,12 @@ def takes_columns(spec: str) -> bool:
     return named.columns is None and not fixed and not of_preset
 
 
+def file_of(spec: str) -> Path | None:
+    """Return the file that a SPEC reads, whatever it says of columns; None for what is no file."""
+    path = Path(_named(spec).place).expanduser()
+    return path if path.is_file() else None
+
+
 class _Needs(NamedTuple):
     """Whether prompts are enough, and whether the lines of a text are some."""
 
@@ -202,9 +208,9 @@ def _read(named: Named, data_dir: Path | None, needs: _Needs) -> Table:
         source, _, split = name.removeprefix(HUB_PREFIX).partition(":")
         hub, _, revision = source.partition("@")
         rows = hub_rows(hub, revision or None, split or "train")
-        origin = {"hub": hub, "revision": revision or None, "rows": len(rows)}
-        reading = read_columns(rows, named.columns, name, prompts_only=needs.prompts_only)
-        return _table(reading, name, origin)
+        origin: dict[str, object] = {"hub": hub, "revision": revision or None, "rows": len(rows)}
+        of_hub = read_columns(rows, named.columns, name, prompts_only=needs.prompts_only)
+        return _table(of_hub, name, origin)
     path = Path(name).expanduser()
     if path.is_file():
         reading = _read_file(path, named, needs)
