@@ -23,6 +23,20 @@ Force = Annotated[
     bool, typer.Option("--force", help="Go on though the models differ; what is written says so.")
 ]
 
+# What a cut has to show before it is written.
+OfRun = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Run that measured it: the card has its claims."),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLAIM=VERDICT",
+        help="Refuse unless the run says so: STUDY=supported, or 'STUDY: WORDS=supported'. Also "
+        "what the run's configuration requires; none waives that. Repeatable.",
+    ),
+]
+
 # What is written.
 MaskOutput = Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")]
 NewFolder = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
