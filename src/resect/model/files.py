@@ -215,7 +215,8 @@ def adapter_instead(checkpoint: str | Path, got: str) -> InputError:
     return InputError(
         f"{checkpoint} is an adapter and not a model",
         got=got,
-        allowed="a checkpoint; resect audit BASE TUNED alone takes an adapter of BASE as TUNED",
+        allowed="a checkpoint, or an adapter in a folder without config.json and its base on this "
+        "machine",
         fix="merge it into its base and save that: PeftModel.from_pretrained(base, adapter)"
         ".merge_and_unload().save_pretrained(folder), and the tokenizer beside it",
     )

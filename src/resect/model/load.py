@@ -12,6 +12,7 @@ import torch
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
+from resect.model.adapter import speaks
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
@@ -245,15 +246,16 @@ def _speaks(tokenizer: Tokenizer) -> bool:
 def _source(text: str, *, words: bool = False) -> _Source:
     """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
 
-    A GGUF file is the folder that it is imported into.
-
-    An adapter's folder has no model, and may have a tokenizer (`words`).
+    A GGUF file is the folder that it is imported into, an adapter the one that it is merged into.
+    An adapter's folder may have a tokenizer (`words`).
     """
-    text = checkpoint_of(text)
+    # The tokenizer of an adapter needs no merging, where it has one.
+    own_words = words and (Path(text).expanduser() / ADAPTER).is_file() and speaks(Path(text))
+    text = text if own_words else checkpoint_of(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
         # Beside a config.json too: transformers would put it on the base that it names.
-        if words and (folder / ADAPTER).is_file():
+        if own_words:
             return _Source(str(folder), None)
         refuse_adapter(folder)
         if not (folder / "config.json").is_file():
