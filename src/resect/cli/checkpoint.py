@@ -24,13 +24,29 @@ Force = Annotated[
 
 def import_file(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="A GGUF file, or its parts in order.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="A GGUF file, its parts in order, or a quantised checkpoint folder.",
+        ),
     ],
     output: NewFolder,
 ) -> None:
-    """Write a checkpoint folder of a GGUF file, with the values that its blocks decode to."""
+    """Write a checkpoint folder of a GGUF file or of an FP8, MXFP4 or compressed-tensors folder.
+
+    Weights get the values that the quantised ones decode to.
+    """
+    from resect.model.decoded import import_quantised
     from resect.model.imported import import_gguf
 
+    if len(sources) == 1 and sources[0].is_dir():
+        decoded = import_quantised(sources[0], output)
+        say(f"{output}: {decoded.method} decoded to {decoded.dtype}")
+        note(
+            "the precision from before the quantisation is gone, and scores and masks belong to "
+            "these values"
+        )
+        return
     imported = import_gguf(sources, output, on_meaning=note)
     say(
         f"{output}: architecture {imported.architecture} in {imported.dtype}, "

@@ -64,7 +64,7 @@ def merged_folder(adapter: Path) -> Path:
     content = [
         files.hash_file(adapter / ADAPTER),
         files.hash_file(adapter / WEIGHTS),
-        [files.hash_file(path) for path in _spoken(adapter)],
+        [files.hash_file(path) for path in tokenizer_files(adapter)],
         _identity(base),
         files.package_versions(("peft", "transformers")),
     ]
@@ -233,7 +233,7 @@ def _identity(base: Path) -> list[object]:
     return [str(base.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in status)]
 
 
-def _spoken(folder: Path) -> list[Path]:
+def tokenizer_files(folder: Path) -> list[Path]:
     """Return the files of a folder's tokenizer; none if it has no tokenizer."""
     names = (*TOKENIZER_FILES, *_WITH_TOKENIZER) if speaks(folder) else ()
     return [folder / name for name in names if (folder / name).is_file()]
@@ -263,8 +263,8 @@ def _write(adapter: Path, base: Path, target: Path) -> None:
     refuse_holes(base, report["missing_keys"], report["unexpected_keys"])
     with torch.no_grad():
         merged: Any = put_on(model, adapter, str(base))
-    spoken = _spoken(adapter) or _spoken(base)
-    for path in _spoken(adapter):
+    spoken = tokenizer_files(adapter) or tokenizer_files(base)
+    for path in tokenizer_files(adapter):
         refuse_link_out(path, adapter)
     with files.atomic_folder(target) as unfinished, quiet():
         merged.save_pretrained(str(unfinished))

@@ -73,7 +73,8 @@ class Entry:
                 f"{self.path} holds weights that have no gradient",
                 got=self.code,
                 allowed=", ".join(DTYPES),
-                fix="use the checkpoint from before it was quantised",
+                fix="use the checkpoint from before it was quantised, or decode it: "
+                "resect import FOLDER -o PLAIN",
             )
         return DTYPES[self.code]
 

@@ -13,6 +13,7 @@ from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.adapter import speaks
+from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
@@ -195,6 +196,14 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
             got="auto_map in config.json, which names code in the checkpoint",
             allowed="architectures that transformers has itself",
             fix="read that code and convert the checkpoint to a class of transformers",
+        )
+    method = quantised_folder(Path(checkpoint))
+    if method:
+        return InputError(
+            f"the quantised weights of {checkpoint} cannot be loaded here",
+            got=f"{method}: {first_line(error)}",
+            allowed="plain weights in float32, bfloat16 or float16",
+            fix=plain_weights(method),
         )
     return InputError(
         f"cannot load a causal language model from {checkpoint}",
