@@ -34,7 +34,7 @@ FAILED = "relearning=supported"
 
 
 def claim(study: str, words: str, verdict: VerdictWord) -> Claim:
-    effect = Interval("drop", 0.5, 0.4, 0.6, 9)
+    effect = Interval("drop", 0.5, 0.4, 0.6)
     return Claim(study, words, verdict, effect, (effect,), "drop at least .3", (0,), 9, "so")
 
 
