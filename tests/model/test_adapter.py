@@ -118,7 +118,10 @@ def settings(folder: Path, **changed: object) -> None:
         ({"base_model_name_or_path": "./gone"}, "is not on this machine"),
         ({"base_model_name_or_path": None}, "is not on this machine"),
         ({"task_type": "SEQ_CLS"}, "no adapter of a causal language model"),
-        ({"peft_type": "IA3"}, "cannot put the adapter"),
+        ({"peft_type": "IA3"}, "does not fit"),
+        ({"target_modules": ["q_proj"]}, "no place for"),
+        ({"target_modules": ["q_proj", "down_proj", "up_proj"]}, "nothing for"),
+        ({"r": 3}, "cannot put the adapter"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_is_one_message(

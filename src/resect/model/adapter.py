@@ -113,7 +113,9 @@ def put_on(model: CausalModel, adapter: Path, base: str) -> CausalModel:
     before = _not_finite(live)
     try:
         _grow(live, adapter)
-        merged: CausalModel = PeftModel.from_pretrained(live, str(adapter)).merge_and_unload()
+        worn = PeftModel.from_pretrained(live, str(adapter))
+        _refuse_idle(worn, adapter, base)
+        merged: CausalModel = worn.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
             f"cannot put the adapter {adapter} on {base}",
@@ -130,6 +132,32 @@ def put_on(model: CausalModel, adapter: Path, base: str) -> CausalModel:
         )
     merged.eval()
     return merged
+
+
+def _refuse_idle(worn: Any, adapter: Path, base: str) -> None:
+    """Refuse an adapter of which PEFT found no place for a tensor, or a place without one.
+
+    It would warn alone, and merge what is left: in the worst case nothing.
+
+    Raises:
+        InputError: There is such a tensor or place.
+    """
+    from peft import get_peft_model_state_dict
+
+    places = get_peft_model_state_dict(worn, save_embedding_layers=False)
+    held = {name.removesuffix(".weight") for name in places}
+    stored = {name.removesuffix(".weight") for name in entries([adapter / WEIGHTS])}
+    tables = (worn.get_input_embeddings(), worn.get_output_embeddings())
+    grown = tuple(f".{name.rpartition('.')[2]}" for name, m in worn.named_modules() if m in tables)
+    idle = sorted(name for name in stored - held if not name.endswith(grown))
+    empty = sorted(held - stored)
+    if idle or empty:
+        raise InputError(
+            f"the adapter {adapter} does not fit {base}",
+            got=f"no place for {some_of(idle)}" if idle else f"nothing for {some_of(empty)}",
+            allowed="an adapter whose tensors all have a place in the base",
+            fix="give the base model that the adapter was trained on",
+        )
 
 
 def _not_finite(model: Any) -> set[str]:
