@@ -62,13 +62,20 @@ def test_fp8_is_decoded_into_an_ordinary_checkpoint(tmp_path: Path) -> None:
     ok("score", tmp_path / "plain", "--data", data, "-o", tmp_path / "a.scores.safetensors")
 
 
-def test_scoring_fp8_says_how_to_decode_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the weights stay as they are")
+def test_fp8_is_scored_as_decoded_and_not_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, _ = as_fp8(tiny.save("llama", tmp_path / "m"))
-    data = write(tmp_path / "d.jsonl", ROWS)
-    done = call("score", folder, "--data", data, "-o", tmp_path / "a.scores.safetensors")
+    mask = tmp_path / "a.mask.safetensors"
+    tiny.cut(load_model(folder).model).save(mask)
+    assert "here are the values that they decode to" in caplog.text
+    done = call("prune", folder, mask, "-o", tmp_path / "cut")
     assert done.returncode == 2
-    assert "resect import" in done.stderr
-    assert not (tmp_path / "a.scores.safetensors").exists()
+    assert "resect import FOLDER -o PLAIN" in done.stderr
+    assert not (tmp_path / "cut").exists()
+    ok("import", folder, "-o", tmp_path / "plain")
+    ok("prune", tmp_path / "plain", mask, "-o", tmp_path / "cut")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,22 @@ def quantised_folder(folder: Path) -> str:
     return method_of(values.get("quantization_config") or values.get("compression_config"))
 
 
+def refuse_quantised_files(folder: Path) -> None:
+    """Refuse a checkpoint folder whose files hold quantised weights, in which no cut can stand.
+
+    Raises:
+        InputError: It is one.
+    """
+    method = quantised_folder(folder)
+    if method:
+        raise InputError(
+            f"the files of {folder} hold quantised weights, in which nothing is cut or mended",
+            got=method,
+            allowed="weights in float32, bfloat16 or float16",
+            fix=f"{plain_weights(method)}; score and cut that",
+        )
+
+
 def import_quantised(source: Path, target: Path) -> Decoded:
     """Write a checkpoint folder with the values that quantised weights stand for.
 
@@ -109,7 +125,7 @@ def import_quantised(source: Path, target: Path) -> Decoded:
             allowed=", ".join(map(str, USUAL)),
             fix=_ELSE,
         )
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)
     with files.atomic_folder(target) as unfinished, quiet():
         model.save_pretrained(str(unfinished))
         for path in tokenizer_files(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from resect.records import CausalModel, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
+_log = logging.getLogger(__name__)
 
 
 class LoadedModel(NamedTuple):
@@ -125,11 +127,25 @@ def load_reported(
     name_source(model, checkpoint)
     folder = _folder_of(source, revision)
     if folder is not None:
+        _tell_of_decoding(model, folder)
         wanted = chosen if isinstance(chosen, torch.dtype) else None
         note_files(model, folder, fingerprint_of, chosen=wanted)
     if device != "auto":
         model = model.to(device)
     return Loading(LoadedModel(model.eval(), speaker), tuple(sorted(report["unexpected_keys"])))
+
+
+def _tell_of_decoding(model: CausalModel, folder: Path) -> None:
+    """Log that weights were decoded on loading, as transformers does with FP8 without a GPU."""
+    method = quantised_folder(folder)
+    if method and {parameter.dtype for parameter in model.parameters()} <= set(DTYPES.values()):
+        _log.warning(
+            "%s holds quantised weights (%s), and here are the values that they decode to: they can "
+            "be scored; to cut them, %s",
+            folder,
+            method,
+            plain_weights(method),
+        )
 
 
 def _read_tokenizer(source: _Source) -> Tokenizer:
