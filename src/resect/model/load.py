@@ -140,8 +140,8 @@ def _tell_of_decoding(model: CausalModel, folder: Path) -> None:
     method = quantised_folder(folder)
     if method and {parameter.dtype for parameter in model.parameters()} <= set(DTYPES.values()):
         _log.warning(
-            "%s holds quantised weights (%s), and here are the values that they decode to: they can "
-            "be scored; to cut them, %s",
+            "%s holds quantised weights (%s), and here are the values that they decode to: they "
+            "can be scored; to cut them, %s",
             folder,
             method,
             plain_weights(method),
