@@ -102,6 +102,7 @@ def read_columns(
         InputError: Several layouts fit, or a row does not fit what was found or named.
     """
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    names: Mapping[str, str]
     if named is not None:
         refuse_nothing_named(named, columns, source)
         title, names = "", _completed(named, columns)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, cast, get_args
+from typing import NamedTuple, get_args
 
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_text, read_yaml
@@ -130,7 +130,7 @@ def parse_wanted(text: str) -> Wanted:
             allowed=f"CLAIM=VERDICT with a verdict of {', '.join(VERDICTS)}; or none",
             fix="for instance --require compactness=supported",
         )
-    return Wanted(claim, cast("VerdictWord", verdict))
+    return Wanted(claim, verdict)
 
 
 def _of_config(run: Path) -> tuple[Wanted, ...]:
