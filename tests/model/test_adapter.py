@@ -58,7 +58,7 @@ def test_an_adapter_is_loaded_as_peft_merges_it(
     folder = adapted(base, tmp_path / "a", **options)
     assert is_adapter(folder)
     with caplog.at_level(logging.WARNING, "resect.model.adapter"):
-        model = load_model(folder).model
+        model: Any = load_model(folder).model
         load_model(folder)
     (line,) = [r.getMessage() for r in caplog.records if r.name == "resect.model.adapter"]
     assert "is merged once with its base" in line
