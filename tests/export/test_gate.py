@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import huggingface_hub
 import pytest
@@ -17,14 +17,14 @@ from command_line import call, ok
 from invented_run import invented_config
 from resect.errors import InputError, MismatchError
 from resect.export import export_checkpoint, pass_gate
-from resect.export.gate import Stated, parse_wanted
+from resect.export.gate import VERDICTS, Stated, parse_wanted
 from resect.files.writing import write_json
 from resect.model import load_model
 from resect.records import Claim, Interval, Results, VerdictWord
 from resect.runs.config import RunConfig, load_config, parse_config
 from resect.weights.mask import Mask
 
-VERDICTS: list[tuple[str, str, VerdictWord]] = [
+CLAIMS: list[tuple[str, str, VerdictWord]] = [
     ("compactness", "the smallest cut is small", "supported"),
     ("compactness", "a random cut is not enough", "supported"),
     ("relearning", "it does not come back", "inconclusive"),
@@ -51,7 +51,7 @@ def mask(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(mask: Path, tmp_path: Path) -> Path:
-    claims = tuple(claim(*said) for said in VERDICTS)
+    claims = tuple(claim(*said) for said in CLAIMS)
     results = Results("invented", False, claims, (), {"seeds": [0], "judge": "exact"})
     write_json(tmp_path / "run" / "results.json", results)
     Mask.load(mask).save(tmp_path / "run" / "masks" / "m.mask.safetensors")
@@ -125,8 +125,9 @@ def test_claims_are_named_by_study_or_by_words(mask: Path, run: Path) -> None:
     ):
         gate = pass_gate(loaded, run, [require])
         assert len(gate.met) == count
-        assert len(gate.others) == len(VERDICTS) - count
+        assert len(gate.others) == len(CLAIMS) - count
     assert parse_wanted("a: q = 1=supported").claim == "a: q = 1"
+    assert set(VERDICTS) == set(get_args(VerdictWord))
 
 
 def test_a_gate_needs_the_run_of_the_very_mask(mask: Path, run: Path) -> None:

@@ -120,8 +120,7 @@ def evaluate(
     """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
 
-    _refuse_processes()
-    refuse_idle_columns(columns, *map(_spec_of, (*(data or ()), *(attack_data or ()))))
+    _refuse_unfit(columns, [*(data or ()), *(attack_data or ())])
     request = EvalRequest(
         model=model or "",
         mask=mask,
@@ -201,9 +200,11 @@ def _judge_again(source: Path, request: EvalRequest, output: Path, *, compare: b
     _show_differences(output, shown=compare)
 
 
-def _refuse_processes() -> None:
+def _refuse_unfit(columns: str | None, entries: list[str]) -> None:
+    """Refuse several processes, and names of columns that no set takes."""
     from resect.machine.processes import refuse_processes
 
+    refuse_idle_columns(columns, *map(_spec_of, entries))
     refuse_processes(
         "resect eval",
         "leave torchrun out, and ask a server of several GPUs (--backend), or split cells: "

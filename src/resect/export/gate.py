@@ -12,15 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_text, read_yaml
-from resect.records import Claim, VerdictWord
 from resect.report.results import read_results
 from resect.weights.mask import Mask
 
-VERDICTS: tuple[VerdictWord, ...] = get_args(VerdictWord)
+VERDICTS = ("supported", "not supported", "inconclusive", "not measurable")
 NONE = "none"
 CHOSEN = "chosen"
 CONFIG = "config.yaml"
@@ -30,7 +29,7 @@ class Wanted(NamedTuple):
     """A verdict that claims must have, and how the claims are named."""
 
     claim: str
-    verdict: VerdictWord
+    verdict: str
 
     def __str__(self) -> str:
         """Return it as it is asked for."""
@@ -68,9 +67,9 @@ class Gate:
         listed = {"required": self.required, "waived": self.waived}
         return {name: list(map(str, wanted)) for name, wanted in listed.items() if wanted}
 
-    def counted(self) -> list[tuple[str, int]]:
-        """Return how many of the other claims have which verdict."""
-        return Counter(claim.verdict for claim in self.others).most_common()
+    def counted(self) -> Mapping[str, int]:
+        """Return how many of the other claims have which verdict, the most frequent first."""
+        return dict(Counter(claim.verdict for claim in self.others).most_common())
 
 
 def pass_gate(mask: Mask, run: Path | None, require: Sequence[str] = ()) -> Gate:
@@ -155,7 +154,8 @@ def _stated(mask: Mask, run: Path | None, wanted: Iterable[Wanted]) -> list[Stat
         InputError: Something is required, and neither is there.
     """
     if run is not None:
-        return [_plain(claim) for claim in read_results(run).claims]
+        claims = read_results(run).claims
+        return [Stated(claim.study, claim.claim, claim.verdict) for claim in claims]
     measured = mask.meta.get("measured")
     if isinstance(measured, Mapping) and "verdict" in measured:
         return [Stated(CHOSEN, "the cut that its run chose", str(measured["verdict"]))]
@@ -167,10 +167,6 @@ def _stated(mask: Mask, run: Path | None, wanted: Iterable[Wanted]) -> list[Stat
             fix="name it with --run DIR",
         )
     return []
-
-
-def _plain(claim: Claim) -> Stated:
-    return Stated(claim.study, claim.claim, claim.verdict)
 
 
 def _refuse_control(mask: Mask) -> None:
