@@ -147,6 +147,16 @@ def test_an_adapter_of_an_adapter_and_one_without_weights_are_refused(
         load_model(folder)
 
 
+def test_a_quantised_base_is_refused(tmp_path: Path) -> None:
+    base = tiny.save("llama", tmp_path / "m")
+    folder = adapted(base, tmp_path / "a")
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(InputError, match=r"names a quantised base[\s\S]*plain checkpoint"):
+        load_model(folder)
+
+
 def test_dora_on_a_zeroed_row_is_refused_and_not_nan(tmp_path: Path) -> None:
     base = tiny.save("llama", tmp_path / "m")
     folder = adapted(base, tmp_path / "a", use_dora=True)

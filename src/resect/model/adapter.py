@@ -254,6 +254,23 @@ def _base_of(adapter: Path, settings: Mapping[str, object]) -> Path:
     )
 
 
+def _refuse_quantised_base(adapter: Path, base: Path) -> None:
+    """Refuse to merge into quantised weights, which would round the adapter away.
+
+    Raises:
+        InputError: The base is quantised.
+    """
+    config = read_json(base / "config.json") if (base / "config.json").is_file() else None
+    if isinstance(config, Mapping) and config.get("quantization_config"):
+        raise InputError(
+            f"the adapter {adapter} names a quantised base",
+            got=str(base),
+            allowed="plain weights",
+            fix="write the place of the plain checkpoint that it was quantised from into "
+            f"base_model_name_or_path of {ADAPTER}",
+        )
+
+
 def _identity(base: Path) -> list[object]:
     """Return what tells the weights of a base from others without reading them."""
     weights = sorted(path for path in base.iterdir() if path.suffix in (".safetensors", ".json"))
@@ -275,6 +292,7 @@ def _write(adapter: Path, base: Path, target: Path) -> None:
     """
     from transformers import AutoModelForCausalLM
 
+    _refuse_quantised_base(adapter, base)
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(

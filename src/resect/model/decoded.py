@@ -127,7 +127,8 @@ def import_quantised(source: Path, target: Path) -> Decoded:
         )
     vars(model.config).pop("quantization_config", None)
     with files.atomic_folder(target) as unfinished, quiet():
-        model.save_pretrained(str(unfinished))
+        # In the original format they would be quantised again.
+        model.save_pretrained(str(unfinished), save_original_format=False)
         for path in tokenizer_files(source):
             refuse_link_out(path, source)
             shutil.copyfile(path, unfinished / path.name)
@@ -147,7 +148,7 @@ def _decoded(source: Path, method: str) -> Any:
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 str(source),
                 quantization_config=getattr(transformers, DECODED[method])(dequantize=True),
-                dtype=torch.bfloat16,
+                dtype="auto",
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
