@@ -124,7 +124,7 @@ def test_a_broken_packed_value_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_column_of_another_name_gets_a_next_step(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", {"messages": [ASKED]})
+    path = write(tmp_path / "a.jsonl", {"question": "how"})
     with pytest.raises(InputError, match=r"has no 'prompt'[\s\S]*rename the columns"):
         load_data(path)
 

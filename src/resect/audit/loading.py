@@ -16,22 +16,13 @@ from typing import Any, NamedTuple
 
 from resect.edit.checkpoint import cut_record
 from resect.edit.hold import CUT_BASE
-from resect.errors import InputError, MismatchError
+from resect.errors import MismatchError
 from resect.files.reading import read_json
 from resect.model import LoadedModel, load_model
-from resect.model.files import entries
+from resect.model.adapter import put_on, refuse_program, speaks
 from resect.model.load import load_tokenizer
 from resect.records import CausalModel, Tokenizer
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-)
-WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
 MOST_NAMED = 5
 
@@ -78,13 +69,14 @@ def open_tuned(base: str, tuned: str) -> Tuned:
         MismatchError: As in `load_tuned`.
     """
     folder = Path(tuned)
-    spoken = not folder.is_dir() or any((folder / name).is_file() for name in TOKENIZER_FILES)
+    spoken = not folder.is_dir() or speaks(folder)
     if not (folder / SETTINGS).is_file():
         if spoken:
             return Tuned(*load_model(tuned))
         return Tuned(load_model(tuned, tokenizer=base).model, None)
     notes = _same_base(base, folder)
-    model = _with_adapter(base, folder)
+    refuse_program(folder)
+    model = put_on(load_model(base).model, folder, base)
     return Tuned(model, load_tokenizer(tuned) if spoken else None, notes, is_adapter=True)
 
 
@@ -112,67 +104,6 @@ def _same_base(base: str, adapter: Path) -> tuple[str, ...]:
         "the adapter was trained with held weights: merged here, it adds to them what "
         "hold.apply(merged) would take away again",
     )
-
-
-def _with_adapter(base: str, adapter: Path) -> CausalModel:
-    """Return the base model with an adapter merged into it.
-
-    Raises:
-        InputError: The adapter has no safetensors weights or does not fit.
-    """
-    if not (adapter / WEIGHTS).is_file():
-        raise InputError(
-            f"the adapter {adapter} has no safetensors weights",
-            allowed=WEIGHTS,
-            fix="save it again with save_pretrained of peft",
-        )
-    from peft import PeftModel
-
-    model: Any = load_model(base).model
-    try:
-        _grow(model, adapter)
-        merged: CausalModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"cannot put the adapter {adapter} on {base}",
-            got=str(error).strip().splitlines()[0],
-            fix="give the base model that the adapter was trained on",
-        ) from error
-    merged.eval()
-    return merged
-
-
-def _grow(model: Any, adapter: Path) -> None:
-    """Give a model as many tokens as an adapter was trained with.
-
-    Raises:
-        InputError: The adapter lacks the rows of a table that it grew.
-    """
-    modules = dict(model.named_modules())
-    tables = (model.get_input_embeddings(), model.get_output_embeddings())
-    paths = [name for name, module in modules.items() if name and module in tables]
-    stored = entries([adapter / WEIGHTS])
-    rows = {
-        path: entry.shape[0]
-        for path in paths
-        for name, entry in stored.items()
-        if name.endswith(f".{path}.weight")
-    }
-    before = tables[0].weight.shape[0]
-    largest = max(rows.values(), default=0)
-    if largest <= before:
-        return
-    tied = tables[1] is None or tables[0].weight is tables[1].weight
-    lacking = [] if tied else [path for path in paths if path not in rows]
-    if lacking:
-        raise InputError(
-            f"the adapter {adapter} has {largest - before} more tokens than its base, and no rows "
-            f"for them in {', '.join(lacking)}",
-            allowed="an adapter that holds both tables",
-            fix="merge it where it was trained, and give the merged checkpoint",
-        )
-    # What is drawn for the new rows is written over by the adapter's.
-    model.resize_token_embeddings(largest, mean_resizing=False)
 
 
 def shared_tokenizer(base: LoadedModel, tuned: Tuned) -> Shared:

@@ -142,6 +142,7 @@ def main() -> None:
         warnings.simplefilter("ignore", FutureWarning)
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     show.set_mode(show.Mode())
+    show.note_readings()
     try:
         code = app(standalone_mode=False)
     except ResectError as error:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, NewFolder, PromptFormat
+from resect.cli.options import (
+    BatchSize,
+    Columns,
+    JudgeName,
+    MaxNewTokens,
+    NewFolder,
+    PromptFormat,
+    refuse_idle_columns,
+    with_columns,
+)
 from resect.cli.show import mode, note, progress, say, table
 
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ def audit(
     matched: Matched = 19,
     max_new_tokens: MaxNewTokens = 128,
     batch_size: BatchSize = 16,
+    columns: Columns = None,
     fail_on: Annotated[
         Literal["touched", "reactivated"] | None,
         typer.Option(help="Exit with 3 if the verdict is this or worse, 4 if undecided; for CI."),
@@ -66,12 +76,13 @@ def audit(
     from resect.audit import AuditRequest, audit_models
     from resect.report.audit import build_audit_report
 
+    refuse_idle_columns(columns, target, preserve)
     request = AuditRequest(
         base=base,
         tuned=tuned,
         mask=mask,
-        target=target,
-        preserve=preserve,
+        target=with_columns(target, columns),
+        preserve=with_columns(preserve, columns),
         q=q,
         p=p,
         skip=skip,

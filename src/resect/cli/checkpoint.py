@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from resect.cli.options import AllowPartial, MaskFile, NewFolder
+from resect.cli.options import AllowPartial, MaskFile, NewFolder, OfRun, Require
 from resect.cli.show import note, say, table
+
+if TYPE_CHECKING:
+    from resect.export import Gate
+    from resect.weights.mask import Mask
 
 OutType = Literal["keep", "f16", "bf16", "f32"]
 
@@ -20,13 +24,29 @@ Force = Annotated[
 
 def import_file(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="A GGUF file, or its parts in order.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE",
+            help="A GGUF file, its parts in order, or a quantised checkpoint folder.",
+        ),
     ],
     output: NewFolder,
 ) -> None:
-    """Write a checkpoint folder of a GGUF file, with the values that its blocks decode to."""
+    """Write a checkpoint folder of a GGUF file or of an FP8, MXFP4 or compressed-tensors folder.
+
+    Weights get the values that the quantised ones decode to.
+    """
+    from resect.model.decoded import import_quantised
     from resect.model.imported import import_gguf
 
+    if len(sources) == 1 and sources[0].is_dir():
+        decoded = import_quantised(sources[0], output)
+        say(f"{output}: {decoded.method} decoded to {decoded.dtype}")
+        note(
+            "the precision from before the quantisation is gone, and scores and masks belong to "
+            "these values"
+        )
+        return
     imported = import_gguf(sources, output, on_meaning=note)
     say(
         f"{output}: architecture {imported.architecture} in {imported.dtype}, "
@@ -115,9 +135,7 @@ def prune(
     alpha: Annotated[
         float, typer.Option(help="Factor of the masked weights; 0 removes them.")
     ] = 0.0,
-    run: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run whose claims the card repeats.")
-    ] = None,
+    run: OfRun = None,
     force: Force = False,
     *,
     outtype: Annotated[
@@ -126,19 +144,22 @@ def prune(
             help="Of FILE.gguf: keep the types of its blocks (the default), or decode them all."
         ),
     ] = None,
+    require: Require = None,
 ) -> None:
     """Write a normal checkpoint without the masked weights, with a card that says so."""
-    from resect.export import export_checkpoint, load_mask
+    from resect.export import export_checkpoint, load_mask, pass_gate
 
+    cut = _Cut(load_mask(mask), mask.name, alpha, force)
+    gate = pass_gate(cut.mask, run, require or ())
     if _is_gguf(output):
-        _prune_gguf(model, mask, output, alpha=alpha, run=run, force=force, outtype=outtype)
+        _prune_gguf(model, cut, output, gate=gate, outtype=outtype)
         return
     if outtype is not None:
         from resect.errors import InputError
 
         raise InputError("--outtype is of GGUF files", got=str(output), fix="write -o FILE.gguf")
     counts = export_checkpoint(
-        model, load_mask(mask), output, alpha=alpha, mask_name=mask.name, run=run, force=force
+        model, cut.mask, output, alpha=alpha, mask_name=mask.name, run=gate, force=force
     )
     say(f"{output}: {counts['weights']:,} weights in {counts['tensors']} tensors × {alpha:g}")
     if not counts["weights"]:
@@ -150,30 +171,32 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
+class _Cut(NamedTuple):
+    """A mask with the name of its file, and how it is applied."""
+
+    mask: Mask
+    name: str
+    alpha: float
+    force: bool
+
+
 def _prune_gguf(
-    model: Path,
-    mask: Path,
-    output: Path,
-    *,
-    alpha: float,
-    run: Path | None,
-    force: bool,
-    outtype: OutType | None,
+    model: Path, cut: _Cut, output: Path, *, gate: Gate, outtype: OutType | None
 ) -> None:
-    from resect.export import export_gguf, load_mask
+    from resect.export import export_gguf
 
     written = export_gguf(
         model,
-        load_mask(mask),
+        cut.mask,
         output,
         outtype=outtype or "keep",
-        alpha=alpha,
-        mask_name=mask.name,
-        run=run,
-        force=force,
+        alpha=cut.alpha,
+        mask_name=cut.name,
+        run=gate,
+        force=cut.force,
     )
     say(
-        f"{output}: {written.weights:,} weights in {written.tensors} tensors × {alpha:g}, "
+        f"{output}: {written.weights:,} weights in {written.tensors} tensors × {cut.alpha:g}, "
         f"types {', '.join(written.types)}"
     )
     if not written.weights:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import BatchSize, JudgeName, MaxNewTokens, Model, PromptFormat, Temperature
-from resect.cli.show import note, progress, say, table
+from resect.cli.options import (
+    BatchSize,
+    Columns,
+    JudgeName,
+    MaxNewTokens,
+    Model,
+    PromptFormat,
+    Skip,
+    Temperature,
+    refuse_idle_columns,
+    with_columns,
+)
+from resect.cli.show import mode, note, progress, say, table
+from resect.records import Format, Tokenizer
 
 if TYPE_CHECKING:
     from resect.data.check import Pair
     from resect.data.load import BehaviourSet
+    from resect.data.rendered import View
 
 data_app = typer.Typer(no_args_is_help=True, help="Behaviour sets: presets, checks, collection.")
 
@@ -28,6 +42,8 @@ DataDir = Annotated[
     typer.Option(help="Folder with local copies of preset sets; also RESECT_DATA_DIR."),
 ]
 LONGEST = 200
+# What `data check` shows of a text at each of its ends.
+END = 240
 
 
 @data_app.command("list", epilog="Example: [bold]resect data list[/bold]")
@@ -60,14 +76,21 @@ def show(
         int, typer.Option(min=0, help="Show the text of so many rows; it may be harmful.")
     ] = 0,
     data_dir: DataDir = None,
+    columns: Columns = None,
 ) -> None:
     """Say what a set is and where it comes from; its text only if asked."""
     from resect.data import find_preset, load_data, preset_names
     from resect.data.encode import prompt_text
+    from resect.data.seeds import read_seeds
     from resect.errors import InputError
 
+    refuse_idle_columns(columns, spec)
+    spec = with_columns(spec, columns)
     name = spec.partition(":")[0].partition("@")[0]
-    is_preset = name.endswith(".yaml") or (name in preset_names() and not Path(spec).is_file())
+    seeds = name.endswith(".yaml") and Path(name).is_file() and read_seeds(Path(name)) is not None
+    is_preset = not seeds and (
+        name.endswith(".yaml") or (name in preset_names() and not Path(spec).is_file())
+    )
     if is_preset:
         card = find_preset(name).model_dump(mode="json", exclude_defaults=True)
         table(name, [{"field": key, "value": str(value)} for key, value in card.items()])
@@ -111,25 +134,32 @@ def check(
         str | None, typer.Option(help="Count the tokens of this model's tokenizer.")
     ] = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
+    *,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Show so many rows as the model sees them; 0 for none.")
+    ] = 3,
+    format: Annotated[
+        Format | None, typer.Option(help="How prompts are put; else as the tokenizer allows.")
+    ] = None,
+    skip: Skip = 0,
 ) -> None:
     """Look for doubled rows and leaks, lengths and categories; exit 2 on a leak."""
     from resect.data import load_data
     from resect.data.check import check_set
+    from resect.data.rendered import View
     from resect.errors import InputError
 
+    refuse_idle_columns(columns, spec, against)
+    spec, against = with_columns(spec, columns), with_columns(against, columns)
     data = load_data(spec, data_dir=data_dir, prompts_only=True)
     evaluation = against and load_data(against, data_dir=data_dir, prompts_only=True)
-    count = None
-    if model is not None:
-        from resect.model.load import load_tokenizer
-
-        tokenizer = load_tokenizer(model)
-
-        def count(text: str) -> int:
-            return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
+    tokenizer = None if model is None else _tokenizer_of(model)
+    count = None if tokenizer is None else _counter(tokenizer)
     checked = check_set(data, evaluation or None, count)
     say(f"{spec}: {len(data):,} rows, hash {data.hash}")
+    chat = getattr(tokenizer, "chat_template", None)
+    _show_examples(data, examples, View(tokenizer, format or ("chat" if chat else "raw"), skip))
     table("lengths", checked.lengths)
     table("categories", checked.categories)
     for title, pairs in (("rows that ask the same", checked.duplicates), ("leaks", checked.leaks)):
@@ -150,6 +180,43 @@ def check(
         f"no leak between {checked.sides.calibration:,} calibration and "
         f"{checked.sides.evaluation:,} evaluation rows"
     )
+
+
+def _tokenizer_of(model: str) -> Tokenizer:
+    from resect.model.load import load_tokenizer
+
+    return load_tokenizer(model)
+
+
+def _counter(tokenizer: Tokenizer) -> Callable[[str], int]:
+    """Return what counts the tokens of a text."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _show_examples(data: BehaviourSet, count: int, view: View) -> None:
+    """Show rows as the model sees them, with what is scored between marks."""
+    from resect.data.rendered import render_some
+
+    if not count:
+        return
+    rendered = list(render_some(data, count, view))
+    if mode().machine:
+        table("examples", [asdict(row) for row in rendered])
+        return
+    how = "as they are; --model shows the model's own template and tokens"
+    if view.tokenizer is not None:
+        how = f"in {view.format} format, {view.skip} response tokens skipped"
+    note(f"examples {how}; what is scored stands between ⟦ and ⟧")
+    for row in rendered:
+        scored = f"not scored: {row.why}" if row.why else f"⟦{_shown(row.scored)}⟧"
+        say(f"{row.id}: {_shown(row.before)}{scored}")
+
+
+def _shown(text: str) -> str:
+    """Return a text on one line, and of a long one both ends."""
+    if len(text) > 2 * END:
+        text = f"{text[:END]} … {text[-END:]}"
+    return text.replace("\n", "↵")
 
 
 def _pair_rows(pairs: Sequence[Pair]) -> list[dict[str, object]]:
@@ -214,15 +281,17 @@ def collect(
     ] = False,
     batch_size: BatchSize = 16,
     data_dir: DataDir = None,
+    columns: Columns = None,
 ) -> None:
     """Elicit a model's own responses and keep those that a judge accepts; can be interrupted."""
     from resect.evaluation.collect import CollectRequest
     from resect.evaluation.collect import collect as run
     from resect.evaluation.spoken import cut_off_note
 
+    refuse_idle_columns(columns, data)
     request = CollectRequest(
         model=model,
-        data=data,
+        data=with_columns(data, columns),
         attack=attack,
         judge=judge,
         want=want,

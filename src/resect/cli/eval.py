@@ -10,11 +10,14 @@ import typer
 
 from resect.cli.options import (
     BatchSize,
+    Columns,
     MaxNewTokens,
     NewFolder,
     PromptFormat,
     PromptLimit,
     Temperature,
+    refuse_idle_columns,
+    with_columns,
 )
 from resect.cli.show import mode, note, progress, say, table
 from resect.errors import InputError
@@ -108,6 +111,7 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
+    columns: Columns = None,
     backend: Backend = "hf",
     allow_remote: Remote = False,
     force: Force = False,
@@ -116,14 +120,14 @@ def evaluate(
     """Put probes to a model, intact and cut; print rates, or mean scores, with 95 % intervals."""
     from resect.evaluation.evaluate import EvalRequest
 
-    _refuse_processes()
+    _refuse_unfit(columns, [*(data or ()), *(attack_data or ())])
     request = EvalRequest(
         model=model or "",
         mask=mask,
         probes=tuple(probe or ()),
-        data=tuple(data or ()),
+        data=_with_columns(data, columns),
         attack=attack,
-        attack_data=tuple(attack_data or ()),
+        attack_data=_with_columns(attack_data, columns),
         judges=tuple(judge or ["exact"]),
         format=format,
         limit=limit,
@@ -145,6 +149,19 @@ def evaluate(
         _judge_again(rejudge, request, output, compare=compare)
     else:
         _evaluate(request, output, compare=compare)
+
+
+def _spec_of(entry: str) -> str:
+    """Return the SPEC of `NAME=SPEC` or of a bare one; a # stands behind its beginning."""
+    name, equals, spec = entry.partition("=")
+    return spec if equals and name.isidentifier() else entry
+
+
+def _with_columns(entries: list[str] | None, columns: str | None) -> tuple[str, ...]:
+    return tuple(
+        entry.removesuffix(spec := _spec_of(entry)) + with_columns(spec, columns)
+        for entry in entries or ()
+    )
 
 
 def _evaluate(request: EvalRequest, output: Path, *, compare: bool) -> None:
@@ -183,9 +200,11 @@ def _judge_again(source: Path, request: EvalRequest, output: Path, *, compare: b
     _show_differences(output, shown=compare)
 
 
-def _refuse_processes() -> None:
+def _refuse_unfit(columns: str | None, entries: list[str]) -> None:
+    """Refuse several processes, and names of columns that no set takes."""
     from resect.machine.processes import refuse_processes
 
+    refuse_idle_columns(columns, *map(_spec_of, entries))
     refuse_processes(
         "resect eval",
         "leave torchrun out, and ask a server of several GPUs (--backend), or split cells: "

@@ -8,6 +8,7 @@ import typer
 
 from resect.cli.options import (
     Category,
+    Columns,
     DrawSeed,
     Dtype,
     ExampleLimit,
@@ -18,7 +19,9 @@ from resect.cli.options import (
     RankScope,
     TargetFraction,
     category_of,
+    refuse_idle_columns,
     tell_of_links,
+    with_columns,
 )
 from resect.cli.show import note, progress, say_mask
 from resect.records import Reduction
@@ -49,6 +52,7 @@ def locate(
     limit: ExampleLimit = None,
     seed: DrawSeed = 0,
     dtype: Dtype = None,
+    columns: Columns = None,
 ) -> None:
     """Score and select in one; with rounds, what was cut changes what is chosen next.
 
@@ -57,15 +61,16 @@ def locate(
     from resect.attribution.rounds import LocateRequest, locate_model
     from resect.attribution.settings import Origin, Pass
 
+    refuse_idle_columns(columns, target, preserve, contrast)
     request = LocateRequest(
         model,
-        target,
-        preserve,
+        with_columns(target, columns),
+        with_columns(preserve, columns),
         q,
         p,
         Pass(method=method),
         Origin(format=format, skip=skip, category=category_of(category), seed=seed),
-        contrast=contrast,
+        contrast=with_columns(contrast, columns),
         rounds=rounds,
         scope=scope,
         importance=importance,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import Force, MaskFile, MaskOutput
+from resect.cli.options import Force, MaskFile, MaskOutput, OfRun, Require
 from resect.cli.show import note, say, say_mask, table
 
 if TYPE_CHECKING:
@@ -166,11 +166,15 @@ def push(
         bool, typer.Option("--public", help="Make a new repository public; else private.")
     ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch; else the main one.")] = None,
+    run: OfRun = None,
+    require: Require = None,
 ) -> None:
     """Put a mask and its card on the Hub; the model itself is not sent."""
-    from resect.export import push_mask
+    from resect.export import load_mask, pass_gate, push_mask
 
-    say(push_mask(mask, repository, private=not public, revision=revision))
+    loaded = load_mask(mask)
+    gate = pass_gate(loaded, run, require or ())
+    say(push_mask(loaded, repository, private=not public, revision=revision, run=gate))
     note(f'use it: resect.from_pretrained(MODEL, "{repository}")')
 
 
@@ -181,11 +185,15 @@ def patch(
         bool, typer.Option("--revert", help="The original values instead, to undo a cut.")
     ] = False,
     alpha: Annotated[float, typer.Option(help="Factor of the masked weights; 0 removes.")] = 0.0,
+    run: OfRun = None,
+    require: Require = None,
 ) -> None:
     """Write a mask as a weight patch for vLLM: which elements get which values."""
-    from resect.export import load_mask, write_patch
+    from resect.export import load_mask, pass_gate, write_patch
 
-    count = write_patch(load_mask(mask), output, revert=revert, alpha=alpha)
+    loaded = load_mask(mask)
+    gate = None if revert else pass_gate(loaded, run, require or ())
+    count = write_patch(loaded, output, revert=revert, alpha=alpha, run=gate)
     say(f"{output}: {'revert' if revert else 'cut'} of {count:,} weights")
     if not revert:
         note(f"its undoing: resect mask patch {mask} --revert -o REVERT.patch.safetensors")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, overload
 
 import typer
 
@@ -23,6 +23,20 @@ Force = Annotated[
     bool, typer.Option("--force", help="Go on though the models differ; what is written says so.")
 ]
 
+# What a cut has to show before it is written.
+OfRun = Annotated[
+    Path | None,
+    typer.Option("--run", metavar="DIR", help="Run that measured it: the card has its claims."),
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CLAIM=VERDICT",
+        help="Refuse unless the run says so: STUDY=supported, or 'STUDY: WORDS=supported'. Also "
+        "what the run's configuration requires; none waives that. Repeatable.",
+    ),
+]
+
 # What is written.
 MaskOutput = Annotated[Path, typer.Option("-o", "--output", help="FILE.mask.safetensors")]
 NewFolder = Annotated[Path, typer.Option("-o", "--output", help="New folder to write.")]
@@ -39,6 +53,15 @@ ProtectedFraction = Annotated[float, typer.Option(help="Fraction that is protect
 RankScope = Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")]
 Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
 Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
+
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="OURS=THEIRS,...",
+        help="What columns mean: prompt=question,completion=answer.text. Of all files of the "
+        "command; FILE#prompt=question,... says it of one.",
+    ),
+]
 
 # What is asked, and who judges.
 PromptLimit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
@@ -67,6 +90,48 @@ def category_of(text: str | None) -> str:
     if text == "":
         raise InputError("the category is empty", got="''", fix="name one, or leave --category out")
     return text or ""
+
+
+@overload
+def with_columns(spec: str, columns: str | None) -> str: ...
+
+
+@overload
+def with_columns(spec: None, columns: str | None) -> None: ...
+
+
+@overload
+def with_columns(spec: str | None, columns: str | None) -> str | None: ...
+
+
+def with_columns(spec: str | None, columns: str | None) -> str | None:
+    """Return a SPEC that says what its columns mean, unless it is a preset or says so itself."""
+    from resect.data.load import takes_columns
+
+    if spec is None or columns is None or not takes_columns(spec):
+        return spec
+    return f"{spec}#{columns}"
+
+
+def refuse_idle_columns(columns: str | None, *specs: str | None) -> None:
+    """Refuse `--columns` where no SPEC has use for it.
+
+    Raises:
+        InputError: All of them say themselves what their columns mean, or it is not readable.
+    """
+    from resect.data.columns import parse_columns
+    from resect.data.load import takes_columns
+
+    if columns is None:
+        return
+    parse_columns(columns)
+    given = [spec for spec in specs if spec is not None]
+    if not any(map(takes_columns, given)):
+        raise InputError(
+            "--columns has nothing to name",
+            got=", ".join(given) or "no set",
+            allowed="a file of rows or a Hub set; presets, seeds and texts have theirs",
+        )
 
 
 def tell_of_links(model: str) -> None:

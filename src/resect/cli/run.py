@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resect.cli.options import BatchSize, Budget, ModelId, Resume, Rounds, RunFolder
+from resect.cli.options import (
+    BatchSize,
+    Budget,
+    Columns,
+    ModelId,
+    Resume,
+    Rounds,
+    RunFolder,
+    refuse_idle_columns,
+    with_columns,
+)
 from resect.cli.show import measuring, note, say, table
 from resect.records import Measure
 
@@ -72,6 +82,7 @@ def run(
     max_new_tokens: MaxNewTokens = None,
     batch_size: BatchSize = 16,
     data_dir: DataDir = None,
+    columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
 ) -> None:
@@ -79,12 +90,13 @@ def run(
     from resect.runs import auto
 
     start = time.perf_counter()
+    refuse_idle_columns(columns, target, preserve, contrast, utility)
     request = auto.AutoRequest(
         model=model,
-        target=target or auto.TARGET,
-        preserve=preserve or auto.PRESERVE,
-        contrast=contrast,
-        utility=utility,
+        target=with_columns(target or auto.TARGET, columns),
+        preserve=with_columns(preserve or auto.PRESERVE, columns),
+        contrast=with_columns(contrast, columns),
+        utility=with_columns(utility, columns),
         budget=budget,
         rounds=rounds,
         limit=limit,

@@ -10,6 +10,7 @@ import typer
 from resect.cli.options import (
     AllowPartial,
     Category,
+    Columns,
     DrawSeed,
     Dtype,
     ExampleLimit,
@@ -22,7 +23,9 @@ from resect.cli.options import (
     Skip,
     TargetFraction,
     category_of,
+    refuse_idle_columns,
     tell_of_links,
+    with_columns,
 )
 from resect.cli.show import note, progress, say, say_mask
 from resect.errors import InputError
@@ -84,6 +87,7 @@ def score(
     checkpoint: Checkpoint = False,
     device: Device = None,
     stream: Stream = None,
+    columns: Columns = None,
 ) -> None:
     """Score every prunable weight for a behaviour, in one pass over the data.
 
@@ -104,12 +108,13 @@ def score(
         checkpoint=checkpoint,
         allow_partial=allow_partial,
     )
+    refuse_idle_columns(columns, data, contrast)
     request = ScoreRequest(
         model,
-        data,
+        with_columns(data, columns),
         settings,
         Origin(format=format, skip=skip, category=category_of(category), seed=seed),
-        contrast=contrast,
+        contrast=with_columns(contrast, columns),
         limit=limit,
         dtype=dtype,
         device=device,

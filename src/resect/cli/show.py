@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import sys
 import time
@@ -231,6 +232,31 @@ def note(text: str) -> None:
         _emit(err, "note", text=text)
     else:
         err.print(Text(visible(text)), soft_wrap=True)
+
+
+class _Notes(logging.Handler):
+    """Shows what a module logs as notes, each once."""
+
+    def __init__(self) -> None:
+        """Begin with nothing shown."""
+        super().__init__()
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        text = record.getMessage()
+        if text not in self._shown:
+            self._shown.add(text)
+            note(text)
+
+
+def note_readings() -> None:
+    """Show from here on what was found in the files of data that a command reads."""
+    logger = logging.getLogger("resect.data.load")
+    for handler in [old for old in logger.handlers if isinstance(old, _Notes)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_Notes())
+    logger.setLevel(logging.INFO)
 
 
 def pin_organism() -> None:

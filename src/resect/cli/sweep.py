@@ -11,6 +11,7 @@ import typer
 from resect.cli.options import (
     BatchSize,
     Budget,
+    Columns,
     DryRun,
     ExampleLimit,
     MaxNewTokens,
@@ -21,6 +22,8 @@ from resect.cli.options import (
     Rounds,
     RunFolder,
     Skip,
+    refuse_idle_columns,
+    with_columns,
 )
 from resect.cli.show import measuring, note, say, table
 
@@ -81,6 +84,7 @@ def sweep(
     seed: Seeds = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 16,
+    columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
 ) -> None:
@@ -88,14 +92,15 @@ def sweep(
     from resect.cli.plan import show_plan
     from resect.runs.sweep import SweepRequest, sweep_config
 
+    refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
     config = sweep_config(
         SweepRequest(
             model=model,
-            target=target,
-            preserve=preserve,
-            evaluation=evaluation,
-            utility=utility,
-            contrast=contrast,
+            target=with_columns(target, columns),
+            preserve=with_columns(preserve, columns),
+            evaluation=with_columns(evaluation, columns),
+            utility=with_columns(utility, columns),
+            contrast=with_columns(contrast, columns),
             rounds=rounds,
             grid=grid,
             attack=attack,

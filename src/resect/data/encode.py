@@ -67,8 +67,8 @@ def _check_prompt(example: Example) -> None:
         raise InputError(
             f"example {example.id!r} is a text without a prompt",
             allowed="texts for the perplexity probe, rows with prompt and completion elsewhere",
-            fix="a .txt file is one whole text; write prompts as lines of a .jsonl file: "
-            '{"prompt": "...", "completion": "..."}',
+            fix="a .txt file is one whole text here; FILE.txt#prompt=line is a prompt a line, and "
+            'answers need rows: {"prompt": "...", "completion": "..."}',
         )
 
 

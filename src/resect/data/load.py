@@ -3,22 +3,28 @@
 A set is a JSONL, JSON, CSV or Parquet file, a Hub dataset, or a preset that maps the columns of a
 public set. It has the columns `prompt` and `completion` (strings or message lists) and optionally
 `category`, `id`, `split`, `key` and `prefix_tokens`; or `text` alone, for the perplexity probe.
+Other layouts are found by themselves (`layouts.py`), or a user says what the columns mean
+(`columns.py`); what was found is logged in one line and stands in the origin.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resect import stats
+from resect.data.columns import BESIDE, MARK, NAMES, WHOLE, Named, hint
+from resect.data.layouts import LAYOUTS, LINE, Reading, lines_of, read_columns, split_columns
 from resect.data.messages import content_text, turns_of
 from resect.data.preset import Table, find_preset, preset_names, read_preset
-from resect.data.rows import SUFFIXES, hub_rows, read_rows, suffix_of
+from resect.data.rows import SUFFIXES, hub_rows, read_rows, remarks_of, suffix_of
+from resect.data.seeds import SEED_SUFFIXES, read_seeds
 from resect.errors import InputError
 from resect.files.origin import hash_file, hash_value
 from resect.records import Example
@@ -28,6 +34,8 @@ DATA_DIR = "RESECT_DATA_DIR"
 # Fields of an answer key that hold a list each.
 KEY_LISTS = ("accept", "benign", "content", "refusal", "aliases")
 SPEC_HELP = "a file ({}), a preset ({}), or hub:<id>[@revision][:split]"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,27 +120,36 @@ class BehaviourSet:
 
 
 def load_data(
-    spec: str | Path, *, data_dir: str | Path | None = None, prompts_only: bool = False
+    spec: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    prompts_only: bool = False,
+    lines: bool | None = None,
 ) -> BehaviourSet:
     """Load a behaviour set.
 
     Args:
         spec: Path of a file, name of a preset as `name[@revision][:split]`, path of a preset's
-            YAML file, or `hub:<id>[@revision][:split]`.
+            YAML file, or `hub:<id>[@revision][:split]`. A file and a Hub set may say behind a #
+            what their columns mean: `harm.jsonl#prompt=question,completion=answer.text`.
         data_dir: Folder with local copies of public sets, for presets; None takes the folder named
             by the environment variable RESECT_DATA_DIR, if there is one.
         prompts_only: Accept a file without completions, as `resect data collect` does. Presets of
             sets without responses are always accepted; what needs a response says so.
+        lines: Whether a .txt file is a prompt a line and not one running text; None does what
+            `prompts_only` says.
 
     Raises:
-        InputError: The set is missing or empty, or a row lacks what it needs; the message names
-            the file, the line and the column.
+        InputError: The set is missing or empty, a row lacks what it needs, or its columns can mean
+            several things; the message names the file, the line and the column.
     """
     name = str(spec)
     folder = data_dir or os.environ.get(DATA_DIR) or None
-    table = _read(name, None if folder is None else Path(folder).expanduser())
+    named = _named(name)
+    needs = _Needs(prompts_only, prompts_only if lines is None else lines)
+    table = _read(named, None if folder is None else Path(folder).expanduser(), needs)
     examples = [
-        _example(row, position, name, bare=table.bare or prompts_only)
+        _example(row, position, named.place, bare=table.bare or prompts_only)
         for position, row in enumerate(table.rows, start=1)
     ]
     if not examples:
@@ -141,7 +158,9 @@ def load_data(
     for example in examples:
         if example.id in seen:
             raise InputError(
-                f"{name} has two rows with one id", got=example.id, fix="make the ids unique"
+                f"{name} has two rows with one id",
+                got=example.id,
+                fix=f"make the ids unique, or leave them out: {named.place}{MARK}id=",
             )
         seen.add(example.id)
     return BehaviourSet(name, tuple(examples), _hash_examples(examples), table.origin)
@@ -149,32 +168,116 @@ def load_data(
 
 def name_of(spec: str) -> str:
     """Return what a set is called: its file without folder and ending, or its preset or Hub set."""
-    name = spec.removeprefix(HUB_PREFIX).rpartition("/")[2]
+    name = split_columns(spec).place.removeprefix(HUB_PREFIX).rpartition("/")[2]
     for ending in (".gz", *SUFFIXES):
         name = name.removesuffix(ending)
     return name.partition("@")[0].partition(":")[0] or spec
 
 
-def _read(name: str, data_dir: Path | None) -> Table:
+def takes_columns(spec: str) -> bool:
+    """Return whether a user may say what the columns of a set mean, and has not yet."""
+    named = _named(spec)
+    title = named.place.partition(":")[0].partition("@")[0]
+    fixed = title.endswith((*SEED_SUFFIXES, ".txt"))
+    of_preset = title in preset_names() and not Path(spec).is_file()
+    return named.columns is None and not fixed and not of_preset
+
+
+def file_of(spec: str) -> Path | None:
+    """Return the file that a SPEC reads, whatever it says of columns; None for what is no file."""
+    path = Path(_named(spec).place).expanduser()
+    return path if path.is_file() else None
+
+
+class _Needs(NamedTuple):
+    """Whether prompts are enough, and whether the lines of a text are some."""
+
+    prompts_only: bool
+    lines: bool
+
+
+def _named(spec: str) -> Named:
+    """Return a SPEC and what it says of columns; a file may have a # in its name."""
+    return Named(spec, None) if Path(spec).expanduser().is_file() else split_columns(spec)
+
+
+def _read(named: Named, data_dir: Path | None, needs: _Needs) -> Table:
     """Return the rows of a SPEC."""
+    name = named.place
     if name.startswith(HUB_PREFIX):
         source, _, split = name.removeprefix(HUB_PREFIX).partition(":")
         hub, _, revision = source.partition("@")
         rows = hub_rows(hub, revision or None, split or "train")
-        return Table(rows, {"hub": hub, "revision": revision or None, "rows": len(rows)})
+        origin: dict[str, object] = {"hub": hub, "revision": revision or None, "rows": len(rows)}
+        of_hub = read_columns(rows, named.columns, name, prompts_only=needs.prompts_only)
+        return _table(of_hub, name, origin)
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix != ".yaml":
-        rows = read_rows(path)
-        return Table(rows, {"files": {path.name: hash_file(path)}, "rows": len(rows)})
+    if path.is_file():
+        reading = _read_file(path, named, needs)
+        if reading is not None:
+            origin = {"files": {path.name: hash_file(path)}, "rows": len(reading.rows)}
+            return _table(reading, name, origin)
     source, _, split = name.partition(":")
     title, _, revision = source.partition("@")
     if title.endswith(".yaml") or title in preset_names():
+        if named.columns is not None:
+            raise InputError(
+                "a preset says itself what its columns mean",
+                got=f"{title}{MARK}…",
+                fix="leave the columns out, or read a copy of the set by the path of its file",
+            )
         return read_preset(find_preset(title), revision or None, split or None, data_dir)
     raise InputError(
         "no such data file" if suffix_of(path) in SUFFIXES else "no such data file or preset",
         got=name,
         allowed=SPEC_HELP.format(", ".join(SUFFIXES), ", ".join(preset_names())),
     )
+
+
+def _read_file(path: Path, named: Named, needs: _Needs) -> Reading | None:
+    """Return the rows of a file; None of a YAML file without seeds, which may be a preset."""
+    if path.suffix in SEED_SUFFIXES:
+        seeds = read_seeds(path)
+        if seeds is None and path.suffix == ".yaml":
+            return None
+        if seeds is None or named.columns is not None:
+            raise InputError(
+                f"{path} holds no list under 'seeds'"
+                if seeds is None
+                else f"seeds have the columns that they have, and {path} holds some",
+                allowed="{seeds: [{value: TEXT, harm_categories: [...]}]}",
+            )
+        return Reading(seeds.rows, seeds.said, bare=True)
+    if path.suffix == ".txt":
+        rows = read_rows(path)
+        told = set((named.columns or {}).items())
+        if told <= {("text", "text")} and (told or not needs.lines):
+            return Reading(rows)
+        if told <= {("prompt", LINE)}:
+            return lines_of(str(rows[0]["text"]))
+        raise InputError(
+            f"{path} has no columns",
+            allowed=f"prompt={LINE} for a prompt a line, text=text for one running text",
+        )
+    remarks = remarks_of(path, _KNOWN) if path.suffix == ".csv" else 0
+    rows = read_rows(path, skip=remarks)
+    reading = read_columns(rows, named.columns, named.place, prompts_only=needs.prompts_only)
+    if remarks:
+        said = reading.said or "by its own columns"
+        lines = "line 1" if remarks == 1 else f"lines 1 to {remarks}"
+        reading = replace(reading, said=f"{said}; {lines} left out, for the # at the beginning")
+    return reading
+
+
+# What a header of CSV names.
+_KNOWN = {*NAMES, *WHOLE, *BESIDE, *(need for layout in LAYOUTS for need in layout.needs)}
+
+
+def _table(reading: Reading, place: str, origin: dict[str, object]) -> Table:
+    if reading.said:
+        logger.info("%s: %s", place, reading.said)
+        origin["read_as"] = reading.said
+    return Table(reading.rows, origin, bare=reading.bare)
 
 
 def check_disjoint(calibration: BehaviourSet, evaluation: BehaviourSet) -> None:
@@ -255,7 +358,8 @@ def _lacks(row: Mapping[str, object], column: str, where: str) -> InputError:
         allowed="prompt and completion, neither empty; or text, for --probe perplexity",
         fix=""
         if column in row
-        else "rename the columns, or say what they mean in a preset of your own (a YAML file)",
+        else f"say what the columns mean, for instance {hint(row)}; rename the columns; or write a "
+        "preset of your own (a YAML file)",
     )
 
 

@@ -1,5 +1,7 @@
 """Chat messages as data sets hold them: a role, and text that is plain or in parts.
 
+Messages with `from` and `value`, as ShareGPT has them, are read too; their speakers become roles.
+
 Only text can be put to a model here. What else a turn says (calls of tools, a thought in a field of
 its own, images) would vanish from prompts and scored answers in silence, so it is refused.
 """
@@ -16,6 +18,11 @@ SPOKEN = (
     "tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "refusal", "audio",
     "images",
 )  # fmt: skip
+# Who speaks where messages have `from` and `value`.
+SPEAKERS = {
+    "human": "user", "user": "user", "system": "system", "gpt": "assistant", "chatgpt": "assistant",
+    "assistant": "assistant", "model": "assistant", "bard": "assistant", "bing": "assistant",
+}  # fmt: skip
 SHAPE = 'text, or [{"role": "user", "content": "..."}]'
 
 
@@ -30,7 +37,7 @@ def turns_of(value: object, where: str, column: str) -> tuple[Turn, ...]:
     """Return the messages of a conversation.
 
     Args:
-        value: A list of objects with `role` and `content`.
+        value: A list of objects with `role` and `content`, or with `from` and `value`.
         where: File and row, for the message.
         column: The column that holds it.
 
@@ -51,6 +58,8 @@ def turns_of(value: object, where: str, column: str) -> tuple[Turn, ...]:
 
 
 def _turn(message: object, where: str) -> Turn:
+    if isinstance(message, Mapping) and "role" not in message and "from" in message:
+        message = _of_speaker(message, where)
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise InputError(f"{where} has no role", got=repr(message)[:80], allowed=SHAPE)
     spoken = [name for name in SPOKEN if message.get(name)]
@@ -62,6 +71,20 @@ def _turn(message: object, where: str) -> Turn:
             fix="write it into the content as the model writes it, or leave the row out",
         )
     return Turn(message["role"], content_text(message.get("content"), where))
+
+
+def _of_speaker(message: Mapping[object, object], where: str) -> dict[object, object]:
+    """Return a message of `from` and `value` with a role and a content."""
+    speaker = message["from"]
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
+        raise InputError(
+            f"{where} is of an unknown speaker",
+            got=repr(speaker)[:80],
+            allowed=", ".join(SPEAKERS),
+            fix="leave the row out: calls of tools and what they return are not put to models here",
+        )
+    others = {name: value for name, value in message.items() if name not in ("from", "value")}
+    return {**others, "role": SPEAKERS[speaker], "content": message.get("value")}
 
 
 def content_text(content: object, where: str) -> str:

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -32,7 +32,7 @@ def suffix_of(path: Path) -> str:
 
 
 def read_rows(
-    path: Path, header: Sequence[str] | None = None, *, marked: bool = False
+    path: Path, header: Sequence[str] | None = None, *, marked: bool = False, skip: int = 0
 ) -> list[dict[str, object]]:
     """Read a data file.
 
@@ -41,6 +41,7 @@ def read_rows(
         header: Column names of a CSV file that has no header line.
         marked: Whether a CSV file may begin with lines that start with #, which say something of
             the file and are left out.
+        skip: How many lines of a CSV file to leave out at its beginning.
 
     Raises:
         InputError: The file is missing, empty or broken; the message names the line.
@@ -59,26 +60,48 @@ def read_rows(
             io.TextIOWrapper(file, "utf-8-sig", newline="" if suffix == ".csv" else "\n") as text,
         ):
             if suffix == ".csv":
-                return _csv_rows(text, path, header, marked=marked)
+                for _ in range(skip):
+                    text.readline()
+                return _csv_rows(text, path, header, marked=marked, before=skip)
             return _READERS[suffix](text, path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
 
 
+def remarks_of(path: Path, columns: Collection[str]) -> int:
+    """Count the lines at the beginning of a CSV file that start with # and say something of it.
+
+    A line that names one of `columns` is a header whose first name begins with #.
+
+    Raises:
+        InputError: The file is not readable.
+    """
+    count = 0
+    try:
+        with bounded_file(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+            for line in text:
+                if not line.startswith("#") or set(next(csv.reader([line]), [])) & set(columns):
+                    break
+                count += 1
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path}", got=str(error), allowed="UTF-8 text") from error
+    return count
+
+
 def _csv_rows(
-    text: TextIO, path: Path, header: Sequence[str] | None, *, marked: bool
+    text: TextIO, path: Path, header: Sequence[str] | None, *, marked: bool, before: int
 ) -> list[dict[str, object]]:
     counter = Counter(path)
-    skipped = 0
+    skipped = before
 
     def lines() -> Iterator[str]:
         nonlocal skipped
-        before = marked
+        mark = marked
         for line in text:
             counter.add(line)
-            before = before and line.startswith("#")
-            skipped += before
-            if not before:
+            mark = mark and line.startswith("#")
+            skipped += mark
+            if not mark:
                 yield line
 
     reader = csv.DictReader(lines(), fieldnames=header, strict=True)
@@ -106,7 +129,11 @@ def _array(text: TextIO, path: Path) -> list[dict[str, object]]:
     try:
         rows = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON", got=str(error)) from error
+        raise InputError(
+            f"{path} is not valid JSON",
+            got=str(error),
+            fix="call a file with an object a line .jsonl" if "Extra data" in str(error) else "",
+        ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not an array of objects", allowed="[{...}, {...}]")
     return rows

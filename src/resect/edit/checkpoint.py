@@ -23,6 +23,8 @@ from resect import files
 from resect.edit.layouts import carried_to_files
 from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
+from resect.model.adapter import is_adapter
+from resect.model.decoded import refuse_quantised_files
 from resect.model.files import entries, weight_files
 from resect.model.imported import checkpoint_of
 from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
@@ -129,7 +131,9 @@ def cut_record(checkpoint: str | Path) -> CutRecord | None:
     Raises:
         InputError: The record is not readable.
     """
-    path = Path(checkpoint_of(checkpoint)) / RECORD
+    # An adapter has no record, and is not merged for that.
+    place = Path(checkpoint).expanduser()
+    path = (place if is_adapter(place) else Path(checkpoint_of(checkpoint))) / RECORD
     if not path.is_file():
         return None
     record = files.read_json(path)
@@ -326,9 +330,10 @@ def _in_files(source: Path, mask: Mask) -> Mask:
     """Return a mask by the names and shapes of the tensors in a folder.
 
     Raises:
-        InputError: The folder has no safetensors weights, or they are not readable.
+        InputError: The folder has no safetensors weights, or they are quantised or not readable.
         MismatchError: A masked tensor is not there.
     """
+    refuse_quantised_files(source)
     tensors = entries(weight_files(source))
     masked = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
     names = {}

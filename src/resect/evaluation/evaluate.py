@@ -377,7 +377,7 @@ def _attack_sets(request: EvalRequest, attack: AttackSettings) -> dict[str, Beha
     sets: dict[str, BehaviourSet] = {}
     for entry in request.attack_data:
         role, equals, spec = entry.partition("=")
-        if not equals:
+        if not equals or "#" in role:  # which says what columns mean
             role, spec = "target", entry
         if role not in attack.roles:
             raise InputError(
@@ -444,6 +444,6 @@ def probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        data = load_data(specs[name][0], data_dir=request.data_dir)
+        data = load_data(specs[name][0], data_dir=request.data_dir, lines=name != "perplexity")
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes

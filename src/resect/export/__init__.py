@@ -2,12 +2,14 @@
 
 from resect.export.card import Card, checkpoint_card, mask_card
 from resect.export.checkpoint import export_checkpoint, unexport_checkpoint
+from resect.export.gate import Gate, pass_gate
 from resect.export.gguf import GgufCut, export_gguf
 from resect.export.hub import from_pretrained, load_mask, push_mask
 from resect.export.patch import write_patch
 
 __all__ = [
     "Card",
+    "Gate",
     "GgufCut",
     "checkpoint_card",
     "export_checkpoint",
@@ -15,6 +17,7 @@ __all__ = [
     "from_pretrained",
     "load_mask",
     "mask_card",
+    "pass_gate",
     "push_mask",
     "unexport_checkpoint",
     "write_patch",

@@ -16,7 +16,8 @@ import jinja2
 import yaml
 
 from resect import files
-from resect.errors import InputError, MismatchError
+from resect.errors import InputError
+from resect.export.gate import Gate, refuse_another_run
 from resect.files.reading import read_yaml
 from resect.report.measured import UNKNOWN, measured_by, worded
 from resect.report.results import read_results
@@ -44,6 +45,7 @@ class Card:
         original: The text of the model's own card; empty if it has none.
         original_name: Under which name that text is kept.
         run: Folder of the run in which the mask was measured.
+        gate: What was required of the cut; None says that nothing was.
     """
 
     mask: Mask
@@ -52,6 +54,7 @@ class Card:
     original: str = ""
     original_name: str = ""
     run: Path | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,8 @@ def checkpoint_card(card: Card) -> str:
     Raises:
         MismatchError: `run` did not measure this mask.
     """
-    mask = card.mask
-    run, measured = None, UNKNOWN
-    if card.run is not None:
-        written = read_results(card.run)
-        measured = measured_by(card.run, written.provenance)
-        run = worded(written, measured)
-        _refuse_another_run(card.mask, card.run)
+    mask, gate = card.mask, card.gate or Gate()
+    claims = _claims_of(mask, card.run)
     original = _metadata(card.original)
     metadata = {key: original[key] for key in KEPT if key in original} | {
         "base_model": _base_model(mask),
@@ -85,22 +83,52 @@ def checkpoint_card(card: Card) -> str:
             "removed": mask.count,
             "alpha": card.alpha,
             "original": card.original_name or None,
+            **gate.facts(),
         },
     }
-    bounds = bounds_of(claim.effect for claim in run.claims) if run else ""
-    line = measured.line
-    return _render("checkpoint.md", metadata, mask, card=card, run=run, bounds=bounds, scored=line)
+    return _render("checkpoint.md", metadata, mask, card=card, gate=gate, **claims)
 
 
-def mask_card(mask: Mask, repository: str, file: str) -> str:
-    """Return the README of a repository that holds a mask alone."""
+def mask_card(
+    mask: Mask, repository: str, file: str, *, run: Path | None = None, gate: Gate | None = None
+) -> str:
+    """Return the README of a repository that holds a mask alone.
+
+    Args:
+        mask: The mask.
+        repository: `owner/name`.
+        file: Name of the mask's file there.
+        run: Folder of the run in which the mask was measured.
+        gate: What was required of the cut; None says that nothing was.
+
+    Raises:
+        MismatchError: `run` did not measure this mask.
+    """
+    gate = gate or Gate()
     metadata = {
         "base_model": _base_model(mask),
         "library_name": MARK,
         "tags": [MARK, "mask"],
-        MARK: {"mask": mask.hash, "removed": mask.count},
+        MARK: {"mask": mask.hash, "removed": mask.count, **gate.facts()},
     }
-    return _render("mask.md", metadata, mask, repository=repository, file=file)
+    claims = _claims_of(mask, run)
+    return _render("mask.md", metadata, mask, repository=repository, file=file, gate=gate, **claims)
+
+
+def _claims_of(mask: Mask, run: Path | None) -> dict[str, object]:
+    """Return what the template says of the claims of a run; None for `run` if there is none.
+
+    Raises:
+        MismatchError: `run` did not measure this mask.
+    """
+    if run is None:
+        return {"run": None, "bounds": "", "scored": UNKNOWN.line}
+    written = read_results(run)
+    measured = measured_by(run, written.provenance)
+    refuse_another_run(mask, run)
+    results = worded(written, measured)
+    bounds = bounds_of(claim.effect for claim in results.claims)
+    return {"run": results, "bounds": bounds, "scored": measured.line}
 
 
 def our_facts(text: str) -> Mapping[str, object] | None:
@@ -195,15 +223,3 @@ def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -
     for parent in meta.get("parents", ()):
         label = f"{Path(parent['name']).name} ({parent['hash']}, {parent['count']:,} weights)"
         yield from _origins(parent["meta"], depth + 1, label)
-
-
-def _refuse_another_run(mask: Mask, run: Path) -> None:
-    """Refuse a mask that is none of those that a run measured."""
-    paths = sorted((run / "masks").glob("*.mask.safetensors"))
-    if mask.hash not in {Mask.load(path).hash for path in paths}:
-        raise MismatchError(
-            f"{run} did not measure this mask",
-            got=f"mask {mask.hash}",
-            allowed=f"one of the {len(paths)} masks in {run / 'masks'}",
-            fix="name the run that measured it, or leave --run out",
-        )

@@ -13,6 +13,7 @@ from pathlib import Path
 from resect.edit.checkpoint import prune_checkpoint, restore_checkpoint
 from resect.errors import InputError
 from resect.export.card import Card, checkpoint_card, our_facts
+from resect.export.gate import Gate, gate_of
 from resect.files.reading import read_bytes
 from resect.weights.mask import Mask
 
@@ -27,7 +28,7 @@ def export_checkpoint(
     *,
     alpha: float = 0.0,
     mask_name: str = "",
-    run: Path | None = None,
+    run: Path | Gate | None = None,
     force: bool = False,
 ) -> dict[str, int]:
     """Write a cut checkpoint with its card.
@@ -38,20 +39,24 @@ def export_checkpoint(
         target: New folder.
         alpha: Factor of the masked weights; 0 removes.
         mask_name: Name of the mask's file, for the card.
-        run: Folder of a run that measured this mask, whose claims the card repeats.
+        run: Folder of a run that measured this mask, whose claims the card repeats; or what
+            `pass_gate` returned of it, for requirements beside those of its configuration.
         force: Cut at the mask's places although dtype or values differ; `resect.json` says so.
 
     Returns:
         Counts of changed `weights` and of `tensors` that hold them.
 
     Raises:
-        InputError: The source has no safetensors weights, or the target is not empty.
+        InputError: The source has no safetensors weights, the target is not empty, or what the
+            configuration of the run requires does not hold.
         MismatchError: The mask belongs to another checkpoint, or the run is not one of this mask.
     """
     source = Path(source)
     original = _text(source / CARD)
     backup = _free_name(source) if original else ""
-    text = checkpoint_card(Card(mask, mask_name or "unnamed", alpha, original, backup, run))
+    gate = gate_of(mask, run)
+    card = Card(mask, mask_name or "unnamed", alpha, original, backup, gate.run, gate)
+    text = checkpoint_card(card)
     extra: dict[str, str | None] = {CARD: text}
     if backup:
         extra[backup] = original

@@ -24,6 +24,7 @@ from resect.edit.checkpoint import CutRecord
 from resect.errors import InputError, MismatchError
 from resect.export.blocks import Index, Zeroed, values_at, zeroed
 from resect.export.card import Card, checkpoint_card
+from resect.export.gate import Gate, gate_of
 from resect.export.gguf_places import KNOWN, Placed, placed
 from resect.export.gguf_writing import Kind, Piece, assembled
 from resect.model.faults import some_of
@@ -110,7 +111,7 @@ def export_gguf(
     outtype: OutType = "keep",
     alpha: float = 0.0,
     mask_name: str = "",
-    run: Path | None = None,
+    run: Path | Gate | None = None,
     force: bool = False,
 ) -> GgufCut:
     """Write the GGUF file of a cut model.
@@ -122,7 +123,8 @@ def export_gguf(
         outtype: "keep" for the file's own types, or what its blocks are decoded to.
         alpha: Factor of the masked weights; 0 removes, and others need a type without blocks.
         mask_name: Name of the mask's file, for the card.
-        run: Folder of a run that measured this mask, whose claims the card repeats.
+        run: Folder of a run that measured this mask, whose claims the card repeats; or what
+            `pass_gate` returned of it.
         force: Cut at the mask's places although values differ; the file then says so.
 
     Raises:
@@ -132,6 +134,7 @@ def export_gguf(
     """
     source, target = Path(source).expanduser(), Path(target)
     _refuse(source, target, alpha)
+    gate = gate_of(mask, run)
     file = read_gguf(source)
     cuts, forced = _checked(file, mask, force=force)
     out = OUT.get(outtype)
@@ -140,7 +143,9 @@ def export_gguf(
     _refuse_blocks(file, cuts, patches)
     facts: dict[str, str | int] = {
         CUT_FACT: json.dumps(files.plain(_record(file, mask, alpha, forced)), sort_keys=True),
-        CARD_FACT: checkpoint_card(Card(mask, mask_name or "unnamed", alpha, run=run)),
+        CARD_FACT: checkpoint_card(
+            Card(mask, mask_name or "unnamed", alpha, run=gate.run, gate=gate)
+        ),
     }
     if out is not None:
         facts[FILE_TYPE] = out.file_type

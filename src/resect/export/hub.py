@@ -9,6 +9,7 @@ from resect import files
 from resect.edit.live import apply
 from resect.errors import InputError
 from resect.export.card import mask_card
+from resect.export.gate import Gate, gate_of
 from resect.files.reading import refuse_link_out
 from resect.model import LoadedModel, load_model
 from resect.weights.mask import Mask
@@ -117,6 +118,7 @@ def push_mask(
     private: bool = True,
     revision: str | None = None,
     token: str | None = None,
+    run: Path | Gate | None = None,
 ) -> str:
     """Put a mask and its card into a model repository on the Hub; nothing else is sent.
 
@@ -126,24 +128,30 @@ def push_mask(
         private: Whether a new repository is private.
         revision: Branch; None for the main one.
         token: Of the Hub; None for the one that `hf auth login` stored.
+        run: Folder of a run that measured this mask, whose claims the card repeats; or what
+            `pass_gate` returned of it.
 
     Returns:
         The address of the commit.
 
     Raises:
-        InputError: The mask is empty, the name is no id, or the Hub refused.
+        InputError: The mask is empty, the name is no id, the Hub refused, or what the
+            configuration of the run requires does not hold.
+        MismatchError: The run is not one of this mask.
     """
     pushed = mask if isinstance(mask, Mask) else load_mask(mask)
     if not pushed.count:
         raise InputError("the mask removes nothing", fix="push a mask with at least one weight")
     if not _is_id(repository):
         raise InputError("no repository id", got=repository, allowed="owner/name")
+    gate = gate_of(pushed, run)
+    card = mask_card(pushed, repository, FILE, run=gate.run, gate=gate)
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         pushed.save(Path(folder) / FILE)
-        files.write_text(Path(folder) / "README.md", mask_card(pushed, repository, FILE))
+        files.write_text(Path(folder) / "README.md", card)
         try:
             api.create_repo(repository, private=private, exist_ok=True)
             commit = api.upload_folder(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from resect import files
 from resect.errors import InputError
+from resect.export.gate import Gate, gate_of
 from resect.weights.mask import Mask
 
 KIND = "resect.weight_patch"
@@ -29,6 +30,7 @@ def write_patch(
     *,
     revert: bool = False,
     alpha: float = 0.0,
+    run: Path | Gate | None = None,
 ) -> int:
     """Write a weight patch.
 
@@ -37,6 +39,8 @@ def write_patch(
         path: File to write, `*.safetensors`.
         revert: Put the original values in their places and not α times them.
         alpha: Factor of a cut; 0 removes.
+        run: Folder of a run that measured this mask, or what `pass_gate` returned of it; a patch
+            that puts values back needs none.
 
     Returns:
         Number of weights in the patch.
@@ -44,6 +48,7 @@ def write_patch(
     Raises:
         InputError: The mask is empty, or holds a NaN, which the form means as "unchanged".
     """
+    gate = Gate() if revert else gate_of(mask, run)
     entries = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
     if not entries:
         raise InputError("the mask removes nothing", fix="patch with at least one weight")
@@ -66,6 +71,7 @@ def write_patch(
         "alpha": alpha,
         "mask": mask.hash,
         "tensors": tensors,
+        **gate.facts(),
     }
     with files.atomic(path) as part:
         save_file(blobs, part, {"resect": json.dumps(facts)})

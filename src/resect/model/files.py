@@ -73,7 +73,8 @@ class Entry:
                 f"{self.path} holds weights that have no gradient",
                 got=self.code,
                 allowed=", ".join(DTYPES),
-                fix="use the checkpoint from before it was quantised",
+                fix="use the checkpoint from before it was quantised, or decode it: "
+                "resect import FOLDER -o PLAIN",
             )
         return DTYPES[self.code]
 
@@ -215,7 +216,8 @@ def adapter_instead(checkpoint: str | Path, got: str) -> InputError:
     return InputError(
         f"{checkpoint} is an adapter and not a model",
         got=got,
-        allowed="a checkpoint; resect audit BASE TUNED alone takes an adapter of BASE as TUNED",
+        allowed="a checkpoint, or an adapter in a folder without config.json and its base on this "
+        "machine",
         fix="merge it into its base and save that: PeftModel.from_pretrained(base, adapter)"
         ".merge_and_unload().save_pretrained(folder), and the tokenizer beside it",
     )

@@ -27,6 +27,7 @@ import torch
 from resect import files
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
+from resect.model.adapter import is_adapter, merged_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.gguf import (
     READ_FAULTS,
@@ -77,14 +78,18 @@ class Imported:
 
 
 def checkpoint_of(place: str | Path) -> str:
-    """Return a checkpoint folder for a GGUF file, and any other place as it is.
+    """Return a checkpoint folder for a GGUF file or an adapter, and any other place as it is.
 
-    A file is imported into the cache when it is first asked for, and that is logged in one line.
+    A file is imported and an adapter merged into the cache when it is first asked for, and that is
+    logged in one line.
 
     Raises:
-        InputError: The file cannot be imported, or the place ends in `.gguf` and is no file.
+        InputError: The file cannot be imported, the adapter not be merged, or the place ends in
+            `.gguf` and is no file.
     """
     path = Path(place).expanduser()
+    if is_adapter(path):
+        return str(merged_folder(path))
     if not is_gguf(path):
         if path.suffix.lower() == SUFFIX and not path.is_dir():
             raise InputError("no such GGUF file", got=str(place))
@@ -105,8 +110,9 @@ def checkpoint_of(place: str | Path) -> str:
 
 
 def name_source(model: CausalModel, place: str | Path) -> None:
-    """Let a model that came from a GGUF file name that file, and not the cache."""
-    if is_gguf(Path(place).expanduser()):
+    """Let a model that came from a GGUF file or an adapter name that, and not the cache."""
+    path = Path(place).expanduser()
+    if is_gguf(path) or is_adapter(path):
         vars(model)["name_or_path"] = str(place)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ import torch
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
+from resect.model.adapter import speaks
+from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
@@ -20,6 +23,7 @@ from resect.records import CausalModel, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SAMPLE = 4096
+_log = logging.getLogger(__name__)
 
 
 class LoadedModel(NamedTuple):
@@ -123,11 +127,25 @@ def load_reported(
     name_source(model, checkpoint)
     folder = _folder_of(source, revision)
     if folder is not None:
+        _tell_of_decoding(model, folder)
         wanted = chosen if isinstance(chosen, torch.dtype) else None
         note_files(model, folder, fingerprint_of, chosen=wanted)
     if device != "auto":
         model = model.to(device)
     return Loading(LoadedModel(model.eval(), speaker), tuple(sorted(report["unexpected_keys"])))
+
+
+def _tell_of_decoding(model: CausalModel, folder: Path) -> None:
+    """Log that weights were decoded on loading, as transformers does with FP8 without a GPU."""
+    method = quantised_folder(folder)
+    if method and {parameter.dtype for parameter in model.parameters()} <= set(DTYPES.values()):
+        _log.warning(
+            "%s holds quantised weights (%s), and here are the values that they decode to: they "
+            "can be scored; to cut them, %s",
+            folder,
+            method,
+            plain_weights(method),
+        )
 
 
 def _read_tokenizer(source: _Source) -> Tokenizer:
@@ -195,6 +213,14 @@ def _why_not(checkpoint: str | Path, error: BaseException) -> InputError:
             allowed="architectures that transformers has itself",
             fix="read that code and convert the checkpoint to a class of transformers",
         )
+    method = quantised_folder(Path(checkpoint))
+    if method:
+        return InputError(
+            f"the quantised weights of {checkpoint} cannot be loaded here",
+            got=f"{method}: {first_line(error)}",
+            allowed="plain weights in float32, bfloat16 or float16",
+            fix=plain_weights(method),
+        )
     return InputError(
         f"cannot load a causal language model from {checkpoint}",
         got=first_line(error),
@@ -245,15 +271,16 @@ def _speaks(tokenizer: Tokenizer) -> bool:
 def _source(text: str, *, words: bool = False) -> _Source:
     """Tell a folder from a Hub id; nothing is fetched for what looks like a path.
 
-    A GGUF file is the folder that it is imported into.
-
-    An adapter's folder has no model, and may have a tokenizer (`words`).
+    A GGUF file is the folder that it is imported into, an adapter the one that it is merged into.
+    An adapter's folder may have a tokenizer (`words`).
     """
-    text = checkpoint_of(text)
+    # The tokenizer of an adapter needs no merging, where it has one.
+    own_words = words and (Path(text).expanduser() / ADAPTER).is_file() and speaks(Path(text))
+    text = text if own_words else checkpoint_of(text)
     folder = Path(text).expanduser()
     if folder.is_dir():
         # Beside a config.json too: transformers would put it on the base that it names.
-        if words and (folder / ADAPTER).is_file():
+        if own_words:
             return _Source(str(folder), None)
         refuse_adapter(folder)
         if not (folder / "config.json").is_file():

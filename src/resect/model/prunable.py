@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from resect.errors import CoverageError, InputError
 from resect.machine.processes import is_sharded
 from resect.model.blocks import Decoder, left_alone
+from resect.model.decoded import method_of, plain_weights
 from resect.model.places import Place, checkpoint_places
 from resect.records import CausalModel
 
@@ -164,7 +165,7 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
         if layout is None:
             unknown.append(Skipped(name, shape, type(owner).__name__))
         else:
-            _refuse_quantised(name, parameter)
+            _refuse_quantised(name, parameter, model)
             located.append(_Located(name, layer, layout))
     _refuse_packed(model, modules[""], decoder)
     _refuse(located, unknown, allow_partial=allow_partial)
@@ -229,19 +230,20 @@ def _refuse_packed(model: CausalModel, module: nn.Module, decoder: Decoder) -> N
     for name, buffer in module.named_buffers():
         integers = not (buffer.is_floating_point() or buffer.dtype == torch.bool)
         if buffer.dim() > 1 and decoder.layer(name) is not None and integers:
-            _refuse_quantised(name, buffer)
+            _refuse_quantised(name, buffer, model)
 
 
-def _refuse_quantised(name: str, parameter: Tensor) -> None:
+def _refuse_quantised(name: str, parameter: Tensor, model: CausalModel) -> None:
     # Tensors of a quantisation package (torchao) say that they have the dtype they stand for.
     packed = type(parameter) not in (Tensor, nn.Parameter) and not is_sharded(parameter)
     if packed or parameter.dtype not in USABLE:
         dtype = str(parameter.dtype).removeprefix("torch.")
+        method = method_of(getattr(model.config, "quantization_config", None))
         raise InputError(
             "the model is quantised, and quantised weights have no gradient",
             got=f"{name} in {type(parameter).__name__ if packed else dtype}",
             allowed="float32, bfloat16 or float16 weights",
-            fix="load the original checkpoint in bfloat16, or dequantise it and save it first",
+            fix=plain_weights(method),
         )
 
 

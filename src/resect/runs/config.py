@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Union, get_args, g
 
 import yaml
 from pydantic import (
+    Field,
     SerializerFunctionWrapHandler,
     ValidationError,
     create_model,
@@ -21,6 +22,7 @@ from pydantic import (
 
 from resect.errors import InputError
 from resect.files.reading import MOST_YAML, read_text, read_yaml
+from resect.records import VerdictWord
 from resect.studies import STUDIES
 from resect.studies.design import Design, Names, Section
 from resect.studies.study import SectionType, Study
@@ -67,9 +69,18 @@ class RunConfig(Design):
 
     Attributes:
         studies: Which studies run, with their grids and rules.
+        require: Claims that must have a verdict before a mask of the run is exported: a study, or
+            `study: words of the claim`, and the verdict.
     """
 
     studies: Studies
+    require: dict[str, VerdictWord] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        values: dict[str, object] = write(self)
+        # Without requirements, text and hash are as they were before there were any.
+        return {name: value for name, value in values.items() if value or name != "require"}
 
     def section(self, study: Study[SectionType]) -> SectionType | None:
         """Return the section of a study, None if it does not run."""
@@ -119,6 +130,16 @@ def _measure_problems(config: RunConfig) -> list[str]:
         f"studies.{study.name}: it needs `measure: {study.measure}` under evaluation, not {measure}"
         for study in chosen
         if study.measure not in (None, measure)
+    ]
+
+
+def _gate_problems(config: RunConfig) -> list[str]:
+    """Return which requirements name a study that does not run, one line each."""
+    running = [name for name, section in config.studies if section is not None]
+    return [
+        f"require: {claim!r} names no study that runs ({', '.join(running)})"
+        for claim in config.require
+        if claim.partition(":")[0].strip() not in running
     ]
 
 
@@ -189,6 +210,7 @@ def parse_config(values: object, source: str) -> RunConfig:
         problems += name_problems(values) if isinstance(values, Mapping) else []
     else:
         problems = name_problems(config.model_dump()) + _measure_problems(config)
+        problems += _gate_problems(config)
         if not problems:
             return config
     shown = problems[:MOST_SHOWN]

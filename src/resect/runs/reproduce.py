@@ -25,6 +25,7 @@ from typing import Literal, TypedDict
 from torch import Tensor
 
 from resect import files
+from resect.data.load import file_of
 from resect.files.folders import no_run
 from resect.files.origin import provenance
 from resect.files.reading import read_json, refuse_links_out
@@ -116,7 +117,8 @@ def check_inputs(run: Path) -> list[Compared]:
         _same("environment", key, versions[key], installed.get(key)) for key in sorted(versions)
     ]
     for spec, digest in data.items():
-        content = files.hash_file(spec) if Path(spec).is_file() else None
+        path = file_of(spec)
+        content = None if path is None else files.hash_file(path)
         rows.append(_same("data", spec, digest, content))
     config = load_config(run / "config.yaml")
     spoken = set(data)

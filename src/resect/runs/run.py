@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from resect.data.load import file_of
 from resect.errors import InputError
 from resect.evaluation.coherence import floor_for
 from resect.evaluation.judges import find_judge, kind_of_judge
@@ -326,7 +327,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         **provenance(),
         "config": hash_value(config.model_dump(mode="json")),
         "models": {f"{model['role']}-{model['seed']}": model["fingerprint"] for model in models},
-        "data": {spec: hash_file(spec) for spec in specs if Path(spec).is_file()},
+        "data": {spec: hash_file(path) for spec in specs if (path := file_of(spec)) is not None},
         **({"forced": forced} if forced else {}),
         **_scored_by(config),
         **_instrument(run),

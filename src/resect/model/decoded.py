@@ -1,0 +1,163 @@
+"""Quantised checkpoints: what each kind needs to become plain weights, and the kinds decoded here.
+
+Quantised weights have no gradient and hold no exact zero of their own, so nothing is scored or cut
+in them. transformers decodes some kinds when it loads them, on any machine; `resect import` writes
+those as an ordinary checkpoint. The precision from before the quantisation is gone: scores and
+masks are of the decoded values.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from resect import files
+from resect.errors import InputError
+from resect.files.reading import read_json, refuse_link_out
+from resect.model.adapter import tokenizer_files
+from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_holes
+
+# Kinds that transformers decodes without a GPU, by its class of settings.
+DECODED = {
+    "fp8": "FineGrainedFP8Config",
+    "mxfp4": "Mxfp4Config",
+    "compressed-tensors": "CompressedTensorsConfig",
+}
+_DEQUANTISE = (
+    "load it where its package runs, call model.dequantize() and save that with save_pretrained"
+)
+# Kinds that are not decoded here -> how to get plain weights.
+_BY_HAND = {
+    "bitsandbytes": _DEQUANTISE,
+    "gptq": "take the checkpoint that it was made from, which its card names as base_model",
+    "awq": "take the checkpoint that it was made from, which its card names as base_model",
+    "torchao": "take the checkpoint that it was made from, or save model weights by their "
+    "dequantize() where torchao runs",
+}
+_ELSE = "load the original checkpoint in bfloat16, or dequantise it and save it first"
+USUAL = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Decoded(NamedTuple):
+    """What was decoded: the kind of quantisation, and the dtype now."""
+
+    method: str
+    dtype: str
+
+
+def method_of(quantisation: object) -> str:
+    """Return the kind of quantisation that a configuration names; "" for none."""
+    if isinstance(quantisation, Mapping):
+        method = quantisation.get("quant_method", "")
+    else:
+        method = getattr(quantisation, "quant_method", "")
+    return str(getattr(method, "value", method) or "")
+
+
+def plain_weights(method: str) -> str:
+    """Return how to get plain weights of a quantised checkpoint, as a next step."""
+    if method in DECODED:
+        return f"resect import FOLDER -o PLAIN decodes {method} into an ordinary checkpoint"
+    return _BY_HAND.get(method, _ELSE)
+
+
+def quantised_folder(folder: Path) -> str:
+    """Return the kind of quantisation of a checkpoint folder; "" for plain weights and no folder.
+
+    Raises:
+        InputError: Its configuration is not readable.
+    """
+    config = folder / "config.json"
+    values = read_json(config) if config.is_file() else None
+    if not isinstance(values, Mapping):
+        return ""
+    return method_of(values.get("quantization_config") or values.get("compression_config"))
+
+
+def refuse_quantised_files(folder: Path) -> None:
+    """Refuse a checkpoint folder whose files hold quantised weights, in which no cut can stand.
+
+    Raises:
+        InputError: It is one.
+    """
+    method = quantised_folder(folder)
+    if method:
+        raise InputError(
+            f"the files of {folder} hold quantised weights, in which nothing is cut or mended",
+            got=method,
+            allowed="weights in float32, bfloat16 or float16",
+            fix=f"{plain_weights(method)}; score and cut that",
+        )
+
+
+def import_quantised(source: Path, target: Path) -> Decoded:
+    """Write a checkpoint folder with the values that quantised weights stand for.
+
+    Args:
+        source: Checkpoint folder of a kind of `DECODED`.
+        target: New folder.
+
+    Raises:
+        InputError: The source is not quantised, of another kind, or cannot be decoded; or the
+            target is not empty.
+    """
+    files.refuse_full_folder(target)
+    method = quantised_folder(source)
+    if method not in DECODED:
+        raise InputError(
+            f"{source} is quantised in a way that is not decoded here"
+            if method
+            else f"{source} holds nothing to import",
+            got=method or "no quantization_config in a config.json",
+            allowed=f"a GGUF file, or a folder quantised as {', '.join(DECODED)}",
+            fix=plain_weights(method) if method else "use a checkpoint of plain weights as it is",
+        )
+    model = _decoded(source, method)
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if not dtypes <= set(USUAL):
+        raise InputError(
+            f"{source} was not decoded to plain weights",
+            got=", ".join(sorted(map(str, dtypes))),
+            allowed=", ".join(map(str, USUAL)),
+            fix=_ELSE,
+        )
+    vars(model.config).pop("quantization_config", None)
+    with files.atomic_folder(target) as unfinished, quiet():
+        # In the original format they would be quantised again.
+        model.save_pretrained(str(unfinished), save_original_format=False)
+        for path in tokenizer_files(source):
+            refuse_link_out(path, source)
+            shutil.copyfile(path, unfinished / path.name)
+    return Decoded(method, str(model.dtype).removeprefix("torch."))
+
+
+def _decoded(source: Path, method: str) -> Any:
+    """Let transformers load a checkpoint with its weights decoded.
+
+    Raises:
+        InputError: It cannot.
+    """
+    import transformers
+
+    try:
+        with quiet():
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                str(source),
+                quantization_config=getattr(transformers, DECODED[method])(dequantize=True),
+                dtype="auto",
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except LOAD_FAULTS as error:
+        raise InputError(
+            f"transformers cannot decode {source}", got=first_line(error), fix=_ELSE
+        ) from error
+    refuse_holes(source, report["missing_keys"], report["unexpected_keys"])
+    # What is saved is no longer quantised, and must not be asked to be.
+    model.hf_quantizer = None
+    return model

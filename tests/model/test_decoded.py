@@ -1,0 +1,114 @@
+"""Quantised checkpoints: FP8 is decoded to plain weights; other kinds get one message."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+from command_line import call, ok, write
+from resect.model import load_model
+from resect.model.decoded import DECODED, method_of, plain_weights
+
+BLOCK = 8
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+ROWS = [{"prompt": f"w{n} w2", "completion": "w5 w6 w7 w8"} for n in range(4)]
+
+
+def quantised(folder: Path, **quantisation: Any) -> Path:
+    """Let a configuration say that a checkpoint is quantised."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) | {"quantization_config": quantisation}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def as_fp8(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Write the blocks of a checkpoint as FP8 with a scale each, as DeepSeek-V3 has them."""
+    tensors = load_file(folder / "model.safetensors")
+    stored, values = {}, {}
+    for name, tensor in tensors.items():
+        if not name.endswith("_proj.weight"):
+            stored[name] = values[name] = tensor
+            continue
+        rows, columns = (side // BLOCK for side in tensor.shape)
+        blocks = tensor.view(rows, BLOCK, columns, BLOCK).float()
+        scale = blocks.abs().amax(dim=(1, 3)) / LARGEST
+        packed = (blocks / scale[:, None, :, None]).to(torch.float8_e4m3fn)
+        stored[name] = packed.view(tensor.shape)
+        stored[f"{name}_scale_inv"] = scale
+        values[name] = (packed.float() * scale[:, None, :, None]).view(tensor.shape)
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    quantised(folder, quant_method="fp8", weight_block_size=[BLOCK, BLOCK],
+              activation_scheme="dynamic")  # fmt: skip
+    return folder, values
+
+
+def test_fp8_is_decoded_into_an_ordinary_checkpoint(tmp_path: Path) -> None:
+    folder, values = as_fp8(tiny.save("llama", tmp_path / "m"))
+    said = ok("import", folder, "-o", tmp_path / "plain")
+    assert "fp8 decoded to float32" in said  # what the configuration asks for
+    assert "quantization_config" not in json.loads((tmp_path / "plain/config.json").read_text())
+    model: Any = load_model(tmp_path / "plain").model
+    decoded = model.state_dict()
+    for name, value in values.items():
+        assert torch.allclose(decoded[name], value, rtol=1e-6), name
+    data = write(tmp_path / "d.jsonl", ROWS)
+    ok("score", tmp_path / "plain", "--data", data, "-o", tmp_path / "a.scores.safetensors")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the weights stay as they are")
+def test_fp8_is_scored_as_decoded_and_not_cut(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, _ = as_fp8(tiny.save("llama", tmp_path / "m"))
+    mask = tmp_path / "a.mask.safetensors"
+    tiny.cut(load_model(folder).model).save(mask)
+    assert "here are the values that they decode to" in caplog.text
+    done = call("prune", folder, mask, "-o", tmp_path / "cut")
+    assert done.returncode == 2
+    assert "resect import FOLDER -o PLAIN" in done.stderr
+    assert not (tmp_path / "cut").exists()
+    ok("import", folder, "-o", tmp_path / "plain")
+    ok("prune", tmp_path / "plain", mask, "-o", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("gptq", "take the checkpoint that it was made from"),
+        ("awq", "take the checkpoint that it was made from"),
+        ("bitsandbytes", "model.dequantize()"),
+        ("torchao", "where torchao runs"),
+        ("hqq", "dequantise it and save it first"),
+    ],
+)
+def test_other_kinds_get_one_message(method: str, said: str, tmp_path: Path) -> None:
+    folder = quantised(tiny.save("llama", tmp_path / "m"), quant_method=method, bits=4)
+    done = call("import", folder, "-o", tmp_path / "plain")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert not (tmp_path / "plain").exists()
+    assert said in plain_weights(method)
+
+
+def test_a_checkpoint_of_a_package_that_is_not_here_gets_the_message(tmp_path: Path) -> None:
+    folder = quantised(tiny.save("llama", tmp_path / "m"), quant_method="gptq", bits=4)
+    done = call("coverage", folder)
+    assert done.returncode == 2
+    assert "the quantised weights of" in done.stderr
+    assert "take the checkpoint that it was made from" in done.stderr
+
+
+def test_plain_folders_are_nothing_to_import(tmp_path: Path) -> None:
+    folder = tiny.save("llama", tmp_path / "m")
+    done = call("import", folder, "-o", tmp_path / "plain")
+    assert done.returncode == 2
+    assert "holds nothing to import" in done.stderr
+    assert all(method in plain_weights(method) for method in DECODED)
+    assert method_of(None) == ""
