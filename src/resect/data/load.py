@@ -255,7 +255,8 @@ def _lacks(row: Mapping[str, object], column: str, where: str) -> InputError:
         allowed="prompt and completion, neither empty; or text, for --probe perplexity",
         fix=""
         if column in row
-        else "rename the columns, or say what they mean in a preset of your own (a YAML file)",
+        else "rename the columns, or say what they mean in a preset of your own (a YAML file)"
+        + ("; a model's own answers: resect data collect" if column == "completion" else ""),
     )
 
 
