@@ -66,8 +66,8 @@ def test_each_claim_table_and_quote_names_the_judge(by_phrases: Path) -> None:
     claims = [claim for study in summary["studies"] for claim in study["claims"]]
     assert all("keyword judge, 180 prompts, seeds" in claim["quote"] for claim in claims)
     line = (
-        "Measured by the keyword judge: it sees refusals, not harm (its own phrases found 59 of 109 "
-        "that people had labelled, in English; other languages are unchecked)."
+        "Measured by the keyword judge: it sees refusals, not harm (its own phrases found 59 of "
+        "109 that people had labelled, in English; other languages are unchecked)."
     )
     # Once for the run, and at each claim.
     assert page.count(line) == 1 + len(claims)
