@@ -19,6 +19,7 @@ from resect.edit.hold import CUT_BASE
 from resect.errors import InputError, MismatchError
 from resect.files.reading import read_json
 from resect.model import LoadedModel, load_model
+from resect.model.faults import refuse_adapter_holes
 from resect.model.files import entries
 from resect.model.load import load_tokenizer
 from resect.records import CausalModel, Tokenizer
@@ -131,7 +132,11 @@ def _with_adapter(base: str, adapter: Path) -> CausalModel:
     model: Any = load_model(base).model
     try:
         _grow(model, adapter)
-        merged: CausalModel = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter))
+        # Again, because it is this call alone that says what found no place.
+        loading = adapted.load_adapter(str(adapter), adapted.active_adapter)
+        refuse_adapter_holes(adapter, loading.missing_keys, loading.unexpected_keys)
+        merged: CausalModel = adapted.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"cannot put the adapter {adapter} on {base}",
