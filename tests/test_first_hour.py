@@ -20,6 +20,8 @@ from resect.runs.real import real_folder
 from resect.runs.real.fetch import fetch, pinned
 
 REAL = bool(os.environ.get("RESECT_TEST_REAL"))
+# A fraction that suits a hundred million weights selects nothing among a hundred thousand.
+LARGER = {"1.6e-4": "4e-3", "8e-4": "2e-2"}
 
 
 def real_file() -> Path:
@@ -32,8 +34,12 @@ def real_file() -> Path:
 
 def tiny_file(folder: Path) -> Path:
     """Write a random model in the layout and the blocks of the real one."""
-    model = tiny_gguf.build()
-    model.config.max_position_embeddings = 512  # the page lets models reply at length
+    # The page lets models reply at length.
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setitem(tiny_gguf._COMMON, name, size)
+        model = tiny_gguf.build()
     return tiny_gguf.save(folder / "tiny.gguf", model, types="Q4_1")
 
 
@@ -44,7 +50,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
         gguf = real_file() if REAL else tiny_file(tmp_path_factory.mktemp("file"))
         patch.setenv("RESECT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(tmp_path_factory.mktemp("hour"))
-        yield Hour(gguf)
+        yield Hour(gguf, {} if REAL else LARGER)
 
 
 def test_the_page_has_its_parts() -> None:
@@ -122,6 +128,9 @@ def test_7_an_audit(hour: Hour) -> None:
     (said,) = hour.part(7)
     word = said.out.rstrip().rpartition("verdict: ")[2]
     assert word in ("untouched", "touched", "undecided")
+    content = json.loads(Path("audit/audit.json").read_text("utf-8"))
+    assert len(content["effects"]["matched"]) == 9
+    assert content["effects"]["prompts"] >= 20
     assert "harm" not in (said.out + said.err).lower()
     assert "--resume" not in said.err
     if REAL:

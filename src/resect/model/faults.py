@@ -56,7 +56,7 @@ def refuse_holes(checkpoint: str | Path, missing: Iterable[str], unexpected: Ite
 def refuse_adapter_holes(
     adapter: str | Path, missing: Iterable[str], unexpected: Iterable[str]
 ) -> None:
-    """Refuse an adapter that was put on its base in part: peft warns, and leaves the rest as it was.
+    """Refuse an adapter that was put on its base in part: peft warns, and leaves the rest alone.
 
     Args:
         adapter: Where it is from, for the message.
