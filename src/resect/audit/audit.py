@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from resect.edit.layouts import in_model
 from resect.errors import InputError, MismatchError
 from resect.evaluation.corrected import judge_error_rows
 from resect.evaluation.judges import find_judge
+from resect.evaluation.spoken import cut_off_note
 from resect.files.origin import provenance
 from resect.files.writing import atomic_folder, plain, refuse_full_folder, write_json
 from resect.model import LoadedModel, load_model, model_fingerprint, prunable_tensors
@@ -230,7 +231,7 @@ def compare(
     measured = measure(request, models, sets, step)
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
-    notes = (*outside_sentences(outside), *_alone(effects, request))
+    notes = (*outside_sentences(outside), *_alone(effects, request), *_cut_off(measured))
     errors = tuple(judge_error_rows([request.judge]))
     return Audit(
         verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names, {}, errors
@@ -239,6 +240,14 @@ def compare(
 
 def _silent(_what: str) -> None:
     """Report nothing."""
+
+
+def _cut_off(measured: Sequence[Measured]) -> list[str]:
+    """Return a warning of replies that were cut off, where most of them were; of few, none."""
+    shares = {row.name: row.cut_off for row in measured if row.cut_off is not None}
+    worst = max(shares, key=shares.__getitem__, default="")
+    note = cut_off_note(shares.get(worst), worst)
+    return [note] if note else []
 
 
 def _alone(effects: Effects | None, request: AuditRequest) -> list[str]:

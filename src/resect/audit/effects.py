@@ -31,8 +31,9 @@ from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
+from resect.evaluation.spoken import cut_off
 from resect.model import LoadedModel, prunable_tensors
-from resect.records import CausalModel, Interval, Tokenizer
+from resect.records import CausalModel, Interval, Reply, Tokenizer
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
 
@@ -61,6 +62,8 @@ class Measured:
         n: Rows that were scored both times.
         prompts: Different prompts among them.
         key: The same as `name`, whatever the sets are called.
+        cut_off: Share of the replies of both models that the limit on tokens cut off; None where
+            none was asked for, and in audits of earlier versions.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Measured:
     n: int
     prompts: int = 0
     key: Key | Literal[""] = ""
+    cut_off: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ def measure(
                     n=paired.n,
                     prompts=paired.prompts,
                     key=key,
+                    cut_off=cut_off([*before[probe].replies, *after[probe].replies]),
                 )
             )
     return tuple(measured)
@@ -304,10 +309,11 @@ def _label(key: Key, request: AuditRequest) -> str:
 
 
 class _Answered(NamedTuple):
-    """A score for each row, and its prompt."""
+    """A score for each row, its prompt and its reply."""
 
     scores: list[float | None]
     prompts: list[str]
+    replies: list[Reply]
 
 
 def _scores(
@@ -318,11 +324,12 @@ def _scores(
     settings: EvaluationSettings,
 ) -> dict[str, _Answered]:
     replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, rows), settings)
-    answered = {probe: _Answered([], []) for probe in probes}
+    answered = {probe: _Answered([], [], []) for probe in probes}
     for reply, verdict in zip(replies, judge_replies(replies, settings), strict=True):
         score = reply.nll if reply.probe == "likelihood" else verdict.score
         answered[reply.probe].scores.append(score)
         answered[reply.probe].prompts.append(reply.prompt)
+        answered[reply.probe].replies.append(reply)
     return answered
 
 

@@ -144,6 +144,7 @@ def _show(result: Audit, judge: str) -> None:
                 "low": behaviour.rise.low,
                 "high": behaviour.rise.high,
                 "n": behaviour.n,
+                "cut off": behaviour.cut_off,
             }
             for behaviour in result.measured
         ],
