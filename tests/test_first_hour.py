@@ -99,7 +99,7 @@ def test_4_likelihoods(hour: Hour) -> None:
     assert rises["verse, cut"] > 0
     if REAL:
         assert rises["verse, cut"] > 3 * (rises["plain, cut"] - rises["plain, intact"])
-        assert not compared.notes
+        assert not re.search("destroyed|noise to the model", compared.notes)
         assert "cut, likelihood: the mean NLL" in destroyed.notes
         assert "The model is destroyed" in destroyed.notes
 
@@ -109,7 +109,8 @@ def test_5_replies(hour: Hour) -> None:
     assert "not refused" in said.out
     assert re.search(r"keyword\b.*\bgeneration\b.*\bcut\b", said.out)
     assert re.search(r"\butility\b.*\bright\b.*\bcut\b", said.out)
-    assert "generation, " in said.notes or "cut off by the limit" in said.notes
+    # What the limit of the page hides stands beside each rate.
+    assert "cut off" in said.out
 
 
 def test_6_the_whole_in_one_command(hour: Hour) -> None:

@@ -33,6 +33,9 @@ from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
 from resect.weights.select import select
 
+# What needs no prompts to be said.
+SAME = "every weight of the two models is the same, bit for bit"
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -231,6 +234,10 @@ def compare(
     measured = measure(request, models, sets, step)
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
+    differs = any(row.changed for row in rows) or any(row.differs for row in outside)
+    # Of equal weights a configuration may still make two models.
+    if verdict.word == "undecided" and not differs and not any(row.rise.value for row in measured):
+        verdict = replace(verdict, word="untouched", reasons=(SAME,))
     notes = (*outside_sentences(outside), *_alone(effects, request), *_cut_off(measured))
     errors = tuple(judge_error_rows([request.judge]))
     return Audit(
