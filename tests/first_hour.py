@@ -6,7 +6,6 @@ import re
 import runpy
 import shlex
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,10 +60,9 @@ def steps(part: str) -> list[tuple[str, str]]:
 class Hour:
     """The hour in the present folder, as far as it has been taken."""
 
-    def __init__(self, gguf: Path, words: Mapping[str, str]) -> None:
-        """Begin, with a GGUF file in the place of the wheel's, and words in that of others."""
+    def __init__(self, gguf: Path) -> None:
+        """Begin, with a GGUF file in the place of the wheel's."""
         self.gguf = gguf
-        self.words = words
         self.taken: list[list[Said]] = []
 
     def part(self, number: int) -> list[Said]:
@@ -81,7 +79,7 @@ class Hour:
                 continue
             program, *words = shlex.split(text)
             if program == "resect":
-                done = call(*(self.words.get(word, word) for word in words))
+                done = call(*words)
                 assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
                 said.append(Said(text, done.stdout, done.stderr))
             elif program == "pip":

@@ -20,8 +20,6 @@ from resect.runs.real import real_folder
 from resect.runs.real.fetch import fetch, pinned
 
 REAL = bool(os.environ.get("RESECT_TEST_REAL"))
-# A fraction that suits a hundred million weights selects nothing among a hundred thousand.
-LARGER = {"1.6e-4": "2e-3", "8e-4": "1e-2"}
 
 
 def real_file() -> Path:
@@ -34,12 +32,8 @@ def real_file() -> Path:
 
 def tiny_file(folder: Path) -> Path:
     """Write a random model in the layout and the blocks of the real one."""
-    # The page lets models reply at length.
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, size in sizes.items():
-            patch.setitem(tiny_gguf._COMMON, name, size)
-        model = tiny_gguf.build()
+    model = tiny_gguf.build()
+    model.config.max_position_embeddings = 512  # the page lets models reply at length
     return tiny_gguf.save(folder / "tiny.gguf", model, types="Q4_1")
 
 
@@ -50,7 +44,7 @@ def hour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hour]:
         gguf = real_file() if REAL else tiny_file(tmp_path_factory.mktemp("file"))
         patch.setenv("RESECT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.chdir(tmp_path_factory.mktemp("hour"))
-        yield Hour(gguf, {} if REAL else LARGER)
+        yield Hour(gguf)
 
 
 def test_the_page_has_its_parts() -> None:

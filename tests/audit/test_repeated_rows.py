@@ -15,15 +15,17 @@ AFTER = [1.0, 1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
 def test_forty_copies_of_eight_rows_say_as_much_as_eight(name: str) -> None:
     # Some more digits, so that losses have a spread.
     shift = 0.25 if name.endswith("loss") else 0.0
-    sides = [[score + shift * n for n, score in enumerate(side)] for side in (BEFORE, AFTER)]
-    once = _paired(name, *sides, PROMPTS)
+    before, after = (
+        [score + shift * n for n, score in enumerate(side)] for side in (BEFORE, AFTER)
+    )
+    once = _paired(name, before, after, PROMPTS)
     # In other spelling a prompt is the same.
     spelt = [*PROMPTS, *(f" {prompt.upper()} " for prompt in PROMPTS)] * 20
-    often = _paired(name, *(side * 40 for side in sides), spelt)
+    often = _paired(name, before * 40, after * 40, spelt)
     assert (once.n, often.n) == (8, 320)
     assert once.prompts == often.prompts == 8
     assert often.rise.value == pytest.approx(once.rise.value)
     assert often.rise.low == pytest.approx(once.rise.low)
     assert often.rise.high == pytest.approx(once.rise.high)
-    told_apart = _paired(name, *(side * 40 for side in sides), [str(n) for n in range(320)])
+    told_apart = _paired(name, before * 40, after * 40, [str(n) for n in range(320)])
     assert (told_apart.rise.low or 0) > (once.rise.low or 0) + 0.1

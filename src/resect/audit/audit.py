@@ -11,7 +11,16 @@ from torch import Tensor
 
 from resect.attribution.score import attribute
 from resect.audit.changes import Share, TensorChange, change_of, shares
-from resect.audit.effects import Effects, Measured, Models, Step, effects_of, measure, steps_in
+from resect.audit.effects import (
+    Effects,
+    Measured,
+    Models,
+    Step,
+    effects_of,
+    measure,
+    refuse_unaskable,
+    steps_in,
+)
 from resect.audit.loading import open_tuned, shared_tokenizer
 from resect.audit.outside import OutsideChange, outside_of, outside_sentences
 from resect.audit.request import AuditRequest, Names
@@ -103,6 +112,7 @@ def audit_models(
     step(f"loading {request.tuned}")
     tuned = open_tuned(request.base, request.tuned)
     shared = shared_tokenizer(loaded, tuned)
+    refuse_unaskable(request, shared.tokenizer, sets)
     step("locating the weights" if request.mask is None else f"reading {request.mask}")
     mask = harm_set(request, loaded._replace(tokenizer=shared.tokenizer), sets)
     models = Models(loaded.model, tuned.model, shared.tokenizer)

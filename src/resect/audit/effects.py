@@ -27,7 +27,8 @@ from resect.audit.request import AuditRequest
 from resect.data.encode import encode, prompt_text
 from resect.data.load import BehaviourSet
 from resect.edit.live import transplanted
-from resect.evaluation.ask import EvaluationSettings, ask
+from resect.errors import InputError
+from resect.evaluation.ask import EvaluationSettings, ask, questions_for
 from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
@@ -123,6 +124,30 @@ def _ways(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> list[_Aske
         _Asked("preserve", ("likelihood",), none),
     )
     return [way for way in ways if way.asked in sets]
+
+
+def refuse_unaskable(
+    request: AuditRequest, tokenizer: Tokenizer, sets: Mapping[str, BehaviourSet]
+) -> None:
+    """Refuse rows that `measure` cannot ask, before anything is computed.
+
+    Raises:
+        InputError: A prompt cannot be put, or a prefill says all of an answer or nothing.
+    """
+    for asked, _, attack in _ways(request, sets):
+        rows = _evaluation_rows(sets[asked], request).examples
+        try:
+            questions_for(rows, tokenizer, attack, format=request.format, samples=1)
+        except InputError as error:
+            if attack.name == "none":
+                raise
+            raise InputError(
+                error.what,
+                got=error.got,
+                allowed=error.allowed,
+                fix="give another --skip, for a prefill opens with as many tokens, or leave the "
+                "row out",
+            ) from error
 
 
 def steps_in(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> int:
