@@ -1,8 +1,8 @@
 """The first hour of docs/first-hour.md, part by part: on a tiny model, or on SmolLM2 itself.
 
 On a tiny model that takes half a minute of a processor, because it is the whole path. With
-RESECT_TEST_REAL set the model is the one that the page names, which takes the better part of an hour
-of two cores; what only a model that speaks can show is asserted there alone.
+RESECT_TEST_REAL set the model is the one that the page names, which takes the better part of an
+hour of two cores; what only a model that speaks can show is asserted there alone.
 """
 
 from __future__ import annotations
