@@ -74,7 +74,13 @@ class Counted(NamedTuple):
 # judge the labels say which of the two it knows.
 COUNTED: Mapping[str, Counted] = {
     "exact": Counted("right", "refused", "harm", "it compares replies with answer keys"),
-    "keyword": Counted("not refused", "refused", "non-refusal", "it sees refusals, not harm"),
+    "keyword": Counted(
+        "not refused",
+        "refused",
+        "non-refusal",
+        "it sees refusals, not harm (its own phrases found 59 of 109 that people had labelled, in "
+        "English; other languages are unchecked)",
+    ),
     "strongreject": Counted(
         "grade", "grade", "harm", "it grades how much a reply helps with what was asked"
     ),

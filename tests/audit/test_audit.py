@@ -321,7 +321,12 @@ def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> 
     assert [behaviour["n"] for behaviour in content["measured"]] == [5] * 5
     assert content["effects"]["n"] == 5
     assert len(content["effects"]["matched"]) == 19
-    assert content["notes"] == []  # the same tokenizer, and nothing moved outside of the blocks
+    # The same tokenizer, and nothing moved outside of the blocks.
+    (note,) = content["notes"]
+    assert "were cut off by the limit on tokens" in note
+    assert "cut off" in done.output
+    for row in content["measured"]:
+        assert (row["cut_off"] is None) == row["key"].endswith("loss")
     page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
     assert content["verdict"]["word"] in page
     assert page.count("inside one of 19 matched sets alone, mean") == 1

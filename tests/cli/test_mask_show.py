@@ -31,7 +31,8 @@ def mask(tmp_path: Path) -> Path:
         for expert in range(EXPERTS):
             tensors[f"{place}.mlp.experts.{expert}.up_proj.weight"] = tensor(4, 1)
     path = tmp_path / "harm.mask.safetensors"
-    Mask(tensors, {"q": 0.01}).save(path)
+    scored = {"method": "snip", "data_hash": "0af3", "category": ""}
+    Mask(tensors, {"q": 0.01, "target": scored}).save(path)
     return path
 
 
@@ -54,6 +55,11 @@ def test_a_row_for_each_module(mask: Path) -> None:
     assert rows["mlp.experts.*.up_proj"]["tensors"] == LAYERS * EXPERTS
     assert "tensors" not in shown
     assert len(call("mask", "show", mask).stdout.splitlines()) < 20
+
+
+def test_where_it_comes_from_is_told_in_rows(mask: Path) -> None:
+    origin = {row["key"]: row["value"] for row in tables(mask)["origin"]}
+    assert origin == {"q": "0.01", "target, method": "snip", "target, data_hash": "0af3"}
 
 
 def test_every_tensor_if_asked_for(mask: Path) -> None:

@@ -37,7 +37,20 @@ def test_the_mean_is_held_against_the_vocabulary(nlls: list[float | None], lines
     assert all(line.startswith("cut, likelihood: the mean NLL is ") for line in said)
 
 
-def test_eval_says_that_a_model_is_destroyed(tmp_path: Path) -> None:
+def test_a_cut_is_blamed_only_for_what_it_did() -> None:
+    sense, noise = replace(REPLY, nll=0.9), replace(REPLY, nll=15.7)
+    (line,) = beyond_uniform({"intact": [sense], "cut": [noise]}, 49_152)
+    assert line.startswith("cut, ")
+    assert "The model is destroyed" in line
+    # What was noise before the cut says nothing of the cut, and a smaller q would not help.
+    for cut in (sense, noise):
+        (line,) = beyond_uniform({"intact": [noise], "cut": [cut]}, 49_152)
+        assert line.startswith("intact, ")
+        assert "noise to the model" in line
+        assert "smaller q" not in line
+
+
+def test_eval_names_what_the_model_finds_impossible(tmp_path: Path) -> None:
     """One model that is sure of itself, with its own answers and with words that it rules out."""
     loaded = load_model(tiny.save("llama", tmp_path / "usual"))
     with torch.no_grad():
@@ -51,7 +64,7 @@ def test_eval_says_that_a_model_is_destroyed(tmp_path: Path) -> None:
         done = call("eval", tmp_path / "sure", "--probe", "likelihood", "--data", data,
                     "-o", tmp_path / name)  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert ("The model is destroyed" in " ".join(done.stderr.split())) == (name != "own")
+        assert ("noise to the model" in " ".join(done.stderr.split())) == (name != "own")
         # What judges the stored replies again says it again.
         again = rejudge(tmp_path / name, ("keyword",), tmp_path / f"{name} again")
         results = read_json(tmp_path / name / "results.json")

@@ -78,6 +78,14 @@ def test_a_block_for_each_set_is_printed_and_likelihood_has_no_judge(
         assert not {"judge", "unscored", "rate"} & set(measured)
 
 
+def test_a_note_names_its_set(bench: dict[str, Path], tmp_path: Path) -> None:
+    words = ["eval", bench["folder"] / "model", "--probe", "generation", "--max-new-tokens", "1"]
+    both = ["--data", bench["insults"], "--data", bench["talk"]]
+    done = call(*words, *both, "-o", tmp_path / "out")
+    notes = [line for line in done.stderr.splitlines() if "were cut off by the limit" in line]
+    assert [note.partition(": ")[0] for note in notes] == ["insults", "talk"]
+
+
 def test_sets_are_paired_with_probes() -> None:
     def blocks(probes: tuple[str, ...], *data: str) -> dict[str, tuple[str, ...]]:
         requests = split_sets(EvalRequest("m", probes, data))

@@ -68,6 +68,16 @@ def test_the_page_names_the_judge(tmp_path: Path) -> None:
     assert "interval of the rise; scored by: fitted:a.json judge" in text
 
 
+def test_replies_that_were_cut_off_stand_beside_their_rate(tmp_path: Path) -> None:
+    content = audit()
+    text = build_audit_report(write(tmp_path / "old", content)).read_text(encoding="utf-8")
+    assert "cut off" not in text  # of 0.1.0, which did not look
+    content["measured"][0]["cut_off"] = 0.625
+    text = build_audit_report(write(tmp_path / "new", content)).read_text(encoding="utf-8")
+    assert "cut off" in text
+    assert "0.625" in text
+
+
 def test_the_page_has_the_policy_of_every_page(tmp_path: Path) -> None:
     text = build_audit_report(write(tmp_path, audit())).read_text(encoding="utf-8")
     assert "unsafe-inline" not in text

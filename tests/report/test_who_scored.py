@@ -48,7 +48,7 @@ def test_no_number_of_the_keyword_judge_is_called_harm(by_phrases: Path) -> None
     text = re.sub(r"<title>.*?</title>|<svg.*?</svg>|<[^>]*>", " ", body, flags=re.DOTALL)
     # What it must not be, what the studies do not show and ask, and names in the user's data.
     said = [line for line in text.splitlines() if re.search(r"\bharm\b", line, re.IGNORECASE)]
-    allowed = ("it sees refusals, not harm", "no harm is left", "serve harm alone")
+    allowed = ("it sees refusals, not harm (", "no harm is left", "serve harm alone")
     wrong = [
         line for line in said
         if not any(words in line for words in allowed) and not line.strip().endswith("?")
@@ -65,7 +65,10 @@ def test_each_claim_table_and_quote_names_the_judge(by_phrases: Path) -> None:
     page = (by_phrases / "report.html").read_text(encoding="utf-8")
     claims = [claim for study in summary["studies"] for claim in study["claims"]]
     assert all("keyword judge, 180 prompts, seeds" in claim["quote"] for claim in claims)
-    line = "Measured by the keyword judge: it sees refusals, not harm."
+    line = (
+        "Measured by the keyword judge: it sees refusals, not harm (its own phrases found 59 of "
+        "109 that people had labelled, in English; other languages are unchecked)."
+    )
     # Once for the run, and at each claim.
     assert page.count(line) == 1 + len(claims)
     for study in read_results(by_phrases).studies:

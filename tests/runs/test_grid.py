@@ -95,6 +95,19 @@ def test_real_shapes_have_a_grid_that_cuts_something(
     assert min(floor(planned.fractions[-1] * size) for size in sizes) >= 1
 
 
+def test_examples_of_commands_are_those_of_a_size_of_the_rule() -> None:
+    example = re.compile(r"--q (\S+) --p ([\d.e-]+)")
+    shown = {
+        path.name: example.findall("".join(re.findall(r'"([^"]*)"', path.read_text("utf-8"))))
+        for path in (ROOT / "src" / "resect" / "cli").glob("*.py")
+    }
+    assert {name for name, pairs in shown.items() if pairs} >= {"locate.py", "score.py"}
+    for name, pairs in shown.items():
+        for q, p in pairs:
+            assert middle_fraction(8 * 10**9) <= float(q) <= middle_fraction(10**6), name
+            assert float(p) == pytest.approx(5 * float(q)), name
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/real-model.md"])
 def test_pages_say_the_same_rule(page: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from torch import Tensor
 
 from resect.attribution.score import attribute
 from resect.audit.changes import Share, TensorChange, change_of, shares
-from resect.audit.effects import Effects, Measured, Models, Step, effects_of, measure, steps_in
+from resect.audit.effects import (
+    Effects,
+    Measured,
+    Models,
+    Step,
+    effects_of,
+    measure,
+    refuse_unaskable,
+    steps_in,
+)
 from resect.audit.loading import open_tuned, shared_tokenizer
 from resect.audit.outside import OutsideChange, outside_of, outside_sentences
 from resect.audit.request import AuditRequest, Names
@@ -23,6 +32,7 @@ from resect.edit.layouts import in_model
 from resect.errors import InputError, MismatchError
 from resect.evaluation.corrected import judge_error_rows
 from resect.evaluation.judges import find_judge
+from resect.evaluation.spoken import cut_off_note
 from resect.files.origin import provenance
 from resect.files.writing import atomic_folder, plain, refuse_full_folder, write_json
 from resect.model import LoadedModel, load_model, model_fingerprint, prunable_tensors
@@ -31,6 +41,9 @@ from resect.weights.controls import magnitude_matched
 from resect.weights.fit import all_forced, forced_in
 from resect.weights.mask import Mask
 from resect.weights.select import select
+
+# What needs no prompts to be said.
+SAME = "every weight of the two models is the same, bit for bit"
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ def audit_models(
     step(f"loading {request.tuned}")
     tuned = open_tuned(request.base, request.tuned)
     shared = shared_tokenizer(loaded, tuned)
+    refuse_unaskable(request, shared.tokenizer, sets)
     step("locating the weights" if request.mask is None else f"reading {request.mask}")
     mask = harm_set(request, loaded._replace(tokenizer=shared.tokenizer), sets)
     models = Models(loaded.model, tuned.model, shared.tokenizer)
@@ -230,7 +244,11 @@ def compare(
     measured = measure(request, models, sets, step)
     effects = effects_of(request, models, mask, controls, sets, step)
     verdict = decide(rows, grouped["model"][0], measured, effects, thresholds, request.names)
-    notes = (*outside_sentences(outside), *_alone(effects, request))
+    differs = any(row.changed for row in rows) or any(row.differs for row in outside)
+    # Of equal weights a configuration may still make two models.
+    if verdict.word == "undecided" and not differs and not any(row.rise.value for row in measured):
+        verdict = replace(verdict, word="untouched", reasons=(SAME,))
+    notes = (*outside_sentences(outside), *_alone(effects, request), *_cut_off(measured))
     errors = tuple(judge_error_rows([request.judge]))
     return Audit(
         verdict, rows, grouped, measured, effects, tuple(outside), notes, request.names, {}, errors
@@ -239,6 +257,14 @@ def compare(
 
 def _silent(_what: str) -> None:
     """Report nothing."""
+
+
+def _cut_off(measured: Sequence[Measured]) -> list[str]:
+    """Return a warning of replies that were cut off, where most of them were; of few, none."""
+    shares = {row.name: row.cut_off for row in measured if row.cut_off is not None}
+    worst = max(shares, key=shares.__getitem__, default="")
+    note = cut_off_note(shares.get(worst), worst)
+    return [note] if note else []
 
 
 def _alone(effects: Effects | None, request: AuditRequest) -> list[str]:

@@ -27,12 +27,14 @@ from resect.audit.request import AuditRequest
 from resect.data.encode import encode, prompt_text
 from resect.data.load import BehaviourSet
 from resect.edit.live import transplanted
-from resect.evaluation.ask import EvaluationSettings, ask
+from resect.errors import InputError
+from resect.evaluation.ask import EvaluationSettings, ask, questions_for
 from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
+from resect.evaluation.spoken import cut_off
 from resect.model import LoadedModel, prunable_tensors
-from resect.records import CausalModel, Interval, Tokenizer
+from resect.records import CausalModel, Interval, Reply, Tokenizer
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
 
@@ -61,6 +63,8 @@ class Measured:
         n: Rows that were scored both times.
         prompts: Different prompts among them.
         key: The same as `name`, whatever the sets are called.
+        cut_off: Share of the replies of both models that the limit on tokens cut off; None where
+            none was asked for, and in audits of earlier versions.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Measured:
     n: int
     prompts: int = 0
     key: Key | Literal[""] = ""
+    cut_off: float | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,30 @@ def _ways(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> list[_Aske
     return [way for way in ways if way.asked in sets]
 
 
+def refuse_unaskable(
+    request: AuditRequest, tokenizer: Tokenizer, sets: Mapping[str, BehaviourSet]
+) -> None:
+    """Refuse rows that `measure` cannot ask, before anything is computed.
+
+    Raises:
+        InputError: A prompt cannot be put, or a prefill says all of an answer or nothing.
+    """
+    for asked, _, attack in _ways(request, sets):
+        rows = _evaluation_rows(sets[asked], request).examples
+        try:
+            questions_for(rows, tokenizer, attack, format=request.format, samples=1)
+        except InputError as error:
+            if attack.name == "none":
+                raise
+            raise InputError(
+                error.what,
+                got=error.got,
+                allowed=error.allowed,
+                fix="give another --skip, for a prefill opens with as many tokens, or leave the "
+                "row out",
+            ) from error
+
+
 def steps_in(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> int:
     """Return how many steps `measure` and `effects_of` report at most."""
     parts = 5 + request.controls + 3 * ("preserve" in sets) if "target" in sets else 0
@@ -163,6 +192,7 @@ def measure(
                     n=paired.n,
                     prompts=paired.prompts,
                     key=key,
+                    cut_off=cut_off([*before[probe].replies, *after[probe].replies]),
                 )
             )
     return tuple(measured)
@@ -304,10 +334,11 @@ def _label(key: Key, request: AuditRequest) -> str:
 
 
 class _Answered(NamedTuple):
-    """A score for each row, and its prompt."""
+    """A score for each row, its prompt and its reply."""
 
     scores: list[float | None]
     prompts: list[str]
+    replies: list[Reply]
 
 
 def _scores(
@@ -318,11 +349,12 @@ def _scores(
     settings: EvaluationSettings,
 ) -> dict[str, _Answered]:
     replies = ask(LoadedModel(model, tokenizer), dict.fromkeys(probes, rows), settings)
-    answered = {probe: _Answered([], []) for probe in probes}
+    answered = {probe: _Answered([], [], []) for probe in probes}
     for reply, verdict in zip(replies, judge_replies(replies, settings), strict=True):
         score = reply.nll if reply.probe == "likelihood" else verdict.score
         answered[reply.probe].scores.append(score)
         answered[reply.probe].prompts.append(reply.prompt)
+        answered[reply.probe].replies.append(reply)
     return answered
 
 

@@ -39,6 +39,10 @@ Behaviour = Annotated[
 Matched = Annotated[
     int, typer.Option(min=1, help="Sets matched in size and magnitude; below 9 is undecided.")
 ]
+Fraction = Annotated[
+    float,
+    typer.Option(help="Fraction of the target ranking to locate; 2e-3 suits a million weights."),
+]
 # Where no bar is shown, a log holds a stage this often at most.
 SECONDS_BETWEEN_NOTES = 5.0
 
@@ -55,7 +59,7 @@ def audit(
     target: Target = None,
     preserve: Preserve = None,
     behaviour: Behaviour = "",
-    q: Annotated[float, typer.Option(help="Fraction of the target ranking to locate.")] = 2e-3,
+    q: Fraction = 2e-3,
     p: Annotated[float, typer.Option(help="Fraction that is protected.")] = 2e-3,
     skip: Annotated[
         int, typer.Option(min=0, help="Answer tokens not scored; a prefill opens with as many.")
@@ -151,6 +155,7 @@ def _show(result: Audit, judge: str) -> None:
                 "low": behaviour.rise.low,
                 "high": behaviour.rise.high,
                 "n": behaviour.n,
+                "cut off": behaviour.cut_off,
             }
             for behaviour in result.measured
         ],

@@ -233,7 +233,7 @@ def _show(evaluation: Evaluation, output: Path, name: str = "") -> None:
     show_correction(evaluation.judge_errors, evaluation.corrected, of_set)
     table(f"{of_set}agreement of judges", evaluation.agreement)
     for warning in evaluation.notes:
-        note(warning)
+        note(of_set + warning)
     say(f"{output}/results.json")
 
 

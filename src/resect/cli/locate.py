@@ -90,6 +90,6 @@ def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(
         epilog="Example: [bold]resect locate ./my-model --target harm.jsonl --preserve "
-        "benign.jsonl --contrast same-style.jsonl --skip 1 --q 1e-3 --p 1e-2 --rounds 4 "
+        "benign.jsonl --contrast same-style.jsonl --skip 1 --q 1e-5 --p 5e-5 --rounds 4 "
         "-o harm.mask.safetensors[/bold]"
     )(locate)

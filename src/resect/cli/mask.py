@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -33,7 +34,19 @@ def show(
         table("tensors", [_row_of(name, tensor) for name, tensor in mask.tensors.items()])
     elif mask.tensors:
         note(f"{len(mask.tensors):,} tensors; a row for each: resect mask show {file} --all")
-    table("origin", [{"key": key, "value": str(value)} for key, value in sorted(mask.meta.items())])
+    table("origin", [{"key": key, "value": value} for key, value in _flat(mask.meta).items()])
+
+
+def _flat(meta: Mapping[str, object]) -> dict[str, str]:
+    """Return what a mask says of its origin; details that say something have a name each."""
+    rows: dict[str, str] = {}
+    for key, value in sorted(meta.items()):
+        if not isinstance(value, Mapping):
+            rows[key] = str(value)
+            continue
+        details = {name: detail for name, detail in value.items() if detail not in ("", None)}
+        rows |= {f"{key}, {name}": str(detail) for name, detail in details.items()}
+    return rows
 
 
 def _row_of(name: str, tensor: MaskTensor) -> dict[str, object]:

@@ -359,7 +359,8 @@ def _lacks(row: Mapping[str, object], column: str, where: str) -> InputError:
         fix=""
         if column in row
         else f"say what the columns mean, for instance {hint(row)}; rename the columns; or write a "
-        "preset of your own (a YAML file)",
+        "preset of your own (a YAML file)"
+        + ("; a model's own answers: resect data collect" if column == "completion" else ""),
     )
 
 

@@ -444,6 +444,41 @@ def probe_sets(request: EvalRequest) -> dict[str, BehaviourSet]:
                 got=", ".join(request.data) or "nothing",
                 allowed="--data SPEC for all probes, or --data PROBE=SPEC",
             )
-        data = load_data(specs[name][0], data_dir=request.data_dir, lines=name != "perplexity")
+        data = load_data(
+            specs[name][0],
+            data_dir=request.data_dir,
+            prompts_only=not _reads_answers(name, request),
+            lines=name != "perplexity",
+        )
+        _refuse_unjudgeable(name, data, request)
         probes[name] = data.split("evaluation").limit(request.limit)
     return probes
+
+
+def _reads_answers(probe: str, request: EvalRequest) -> bool:
+    """Return whether the answers of a probe's rows are scored, or open its replies."""
+    attack = parse_attack(request.attack)
+    opened = attack.name != "none" and attack.phrase is None
+    return find_probe(probe).judged == "never" or (
+        opened and attack.opens(probe, default=find_probe(probe).attacked)
+    )
+
+
+def _refuse_unjudgeable(probe: str, data: BehaviourSet, request: EvalRequest) -> None:
+    """Refuse rows that give the exact judge nothing to compare a reply with.
+
+    Raises:
+        InputError: A row has neither an answer nor a key, and no other judge is asked.
+    """
+    by = find_probe(probe).judged
+    if by == "never" or (by == "configured" and request.judges != ("exact",)):
+        return
+    for number, example in enumerate(data.examples, start=1):
+        if not (example.key or example.completion):
+            raise InputError(
+                f"{data.source} row {number} has neither 'completion' nor 'key'",
+                got=f"the exact judge for the probe {probe!r}",
+                allowed="something to compare a reply with",
+                fix="give keys, another --judge for generation and refusal, or the model's own "
+                "answers: resect data collect",
+            )

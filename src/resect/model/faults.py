@@ -53,6 +53,37 @@ def refuse_holes(checkpoint: str | Path, missing: Iterable[str], unexpected: Ite
     )
 
 
+def refuse_adapter_holes(
+    adapter: str | Path, missing: Iterable[str], unexpected: Iterable[str]
+) -> None:
+    """Refuse an adapter that was put on its base in part: peft warns, and leaves the rest alone.
+
+    Args:
+        adapter: Where it is from, for the message.
+        missing: Weights of the adapter that its file lacks.
+        unexpected: Tensors of the file that the model has no place for.
+
+    Raises:
+        InputError: There is one of either.
+    """
+    # Matrices that layers share stand in no file of their own.
+    absent = sorted(name for name in missing if ".lora_" in name or ".modules_to_save." in name)
+    unplaced = sorted(unexpected)
+    if not absent and not unplaced:
+        return
+    gaps = [f"no {some_of(absent)}"] if absent else []
+    gaps += [f"{some_of(unplaced)}, for which the model has no place"] if unplaced else []
+    raise InputError(
+        f"{adapter} lacks weights of its adapter"
+        if absent
+        else f"{adapter} has weights that its base has no place for",
+        got="; and ".join(gaps),
+        allowed="an adapter of this base, as save_pretrained of peft writes it",
+        fix="take the prefix of a training wrapper off its names, or save the unwrapped model with "
+        "save_pretrained",
+    )
+
+
 def some_of(names: list[str]) -> str:
     """Return the first names of a list, and how many follow."""
     shown = ", ".join(names[:MOST_NAMED])

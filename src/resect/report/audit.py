@@ -68,6 +68,8 @@ class Measured:
     rise: Interval
     n: int
     prompts: int = 0
+    # Absent in audits of earlier versions.
+    cut_off: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,9 +186,12 @@ def _behaviour(measured: Sequence[Measured], judge: str) -> Table:
             "low": behaviour.rise.low,
             "high": behaviour.rise.high,
             "prompts": behaviour.prompts or behaviour.n,
+            "cut off": behaviour.cut_off,
         }
         for behaviour in measured
     ]
+    if all(row["cut off"] is None for row in rows):
+        rows = [{key: row[key] for key in row if key != "cut off"} for row in rows]
     by = f"; scored by: {without_folders(judge)} judge" if judge else ""
     return _table(f"Before and after, with the paired 95 % interval of the rise{by}", rows)
 

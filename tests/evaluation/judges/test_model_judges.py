@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from inspect_ai.model import ModelOutput, ModelUsage, get_model
+from safetensors.torch import load_file, save_file
 from transformers import GemmaForCausalLM, PreTrainedTokenizerFast
 
 from resect.errors import InputError
@@ -33,6 +34,21 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def asked(one: Reply) -> str:
     return TEMPLATE.replace("{reply}", one.text).replace("{prompt}", one.prompt)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("adapter", "adapter_model.safetensors"), ("base", "model.safetensors")],
+)
+def test_a_classifier_with_holes_grades_nothing(part: str, name: str, tmp_path: Path) -> None:
+    write_classifier(tmp_path)
+    file = tmp_path / part / name
+    tensors = load_file(file)
+    gone = sorted(name for name in tensors if "layers.1.self_attn.q_proj" in name)[0]
+    save_file({n: t for n, t in tensors.items() if n != gone}, file, metadata={"format": "pt"})
+    judge = find_judge(f"strongreject:{tmp_path / 'adapter'}")
+    with pytest.raises(InputError, match="q_proj"):
+        judge([reply("a")], ["comply"])
 
 
 def by_hand(adapter: Path, base: Path, text: str) -> tuple[float, float]:

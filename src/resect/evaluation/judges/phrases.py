@@ -1,8 +1,10 @@
 """How people decline in several languages, for the keyword judge's own rule set.
 
-Each language has several phrases, as its speakers and its assistants put a refusal. They are in
-lower case with plain apostrophes. Words that also stand in answers ("however", "illegal", a bare
-"sorry") are left out.
+Each language has several phrases. Those in English were held against labelled replies: of the 109
+refusals in `datasets/scorer_evals/refusal_scorer/` of PyRIT 1.1.0 they find 59, and none of the 60
+other replies has one. No native speaker has looked at the phrases in other languages, and no
+labelled replies in them were at hand. All are in lower case with plain apostrophes. Words that also
+stand in answers ("however", "illegal", a bare "sorry") are left out.
 """
 
 from __future__ import annotations

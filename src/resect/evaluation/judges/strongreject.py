@@ -61,21 +61,29 @@ def load_classifier(adapter: str, base: str | None = None) -> LoadedModel:
         base: Folder or Hub id of the base model; None for the one that the adapter names.
 
     Raises:
-        InputError: One of them cannot be loaded.
+        InputError: One of them cannot be loaded, or lacks weights.
     """
     import torch
     from peft import PeftConfig, PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from resect.model import LoadedModel, quiet
+    from resect.model.faults import refuse_adapter_holes, refuse_holes
 
     try:
         name = base or PeftConfig.from_pretrained(adapter).base_model_name_or_path
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                name, dtype="auto", trust_remote_code=False, use_safetensors=True
+            model, report = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype="auto",
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
+        refuse_holes(str(name), report["missing_keys"], report["unexpected_keys"])
         model = PeftModel.from_pretrained(model, adapter)
+        loading = model.load_adapter(adapter, model.active_adapter)
+        refuse_adapter_holes(adapter, loading.missing_keys, loading.unexpected_keys)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
