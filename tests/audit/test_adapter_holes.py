@@ -43,7 +43,7 @@ def wrapped(tensors: Tensors) -> Tensors:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (wrapped, ["lacks", "_orig_mod.", "save_pretrained"]),
+        (wrapped, ["does not fit", "_orig_mod.", "next step"]),
         (lambda tensors: {n: t for n, t in tensors.items() if n != B}, ["up_proj.lora_B"]),
         (lambda tensors: tensors | {B.replace("layers.1", "layers.7"): tensors[B].clone()},
          ["no place", "layers.7"]),
