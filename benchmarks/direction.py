@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from resect.files.writing import write_text
 from resect.report.words import spread
-from resect.runs.config import RunConfig
+from resect.runs.config import RunConfig, parse_config
 from resect.runs.demo import build_organisms, demo_config
 from resect.runs.measure import run_cells
 from resect.runs.run import open_run
@@ -35,7 +35,9 @@ from resect.studies.weighing import percent
 PROBES = ("generation", "utility")
 BUDGET = 0.05
 # Examples and steps of relearning; steps of 16 examples at most.
-DOSES = ((16, 5), (64, 20))
+DOSES = ((16, 5), (64, 10))
+# Prompts a probe, both halves together.
+PROMPTS = 120
 RATE = 2e-4
 
 
@@ -64,11 +66,16 @@ def cell(config: RunConfig, cut: Cut | None, *probes: str) -> Cell:
 def measure(config: RunConfig, run: Path) -> None:
     """Measure every setting, choose, and measure what is asked of the chosen ones alone."""
     cuts = [None, *(cut for grid in grids(config).values() for cut in grid)]
-    cuts += [Cut(config.target, "random", q) for q in GRID]
     cells = merge(cell(config, cut, *PROBES) for cut in cuts)
-    run_cells(config, run, cells, keep=needed_keep(config, cells), on_progress=print)
-    later = [relearned(config, arm, dose) for arm in arms(config, run) for dose in DOSES]
-    run_cells(config, run, merge(later), keep=needed_keep(config, cells), on_progress=print)
+    keep = needed_keep(config, cells)
+    run_cells(config, run, cells, keep=keep, on_progress=_say)
+    later = [cell(config, arm.cut, *PROBES) for arm in arms(config, run)]
+    later += [relearned(config, arm, dose) for arm in arms(config, run) for dose in DOSES]
+    run_cells(config, run, merge(later), keep=keep, on_progress=_say)
+
+
+def _say(done: int, total: int) -> None:
+    print(f"{done} of {total} variants", flush=True)
 
 
 def arms(config: RunConfig, run: Path) -> list[Arm]:
@@ -246,11 +253,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--page", type=Path)
     arguments = parser.parse_args()
-    config = demo_config((0,), quick=False, studies=["frontier"])
+    values = demo_config((0,), quick=False, studies=["frontier"]).model_dump(mode="json")
+    values["evaluation"]["limit"] = PROMPTS
+    config = parse_config(values, "the benchmark")
     if arguments.page is not None:
         write_text(arguments.page, page(config, arguments.folder))
         return
-    build_organisms(config, jobs=1)
+    build_organisms(config, jobs=1)  # found in the cache, or trained
     open_run(config, arguments.folder, resume=True)
     measure(config, arguments.folder)
 
