@@ -217,6 +217,15 @@ def test_file_round_trip_and_other_models(tmp_path: Path) -> None:
     wide = replace(loaded, lines={name: Line(0, torch.ones(99))})
     with pytest.raises(MismatchError, match="99 numbers"), ablated(model, wide):
         pass
+    for broken, said in (
+        (replace(ablation, lines={name: Line(-1, torch.ones(16))}), "along axis -1"),
+        (replace(ablation, lines={name: Line(0, torch.ones(2, 2))}), "has no direction"),
+        (replace(ablation, lines={name: Line(0, torch.full((4,), float("inf")))}), "finite"),
+        (ablation.at(float("nan")), "has no strength"),
+    ):
+        broken.save(path)
+        with pytest.raises(InputError, match=said):
+            Ablation.load(path)
     with pytest.raises(InputError, match="no such file"):
         Ablation.load(tmp_path / "none")
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,9 +97,15 @@ class Ablation:
             strength, meta = float(header["strength"]), dict(header["meta"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise InputError(f"{path} is not a whole direction", got=str(error)) from error
-        for name, line in lines.items():
-            if line.vector.dim() != 1 or not bool(line.vector.isfinite().all()):
-                raise InputError(f"{path} has no vector for {name}")
+        for name, (axis, vector) in lines.items():
+            if axis < 0 or vector.dim() != 1 or not bool(vector.isfinite().all()):
+                raise InputError(
+                    f"{path} has no direction for {name}",
+                    got=f"{tuple(vector.shape)} along axis {axis}",
+                    allowed="a vector of finite numbers along an axis from 0 on",
+                )
+        if not math.isfinite(strength):
+            raise InputError(f"{path} has no strength", got=f"{strength}", allowed="a number")
         return Ablation(lines, strength, meta)
 
 
