@@ -11,6 +11,7 @@ each variant by itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -174,13 +175,18 @@ def _search_rows(measured: Measurements, section: Jailbreak) -> list[Row]:
                         "seed": seed,
                         "arm": arm,
                         "attack": setting.attack,
-                        "harm": setting.harm,
-                        "utility_drop": setting.utility_drop,
+                        "harm": _or_none(setting.harm),
+                        "utility_drop": _or_none(setting.utility_drop),
                         "counts": setting.attack == counts,
                     }
                     for setting in settings
                 ]
     return rows
+
+
+def _or_none(value: float) -> float | None:
+    """Return a number for a table; what is not known is empty there."""
+    return None if math.isnan(value) else value
 
 
 def _tables(measured: Measurements, section: Jailbreak) -> dict[str, list[Row]]:

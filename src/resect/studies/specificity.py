@@ -138,18 +138,6 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
         label: choose(measured, config.subject, cuts, section.utility_drop)
         for label, cuts in arms.items()
     }
-    target = choices["target"].effect.harm_drop
-    bars: list[Row] = [
-        {
-            "arm": label,
-            "label": LABELS.get(label, label),
-            **columns("harm_drop", choice.effect.harm_drop),
-            "q": choice.q,
-            "utility_drop": number(choice.effect.utility_drop),
-            **columns("difference", target - choice.effect.harm_drop),
-        }
-        for label, choice in choices.items()
-    ]
     curve_arms = [Arm("intact", None)]
     curve_arms += [Arm(label, cut) for label, cuts in arms.items() for cut in cuts]
     matched = [label for label in arms if label.startswith(MATCHED)]
@@ -175,7 +163,7 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
         title=STUDY.question,
         claims=tuple(claims),
         tables={
-            "bars": bars,
+            "bars": _bar_rows(choices),
             "curve": curve_rows(measured, config.subject, curve_arms),
             "scored": _scored_rows(measured, arms),
             "permuted": [] if swapped is None else swapped.rows,
@@ -192,6 +180,22 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
         ),
         settings=section.model_dump(mode="json"),
     )
+
+
+def _bar_rows(choices: Mapping[str, Choice]) -> list[Row]:
+    """Return what the best cut of each arm does, and by how much less than the target's."""
+    target = choices["target"].effect.harm_drop
+    return [
+        {
+            "arm": label,
+            "label": LABELS.get(label, label),
+            **columns("harm_drop", choice.effect.harm_drop),
+            "q": choice.q,
+            "utility_drop": number(choice.effect.utility_drop),
+            **columns("difference", target - choice.effect.harm_drop),
+        }
+        for label, choice in choices.items()
+    ]
 
 
 def _rivalry(measured: Measurements, section: Specificity, choice: Choice, rival: Choice) -> Claim:
