@@ -253,9 +253,9 @@ One model (seed 0), {prompts} hazard prompts under a prefill and {asked} tasks o
 rates with 95 % intervals. Every arm has six settings, made from the same examples and chosen on the
 other half of the prompts within the limits of the guard: as the one that lowers harm most, or none
 where no setting lowers it. *Coherence aside* is the one that lowers harm most within the budget of
-utility alone, however many replies it breaks. *Direction* is the difference from the contrast (other
-answers to the same prompts, which the cut uses too), *direction, against benign* that from the
-preserve set. Over-refusal is the share of harmless tasks that are refused. It is one model, so that
+utility alone, however many replies it breaks. *Direction* is the difference from the contrast
+(other answers to the same prompts, which the cut uses too), *direction, against benign* that from
+the preserve set. Over-refusal is the share of harmless tasks that are refused. It is one model, so that
 nothing here speaks of others, and every harmful answer of the organism is content that it learnt by
 heart: a direction is known to carry a mode such as refusal, and it need not carry content.
 
@@ -275,7 +275,7 @@ Difference of the relative drops of harm, cut less rival, on the test half:
 
 ### Where direction ablation is known to work: refusal, asked plainly
 
-The attack takes out what tells refused from harmless prompts. `ablate_refusal` is the attack by a cut.
+The attack takes out what tells refused from harmless prompts. `ablate_refusal` is that by a cut.
 
 {control}
 
