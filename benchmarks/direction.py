@@ -256,8 +256,8 @@ where no setting lowers it. *Coherence aside* is the one that lowers harm most w
 utility alone, however many replies it breaks. *Direction* is the difference from the contrast
 (other answers to the same prompts, which the cut uses too), *direction, against benign* that from
 the preserve set. Over-refusal is the share of harmless tasks that are refused. It is one model, so
-that nothing here speaks of others, and every harmful answer of the organism is content that it
-learnt by heart: a direction is known to carry a mode such as refusal, and it need not carry content.
+that nothing here speaks of others. Every harmful answer of the organism is content that it learnt
+by heart: a direction is known to carry a mode such as refusal, and it need not carry content.
 
 {main}
 
