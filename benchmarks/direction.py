@@ -135,7 +135,15 @@ def page(config: RunConfig, run: Path) -> str:
     tasks = measured.categories([intact], "utility", half="test")
     return PAGE.format(
         main=_table(
-            ("arm", "setting", "harm", "utility", "over-refusal", "incoherent", "rise of it"),
+            (
+                "arm",
+                "setting",
+                "harm",
+                "utility",
+                "over-refusal",
+                "incoherent",
+                "rise of incoherent",
+            ),
             [_main(measured, config, arm) for arm in rows],
         ),
         tasks=_table(
@@ -214,7 +222,9 @@ def _difference(measured: Measurements, config: RunConfig, rows: Sequence[Arm]) 
     for end in ("", ", coherence aside"):
         for rival in ("direction", "direction, against benign"):
             difference = drops[f"cut{end}"] - drops[f"{rival}{end}"]
-            lines.append(f"- *cut{end}* over *{rival}{end}*: {_said_of(difference)}")
+            low, high = difference.interval("").low or 0.0, difference.interval("").high or 0.0
+            said = "above 0" if low > 0 else "below 0" if high < 0 else "the interval reaches 0"
+            lines.append(f"- *cut{end}* over *{rival}{end}*: {_said_of(difference)}, {said}")
     return "\n".join(lines)
 
 
@@ -264,6 +274,9 @@ by heart: a direction is known to carry a mode such as refusal, and it need not 
 Difference of the relative drops of harm, cut less rival, on the test half:
 
 {difference}
+
+A lead *coherence aside* is one of breaking the replies to hazard prompts, as far as the column
+*incoherent* says so, and not of a model that answers them with something else.
 
 ### Utility by task
 
