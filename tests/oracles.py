@@ -85,3 +85,35 @@ def reference_nll(model: CausalModel, row: Sequence[int], start: int) -> float:
             for place in range(start, len(row))
         ]
     return float(torch.stack(losses).mean())
+
+
+def without_direction(weight: Tensor, direction: Tensor, axis: int, strength: float) -> Tensor:
+    """A weight less its part along a direction, vector by vector, in fp64."""
+    moved = weight.detach().double().movedim(axis, -1)
+    edited = [
+        vector
+        - strength
+        * sum(v * d for v, d in zip(vector, direction.double(), strict=True))
+        * direction.double()
+        for vector in moved.reshape(-1, moved.shape[-1])
+    ]
+    return torch.stack(edited).reshape(moved.shape).movedim(-1, axis).to(weight.dtype)
+
+
+def mean_states(model: CausalModel, examples: Sequence[Encoded], layer: int) -> Tensor:
+    """Mean of the hidden states [h] from which scored tokens are predicted, an example at a time.
+
+    Args:
+        model: One whose hidden states are those after its blocks, but for the last, which has
+            passed the final norm.
+        examples: The examples.
+        layer: Position of the block.
+    """
+    means = []
+    for example in examples:
+        ids = torch.tensor([example.input_ids])
+        with torch.no_grad():
+            states = model(input_ids=ids, output_hidden_states=True).hidden_states[layer + 1][0]
+        positions = [t - 1 for t in range(example.first_scored, len(example.input_ids))]
+        means.append(torch.stack([states[t].double() for t in positions]).mean(dim=0))
+    return torch.stack(means).mean(dim=0)

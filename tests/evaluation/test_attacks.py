@@ -31,6 +31,7 @@ from resect.evaluation.attacks import (
 )
 from resect.evaluation.attacks.ablate import AblationSettings, contrast
 from resect.evaluation.attacks.finetune import IGNORED, FinetuneSettings, rows_of
+from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
 from resect.evaluation.decode import GenerationSettings
 from resect.files.writing import write_text
 from resect.model import LoadedModel, prunable_tensors
@@ -58,6 +59,10 @@ MODEL_ATTACKS = {
     "contrast": AttackSettings("none", model="ablate_refusal", settings=AblationSettings(q=0.02)),
     "published": AttackSettings(
         "none", model="ablate_refusal", settings=AblationSettings("published")
+    ),
+    "direction": AttackSettings("none", model="ablate_direction"),
+    "full": AttackSettings(
+        "none", model="finetune_full", settings=FullFinetuneSettings(1e-2, steps=2, batch=4)
     ),
 }
 
@@ -105,6 +110,8 @@ def test_an_attack_is_read(text: str, expected: AttackSettings) -> None:
         "", "nice", "prefill:0", "prefill:x", "prefill=", "none+prefill", "none:3",
         "prefill+prefill", "finetune+finetune", "finetune+ablate_refusal", "finetune:rank",
         "finetune:rank=x", "finetune:colour=3", "finetune:rank=0", "ablate_refusal:nice",
+        "ablate_direction:strength=0", "ablate_direction:strength=3", "ablate_direction:depth=2",
+        "ablate_direction:limit=0", "finetune_full:steps=0", "finetune_full:rank=2",
     ],
 )  # fmt: skip
 def test_an_attack_that_is_none_is_refused(text: str) -> None:

@@ -140,7 +140,8 @@ def test_the_attacks_at_hand_cost_what_their_settings_say() -> None:
         text: parse_attack(text).work(100)
         for text in (
             "prefill", "finetune", "finetune:limit=20,epochs=2", "finetune:steps=3,batch=4",
-            "ablate_refusal", "ablate_refusal:published,limit=none",
+            "ablate_refusal", "ablate_refusal:published,limit=none", "ablate_direction",
+            "finetune_full:steps=3,batch=4",
         )
     }  # fmt: skip
     assert costs == {
@@ -150,6 +151,8 @@ def test_the_attacks_at_hand_cost_what_their_settings_say() -> None:
         "finetune:steps=3,batch=4": Work(trained=12),
         "ablate_refusal": Work(scored=256),
         "ablate_refusal:published,limit=none": Work(scored=200),
+        "ablate_direction": Work(scored=200),
+        "finetune_full:steps=3,batch=4": Work(trained=12),
     }
 
 

@@ -43,7 +43,10 @@ Data = Annotated[
 MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while asking.")]
 Attack = Annotated[
     str,
-    typer.Option(help="none, prefill[:K], finetune, ablate_refusal, or a model attack + prefill."),
+    typer.Option(
+        help="none, prefill[:K], finetune, finetune_full, ablate_refusal, ablate_direction, or a "
+        "model attack + prefill."
+    ),
 ]
 AttackData = Annotated[
     list[str] | None,

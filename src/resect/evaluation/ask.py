@@ -16,6 +16,7 @@ from torch import Tensor
 from resect import stats
 from resect.data.encode import PromptIds, check_format, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
+from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
 from resect.edit.swap import swapped
 from resect.errors import InputError
@@ -78,8 +79,8 @@ class EvaluationSettings:
 
 
 # What is asked: the intact model, the model without the weights of a mask or with values in their
-# place, or the model with some parameters, by name, in the place of its own.
-Variant = Mask | Filled | dict[str, Tensor] | None
+# place, without a direction, or with some parameters, by name, in the place of its own.
+Variant = Mask | Filled | Ablation | dict[str, Tensor] | None
 
 
 class Question(NamedTuple):
@@ -195,14 +196,16 @@ class _Asking:
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Let variant and attack be in force while the block runs."""
-        with _made(self.loaded.model, self.variant), self.patch.applied():
+        with made(self.loaded.model, self.variant), self.patch.applied():
             yield
 
 
-def _made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which the model is the variant."""
+def made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which the model is the variant; every bit is back after it."""
     if variant is None:
         return contextlib.nullcontext()
+    if isinstance(variant, Ablation):
+        return ablated(model, variant)
     if isinstance(variant, Filled):
         return replaced(model, variant)
     return removed(model, variant) if isinstance(variant, Mask) else swapped(model, variant)
@@ -225,7 +228,8 @@ def ask(
         probes: Probe name to the examples that it is put to.
         settings: How to ask.
         variant: Weights that are removed while the model answers, or have values in their place,
-            or parameters by name that stand in the place of its own; None asks the intact model.
+            a direction that is taken out of it, or parameters by name that stand in the place of
+            its own; None asks the intact model.
         attack_data: What the model attack needs, by role. The attack comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the model attack did, if there is one.
@@ -242,7 +246,7 @@ def ask(
         for examples in probes.values():
             if attack_data is not None and role in attack_data:
                 check_disjoint(attack_data[role].split("calibration"), examples)
-    with _made(loaded.model, variant):
+    with made(loaded.model, variant):
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)

@@ -53,11 +53,15 @@ OUTCOME_NAMES = {"partial": "partly right"}
 
 
 # How an attack is written in a configuration: a name, options, and more attacks after a plus.
-ATTACK = re.compile(r"\b(prefill|finetune|ablate_refusal)\b((?::[\w.=,-]*[\w])?)")
+ATTACK = re.compile(
+    r"\b(prefill|finetune_full|finetune|ablate_refusal|ablate_direction)\b((?::[\w.=,-]*[\w])?)"
+)
 ATTACKS = {
     "prefill": "prefill",
     "finetune": "fine-tuning",
+    "finetune_full": "full fine-tuning",
     "ablate_refusal": "ablated refusal",
+    "ablate_direction": "ablated direction",
 }
 
 

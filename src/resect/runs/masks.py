@@ -6,6 +6,9 @@ are drawn again from the mask that they match, by a named generator, and slices 
 selected again from its scores. A control that is matched in damage is kept, since it is found by
 running the model.
 
+A direction is no mask: nothing is cut for it, and it is kept as the vectors that are taken out, one
+file for all strengths.
+
 The scores of a ranking with permuted labels (`Cut.permutation`) are used for its cuts and never
 again: the masks are kept, the scores only in memory, of one permutation at a time.
 """
@@ -24,6 +27,7 @@ from resect.attribution.rounds import contrasted, locate
 from resect.attribution.settings import AttributeSettings
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
+from resect.edit.direction import Ablation, find_ablation
 from resect.errors import InputError
 from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Intact, ask
 from resect.evaluation.decode import GenerationSettings
@@ -33,7 +37,7 @@ from resect.records import Encoded, Scope
 from resect.runs.config import RunConfig
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject
-from resect.studies.cells import Cut, mask_path
+from resect.studies.cells import Cut, direction_path, mask_path
 from resect.studies.design import Target
 from resect.weights.controls import damage_matched, magnitude_matched, random_mask
 from resect.weights.fill import Filled, fill
@@ -54,6 +58,13 @@ class Ranking(NamedTuple):
 
     role: str
     cut: Cut
+
+
+class Edit(NamedTuple):
+    """What a cut does to a model: the variant to be asked, and its mask, if it has one."""
+
+    mask: Mask | None = None
+    variant: Mask | Filled | Ablation | None = None
 
 
 class _Extent(NamedTuple):
@@ -95,6 +106,8 @@ class Masks:
     def is_located(self, seed: int, ranking: Ranking) -> bool:
         """Return whether `locate` has nothing left to make."""
         role, cut = ranking
+        if cut.kind == "direction":
+            return direction_path(self.run, role, seed, cut).exists()
         if cut.kind not in SLICES:
             return mask_path(self.run, role, seed, cut).exists()
         if cut.permutation is not None:
@@ -106,8 +119,10 @@ class Masks:
         return all(path.exists() for path in paths)
 
     def locate(self, subject: Subject, cut: Cut) -> None:
-        """Make what a cut of this model's ranking needs: its mask, or the scores of its slice."""
-        if cut.kind in SLICES:
+        """Make what a cut needs: its mask, the scores of its slice, or its direction."""
+        if cut.kind == "direction":
+            self._direction(subject, cut)
+        elif cut.kind in SLICES:
             self._scores_of(subject, cut)
             self._protected(subject, cut)
         else:
@@ -120,6 +135,15 @@ class Masks:
             self._scores.clear()
             self._permuted.clear()
             self._scored = scored
+
+    def edit(self, subject: Subject, cut: Cut | None) -> Edit:
+        """Return what a cut does to a model; `locate` has been called for its ranking."""
+        if cut is None:
+            return Edit()
+        if cut.kind == "direction":
+            return Edit(None, self._direction(subject, cut).at(cut.q))
+        mask = self.mask(subject, cut)
+        return Edit(mask, self.variant(subject, cut, mask))
 
     def mask(self, subject: Subject, cut: Cut) -> Mask:
         """Return what a cut removes from a model; `locate` has been called for its ranking."""
@@ -141,6 +165,23 @@ class Masks:
             return mask
         weights = prunable_tensors(subject.loaded.model)
         return fill(mask, weights, filling, label=_label(cut), seed=subject.seed)
+
+    def _direction(self, subject: Subject, cut: Cut) -> Ablation:
+        """Return the edit of a direction, from disk or from the activations of the model."""
+        path = direction_path(self.run, subject.role, subject.seed, cut)
+        if not path.exists():
+            target = self.config.targets[cut.target]
+            aimed = self._aimed(subject, _source(subject.role, subject.seed, cut), target)
+            against, compared = aimed.contrast, target.contrast or "preserve"
+            if target.contrast is None:
+                preserve, source = self.config.preserve, Source(subject.role, subject.seed)
+                data = self.sets.calibration(preserve, source)
+                against = self._encode(data, preserve, subject)
+            origin = {"target": cut.target, "against": compared, "depth": cut.depth}
+            meta = origin | {"model_fingerprint": subject.prints.fingerprint}
+            model = subject.loaded.model
+            find_ablation(model, aimed.target, against, depth=cut.depth, meta=meta).save(path)
+        return Ablation.load(path)
 
     def _damage_mask(self, subject: Subject, cut: Cut, matched: Mask) -> Mask:
         path = mask_path(self.run, subject.role, subject.seed, cut)
@@ -335,9 +376,11 @@ class Masks:
 
 
 def ranking_of(role: str, cut: Cut) -> Ranking:
-    """Return whose scores a cut needs; slices are always of the model that is cut."""
+    """Return whose scores a cut needs; slices and directions are of the model that is cut."""
     if cut.kind in SLICES:
         return Ranking(role, cut)
+    if cut.kind == "direction":
+        return Ranking(role, replace(cut, q=1.0))
     target = cut.located
     if cut.scored_on in ("", role):
         return Ranking(role, target)

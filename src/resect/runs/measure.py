@@ -23,7 +23,6 @@ A run folder holds
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -34,10 +33,9 @@ import torch
 from torch import Tensor
 
 from resect.edit.hold import HoldMask
-from resect.edit.live import removed, replaced
 from resect.edit.swap import changes, restoring, snapshot
 from resect.edit.tune import TuneSettings, tune
-from resect.evaluation.ask import EvaluationSettings, ask
+from resect.evaluation.ask import EvaluationSettings, Variant, ask, made
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
@@ -45,7 +43,7 @@ from resect.evaluation.likelihood import Span, refuse_without_answers
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
-from resect.records import CausalModel, Example
+from resect.records import Example
 from resect.runs.config import RunConfig
 from resect.runs.look import look_once
 from resect.runs.masks import Masks, Ranking, ranking_of
@@ -146,11 +144,10 @@ def _is_asked(run: Path, cell: Cell) -> bool:
 def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     """Put the probes of a cell to its variant and store the replies."""
     config, sets = masks.config, masks.sets
-    mask = None if cell.cut is None else masks.mask(subject, cell.cut)
+    mask, cut = masks.edit(subject, cell.cut)
+    variant: Variant = cut
     probes = {name: sets.asked(name, cell.seed) for name in cell.probes}
     settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
-    cut = None if cell.cut is None or mask is None else masks.variant(subject, cell.cut, mask)
-    variant: Mask | Filled | Weights | None = cut
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
@@ -217,14 +214,14 @@ def _damage(mask: Mask | None) -> dict[str, object]:
 
 
 def _tuned_weights(
-    cell: Cell, tuning: Tuning, cut: Mask | Filled | None, masks: Masks, subject: Subject
+    cell: Cell, tuning: Tuning, cut: Variant, masks: Masks, subject: Subject
 ) -> Weights:
     """Return the parameters of a cut and tuned variant that differ from the intact model's."""
     model = subject.loaded.model
     before = snapshot(model)
     mask = cut.mask if isinstance(cut, Filled) else cut
-    hold = HoldMask(mask) if tuning.hold and mask is not None else None
-    with restoring(model, before), _cutting(model, cut):
+    hold = HoldMask(mask) if tuning.hold and isinstance(mask, Mask) else None
+    with restoring(model, before), made(model, cut):
         tune(
             subject.loaded,
             _lessons(tuning, cell.seed, masks.sets),
@@ -244,15 +241,6 @@ def _tuned_weights(
         shares = _shares(before, after, located, matched)
         write_json(changes_path(masks.run, cell), {"target": tuning.against.target} | shares)
     return after
-
-
-def _cutting(
-    model: CausalModel, cut: Mask | Filled | None
-) -> contextlib.AbstractContextManager[object]:
-    """Return a context in which the model is cut."""
-    if cut is None:
-        return contextlib.nullcontext()
-    return replaced(model, cut) if isinstance(cut, Filled) else removed(model, cut)
 
 
 def _lessons(tuning: Tuning, seed: int, sets: Sets) -> tuple[Example, ...]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Ends the names of records that no judge has seen.
 ASKED = ".asked.parquet"
-Kind = Literal["target", "random", "magnitude", "damage", "opposite", "next_slice"]
+Kind = Literal["target", "random", "magnitude", "damage", "opposite", "next_slice", "direction"]
 INSTEAD = "zero, mean, resampled, or scale:ALPHA with a number"
 
 
@@ -37,8 +37,12 @@ class Cut:
 
     Attributes:
         target: Name of the behaviour whose scores rank the weights.
-        kind: The ranking itself, or the control that is derived from it.
-        q: Fraction of the ranking that is taken before the set difference.
+        kind: The ranking itself, the control that is derived from it, or `direction`: no weight is
+            cut, but the direction between the activations of the target and of its contrast (of
+            the preserve set, where it has none) is taken out of what the blocks write
+            (`resect.edit.direction`).
+        q: Fraction of the ranking that is taken before the set difference; of a `direction` the
+            strength, 1 for all of it.
         category: Score with this category of the target's examples alone; "" for all.
         p: Fraction that is protected; None for the configuration's.
         scope: Rank within tensors or over the model; None for the configuration's.
@@ -52,6 +56,8 @@ class Cut:
             ranking, whose two draws need not be of the same prompts.
         instead: What stands in the place of the weights: `zero`; `scale:ALPHA`, the weights times
             a factor; `mean`, of their tensor; `resampled`, values of their tensor at random.
+        depth: Of a `direction`: take that of the block at this depth, from 0 to 1, out of all
+            blocks; None takes each block's own out of its weights.
     """
 
     target: str
@@ -66,13 +72,26 @@ class Cut:
     draw: int | None = None
     permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
     instead: str = field(default="zero", metadata=LEFT_OUT_BY_DEFAULT)
+    depth: float | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         """Refuse what no cut can be.
 
         Raises:
-            InputError: The number of the permutation is negative, or `instead` is unknown.
+            InputError: The number of the permutation is negative, `instead` is unknown, or a
+                direction and a cut of weights are mixed up.
         """
+        of_weights = self.instead != "zero" or self.rounds > 1 or self.scored_on
+        if self.kind == "direction":
+            mixed = bool(of_weights) or self.p is not None or self.scope is not None
+        else:
+            mixed = self.depth is not None
+        if mixed:
+            raise InputError(
+                "what holds for cuts of weights does not hold for a direction, and the other way",
+                got=str(self),
+                allowed="a direction with target, strength and depth alone; a depth for it alone",
+            )
         if self.permutation is not None and self.permutation < 0:
             raise InputError(
                 "the number of a permutation is too small",
@@ -183,10 +202,13 @@ class Cell:
                 fix="set a temperature, for instance 1",
             )
         holds = self.tuning is not None and self.tuning.hold
-        if holds and self.cut is not None and self.cut.filling != 0:
+        whole = self.cut is not None and (self.cut.filling != 0 or self.cut.kind == "direction")
+        if holds and self.cut is not None and whole:
             raise InputError(
                 "weights that are held at zero while training must be zero",
-                got=f"{self.cut.instead} in their place",
+                got="a direction, which zeroes no weight"
+                if self.cut.kind == "direction"
+                else f"{self.cut.instead} in their place",
                 allowed="zero",
                 fix="leave out hold, or what stands in their place",
             )
@@ -245,6 +267,11 @@ def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
     return run / "masks" / f"{hash_value([role, seed, named])}.mask.safetensors"
 
 
+def direction_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
+    """Return where the direction that a variant lacks is kept; all strengths share it."""
+    return run / "masks" / f"{hash_value([role, seed, replace(cut, q=1.0)])}.direction.safetensors"
+
+
 def at_seed(template: str, seed: int) -> str:
     """Return a place with `{seed}` filled in."""
     return template.replace("{seed}", str(seed))
@@ -273,6 +300,6 @@ def needed_keep(config: Design, cells: Iterable[Cell]) -> float:
     reach += [
         cell.cut.q * (2 if cell.cut.kind == "next_slice" else 1)
         for cell in cells
-        if cell.cut is not None
+        if cell.cut is not None and cell.cut.kind != "direction"
     ]
     return min(1.0, max(reach))

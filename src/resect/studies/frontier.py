@@ -3,7 +3,7 @@
 Every (p, q) of the grid, in each scope and with each way to rank, is measured once. Each model's
 cut is chosen on one half of the prompts, as the one that lowers harm most within the limits, and
 reported on the other, so that the luck of the choice is not in the number. Rivals get the whole
-grid too.
+grid too; direction ablation, which ranks no weight, has one of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from resect.records import Claim, Scope, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import Choice, choose
-from resect.studies.design import GRID, Design, Grid, Method, Section, Share
+from resect.studies.design import GRID, Design, Grid, Method, Share
+from resect.studies.direction import NAME as DIRECTION
+from resect.studies.direction import WithDirection
+from resect.studies.direction import words as of_direction
 from resect.studies.effects import (
     Effect,
     cells_of,
@@ -47,7 +50,7 @@ RIVAL = Stated(
 CONFIGURED = "configured"
 
 
-class Frontier(Section):
+class Frontier(WithDirection):
     """Grid and rule of `frontier`.
 
     Attributes:
@@ -97,12 +100,16 @@ def _points(design: Design, section: Frontier) -> list[_Point]:
         return _Point(scope, method.name, cut, p)
 
     configured = Method(name=CONFIGURED, target=design.target)
+    directions = [] if section.direction is None else section.direction.cuts(design)
     return [
         point(q, p, scope, method)
         for method in (configured, *section.methods)
         for scope in section.scopes
         for p in section.protected
         for q in section.fractions
+    ] + [
+        _Point("each block" if cut.depth is None else f"depth {cut.depth:g}", DIRECTION, cut, 0.0)
+        for cut in directions
     ]
 
 
@@ -174,10 +181,10 @@ def summarise(measured: Measurements, section: Frontier) -> StudyResult:
 
     chosen = best(CONFIGURED)
     claims = [_claim(measured, section, chosen)]
-    claims += [
-        _rivalry(measured, section, method.name, chosen, best(method.name))
-        for method in section.methods
-    ]
+    rivals = [method.name for method in section.methods]
+    if section.direction is not None:
+        rivals.append(DIRECTION)
+    claims += [_rivalry(measured, section, name, chosen, best(name)) for name in rivals]
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
@@ -228,6 +235,8 @@ def _settings(choice: Choice) -> str:
 def _words(cut: Cut | None) -> str:
     if cut is None:
         return "no cut"
+    if cut.kind == "direction":
+        return of_direction(cut)
     rounds = f", {cut.rounds} rounds" if cut.rounds > 1 else ""
     p = "" if cut.p is None else f", p = {cut.p:g}"
     scope = "" if cut.scope is None else f", over the {cut.scope}"
@@ -281,6 +290,9 @@ def _rivalry(
         "difference of the drops, test half"
     )
     choices = f"Chosen: {_settings(chosen)}. Best of {method}: {_settings(rival)}."
+    grid = "the same grid"
+    if method == DIRECTION and section.direction is not None:
+        grid = f"grids of their own, {len(section.direction.cuts(design))} settings for the rival"
     weighed = weigh(
         Condition(difference, above=0, misses=choices, crosses=choices),
         *_conditions(measured, section, chosen, _random_drop(measured, chosen)),
@@ -297,7 +309,7 @@ def _rivalry(
             rival.effect.utility_drop.interval(f"drop of utility, best of {method}, test half"),
         ),
         rule=(
-            "Both are chosen on the selection half within the same limits and from the same grid; "
+            f"Both are chosen on the selection half within the same limits and from {grid}; "
             "the lower bound of the paired difference on the test half is above 0, and the chosen "
             f"cuts lower harm by at least {percent(section.harm_drop)} (lower bound). "
             f"{guarded(design, section.utility_drop, section.random_share)}"

@@ -19,7 +19,9 @@ from pydantic import Field
 from resect.records import Claim, Interval, StudyResult
 from resect.studies.cells import Cell, Cut, Kind, mask_path
 from resect.studies.choice import Choice, choose
-from resect.studies.design import GRID, Design, Grid, Section, Share, TargetName
+from resect.studies.design import GRID, Design, Grid, Share, TargetName
+from resect.studies.direction import NAME as DIRECTION
+from resect.studies.direction import WithDirection, words
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -46,6 +48,9 @@ MATCHED_TOO = Stated(
     "The same against cuts of other answers to the same prompts.",
 )
 
+# Made only where the section has the rival, so that it is none of the study's stated claims.
+RIVAL = "The cut does more than taking one direction out of what the blocks write."
+
 LABELS = {
     "target": "target cut",
     "random": "random weights, same number in every tensor",
@@ -53,6 +58,7 @@ LABELS = {
     "damage": "random weights, grown until they cost as much likelihood",
     "opposite": "opposite sign (weights that hinder the behaviour)",
     "next_slice": "next slice of the ranking (q to 2q)",
+    DIRECTION: "direction ablation (q is its strength)",
 }
 BENIGN = "weights behind a benign behaviour: "
 MATCHED = "weights behind other answers to the same prompts: "
@@ -60,7 +66,7 @@ MATCHED = "weights behind other answers to the same prompts: "
 SHOWN_ALONE = ("next_slice",)
 
 
-class Specificity(Section):
+class Specificity(WithDirection):
     """Grid and rule of `specificity`.
 
     Attributes:
@@ -100,6 +106,8 @@ def _arms(design: Design, section: Specificity) -> dict[str, list[Cut]]:
     for label, (target, kind) in rankings.items():
         fractions = section.control_fractions or section.fractions
         arms[label] = [Cut(target, kind, q) for q in fractions]
+    if section.direction is not None:
+        arms[DIRECTION] = section.direction.cuts(design)
     return arms
 
 
@@ -130,22 +138,10 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
         label: choose(measured, config.subject, cuts, section.utility_drop)
         for label, cuts in arms.items()
     }
-    target = choices["target"].effect.harm_drop
-    bars: list[Row] = [
-        {
-            "arm": label,
-            "label": LABELS.get(label, label),
-            **columns("harm_drop", choice.effect.harm_drop),
-            "q": choice.q,
-            "utility_drop": number(choice.effect.utility_drop),
-            **columns("difference", target - choice.effect.harm_drop),
-        }
-        for label, choice in choices.items()
-    ]
     curve_arms = [Arm("intact", None)]
     curve_arms += [Arm(label, cut) for label, cuts in arms.items() for cut in cuts]
     matched = [label for label in arms if label.startswith(MATCHED)]
-    others = [label for label in arms if label != "target" and label not in matched]
+    others = [label for label in arms if label not in ("target", DIRECTION, *matched)]
     swapped = permuted(
         measured, section.permutations, _permuted_grid(section), section.utility_drop
     )
@@ -160,12 +156,14 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
         )
         for kind, names in rivals.items()
     ]
+    if section.direction is not None:
+        claims.append(_rivalry(measured, section, choices["target"], choices[DIRECTION]))
     return StudyResult(
         study=STUDY.name,
         title=STUDY.question,
         claims=tuple(claims),
         tables={
-            "bars": bars,
+            "bars": _bar_rows(choices),
             "curve": curve_rows(measured, config.subject, curve_arms),
             "scored": _scored_rows(measured, arms),
             "permuted": [] if swapped is None else swapped.rows,
@@ -181,6 +179,60 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
             "content-matched control is the hardest one; a replication on lying failed it."
         ),
         settings=section.model_dump(mode="json"),
+    )
+
+
+def _bar_rows(choices: Mapping[str, Choice]) -> list[Row]:
+    """Return what the best cut of each arm does, and by how much less than the target's."""
+    target = choices["target"].effect.harm_drop
+    return [
+        {
+            "arm": label,
+            "label": LABELS.get(label, label),
+            **columns("harm_drop", choice.effect.harm_drop),
+            "q": choice.q,
+            "utility_drop": number(choice.effect.utility_drop),
+            **columns("difference", target - choice.effect.harm_drop),
+        }
+        for label, choice in choices.items()
+    ]
+
+
+def _rivalry(measured: Measurements, section: Specificity, choice: Choice, rival: Choice) -> Claim:
+    """Compare the target's choice with the best of direction ablation."""
+    config = measured.config
+    target, drop = choice.effect.harm_drop, rival.effect.harm_drop
+    random = effect(measured, choice.of_kind("random", config.target), "test").harm_drop
+    difference = (target - drop).interval("difference of the drops, test half")
+    strengths = dict.fromkeys(
+        "nothing" if cut is None else words(cut) for cut in rival.cuts.values()
+    )
+    taken = f"Taken out: {'; '.join(strengths)}."
+    weighed = weigh(
+        Condition(difference, above=0, misses=taken, crosses=taken),
+        *guard(measured, choice.cells, target, random, budget=section.utility_drop, half="test"),
+        supported=taken,
+        silent=silent(measured, intact_cells(config)),
+    )
+    return Claim(
+        study=STUDY.name,
+        claim=RIVAL,
+        verdict=weighed.verdict,
+        effect=difference,
+        controls=(
+            target.interval("drop of harm, chosen target cuts, test half"),
+            drop.interval("drop of harm, direction ablation, test half"),
+            rival.effect.utility_drop.interval("drop of utility, direction ablation, test half"),
+        ),
+        rule=(
+            "Both are made from the same examples and chosen on one half of the prompts within the "
+            "same limits. On the other the cut lowers harm by more (lower bound of the paired "
+            f"difference above 0). {guarded(config, section.utility_drop)}"
+        ),
+        seeds=config.seeds,
+        n=measured.prompts(intact_cells(config), "generation", half="test"),
+        reason=weighed.reason,
+        requirements=weighed.requirements,
     )
 
 

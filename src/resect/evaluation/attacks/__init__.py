@@ -24,8 +24,10 @@ from resect.data.encode import PromptIds
 from resect.data.load import BehaviourSet
 from resect.errors import InputError, unknown_name
 from resect.evaluation.attacks.ablate import AblationSettings
+from resect.evaluation.attacks.direction import DirectionSettings
 from resect.evaluation.attacks.family import ModelAttack, Work
 from resect.evaluation.attacks.finetune import FinetuneSettings
+from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.attacks.prompt import none, prefill
 from resect.model import LoadedModel
@@ -37,7 +39,9 @@ PROMPT_ATTACKS: dict[str, PromptAttack] = {"none": none, "prefill": prefill}
 
 MODEL_ATTACKS: dict[str, type[ModelAttack]] = {
     "finetune": FinetuneSettings,
+    "finetune_full": FullFinetuneSettings,
     "ablate_refusal": AblationSettings,
+    "ablate_direction": DirectionSettings,
 }
 
 
@@ -173,8 +177,9 @@ def parse_attack(text: str) -> AttackSettings:
     """Read an attack as the command line writes it: `MODEL_ATTACK+PROMPT_ATTACK`, either alone.
 
     `none` · `prefill` · `prefill:K` (K tokens of the answer) · `prefill=PHRASE` · `finetune` ·
-    `finetune:rank=4,rate=1e-3,steps=30` · `ablate_refusal` · `ablate_refusal:published` ·
-    `ablate_refusal:q=0.001`; for instance `finetune+prefill:10`.
+    `finetune:rank=4,rate=1e-3,steps=30` · `finetune_full:rate=1e-5,steps=50` · `ablate_refusal` ·
+    `ablate_refusal:published` · `ablate_refusal:q=0.001` · `ablate_direction` ·
+    `ablate_direction:depth=0.6`; for instance `finetune+prefill:10`.
 
     Raises:
         InputError: The text is something else.
