@@ -154,9 +154,21 @@ def test_unscored_replies_and_repeated_prompts_are_no_further_evidence() -> None
 def test_differences_of_sets_and_variants(bench: dict[str, Path]) -> None:
     folder = bench["folder"] / "both"
     stored = json.loads((folder / "differences.json").read_text(encoding="utf-8"))["differences"]
-    assert {row["against"] for row in stored} == {"insults, intact"}
-    assert {row["arm"] for row in stored} == {"insults, cut", "talk, intact", "talk, cut"}
-    by = {(row["arm"], row["probe"]): row for row in stored}
+    assert {(row["arm"], row["against"]) for row in stored} == {
+        *((arm, "insults, intact") for arm in ("insults, cut", "talk, intact", "talk, cut")),
+        ("talk, cut", "talk, intact"),
+    }
+    # What the cut does to the second set is a difference of the same prompts.
+    (own,) = (
+        row for row in stored if row["against"] == "talk, intact" and row["probe"] == "likelihood"
+    )
+    of_talk = {
+        row["variant"]: row for row in rates(folder / "talk") if row["probe"] == "likelihood"
+    }
+    assert own["paired"]
+    assert own["difference"] == pytest.approx(of_talk["cut"]["nll"] - of_talk["intact"]["nll"])
+    first = [row for row in stored if row["against"] == "insults, intact"]
+    by = {(row["arm"], row["probe"]): row for row in first}
     rate = {(row["variant"], row["probe"]): row for row in rates(folder / "insults")}
     cut = by["insults, cut", "generation"]
     assert cut["difference"] == pytest.approx(

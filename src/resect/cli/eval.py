@@ -291,7 +291,7 @@ def _show_differences(output: Path, *, shown: bool) -> None:
     from resect.files.writing import write_json
 
     rows = differences(arms_of([output]))
-    table(f"differences from {rows[0]['against'] if rows else ''}, with 95 % intervals", rows)
+    table("differences, with 95 % intervals", rows)
     write_json(output / "differences.json", {"differences": rows})
     say(f"{output}/differences.json")
 

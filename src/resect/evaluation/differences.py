@@ -1,7 +1,8 @@
 """Differences between evaluations, with their intervals, from stored records; needs no torch.
 
 An arm is what one variant of a model answered: an evaluation has one, or two with a mask. Arms are
-compared with the first one, probe by probe and judge by judge:
+compared with the first one, and cut ones with their own intact one as well, probe by probe and
+judge by judge:
 
     rate             mean over prompts of the mean score of a prompt's scored replies
     nats a token     of the likelihood probe: mean NLL of the references
@@ -134,7 +135,7 @@ def differing_settings(arms: Sequence[Arm]) -> dict[str, dict[str, str]]:
 
 
 def differences(arms: Sequence[Arm]) -> list[Difference]:
-    """Compare every arm with the first one.
+    """Compare every arm with the first one, and the cut of each set with that set's intact model.
 
     Raises:
         InputError: There is one arm alone, or a record lacks a column.
@@ -145,15 +146,21 @@ def differences(arms: Sequence[Arm]) -> list[Difference]:
             got=", ".join(arm.name for arm in arms),
             allowed="two evaluations, two sets (--data twice), or two variants (--mask)",
         )
-    first = _measured(arms[0])
+    measured = {arm.name: _measured(arm) for arm in arms}
     rows: list[Difference] = []
     for arm in arms[1:]:
-        rows += [
-            _compared(key, arm.name, measured, arms[0].name, first[key])
-            for key, measured in _measured(arm).items()
-            if key in first
-        ]
+        for against in dict.fromkeys((arms[0].name, _intact_of(arm.name))):
+            rows += [
+                _compared(key, arm.name, values, against, measured[against][key])
+                for key, values in measured[arm.name].items()
+                if key in measured.get(against, {})
+            ]
     return rows
+
+
+def _intact_of(name: str) -> str:
+    """Return the name of the intact arm of a cut one; no arm's name for another."""
+    return f"{name.removesuffix(', cut')}, intact" if name.endswith(", cut") else ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Evaluations side by side: rates of each arm and differences from the first, on one page."""
+"""Evaluations side by side: rates of each arm and differences from others, on one page."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from resect.report.words import cell
 
 HEADINGS = {
     "value": "of the arm",
-    "value_against": "of the first",
+    "value_against": "of the other",
     "against": "compared with",
     "prompts": "prompts of the arm",
-    "prompts_against": "prompts of the first",
+    "prompts_against": "prompts of the other",
     "paired": "the same prompts",
 }
 
@@ -57,7 +57,7 @@ def build_evaluations(
         for name, values in settings.items()
         for arm, value in values.items()
     ]
-    tables = [_table("Differences from the first arm, with 95 % intervals", differences)]
+    tables = [_table("Differences, with 95 % intervals", differences)]
     if changed:
         tables.append(_table("Options that are not the same in all arms", changed))
     if judge_errors:
