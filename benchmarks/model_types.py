@@ -90,8 +90,9 @@ FIRST = ("first_k_dense_replace", "num_dense_layers")
 # What else a small model of a type needs.
 SMALL: dict[str, dict[str, Any]] = {
     "blt": {"encoder_hash_byte_group_vocab": 64},
+    "codegen": {"n_head": 4},
     "diffllama": {"num_key_value_heads": 2},
-    "dots3_note_text": {"num_key_value_heads": 2, "per_layer_config": {}},
+    "dots3_note_text": {"per_layer_config": {}},
     "dots3_note_vision_encoder": {"adapter_in_dim": 16, "adapter_out_dim": 16},
     "falcon_h1": {"mamba_d_ssm": 32},
     "mamba2": {"num_heads": 4},
@@ -100,6 +101,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "roc_bert": {"pronunciation_vocab_size": 64, "shape_vocab_size": 64},
     "zaya": {"num_experts_per_tok": 1},
 }
+
 
 def model_types() -> dict[str, str]:
     """Return the class of each model type that transformers loads as a causal LM."""
@@ -143,6 +145,8 @@ def _reduced(kind: Any, model_type: str, *, small: bool) -> Any:
     if small:
         sides |= {name: side for name, side in SIDES.items() if name in values}
         sides |= _tokens(values)
+        # Heads of latent attention have keys of their own.
+        sides |= {"num_key_value_heads": SIDES["num_heads"]} if "kv_lora_rank" in values else {}
     for name in kind.sub_configs:
         inner = getattr(defaults, name, None)
         if inner is not None:
@@ -162,7 +166,9 @@ def _layers(values: dict[str, Any]) -> dict[str, Any]:
         if kinds - seen:
             chosen.append(layer)
             seen |= kinds
-    chosen += [layer for layer in range(depth) if layer not in chosen][: max(0, LAYERS - len(chosen))]
+    chosen += [layer for layer in range(depth) if layer not in chosen][
+        : max(0, LAYERS - len(chosen))
+    ]
     chosen.sort()
     lists = {name: [value[layer] for layer in chosen] for name, value in by_layer.items()}
     return dict.fromkeys(depths, len(chosen)) | lists
