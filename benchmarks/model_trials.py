@@ -65,6 +65,10 @@ def filled(model_type: str, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and not name.endswith(("A_log", "D")):
                 parameter.normal_(std=0.2)
+        stored = model.state_dict()
+        for name, buffer in model.named_buffers():
+            if name in stored and buffer.is_floating_point():
+                buffer.add_(torch.randn_like(buffer), alpha=0.1)
     return model.eval()
 
 
@@ -77,6 +81,8 @@ def trial(model_type: str, folder: Path) -> dict[str, str]:
     """
     source = folder / "model"
     filled(model_type).save_pretrained(source)
+    # The text half of a wrapper names its own configuration, which no folder of that type has.
+    model_types.configuration(model_type, small=True).save_pretrained(source)
     tokenizer().save_pretrained(source)
     made: dict[str, Mask] = {}
 
@@ -130,6 +136,16 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    result: torch.Tensor = model(input_ids=ids, use_cache=False).logits
+    return result
+
+
+def loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Return the loss of the next token; what GIT computes itself counts tokens of an image."""
+    return torch.nn.functional.cross_entropy(logits(model, ids)[0, :-1], ids[0, 1:])
+
+
 def in_memory(source: Path, mask: Mask) -> str:
     """Cut a loaded model and put it back."""
     model = load_model(source, device="cpu").model
@@ -137,11 +153,11 @@ def in_memory(source: Path, mask: Mask) -> str:
     zeros = sum(int((tensor == 0).sum()) for tensor in before.values())
     ids = torch.tensor([examples(1, 3)[0].input_ids])
     with torch.no_grad():
-        intact = model(input_ids=ids).logits
+        intact = logits(model, ids)
         with removed(model, mask):
             cut = sum(int((tensor == 0).sum()) for tensor in parameters(model).values()) - zeros
-            changed = not torch.equal(model(input_ids=ids).logits, intact)
-        whole = torch.equal(model(input_ids=ids).logits, intact)
+            changed = not torch.equal(logits(model, ids), intact)
+        whole = torch.equal(logits(model, ids), intact)
     if cut != mask.count or not changed:
         raise AssertionError(f"{cut} zeros of {mask.count}, logits changed: {changed}")
     if not whole or not same(before, parameters(model)):
@@ -186,7 +202,7 @@ def held(source: Path, mask: Mask) -> str:
         before = parameters(model)
         for _ in range(2):
             optimizer.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
+            loss(model, ids).backward()
             optimizer.step()
         moved = sum(
             not torch.equal(before[name], tensor) for name, tensor in parameters(model).items()
@@ -206,7 +222,7 @@ def reached(source: Path) -> str:
     adapted = get_peft_model(model, adapter(model, 2, 4))
     share, elsewhere = reach(adapted, weights)
     ids = torch.tensor([examples(1, 3)[0].input_ids])
-    adapted(input_ids=ids, labels=ids).loss.backward()
+    loss(adapted, ids).backward()
     if elsewhere:
         raise AssertionError(f"{elsewhere} weights beside the prunable ones have an adapter")
     return "all" if share == 1 else f"{share:.4f}"

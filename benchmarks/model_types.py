@@ -26,7 +26,8 @@ _NAMES = {
     "decoder_vocab_size vocab_size_per_layer_input max_source_positions max_target_positions",
     16: "hidden_size d_model n_embd dim word_embed_proj_dim emb_dim attention_hidden_size lru_width "
     "embedding_size embedding_dim cross_attention_hidden_size backbone_hidden_size "
-    "input_embedding_size output_embedding_size pronunciation_embed_dim shape_embed_dim adapter_rank",
+    "input_embedding_size output_embedding_size pronunciation_embed_dim shape_embed_dim "
+    "adapter_rank hidden_size_global adapter_input_size adapter_in_dim adapter_out_dim",
     24: "intermediate_size ffn_hidden_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_inner "
     "intermediate_size_mlp dense_intermediate_size feed_forward_size dff dim_ff",
     12: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size "
@@ -93,9 +94,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "codegen": {"n_head": 4},
     "diffllama": {"num_key_value_heads": 2},
     "dots3_note_text": {"per_layer_config": {}},
-    "dots3_note_vision_encoder": {"adapter_in_dim": 16, "adapter_out_dim": 16},
     "falcon_h1": {"mamba_d_ssm": 32},
     "mamba2": {"num_heads": 4},
+    "nemotron": {"num_key_value_heads": 1},
     "qwen4_exp_text": {"indexer_head_dim": 8},
     "reformer": {"axial_pos_embds_dim": [8, 8], "axial_pos_shape": [8, 8]},
     "roc_bert": {"pronunciation_vocab_size": 64, "shape_vocab_size": 64},
@@ -121,7 +122,7 @@ def configuration(model_type: str, *, small: bool) -> Any:
 
 
 def reads_both_ways(model_type: str) -> bool:
-    """Tell whether a type is of an encoder, which is a causal LM only if its configuration says so."""
+    """Tell whether a type is of an encoder, and a causal LM only if its configuration says so."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -147,6 +148,9 @@ def _reduced(kind: Any, model_type: str, *, small: bool) -> Any:
         sides |= _tokens(values)
         # Heads of latent attention have keys of their own.
         sides |= {"num_key_value_heads": SIDES["num_heads"]} if "kv_lora_rank" in values else {}
+        rope = values.get("qk_rope_head_dim")
+        if rope and values.get("head_dim") == rope:
+            sides["head_dim"] = SIDES["qk_rope_head_dim"]
     for name in kind.sub_configs:
         inner = getattr(defaults, name, None)
         if inner is not None:

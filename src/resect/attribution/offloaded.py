@@ -48,7 +48,7 @@ from resect.attribution.methods import rule_of
 from resect.attribution.passes import Progress, named_in_any, sums_of_all
 from resect.attribution.settings import Origin, Pass
 from resect.attribution.sums import EACH, Statistic, Sums
-from resect.errors import CoverageError, InputError
+from resect.errors import CoverageError, InputError, ResectError
 from resect.machine.memory import returned
 from resect.machine.processes import ALONE, Processes
 from resect.model.load import tokenizer_fingerprint
@@ -282,7 +282,7 @@ class Blocks:
 
             return forward
 
-        with self._blocks_as(stub):
+        with self._blocks_as(stub), _by_themselves():
             batch_loss(self._model, batch, Head())
         if order != self._shelf.blocks:
             raise _not_plain("its blocks are not called once each, in their order")
@@ -389,11 +389,27 @@ def _hidden_of(args: tuple[object, ...], kwargs: dict[str, object]) -> _Received
 
 
 def _run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    out = block(hidden, *call.positional, **call.named)
+    with _by_themselves():
+        out = block(hidden, *call.positional, **call.named)
     out = out[0] if isinstance(out, tuple | list) else out
     if not isinstance(out, Tensor) or out.shape != hidden.shape:
         raise _not_plain("a block gives something else than hidden states")
     return out
+
+
+@contextlib.contextmanager
+def _by_themselves() -> Iterator[None]:
+    """Say of a model whose blocks need more than hidden states that it is not read by blocks.
+
+    What they raise then is of their own kind; a lack of memory is a `RuntimeError` and passes.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ResectError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _not_plain(f"a block cannot be run apart from the others ({reason})") from error
 
 
 def _back(watch: Watch, out: Tensor, gradient: Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
-from resect.model.files import Entry, entries, read_into, weight_files
+from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
 from resect.model.places import Place, checkpoint_places
@@ -70,6 +70,7 @@ class Shelf:
         for name, parameter in model.named_parameters():
             if id(parameter) not in self._inside:
                 self._fill(name, parameter)
+        self._fill_buffers()
 
     @contextlib.contextmanager
     def opened(self, block: nn.Module) -> Iterator[None]:
@@ -104,6 +105,21 @@ class Shelf:
         with torch.no_grad():
             self._read_into(name, parameter)
 
+    def _fill_buffers(self) -> None:
+        """Read the buffers that a checkpoint holds, the biases of routers for instance.
+
+        Raises:
+            InputError: The files lack one.
+        """
+        stored = self.model.state_dict().keys()
+        for name, buffer in self.model.named_buffers():
+            if name not in stored:
+                continue
+            if name not in self._found:
+                raise _lacking(name)
+            for place in self._found[name]:
+                place.view(buffer).copy_(read(self._files[place.name], place.name))
+
     def _read_into(self, name: str, tensor: Tensor) -> None:
         for place in self._found[name]:
             read_into(self._files[place.name], place.view(tensor))
@@ -122,12 +138,16 @@ def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Pla
         if sum(place.size for place in found.get(name, [])) != parameter.numel():
             expected = [place.name for place in checkpoint_places(module, [name])[name]]
             lacking = [each for each in expected if each not in files] or [name]
-            raise InputError(
-                "the checkpoint lacks a weight of its model",
-                got=f"no {lacking[0]}",
-                fix="save the model with save_pretrained",
-            )
+            raise _lacking(lacking[0])
     return found
+
+
+def _lacking(name: str) -> InputError:
+    return InputError(
+        "the checkpoint lacks a weight of its model",
+        got=f"no {name}",
+        fix="save the model with save_pretrained",
+    )
 
 
 def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
