@@ -1,8 +1,8 @@
 """A map of all causal LMs of transformers: what of each can be cut, and what is left alone and why.
 
-    python benchmarks/architectures.py                       every type; half an hour of one core
-    python benchmarks/architectures.py --without-trials      shapes alone; what was tried is kept
-    python benchmarks/architectures.py llama mamba           print these types, and write nothing
+    python benchmarks/architectures.py                       every type; four minutes of one core
+    python benchmarks/architectures.py --without-trials      shapes alone; what was tried stays
+    python benchmarks/architectures.py llama mamba           these types; the others stay
 
 It writes docs/architectures.json and the marked place in docs/architectures.md. What is said of
 shapes is read from models without weights, at the widths of their defaults, with few layers
@@ -13,25 +13,27 @@ and holds the file to it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import model_trials
 import model_types
 
 from resect.errors import ResectError
 from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
-from resect.model import Coverage, find_prunable
+from resect.model import Coverage, find_prunable, quiet
 from resect.model.blocks import Decoder
 from resect.planted.verdicts.text import filled
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
+WORKED = ("exact", "same", "held", "all")
 Row = dict[str, Any]
 
 
@@ -75,12 +77,11 @@ def _covered(model: Any, coverage: Coverage) -> Row:
         "share": round(coverage.total / inside, 5),
         "units": list(dict.fromkeys(weight.kind for weight in coverage.weights)),
         "left_alone": {reason: sorted(alone[reason]) for reason in sorted(alone)},
-        "unknown": sorted({pattern(weight.name) for weight in coverage.unknown}),
+        "unknown": {pattern(weight.name): weight.reason for weight in coverage.unknown},
         "outside": sorted(outside),
         "on_disk": dict(sorted(names.items())),
         "experts": _experts(coverage),
         "tied": _tied(model),
-        "shared": sorted({pattern(w.name) for w in coverage.weights if w.name in _shared(model)}),
     }
 
 
@@ -109,18 +110,10 @@ def _experts(coverage: Coverage) -> str:
 
 
 def _tied(model: Any) -> list[str]:
-    """Return the parameters that are another one under a second name."""
+    """Return the parameters that are another one under a second name, outside of blocks or in."""
     shown = {name for name, _ in model.named_parameters()}
     every = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return sorted({pattern(name) for name in every - shown})
-
-
-def _shared(model: Any) -> set[str]:
-    """Return the names of parameters that stand in a model more than once."""
-    by_id: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        by_id.setdefault(id(parameter), []).append(name)
-    return {name for names in by_id.values() if len(names) > 1 for name in names}
 
 
 def _is_embedding(model: Any, modules: Mapping[str, Any], name: str) -> bool:
@@ -143,3 +136,148 @@ def said(error: Exception) -> str:
     """Return an error's message in one line, without what depends on the machine."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:400]}…"
+
+
+def tried(model_type: str) -> dict[str, str]:
+    """Return what became of a type at small size, by step."""
+    with tempfile.TemporaryDirectory() as folder:
+        return model_trials.trial(model_type, Path(folder))
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """Return the page's place as Markdown: the count, a row a type, and what no row has room for."""
+    rows: dict[str, Row] = values["types"]
+    by_state = {
+        state: {name: row for name, row in rows.items() if row["state"] == state}
+        for state in ("covered", "refused", "not built")
+    }
+    counts = {state: len(chosen) for state, chosen in by_state.items()}
+    lines = [
+        f"{len(rows)} model types of transformers {values['transformers']}: {counts['covered']} "
+        f"are covered, {counts['refused']} are refused for a reason, and {counts['not built']} "
+        "cannot be built from their own configuration.",
+        "",
+        "| model type | covered | left alone in blocks | names on disk "
+        "| experts in memory; on disk | layers | tied or shared | cut and restored | `--stream` "
+        "| HoldMask | LoRA | matrices |",
+        "|---|--:|---|---|---|---|---|:-:|:-:|:-:|:-:|---|",
+    ]
+    lines += [_line(name, row) for name, row in rows.items() if row["state"] != "not built"]
+    lines += _list("Refused", {n: row["reason"] for n, row in by_state["refused"].items()})
+    lines += _list("Not built", {n: row["reason"] for n, row in by_state["not built"].items()})
+    lines += _list("Not streamed", _not_streamed(rows))
+    lines += _list("Parts outside of the blocks", _outside(rows))
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, row: Row) -> str:
+    steps = row.get("tried", {})
+    cells = [
+        f"`{name}`" + ("¹" if row["decoder_only_if_said"] else ""),
+        f"{100 * row['share']:.2f} %" if row["state"] == "covered" else "refused",
+        ", ".join(row.get("left_alone", {})),
+        _names(row),
+        row.get("experts", ""),
+        ", ".join(row["layers"]).replace("_attention", ""),
+        _ties(row),
+        _sign(steps, ("cut", "folder")) + ("²" if "saved" in steps else ""),
+        _sign(steps, ("stream",)),
+        _sign(steps, ("hold",)),
+        _share(steps.get("lora", "")),
+        ", ".join(row.get("units", [])),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _names(row: Row) -> str:
+    if "on_disk" not in row:
+        return ""
+    return "other than in memory" if row["on_disk"] else "as in memory"
+
+
+def _ties(row: Row) -> str:
+    """Return what of a type is one parameter under several names."""
+    shared = any("shared by several blocks" in reason for reason in row.get("unknown", {}).values())
+    words = ["head"] if row.get("tied") and not shared else []
+    return ", ".join(words + ["blocks"] * shared)
+
+
+def _sign(steps: Mapping[str, str], names: Sequence[str]) -> str:
+    return "✓" if all(steps.get(name) in WORKED for name in names) else "–"
+
+
+def _share(said_of_lora: str) -> str:
+    if said_of_lora.startswith("0."):
+        return f"{100 * float(said_of_lora):.0f} %"
+    return said_of_lora if said_of_lora in WORKED else "–"
+
+
+def _not_streamed(rows: Mapping[str, Row]) -> dict[str, str]:
+    """Return by type why it is scored in memory alone."""
+    reasons = {}
+    for name, row in rows.items():
+        message = row.get("tried", {}).get("stream", "same")
+        if message != "same":
+            reasons[name] = message.partition(" got: ")[2].partition(" allowed: ")[0] or message
+    return reasons
+
+
+def _outside(rows: Mapping[str, Row]) -> dict[str, str]:
+    """Return by type the parts with matrices that are neither blocks nor embeddings."""
+    return {name: ", ".join(row["outside"]) for name, row in rows.items() if row.get("outside")}
+
+
+def _list(heading: str, reasons: Mapping[str, str]) -> list[str]:
+    """Return a section with a line for each reason and the types that have it."""
+    if not reasons:
+        return []
+    types: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        types.setdefault(reason, []).append(f"`{name}`")
+    return ["", f"## {heading}", ""] + [
+        f"- {', '.join(names)}: {reason.replace('|', '/')}" for reason, names in types.items()
+    ]
+
+
+def mapped(chosen: Sequence[str], values: Mapping[str, Any], *, trials: bool) -> dict[str, Any]:
+    """Return the map with these types looked at anew.
+
+    Args:
+        chosen: The types.
+        values: The map so far.
+        trials: Whether they are tried, too.
+    """
+    rows = {name: row for name, row in values.get("types", {}).items() if name not in chosen}
+    for name in chosen:
+        rows[name] = row(name)
+        before = values.get("types", {}).get(name, {}).get("tried")
+        if rows[name]["state"] == "not built":
+            continue
+        if trials:
+            rows[name]["tried"] = tried(name)
+        elif before:
+            rows[name]["tried"] = before
+        print(name, rows[name]["state"], rows[name].get("tried", ""))
+    types = {name: rows[name] for name in model_types.model_types() if name in rows}
+    return {"transformers": version("transformers"), "types": types}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write both files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("types", nargs="*", help="model types; none for all")
+    parser.add_argument("--without-trials", action="store_true", help="look at shapes alone")
+    options = parser.parse_args(arguments)
+    path, page = DOCS / "architectures.json", DOCS / "architectures.md"
+    before = read_json(path) if path.exists() else {}
+    chosen = options.types or list(model_types.model_types())
+    with warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")
+        values = mapped(chosen, before, trials=not options.without_trials)
+    text = filled(page.read_text(encoding="utf-8"), table(values), page.name, BEGIN, END)
+    write_json(path, values)
+    write_text(page, text)
+
+
+if __name__ == "__main__":
+    main()

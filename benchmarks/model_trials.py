@@ -1,4 +1,4 @@
-"""What a type of causal LM goes through at small size: scored, cut, restored, streamed, held, tuned.
+"""What a type of causal LM goes through at small size: scored, cut, restored, streamed, tuned.
 
 A step is `exact`, `same`, `held`, … where it worked. Where resect refuses it, it is the message;
 anything else that is raised is a bug.
@@ -34,6 +34,7 @@ from resect.weights.select import select
 LOWEST, HIGHEST = 4, 40
 # What a step says that failed with anything but a message of ours.
 BROKEN = "broken: "
+OTHER_LAYOUT = "save_original_format=False"
 STEPS = ("cut", "folder", "stream", "hold", "lora")
 
 
@@ -75,12 +76,21 @@ def filled(model_type: str, seed: int = 0) -> Any:
 def trial(model_type: str, folder: Path) -> dict[str, str]:
     """Return what became of each step, by its name.
 
+    A type whose usual files are refused is tried as the message says, and `saved` says how.
+
     Args:
         model_type: A type that can be built.
         folder: An empty folder for its checkpoints.
     """
+    outcomes = _steps(model_type, folder / "usual", original=True)
+    if OTHER_LAYOUT not in outcomes.get("cut", ""):
+        return outcomes
+    return {"saved": OTHER_LAYOUT} | _steps(model_type, folder / "other", original=False)
+
+
+def _steps(model_type: str, folder: Path, *, original: bool) -> dict[str, str]:
     source = folder / "model"
-    filled(model_type).save_pretrained(source)
+    filled(model_type).save_pretrained(source, save_original_format=original)
     # The text half of a wrapper names its own configuration, which no folder of that type has.
     model_types.configuration(model_type, small=True).save_pretrained(source)
     tokenizer().save_pretrained(source)

@@ -24,8 +24,8 @@ DEPTHS = (
 _NAMES = {
     VOCABULARY: "vocab_size max_position_embeddings n_positions n_ctx max_seq_len model_max_length "
     "decoder_vocab_size vocab_size_per_layer_input max_source_positions max_target_positions",
-    16: "hidden_size d_model n_embd dim word_embed_proj_dim emb_dim attention_hidden_size lru_width "
-    "embedding_size embedding_dim cross_attention_hidden_size backbone_hidden_size "
+    16: "hidden_size d_model n_embd dim word_embed_proj_dim emb_dim attention_hidden_size "
+    "lru_width embedding_size embedding_dim cross_attention_hidden_size backbone_hidden_size "
     "input_embedding_size output_embedding_size pronunciation_embed_dim shape_embed_dim "
     "adapter_rank hidden_size_global adapter_input_size adapter_in_dim adapter_out_dim",
     24: "intermediate_size ffn_hidden_size ffn_dim decoder_ffn_dim encoder_ffn_dim n_inner d_inner "

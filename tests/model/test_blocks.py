@@ -72,6 +72,7 @@ def test_what_is_documented_as_left_alone_is(model_type: str, spared: str) -> No
         ("longcat_flash", "self_attn.N.q_a_proj.weight"),
         ("blt", "model.global_transformer.layers.N.mlp.up_proj.weight"),
         ("roberta-prelayernorm", "attention.self.query.weight"),
+        ("dbrx", "norm_attn_norm.attn.Wqkv.weight"),
     ],
 )
 def test_what_can_be_cut_is_found(model_type: str, cut: str) -> None:

@@ -254,8 +254,8 @@ _PREFIX = "base_model_prefix"
 def adapter(model: CausalModel, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
     """Return PEFT's configuration of a LoRA on every prunable weight, and on nothing else.
 
-    PEFT's own "all-linear" leaves experts alone that are one parameter, and adapts routers. What it
-    refuses (`out_proj` of five types with state spaces) has no adapter; `reach` says how much it is.
+    PEFT's own "all-linear" leaves experts alone that are one parameter, and adapts routers. What
+    it refuses (`out_proj` of five types with state spaces) has no adapter; `reach` tells how much.
 
     Args:
         model: A Hugging Face causal LM, not wrapped yet.

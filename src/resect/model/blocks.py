@@ -117,8 +117,9 @@ def left_alone(name: str, parameter: Tensor, modules: Modules) -> str:
         return type(owner).__name__
     if type(owner).__name__.endswith("Convolution"):
         return "convolution"
-    names = [type(modules[step.parent]).__name__ for step in ancestors(name)]
-    if "Norm" in names[-1] or any(class_name.endswith("Norm") for class_name in names):
+    if "Norm" in type(owner).__name__ or any(
+        _is_norm(modules[step.parent]) for step in ancestors(name)
+    ):
         return "norm"
     if "bias" in last:
         return "bias"
@@ -131,6 +132,13 @@ def left_alone(name: str, parameter: Tensor, modules: Modules) -> str:
     if is_router(name, modules):
         return "router or gate of a shared expert"
     return _choice(name, modules)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Tell whether a module is a norm, and not a part that has norms (DBRX's attention)."""
+    if not type(module).__name__.endswith("Norm"):
+        return False
+    return not any("Norm" in type(m).__name__ for m in module.modules() if m is not module)
 
 
 def _choice(name: str, modules: Modules) -> str:

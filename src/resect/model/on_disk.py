@@ -63,6 +63,7 @@ class Shelf:
         self._folder = folder
         self._files = entries(weight_files(folder))
         self._found = _found(model, self._files)
+        _keep_wide(model)
         _without_storage(model, device)
         self.blocks = blocks(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -189,6 +190,28 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
+
+
+def _keep_wide(model: CausalModel) -> None:
+    """Give float32 to what loading a model in half precision leaves in it, as its class says.
+
+    Most are biases of routers: rounded ones choose other experts.
+    """
+    halves: dict[torch.dtype, tuple[str, ...]] = {
+        torch.float16: ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+        torch.bfloat16: ("_keep_in_fp32_modules_strict",),
+    }
+    for module_name, module in model.named_modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or tensor.dtype not in halves:
+                    continue
+                named = f".{module_name}.{name}."
+                words = [w for key in halves[tensor.dtype] for w in getattr(model, key, None) or ()]
+                if any(f".{word}." in named for word in words):
+                    wide = tensor.detach().float()
+                    is_weight = isinstance(tensor, nn.Parameter)
+                    tensors[name] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
 
 
 def _without_storage(model: CausalModel, device: torch.device) -> None:

@@ -1,0 +1,45 @@
+"""A model that is read block by block has all that its files hold, and in the same dtypes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mapped
+import tiny
+from resect.model import load_model
+from resect.model.on_disk import open_shelf
+
+# Buffers: biases of routers, scales of layers, a table of integers.
+STORED = ["deepseek_v3", "gemma4_text", "deepseek_v4"]
+
+
+@pytest.mark.parametrize("model_type", STORED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_buffers_of_a_checkpoint_are_read(
+    model_type: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = mapped.script("model_trials").filled(model_type).to(dtype)
+    for name, buffer in model.named_buffers():
+        if "e_score" in name:
+            # The class keeps it in float32, and so do files.
+            buffer.data = torch.linspace(0.1, 0.9, buffer.numel())
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    expected = load_model(tmp_path, device="cpu").model
+    shelf = open_shelf(tmp_path, device="cpu")
+    assert {n: t.dtype for n, t in shelf.model.state_dict().items()} == {
+        n: t.dtype for n, t in expected.state_dict().items()
+    }
+    stored = expected.state_dict().keys()
+    buffers = {name: tensor for name, tensor in expected.named_buffers() if name in stored}
+    assert buffers
+    for name, tensor in buffers.items():
+        assert torch.equal(shelf.model.get_buffer(name), tensor), name
+    for block in shelf.blocks:
+        with shelf.opened(block):
+            for name, parameter in shelf.model.named_parameters():
+                if parameter.untyped_storage().size():
+                    assert torch.equal(parameter, expected.get_parameter(name)), name
