@@ -29,6 +29,7 @@ from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
 from resect.model import Coverage, find_prunable, quiet
 from resect.model.blocks import Decoder
+from resect.model.faults import refuse_encoder
 from resect.planted.verdicts.text import filled
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -47,6 +48,7 @@ def row(model_type: str) -> Row:
     about |= {"state": "covered", "reason": "", "layers": _layers(model)}
     about["decoder_only_if_said"] = model_types.reads_both_ways(model_type)
     try:
+        refuse_encoder(model.config, f"a model of type {model_type}")
         coverage = find_prunable(model)
     except ResectError as error:
         about |= {"state": "refused", "reason": said(error)}
@@ -145,7 +147,7 @@ def tried(model_type: str) -> dict[str, str]:
 
 
 def table(values: Mapping[str, Any]) -> str:
-    """Return the page's place as Markdown: the count, a row a type, and what no row has room for."""
+    """Return the marked place as Markdown: counts, a row a type, and what has no room in a row."""
     rows: dict[str, Row] = values["types"]
     by_state = {
         state: {name: row for name, row in rows.items() if row["state"] == state}

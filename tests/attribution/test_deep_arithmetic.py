@@ -1,4 +1,4 @@
-"""The corners of floating-point arithmetic that docs/design/arithmetic.md states, value by value."""
+"""The corners of arithmetic that docs/design/arithmetic.md states, value by value."""
 
 from __future__ import annotations
 

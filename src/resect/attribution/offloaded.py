@@ -51,6 +51,7 @@ from resect.attribution.sums import EACH, Statistic, Sums
 from resect.errors import CoverageError, InputError, ResectError
 from resect.machine.memory import returned
 from resect.machine.processes import ALONE, Processes
+from resect.model.faults import first_line
 from resect.model.load import tokenizer_fingerprint
 from resect.model.on_disk import Shelf
 from resect.model.prunable import Coverage, PrunableWeight, find_prunable
@@ -59,6 +60,8 @@ from resect.weights.scores import Scores
 
 Batch = Sequence[Encoded]
 Forward = Callable[..., object]
+# Stands for what a block gives beside hidden states, to see whether another block is given it.
+_EXTRA = object()
 
 
 class Call(NamedTuple):
@@ -205,6 +208,8 @@ class Blocks:
         )
         # Whether the model indexes what its blocks give.
         self._tuples = False
+        self._extra: object = _EXTRA
+        self._passed_on = False
         # For each batch, what each block is called with.
         self._calls: list[list[Call]] = []
 
@@ -259,10 +264,13 @@ class Blocks:
             if self._tuples or self._calls:
                 raise
             self._tuples = True
-            try:
-                return self._record(batch)
-            except CoverageError:
-                raise error from None
+            for self._extra in (_EXTRA, None):
+                try:
+                    return self._record(batch)
+                except CoverageError:
+                    if self._passed_on:
+                        raise
+            raise error from None
 
     def _record(self, batch: Batch) -> _Recorded:
         """Run a batch past all blocks, and note what each of them is called with."""
@@ -272,13 +280,16 @@ class Blocks:
 
         def stub(block: nn.Module) -> Forward:
             def forward(*args: object, **kwargs: object) -> object:
+                if any(value is _EXTRA for value in (*args, *kwargs.values())):
+                    self._passed_on = True
+                    raise _not_plain("a block gives the next one more than hidden states")
                 hidden, call = _hidden_of(args, kwargs)
                 if states and hidden is not states[-1]:
                     raise _not_plain("something changes the hidden states between two blocks")
                 states.append(hidden)
                 order.append(block)
                 calls.append(call)
-                return (hidden, None) if self._tuples else hidden
+                return (hidden, self._extra) if self._tuples else hidden
 
             return forward
 
@@ -408,8 +419,8 @@ def _by_themselves() -> Iterator[None]:
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, ResectError):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _not_plain(f"a block cannot be run apart from the others ({reason})") from error
+        reason = f"a block cannot be run apart from the others ({first_line(error)})"
+        raise _not_plain(reason) from error
 
 
 def _back(watch: Watch, out: Tensor, gradient: Tensor) -> None:
