@@ -149,11 +149,10 @@ def tried(model_type: str) -> dict[str, str]:
 def table(values: Mapping[str, Any]) -> str:
     """Return the marked place as Markdown: counts, a row a type, and what has no room in a row."""
     rows: dict[str, Row] = values["types"]
-    by_state = {
-        state: {name: row for name, row in rows.items() if row["state"] == state}
-        for state in ("covered", "refused", "not built")
-    }
-    counts = {state: len(chosen) for state, chosen in by_state.items()}
+    by_state: dict[str, dict[str, str]] = {"covered": {}, "refused": {}, "not built": {}}
+    for name, about in rows.items():
+        by_state[state(about)][name] = reason(about)
+    counts = {word: len(chosen) for word, chosen in by_state.items()}
     lines = [
         f"{len(rows)} model types of transformers {values['transformers']}: {counts['covered']} "
         f"are covered, {counts['refused']} are refused for a reason, and {counts['not built']} "
@@ -165,24 +164,37 @@ def table(values: Mapping[str, Any]) -> str:
         "|---|--:|---|---|---|---|---|:-:|:-:|:-:|:-:|---|",
     ]
     lines += [_line(name, row) for name, row in rows.items() if row["state"] != "not built"]
-    lines += _list("Refused", {n: row["reason"] for n, row in by_state["refused"].items()})
-    lines += _list("Not built", {n: row["reason"] for n, row in by_state["not built"].items()})
+    lines += _list("Refused", by_state["refused"])
+    lines += _list("Not built", by_state["not built"])
     lines += _list("Not streamed", _not_streamed(rows))
     lines += _list("Parts outside of the blocks", _outside(rows))
     return "\n".join(lines) + "\n"
+
+
+def state(row: Row) -> str:
+    """Return whether a type is covered, refused or not built; some are refused when they are run."""
+    refused = row["state"] == "covered" and row.get("tried", {}).get("cut", "exact") not in WORKED
+    if row["state"] == "refused" and row.get("tried", {}).get("cut") in WORKED:
+        return "covered"
+    return "refused" if refused else str(row["state"])
+
+
+def reason(row: Row) -> str:
+    """Return why a type is not covered; "" if it is."""
+    return "" if state(row) == "covered" else row["reason"] or row.get("tried", {}).get("cut", "")
 
 
 def _line(name: str, row: Row) -> str:
     steps = row.get("tried", {})
     cells = [
         f"`{name}`" + ("¹" if row["decoder_only_if_said"] else ""),
-        f"{100 * row['share']:.2f} %" if row["state"] == "covered" else "refused",
+        f"{100 * row['share']:.2f} %" if state(row) == "covered" and "share" in row else state(row),
         ", ".join(row.get("left_alone", {})),
         _names(row),
         row.get("experts", ""),
         ", ".join(row["layers"]).replace("_attention", ""),
         _ties(row),
-        _sign(steps, ("cut", "folder")) + ("²" if "saved" in steps else ""),
+        _sign(steps, ("cut", "folder")) + (" ²" if "saved" in steps else ""),
         _sign(steps, ("stream",)),
         _sign(steps, ("hold",)),
         _share(steps.get("lora", "")),

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from resect.model.faults import BOTH_WAYS
+
 LAYERS, VOCABULARY = 2, 64
 # How configurations call the kinds of their layers, and the number of these.
 KINDS = (
@@ -57,7 +59,6 @@ NEEDS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "num_hidden_layers": 2},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
     "dbrx": {"attn_config": {"rope_theta": 10000.0}},
-    "doge": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {"num_kv_shared_layers": 0},
     "gemma4_text": {
@@ -83,6 +84,7 @@ NEEDS: dict[str, dict[str, Any]] = {
     },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"is_decoder": True},
+    "xmod": {"default_language": "en_XX"},
     "zamba": _SHARED,
     "zamba2": _SHARED,
 }
@@ -125,7 +127,7 @@ def reads_both_ways(model_type: str) -> bool:
     """Tell whether a type is of an encoder, and a causal LM only if its configuration says so."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    return model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return model_type in {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *BOTH_WAYS}
 
 
 def empty(model_type: str, *, small: bool = False) -> Any:

@@ -28,7 +28,6 @@ def pattern(name: str) -> str:
     ("model_type", "spared"),
     [
         ("hunyuan_v1_moe", "mlp.gate.wg.weight"),
-        ("doge", "mlp.router_gate.weight"),
         ("zaya", "mlp.gate.router_mlp.fc1.weight"),
         ("gemma3n_text", "altup.modality_router.weight"),
         ("gemma3n_text", "altup.prediction_coefs.weight"),

@@ -43,3 +43,16 @@ def test_buffers_of_a_checkpoint_are_read(
             for name, parameter in shelf.model.named_parameters():
                 if parameter.untyped_storage().size():
                     assert torch.equal(parameter, expected.get_parameter(name)), name
+
+
+def test_running_a_model_changes_none_of_its_weights(tmp_path: Path) -> None:
+    # RWKV halves the weights of every few blocks in place when it is first run in evaluation mode.
+    model = mapped.script("model_trials").filled("rwkv")
+    model.config.rescale_every = 1
+    model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, device="cpu").model
+    before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
+    with torch.no_grad():
+        loaded(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False)
+    assert all(torch.equal(before[name], t) for name, t in loaded.state_dict().items())

@@ -291,14 +291,14 @@ def _run(
 
 @contextlib.contextmanager
 def _differentiable() -> Iterator[None]:
-    """Say of a model that asserts that it is being trained (Reformer) that it cannot be scored."""
+    """Say what a model's own checks say: that it is not being trained (Reformer), for instance."""
     try:
         yield
-    except AssertionError as error:
+    except (AssertionError, ValueError) as error:
         raise InputError(
-            "the model has no gradients outside of training, which would draw its dropout",
+            "the model refuses to be run on these texts, with gradients and without dropout",
             got=first_line(error),
-            allowed="models whose gradients can be taken in evaluation mode",
+            allowed="models that give a loss and its gradients in evaluation mode",
         ) from error
 
 

@@ -19,7 +19,7 @@ from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
-from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
+from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
 from resect.model.places import Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (
@@ -182,6 +182,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
             got=str(error).strip().splitlines()[0],
         ) from error
     refuse_encoder(config, str(folder))
+    leave_weights(model)
     if dtype:
         name_rounding(files, chosen)
     model.tie_weights()
