@@ -46,7 +46,9 @@ def row(model_type: str) -> Row:
     except Exception as error:  # noqa: BLE001 - a configuration may fail in any way; it is named
         return about | {"state": "not built", "reason": said(error)}
     about |= {"state": "covered", "reason": "", "layers": _layers(model)}
-    about["decoder_only_if_said"] = model_types.reads_both_ways(model_type)
+    about["decoder_only_if_said"] = model_types.reads_both_ways(model_type) and bool(
+        getattr(model.config, "is_decoder", False)
+    )
     try:
         refuse_encoder(model.config, f"a model of type {model_type}")
         coverage = find_prunable(model)
@@ -172,7 +174,7 @@ def table(values: Mapping[str, Any]) -> str:
 
 
 def state(row: Row) -> str:
-    """Return whether a type is covered, refused or not built; some are refused when they are run."""
+    """Return whether a type is covered, refused, perhaps only when it is run, or not built."""
     refused = row["state"] == "covered" and row.get("tried", {}).get("cut", "exact") not in WORKED
     if row["state"] == "refused" and row.get("tried", {}).get("cut") in WORKED:
         return "covered"
@@ -188,7 +190,7 @@ def _line(name: str, row: Row) -> str:
     steps = row.get("tried", {})
     cells = [
         f"`{name}`" + ("¹" if row["decoder_only_if_said"] else ""),
-        f"{100 * row['share']:.2f} %" if state(row) == "covered" and "share" in row else state(row),
+        f"{100 * row['share']:.2f} %" if _is_measured(row) else state(row),
         ", ".join(row.get("left_alone", {})),
         _names(row),
         row.get("experts", ""),
@@ -201,6 +203,10 @@ def _line(name: str, row: Row) -> str:
         ", ".join(row.get("units", [])),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _is_measured(row: Row) -> bool:
+    return "share" in row and state(row) == "covered"
 
 
 def _names(row: Row) -> str:

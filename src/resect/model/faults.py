@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from resect.errors import InputError
 from resect.records import ModelConfig
 
-# Types that see the tokens after the one that they predict, though transformers has no masked language
-# model of them: found by changing the last token of a text (benchmarks/model_trials.py).
+# Types that see the tokens after the one that they predict, though transformers has no masked
+# language model of them: found by changing the last token of a text (benchmarks/model_trials.py).
 BOTH_WAYS = ("bert-generation", "cpmant", "xlnet")
 # Tensors that a message names.
 MOST_NAMED = 5
