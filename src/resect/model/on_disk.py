@@ -20,7 +20,7 @@ from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
-from resect.model.places import Place, checkpoint_places
+from resect.model.places import RECORDED, Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (
     NOTE,
@@ -62,6 +62,9 @@ class Shelf:
         self._device = device
         self._folder = folder
         self._files = entries(weight_files(folder))
+        if all(name in self._files for name, _ in model.named_parameters()):
+            # As if loaded from these files, which need no conversion.
+            vars(model)[RECORDED] = []
         self._found = _found(model, self._files)
         _keep_wide(model)
         _without_storage(model, device)
