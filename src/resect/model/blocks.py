@@ -135,10 +135,10 @@ def left_alone(name: str, parameter: Tensor, modules: Modules) -> str:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """Tell whether a module is a norm, and not a part that has norms (DBRX's attention)."""
+    """Tell whether a module is a norm, and not a part around an attention (DBRX's)."""
     if not type(module).__name__.endswith("Norm"):
         return False
-    return not any("Norm" in type(m).__name__ for m in module.modules() if m is not module)
+    return not any("Attention" in type(inner).__name__ for inner in module.modules())
 
 
 def _choice(name: str, modules: Modules) -> str:
