@@ -6,14 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import mapped
 import tiny
 from resect.model import load_model
 from resect.model.on_disk import open_shelf
+from resect.records import CausalModel
 
 # Buffers: biases of routers, scales of layers, a table of integers.
 STORED = ["deepseek_v3", "gemma4_text", "deepseek_v4"]
+
+
+def module_of(model: CausalModel) -> nn.Module:
+    return dict(model.named_modules())[""]
 
 
 @pytest.mark.parametrize("model_type", STORED)
@@ -28,16 +34,17 @@ def test_buffers_of_a_checkpoint_are_read(
             buffer.data = torch.linspace(0.1, 0.9, buffer.numel())
     model.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    expected = load_model(tmp_path, device="cpu").model
+    expected = module_of(load_model(tmp_path, device="cpu").model)
     shelf = open_shelf(tmp_path, device="cpu")
-    assert {n: t.dtype for n, t in shelf.model.state_dict().items()} == {
+    streamed = module_of(shelf.model)
+    assert {n: t.dtype for n, t in streamed.state_dict().items()} == {
         n: t.dtype for n, t in expected.state_dict().items()
     }
     stored = expected.state_dict().keys()
     buffers = {name: tensor for name, tensor in expected.named_buffers() if name in stored}
     assert buffers
     for name, tensor in buffers.items():
-        assert torch.equal(shelf.model.get_buffer(name), tensor), name
+        assert torch.equal(streamed.get_buffer(name), tensor), name
     for block in shelf.blocks:
         with shelf.opened(block):
             for name, parameter in shelf.model.named_parameters():
@@ -51,7 +58,7 @@ def test_running_a_model_changes_none_of_its_weights(tmp_path: Path) -> None:
     model.config.rescale_every = 1
     model.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    loaded = load_model(tmp_path, device="cpu").model
+    loaded = module_of(load_model(tmp_path, device="cpu").model)
     before = {name: tensor.clone() for name, tensor in loaded.state_dict().items()}
     with torch.no_grad():
         loaded(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False)

@@ -190,8 +190,7 @@ def shape_of(model: CausalModel, coverage: Coverage | None = None) -> Shape:
 
 def _width(model: CausalModel) -> int:
     """Return the width of the hidden states that the first block reads."""
-    width: int = model.get_input_embeddings().weight.shape[-1]
-    return width
+    return model.get_input_embeddings().get_parameter("weight").shape[-1]
 
 
 def plan(shape: Shape, work: Work, free: Free) -> Plan:

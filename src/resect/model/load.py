@@ -138,7 +138,7 @@ def leave_weights(model: CausalModel) -> None:
     it computes is the same without.
     """
     if getattr(model.config, "rescale_every", 0):
-        model.config.rescale_every = 0
+        vars(model.config)["rescale_every"] = 0
 
 
 def _read_tokenizer(source: _Source) -> Tokenizer:

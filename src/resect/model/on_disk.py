@@ -115,8 +115,9 @@ class Shelf:
         Raises:
             InputError: The files lack one.
         """
-        stored = self.model.state_dict().keys()
-        for name, buffer in self.model.named_buffers():
+        module = dict(self.model.named_modules())[""]
+        stored = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
             if name not in stored:
                 continue
             if name not in self._found:
@@ -206,16 +207,18 @@ def _keep_wide(model: CausalModel) -> None:
         torch.bfloat16: ("_keep_in_fp32_modules_strict",),
     }
     for module_name, module in model.named_modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is None or tensor.dtype not in halves:
-                    continue
-                named = f".{module_name}.{name}."
-                words = [w for key in halves[tensor.dtype] for w in getattr(model, key, None) or ()]
-                if any(f".{word}." in named for word in words):
-                    wide = tensor.detach().float()
-                    is_weight = isinstance(tensor, nn.Parameter)
-                    tensors[name] = nn.Parameter(wide, requires_grad=False) if is_weight else wide
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None or tensor.dtype not in halves:
+                continue
+            named = f".{module_name}.{name}."
+            words = [w for key in halves[tensor.dtype] for w in getattr(model, key, None) or ()]
+            if not any(f".{word}." in named for word in words):
+                continue
+            wide = tensor.detach().float()
+            if name in module._buffers:
+                module._buffers[name] = wide
+            else:
+                module._parameters[name] = nn.Parameter(wide, requires_grad=False)
 
 
 def _without_storage(model: CausalModel, device: torch.device) -> None:
