@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 # Pages of wide tables, which a command wrote: they take the whole width.
-WIDE = ("leaderboard.md", "benchmarks.md", "verdicts.md")
+WIDE = ("leaderboard.md", "benchmarks.md", "verdicts.md", "architectures.md")
 NOTEBOOKS = ("notebooks/first-look",)
 
 

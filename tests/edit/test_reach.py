@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import get_peft_model
 
+import mapped
 import tiny
 from resect.data.load import BehaviourSet
 from resect.edit.tune import TuneSettings, adapter, reach, tune
@@ -33,6 +34,18 @@ def test_every_prunable_weight_has_an_adapter_and_nothing_else(architecture: str
     weights = prunable(model)
     adapted = get_peft_model(model, adapter(model, 2, 4))
     assert reach(adapted, weights) == (1.0, 0)
+
+
+@pytest.mark.parametrize(("model_type", "share"), [("falcon_mamba", 0.75), ("jamba", 1.0)])
+def test_what_peft_refuses_of_a_state_space_is_counted_as_not_reached(
+    model_type: str, share: float
+) -> None:
+    model = mapped.script("model_trials").filled(model_type)
+    settings = FinetuneSettings(rank=2, rate=1e-2, steps=1, batch=3)
+    data = {"target": BehaviourSet("t", EXAMPLES, "t")}
+    patch = settings.prepare(LoadedModel(model, tiny.tokenizer()), data, format="raw")
+    assert patch.facts["adapted_share"] == pytest.approx(share)
+    assert patch.facts["adapted_elsewhere"] == 0
 
 
 @pytest.mark.parametrize("architecture", EXPERTS)

@@ -220,7 +220,8 @@ class Watch:
             return output
         output = output if output.requires_grad else output.requires_grad_()
         output.register_hook(look)  # type: ignore[no-untyped-call]
-        return output
+        # A copy, because some models (CTRL) scale it in place, which a leaf refuses.
+        return output.clone()
 
 
 def _when_ready(leaf: Any, hook: Callable[[Tensor], None]) -> RemovableHandle:

@@ -48,9 +48,10 @@ from resect.attribution.methods import rule_of
 from resect.attribution.passes import Progress, named_in_any, sums_of_all
 from resect.attribution.settings import Origin, Pass
 from resect.attribution.sums import EACH, Statistic, Sums
-from resect.errors import CoverageError, InputError
+from resect.errors import CoverageError, InputError, ResectError
 from resect.machine.memory import returned
 from resect.machine.processes import ALONE, Processes
+from resect.model.faults import first_line
 from resect.model.load import tokenizer_fingerprint
 from resect.model.on_disk import Shelf
 from resect.model.prunable import Coverage, PrunableWeight, find_prunable
@@ -59,6 +60,8 @@ from resect.weights.scores import Scores
 
 Batch = Sequence[Encoded]
 Forward = Callable[..., object]
+# Stands for what a block gives beside hidden states, to see whether another block is given it.
+_EXTRA = object()
 
 
 class Call(NamedTuple):
@@ -205,6 +208,8 @@ class Blocks:
         )
         # Whether the model indexes what its blocks give.
         self._tuples = False
+        self._extra: object = _EXTRA
+        self._passed_on = False
         # For each batch, what each block is called with.
         self._calls: list[list[Call]] = []
 
@@ -259,10 +264,13 @@ class Blocks:
             if self._tuples or self._calls:
                 raise
             self._tuples = True
-            try:
-                return self._record(batch)
-            except CoverageError:
-                raise error from None
+            for self._extra in (_EXTRA, None):
+                try:
+                    return self._record(batch)
+                except CoverageError:
+                    if self._passed_on:
+                        raise
+            raise error from None
 
     def _record(self, batch: Batch) -> _Recorded:
         """Run a batch past all blocks, and note what each of them is called with."""
@@ -272,17 +280,20 @@ class Blocks:
 
         def stub(block: nn.Module) -> Forward:
             def forward(*args: object, **kwargs: object) -> object:
+                if any(value is _EXTRA for value in (*args, *kwargs.values())):
+                    self._passed_on = True
+                    raise _not_plain("a block gives the next one more than hidden states")
                 hidden, call = _hidden_of(args, kwargs)
                 if states and hidden is not states[-1]:
                     raise _not_plain("something changes the hidden states between two blocks")
                 states.append(hidden)
                 order.append(block)
                 calls.append(call)
-                return (hidden, None) if self._tuples else hidden
+                return (hidden, self._extra) if self._tuples else hidden
 
             return forward
 
-        with self._blocks_as(stub):
+        with self._blocks_as(stub), _by_themselves():
             batch_loss(self._model, batch, Head())
         if order != self._shelf.blocks:
             raise _not_plain("its blocks are not called once each, in their order")
@@ -389,11 +400,27 @@ def _hidden_of(args: tuple[object, ...], kwargs: dict[str, object]) -> _Received
 
 
 def _run(block: nn.Module, hidden: Tensor, call: Call) -> Tensor:
-    out = block(hidden, *call.positional, **call.named)
+    with _by_themselves():
+        out = block(hidden, *call.positional, **call.named)
     out = out[0] if isinstance(out, tuple | list) else out
     if not isinstance(out, Tensor) or out.shape != hidden.shape:
         raise _not_plain("a block gives something else than hidden states")
     return out
+
+
+@contextlib.contextmanager
+def _by_themselves() -> Iterator[None]:
+    """Say of a model whose blocks need more than hidden states that it is not read by blocks.
+
+    What they raise then is of their own kind; a lack of memory is a `RuntimeError` and passes.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ResectError):
+            raise
+        reason = f"a block cannot be run apart from the others ({first_line(error)})"
+        raise _not_plain(reason) from error
 
 
 def _back(watch: Watch, out: Tensor, gradient: Tensor) -> None:

@@ -19,6 +19,7 @@ from resect.edit.live import shrunk
 from resect.errors import InputError
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import ALONE, Processes, gathered, is_sharded
+from resect.model.faults import first_line
 from resect.model.load import LoadedModel, model_fingerprint, tokenizer_fingerprint
 from resect.model.prunable import Coverage, PrunableWeight, blocks
 from resect.records import CausalModel, Encoded
@@ -284,8 +285,21 @@ def _run(
         with torch.no_grad():
             batch_loss(model, batch, feed.head)
     else:
-        with torch.enable_grad():
+        with torch.enable_grad(), _differentiable():
             watch.backward(batch_loss(model, batch, feed.head))
+
+
+@contextlib.contextmanager
+def _differentiable() -> Iterator[None]:
+    """Say what a model's own checks say: that it is not being trained (Reformer), for instance."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        raise InputError(
+            "the model refuses to be run on these texts, with gradients and without dropout",
+            got=first_line(error),
+            allowed="models that give a loss and its gradients in evaluation mode",
+        ) from error
 
 
 def sum_examples(

@@ -182,9 +182,15 @@ def shape_of(model: CausalModel, coverage: Coverage | None = None) -> Shape:
         active=active,
         largest=max(weight.size for weight in coverage.weights),
         features=features,
-        hidden=config.hidden_size,
+        # A model of bytes has a width for each of its parts, and none of its own.
+        hidden=getattr(config, "hidden_size", None) or _width(model),
         vocabulary=config.vocab_size,
     )
+
+
+def _width(model: CausalModel) -> int:
+    """Return the width of the hidden states that the first block reads."""
+    return model.get_input_embeddings().get_parameter("weight").shape[-1]
 
 
 def plan(shape: Shape, work: Work, free: Free) -> Plan:

@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from resect.data.template import bounded_template
 from resect.errors import InputError
 from resect.model import LoadedModel, context_of, find_prunable
+from resect.model.blocks import STATE_SPACE
 from resect.records import CausalModel, Example, Format
 from resect.stats import seed_of
 
@@ -252,7 +254,8 @@ _PREFIX = "base_model_prefix"
 def adapter(model: CausalModel, rank: int, alpha: float, dropout: float = 0.0) -> LoraConfig:
     """Return PEFT's configuration of a LoRA on every prunable weight, and on nothing else.
 
-    PEFT's own "all-linear" leaves experts alone that are one parameter, and adapts routers.
+    PEFT's own "all-linear" leaves experts alone that are one parameter, and adapts routers. What
+    it refuses (`out_proj` of five types with state spaces) has no adapter; `reach` tells how much.
 
     Args:
         model: A Hugging Face causal LM, not wrapped yet.
@@ -265,14 +268,18 @@ def adapter(model: CausalModel, rank: int, alpha: float, dropout: float = 0.0) -
     """
     from peft import LoraConfig
 
-    weights = find_prunable(model, allow_partial=True).weights
+    coverage = find_prunable(model, allow_partial=True)
+    weights = [weight for weight in coverage.weights if not _refused_by_peft(model, weight.module)]
     together = [weight.name for weight in weights if len(weight.shape) == 3]
     modules = [weight for weight in weights if len(weight.shape) == 2]
     renamed = [w.name for w in modules if together and w.module.rpartition(".")[2] in REMAPPED]
-    if together and dropout:
+    renamed += [w.name for w in modules if w.name not in renamed and _read_past(model, w.module)]
+    if (together or renamed) and dropout:
         raise InputError(
-            "adapters of experts have no dropout, because they change the weights themselves",
-            got=f"dropout {dropout:g}, and {len(together)} parameters of experts in the model",
+            "adapters of experts and of state spaces have no dropout, because they change the "
+            "weights themselves",
+            got=f"dropout {dropout:g}, and {len(together) + len(renamed)} such parameters in the "
+            "model",
             allowed="dropout=0",
             fix="leave dropout out",
         )
@@ -284,6 +291,35 @@ def adapter(model: CausalModel, rank: int, alpha: float, dropout: float = 0.0) -
         target_parameters=[*together, *renamed] or None,
         task_type="CAUSAL_LM",
     )
+
+
+def _refused_by_peft(model: CausalModel, module: str) -> bool:
+    """Tell whether PEFT puts no adapter on a layer: it knows layers that kernels read past."""
+    from peft.tuners import tuners_utils
+
+    check = getattr(tuners_utils, "_check_lora_target_modules_mamba", None)
+    if check is None:
+        return False
+    try:
+        check(SimpleNamespace(peft_type="LORA"), model, module.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
+
+
+def _read_past(model: CausalModel, module: str) -> bool:
+    """Tell whether an adapter around a layer is not enough, so that its weight needs one itself.
+
+    Kernels of state spaces read the weights of their layers past these, and PEFT refuses some of
+    them; a layer with a way forward of its own may use its weight group by group.
+    """
+    layer = model.get_submodule(module)
+    mixer = model.get_submodule(module.rpartition(".")[0])
+    of_state_space = all(
+        isinstance(getattr(mixer, name, None), nn.Parameter) for name in STATE_SPACE
+    )
+    own_way = isinstance(layer, nn.Linear) and type(layer).forward is not nn.Linear.forward
+    return of_state_space or own_way
 
 
 class Reach(NamedTuple):

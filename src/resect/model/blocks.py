@@ -5,12 +5,14 @@ that read no text are none of the decoder's: encoders of images and sounds say s
 `input_modalities` of their class.
 
 Left alone are embeddings, convolutions, norms, biases, vectors that are stored with more axes, the
-decays and skips of state spaces, and all that chooses between experts or streams:
+decays and skips of state spaces, scales, and all that chooses between experts, streams or tokens:
 
     router   what has the word `router` in its name or class; a module called `gate` beside experts;
              layers that give one number, as the gates of shared experts do; and, beside a router
              without experts (Gemma 3n's AltUp), the layers that read what it gives
     experts  a `ModuleList`, or parameters with three axes, of which the first counts experts
+    choice   what has a word of `CHOICES` in its name or class. No gradient reaches what chooses
+             tokens, so it cannot be scored, and a control must not cut what scores never can
 """
 
 from __future__ import annotations
@@ -25,6 +27,14 @@ from resect.records import CausalModel
 Modules = Mapping[str, nn.Module]
 # Parameters of state spaces that are multiplied number by number, and are no matrices.
 STATE_SPACE = ("A_log", "D")
+# Words in the name of a module, or without the line in that of its class -> why it is left alone.
+CHOICES = {
+    "hyper_connection": "hyper-connection, which mixes streams",
+    "attention_residual": "choice between the outputs of blocks",
+    "indexer": "indexer, which chooses tokens",
+    "patcher": "patcher, which chooses where tokens end",
+    "relative_logits": "table of relative positions",
+}
 
 
 class Step(NamedTuple):
@@ -105,17 +115,40 @@ def left_alone(name: str, parameter: Tensor, modules: Modules) -> str:
         return "vector"
     if isinstance(owner, nn.Embedding | nn.Conv1d):
         return type(owner).__name__
-    names = [type(modules[step.parent]).__name__ for step in ancestors(name)]
-    if "Norm" in names[-1] or any(class_name.endswith("Norm") for class_name in names):
+    if type(owner).__name__.endswith("Convolution"):
+        return "convolution"
+    if "Norm" in type(owner).__name__ or any(
+        _is_norm(modules[step.parent]) for step in ancestors(name)
+    ):
         return "norm"
     if "bias" in last:
-        return "bias of experts"
+        return "bias"
     if "embed" in last:
         return "embedding"
     if last in STATE_SPACE:
         return "decay or skip of a state space"
+    if last == "scale":
+        return "scale"
     if is_router(name, modules):
         return "router or gate of a shared expert"
+    return _choice(name, modules)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Tell whether a module is a norm, and not a part around an attention (DBRX's)."""
+    if not type(module).__name__.endswith("Norm"):
+        return False
+    return not any("Attention" in type(inner).__name__ for inner in module.modules())
+
+
+def _choice(name: str, modules: Modules) -> str:
+    """Return what a parameter chooses or tells apart, or "" if it belongs to no such part."""
+    for parent, child in ancestors(name):
+        part = modules.get(f"{parent}.{child}")
+        class_name = "" if part is None else type(part).__name__.lower()
+        for word, reason in CHOICES.items():
+            if part is not None and (word in child or word.replace("_", "") in class_name):
+                return reason
     return ""
 
 

@@ -11,6 +11,9 @@ from safetensors import SafetensorError
 from resect.errors import InputError
 from resect.records import ModelConfig
 
+# Types that see the tokens after the one that they predict, though transformers has no masked
+# language model of them: found by changing the last token of a text (benchmarks/model_trials.py).
+BOTH_WAYS = ("bert-generation", "cpmant", "xlnet")
 # Tensors that a message names.
 MOST_NAMED = 5
 # What transformers, tokenizers and safetensors raise for broken folders; ImportError is a quantised
@@ -102,8 +105,11 @@ def refuse_encoder(config: ModelConfig, checkpoint: str) -> None:
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    if both_ways and not getattr(config, "is_decoder", False):
+    both_ways = config.model_type in {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *BOTH_WAYS}
+    one_way = getattr(config, "is_decoder", False)
+    # The router of Doge's experts lays the numbers of one token out over others.
+    mixes_tokens = config.model_type == "doge" and getattr(config, "is_moe", False)
+    if (both_ways and not one_way) or mixes_tokens:
         raise InputError(
             f"{checkpoint} is no causal language model",
             got=f"model type {config.model_type}, which reads in both directions",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from resect import files
@@ -131,6 +132,24 @@ def read_into(entry: Entry, target: Tensor, *, piece: int = PIECE) -> None:
                 some.copy_(torch.frombuffer(view, dtype=dtype).view(some.shape))
     except (OSError, EOFError) as error:
         raise InputError(f"{entry.path} is not readable", got=str(error)) from error
+
+
+def read(entry: Entry, name: str) -> Tensor:
+    """Return a small tensor of any dtype, on the CPU.
+
+    Args:
+        entry: Where it lies.
+        name: Its name in the file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        with safe_open(entry.path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{entry.path} is not readable", got=str(error)) from error
+    return tensor
 
 
 def _fill(file: io.FileIO, view: memoryview) -> None:

@@ -124,6 +124,7 @@ def load_reported(
         raise _why_not(checkpoint, error) from error
     _refuse_mute(speaker, tokenizer or checkpoint)
     refuse_encoder(model.config, str(checkpoint))
+    leave_weights(model)
     name_source(model, checkpoint)
     folder = _folder_of(source, revision)
     if folder is not None:
@@ -146,6 +147,16 @@ def _tell_of_decoding(model: CausalModel, folder: Path) -> None:
             method,
             plain_weights(method),
         )
+
+
+def leave_weights(model: CausalModel) -> None:
+    """Keep a model from changing its weights when it is run, which RWKV does outside of training.
+
+    It halves those of every few blocks and what they give, so that float16 does not overflow; what
+    it computes is the same without.
+    """
+    if getattr(model.config, "rescale_every", 0):
+        vars(model.config)["rescale_every"] = 0
 
 
 def _read_tokenizer(source: _Source) -> Tokenizer:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from resect.errors import InputError
 from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
-from resect.model.files import Entry, entries, read_into, weight_files
+from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
-from resect.model.load import DTYPES, fingerprint_of, load_tokenizer
-from resect.model.places import Place, checkpoint_places
+from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
+from resect.model.places import RECORDED, Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (
     NOTE,
@@ -62,7 +62,11 @@ class Shelf:
         self._device = device
         self._folder = folder
         self._files = entries(weight_files(folder))
+        if all(name in self._files for name, _ in model.named_parameters()):
+            # As if loaded from these files, which need no conversion.
+            vars(model)[RECORDED] = []
         self._found = _found(model, self._files)
+        _keep_wide(model)
         _without_storage(model, device)
         self.blocks = blocks(model)
         self._names = {id(p): name for name, p in model.named_parameters()}
@@ -70,6 +74,7 @@ class Shelf:
         for name, parameter in model.named_parameters():
             if id(parameter) not in self._inside:
                 self._fill(name, parameter)
+        self._fill_buffers()
 
     @contextlib.contextmanager
     def opened(self, block: nn.Module) -> Iterator[None]:
@@ -104,6 +109,22 @@ class Shelf:
         with torch.no_grad():
             self._read_into(name, parameter)
 
+    def _fill_buffers(self) -> None:
+        """Read the buffers that a checkpoint holds, the biases of routers for instance.
+
+        Raises:
+            InputError: The files lack one.
+        """
+        module = dict(self.model.named_modules())[""]
+        stored = module.state_dict().keys()
+        for name, buffer in module.named_buffers():
+            if name not in stored:
+                continue
+            if name not in self._found:
+                raise _lacking(name)
+            for place in self._found[name]:
+                place.view(buffer).copy_(read(self._files[place.name], place.name))
+
     def _read_into(self, name: str, tensor: Tensor) -> None:
         for place in self._found[name]:
             read_into(self._files[place.name], place.view(tensor))
@@ -122,12 +143,16 @@ def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Pla
         if sum(place.size for place in found.get(name, [])) != parameter.numel():
             expected = [place.name for place in checkpoint_places(module, [name])[name]]
             lacking = [each for each in expected if each not in files] or [name]
-            raise InputError(
-                "the checkpoint lacks a weight of its model",
-                got=f"no {lacking[0]}",
-                fix="save the model with save_pretrained",
-            )
+            raise _lacking(lacking[0])
     return found
+
+
+def _lacking(name: str) -> InputError:
+    return InputError(
+        "the checkpoint lacks a weight of its model",
+        got=f"no {name}",
+        fix="save the model with save_pretrained",
+    )
 
 
 def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | None = None) -> Shelf:
@@ -161,6 +186,7 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
             got=str(error).strip().splitlines()[0],
         ) from error
     refuse_encoder(config, str(folder))
+    leave_weights(model)
     if dtype:
         name_rounding(files, chosen)
     model.tie_weights()
@@ -169,6 +195,30 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
+
+
+def _keep_wide(model: CausalModel) -> None:
+    """Give float32 to what loading a model in half precision leaves in it, as its class says.
+
+    Most are biases of routers: rounded ones choose other experts.
+    """
+    halves: dict[torch.dtype, tuple[str, ...]] = {
+        torch.float16: ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"),
+        torch.bfloat16: ("_keep_in_fp32_modules_strict",),
+    }
+    for module_name, module in model.named_modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None or tensor.dtype not in halves:
+                continue
+            named = f".{module_name}.{name}."
+            words = [w for key in halves[tensor.dtype] for w in getattr(model, key, None) or ()]
+            if not any(f".{word}." in named for word in words):
+                continue
+            wide = tensor.detach().float()
+            if name in module._buffers:
+                module._buffers[name] = wide
+            else:
+                module._parameters[name] = nn.Parameter(wide, requires_grad=False)
 
 
 def _without_storage(model: CausalModel, device: torch.device) -> None:

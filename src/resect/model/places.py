@@ -54,6 +54,16 @@ class Place:
         """Number of weights."""
         return prod(self.shape)
 
+    @property
+    def end(self) -> int:
+        """Flat place in the parameter after its last element."""
+        steps = zip(self.shape, self.stride, strict=True)
+        return self.offset + 1 + sum((side - 1) * stride for side, stride in steps)
+
+    def meets(self, place: Place) -> bool:
+        """Tell whether the spans of two tensors in one parameter overlap."""
+        return self.offset < place.end and place.offset < self.end
+
     def view(self, tensor: Tensor) -> Tensor:
         """Return the checkpoint tensor [shape] as a view of `tensor`, laid out as the parameter.
 

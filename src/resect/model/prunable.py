@@ -9,7 +9,6 @@ a cut that silently misses a part of the model would make every later number wro
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
@@ -92,7 +91,8 @@ class Coverage:
     Attributes:
         weights: Prunable parameters in model order.
         skipped: Parameters of more than one dimension that are left alone.
-        unknown: Block weights that are neither; empty unless they were allowed.
+        unknown: Block weights that are neither, with their class, or that several blocks share;
+            empty unless they were allowed.
         total: Number of prunable weights.
         share: `total` as a fraction of all parameters but the embeddings and the output head.
     """
@@ -126,6 +126,7 @@ class _Located(NamedTuple):
     name: str
     layer: int
     layout: Layout
+    kind: str
 
 
 def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverage:
@@ -140,8 +141,8 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
         InputError: There is nothing to prune, or the weights are quantised.
     """
     modules = dict(model.named_modules())
-    tied = _tied(modules[""])
     decoder = Decoder(model, modules)
+    tied = _tied(modules[""], decoder)
     located: list[_Located] = []
     skipped: list[Skipped] = []
     unknown: list[Skipped] = []
@@ -156,24 +157,26 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
             continue
         reason = "outside of the blocks of the language model"
         if layer is not None:
-            reason = "tied to another weight" if id(parameter) in tied else ""
+            reason = "tied to another weight" if tied.get(id(parameter)) == "outside" else ""
             reason = reason or left_alone(name, parameter, modules)
         if layer is None or reason:
             skipped.append(Skipped(name, shape, reason))
             continue
         layout = _layout(owner, parameter)
-        if layout is None:
-            unknown.append(Skipped(name, shape, type(owner).__name__))
+        if id(parameter) in tied:
+            unknown.append(Skipped(name, shape, "shared by several blocks"))
+        elif layout is None:
+            unknown.append(Skipped(name, shape, f"in {type(owner).__name__}"))
         else:
             _refuse_quantised(name, parameter, model)
-            located.append(_Located(name, layer, layout))
+            located.append(_Located(name, layer, layout, _kind(name, layout, owner)))
     _refuse_packed(model, modules[""], decoder)
     _refuse(located, unknown, allow_partial=allow_partial)
-    places = checkpoint_places(modules[""], [name for name, _, _ in located])
+    places = checkpoint_places(modules[""], [name for name, _, _, _ in located])
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     weights = tuple(
-        PrunableWeight(name, places[name], layer, _kind(name, layout), shapes[name], layout)
-        for name, layer, layout in located
+        PrunableWeight(name, places[name], layer, kind, shapes[name], layout)
+        for name, layer, layout, kind in located
     )
     total = sum(weight.size for weight in weights)
     return Coverage(weights, tuple(skipped), tuple(unknown), total, total / size)
@@ -202,11 +205,14 @@ def blocks(model: CausalModel) -> list[nn.Module]:
     return list(by_name.values())
 
 
-def _kind(name: str, layout: Layout) -> str:
+def _kind(name: str, layout: Layout, owner: nn.Module) -> str:
     parts = name.split(".")
-    if layout.startswith("expert"):
-        return f"expert {KINDS.get(parts[-1], parts[-1])}"
-    return KINDS.get(parts[-2], parts[-2])
+    if not layout.startswith("expert"):
+        return KINDS.get(parts[-2], parts[-2])
+    kind = KINDS.get(parts[-1], parts[-1])
+    # Three axes have the heads of some recurrences and attentions, too.
+    of_experts = "experts" in parts or "Expert" in type(owner).__name__
+    return f"expert {kind}" if of_experts else kind
 
 
 def _layout(owner: nn.Module, parameter: Tensor) -> Layout | None:
@@ -249,9 +255,9 @@ def _refuse_quantised(name: str, parameter: Tensor, model: CausalModel) -> None:
 
 def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: bool) -> None:
     if unknown and not allow_partial:
-        shown = [f"{weight.name} {weight.shape} in {weight.reason}" for weight in unknown[:5]]
+        shown = [f"{weight.name} {weight.shape} {weight.reason}" for weight in unknown[:5]]
         raise CoverageError(
-            f"{len(unknown)} block weights are of a kind that resect does not know",
+            f"{len(unknown)} block weights are of a kind that resect cannot cut",
             got="; ".join(shown) + ("; …" if len(unknown) > len(shown) else ""),
             fix="pass --allow-partial to leave them alone, knowing that the cut will miss them",
         )
@@ -270,10 +276,21 @@ def out_of_reach(parameter: Tensor) -> str:
     return "on the meta device, which is offloaded" if parameter.is_meta else ""
 
 
-def _tied(model: nn.Module) -> set[int]:
-    """Return ids of parameters that stand in the model under two names."""
-    counts = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
-    return {parameter for parameter, count in counts.items() if count > 1}
+def _tied(model: nn.Module, decoder: Decoder) -> dict[int, str]:
+    """Return by id the parameters that stand in the model under several names, and where.
+
+    Returns:
+        `inside` where all of these names are of blocks, `outside` where the embeddings or the head
+        are the same parameter.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {
+        parameter: "outside" if None in map(decoder.layer, every) else "inside"
+        for parameter, every in names.items()
+        if len(every) > 1
+    }
 
 
 def _is_embedding(model: CausalModel, owner: nn.Module) -> bool:

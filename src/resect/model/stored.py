@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,9 +63,12 @@ class Stored:
         values = loaded
         for part in self.inside.get(place.parameter, []):
             entry = self.files[part.name]
+            # Hundreds of experts lie in one parameter, and a tensor meets one or two of them.
+            if entry.dtype == loaded.dtype or not part.meets(place):
+                continue
             within = part.indices(offsets)
             here = within >= 0
-            if entry.dtype == loaded.dtype or not here.any():
+            if not here.any():
                 continue
             tensor = torch.empty(entry.shape, dtype=entry.dtype)
             read_into(entry, tensor)
@@ -137,7 +140,9 @@ def dtype_of(config: ModelConfig, files: Mapping[str, Entry]) -> torch.dtype:
     named = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
     if isinstance(named, torch.dtype) or not files:
         return named or torch.float32
-    return next(iter(files.values())).dtype
+    # Tables of integers, as of some routers, say nothing of it.
+    weights = [entry for entry in files.values() if entry.code in DTYPES]
+    return (weights or list(files.values()))[0].dtype
 
 
 def places_of_files(model: nn.Module, files: Mapping[str, Entry]) -> dict[str, list[Place]]:
@@ -148,11 +153,18 @@ def places_of_files(model: nn.Module, files: Mapping[str, Entry]) -> dict[str, l
         files: What the files hold, by name.
     """
     layouts = Layouts(model)
+    # A file may name a tied parameter as the embeddings where the model has it as the head first.
+    by_id: dict[int, str] = {}
+    first_names = {
+        name: by_id.setdefault(id(parameter), name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+    }
     inside: dict[str, dict[int, Place]] = {}
     for name, entry in files.items():
         place = layouts.find(name, entry.shape)
         if place is not None:
-            inside.setdefault(place.parameter, {})[place.offset] = place
+            parameter = first_names.get(place.parameter, place.parameter)
+            inside.setdefault(parameter, {})[place.offset] = replace(place, parameter=parameter)
     return {name: list(places.values()) for name, places in inside.items()}
 
 
