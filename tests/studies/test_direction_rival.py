@@ -18,6 +18,7 @@ from resect.runs.demo import demo_config
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.cells import Cell, Cut, Tuning, direction_path, needed_keep, record_path
 from resect.studies.direction import Direction
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 # Of the demonstration's configuration and cells, before there was such a rival.
@@ -92,8 +93,9 @@ def test_bad_grids_are_refused(section: dict[str, Any], said: str) -> None:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    root = tmp_path_factory.mktemp("organism") / "zoo"
-    values = tiny_values(root, GRID | {"protected": [0.01], "scopes": ["tensor"]})
+    values = tiny_values(
+        tiny_organism(tmp_path_factory), GRID | {"protected": [0.01], "scopes": ["tensor"]}
+    )
     # Without tasks utility is the likelihood of texts, which any edit moves.
     del values["evaluation"]["probes"]["utility"], values["data"]["utility"]
     values["studies"]["frontier"]["direction"] = RIVAL

@@ -12,6 +12,7 @@ from resect.runs.config import parse_config
 from resect.runs.demo import demo_config
 from resect.runs.run import measure_all, open_run, plan_run, summarise_run
 from resect.studies.search import Tried, half_of, is_search, settings_of, strongest
+from tiny_organism import tiny_organism
 from tiny_run import tiny_values
 
 SEARCH = "finetune-search:rank=2,limit=4,steps=1|2"
@@ -72,8 +73,8 @@ def test_a_search_is_planned_and_written_only_where_it_is() -> None:
     assert len(added) == 2 * 3  # intact, target cut, random cut
 
 
-def test_whole_path(tmp_path: Path) -> None:
-    values = tiny_values(tmp_path / "organism", {})
+def test_whole_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    values = tiny_values(tiny_organism(tmp_path_factory), {})
     section = {"attacks": [SEARCH], "fraction": 0.01, "search_utility_drop": 1.0}
     values |= {"studies": {"jailbreak": section}, "attack_data": {"target": "hazard"}}
     config, run = parse_config(values, "test"), tmp_path / "run"

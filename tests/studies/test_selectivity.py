@@ -283,7 +283,9 @@ def test_shares_of_rankings_are_compared_at_the_same_fraction() -> None:
     measured = Read(config(rivals=["source"], seeds=2), by_target(HARM, spared))
     assert isinstance(measured.config, RunConfig)
     rows = STUDIES["selectivity"].summarise(measured, measured.config.studies.selectivity)
-    shares = {(row["arm"], row["q"]): row for row in rows.tables["shares"]}
+    shares: dict[tuple[Any, Any], dict[str, Any]] = {
+        (row["arm"], row["q"]): dict(row) for row in rows.tables["shares"]
+    }
     assert set(shares) == {(arm, q) for arm in ("target", "ranked by source") for q in FRACTIONS}
     for q in FRACTIONS:
         target, rival = shares["target", q], shares["ranked by source", q]
