@@ -62,7 +62,7 @@ for name, (options, shape) in EXPECTED.items():
     blocks[0].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     if name in ("Mixtral", "GptOss"):
         blocks[0].mlp.register_forward_hook(
-            lambda module, inputs, output, name=name: parts.setdefault(name, type(output).__name__)
+            lambda module, inputs, output, name=name: parts.update({name: type(output).__name__})
         )
     with torch.no_grad():
         model(torch.arange(10).reshape(2, 5))
