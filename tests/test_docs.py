@@ -47,6 +47,7 @@ NOT_RUN = {
 OTHER_PAGES = {
     "docs/first-hour.md": "scripts and commands in turn, which tests/test_first_hour.py takes",
     "docs/reproduce.md": "models of the Hub; tests/runs/test_recipes.py runs them as tiny ones",
+    "docs/architectures.md": "minutes; tests/benchmarks/test_architectures_map.py takes a sample",
     "docs/findings.md": "the demonstration",
     "docs/findings-real.md": "a model that is fetched; tests/runs/real takes the path, if it can",
 }
