@@ -98,9 +98,8 @@ def _steps(model_type: str, folder: Path, *, original: bool) -> dict[str, str]:
     made: dict[str, Mask] = {}
 
     def cut() -> str:
-        mask, made["mask"] = None, masked(source)
-        mask = made["mask"]
-        return in_memory(source, mask)
+        made["mask"] = masked(source)
+        return in_memory(source, made["mask"])
 
     steps: dict[str, Callable[[], str]] = {
         "cut": cut,
@@ -114,7 +113,7 @@ def _steps(model_type: str, folder: Path, *, original: bool) -> dict[str, str]:
         try:
             outcomes[name] = step()
         except ResectError as error:
-            outcomes[name] = " ".join(str(error).split())
+            outcomes[name] = " ".join(str(error).replace(str(source), "the folder").split())
         except Exception as error:  # noqa: BLE001 - the map says what is broken, and goes on
             outcomes[name] = f"{BROKEN}{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if "mask" not in made:
