@@ -104,7 +104,7 @@ def read_columns(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     names: Mapping[str, str]
     if named is not None:
-        refuse_nothing_named(named, columns, source)
+        refuse_nothing_named(named, rows, source)
         title, names = "", _completed(named, columns)
     else:
         layout = _layout_of(columns, source, prompts_only=prompts_only)
