@@ -316,6 +316,13 @@ def test_a_file_may_have_the_mark_in_its_place(tmp_path: Path) -> None:
     assert (file_of(spec), name_of(spec)) == (path, "a#2")
 
 
+def test_what_stands_beside_is_found_in_other_letters_too(tmp_path: Path) -> None:
+    row = {"Prompt": "how", "Completion": "so", "Split": "evaluation", " ID": 7}
+    data = load_data(write(tmp_path / "a.jsonl", [row]))
+    assert (data.examples[0].split, data.examples[0].id) == ("evaluation", "7")
+    assert "split = Split" in said(data)
+
+
 def test_columns_that_are_not_named_keep_their_names(tmp_path: Path) -> None:
     row = {"prompt": "how", "chosen": "so", "rejected": "no", "split": "evaluation"}
     path = write(tmp_path / "a.jsonl", [row])
@@ -327,7 +334,7 @@ def test_columns_that_are_not_named_keep_their_names(tmp_path: Path) -> None:
     ("columns", "error"),
     [
         ("prompt=nothing", r"has no column 'nothing'[\s\S]*columns question, answer"),
-        ("prompt=question,completion=answer.text", r"holds 2 texts[\s\S]*COLUMN.0"),
+        ("prompt=question,completion=answer.text", r"holds a list of texts, 2 here[\s\S]*COLUMN.0"),
         ("prompt=question,completion=answer.other", "row 1 has no 'completion'"),
         ("reply=question", "cannot read what the columns mean"),
         ("prompt=question,prompt=a", "again"),

@@ -178,7 +178,7 @@ def _cell(value: object, where: str) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         if all(isinstance(item, str) for item in value):
             raise InputError(
-                f"{where} holds {len(value)} texts",
+                f"{where} holds a list of texts, {len(value)} here",
                 got=repr(value)[:80],
                 allowed="one text, or a list of messages",
                 fix="name which one counts, the first for instance: COLUMN.0",

@@ -178,7 +178,7 @@ def _layout_of(columns: Collection[str], source: str, *, prompts_only: bool) -> 
         )
     if not fits:
         return None
-    beside = {name: name for name in BESIDE if name in columns}
+    beside = {name: loose[name] for name in BESIDE if name in loose}
     names = {ours: loose[name] for ours, name in fits[0].names.items() if name in loose}
     return fits[0]._replace(names=names | beside)
 
