@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from resect.data import load_data
-from resect.data.load import name_of, takes_columns
+from resect.data.load import file_of, name_of, takes_columns
 from resect.data.rendered import View, render_some
 from resect.errors import InputError
 from resect.records import Example
@@ -217,6 +217,8 @@ def test_a_header_that_begins_with_the_mark_is_a_header(tmp_path: Path) -> None:
     path.write_text("#id,prompt,completion\n7,how,so\n", encoding="utf-8")
     assert load_data(path).examples[0].completion == "so"
     assert load_data(f"{path}#id=#id").examples[0].id == "7"
+    path.write_text("#id,goal,target\n7,how,so\n", encoding="utf-8")
+    assert load_data(f"{path}#prompt=goal,completion=target").examples[0].completion == "so"
 
 
 SEEDS = """
@@ -279,7 +281,7 @@ def test_a_yaml_file_without_seeds_is_a_preset_still(tmp_path: Path) -> None:
 
 
 NESTED = {"question": "how", "answer": {"text": ["so", "ja"], "n": 3}, "a.b": "dotted", "id": "x",
-          "rejected": "no", "kinds": ["vem", "wob"]}  # fmt: skip
+          "rejected": "no", "kinds": ["vem", "wob"], "parts": [{"title": "ka"}]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -305,6 +307,22 @@ def test_columns_are_named_behind_a_file(
     assert {name: getattr(example, name) for name in expected} == expected
 
 
+def test_a_file_may_have_the_mark_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "run#1").mkdir()
+    path = write(tmp_path / "run#1" / "a#2.jsonl", [NESTED])
+    spec = f"{path}#prompt=question,completion=rejected"
+    (example,) = load_data(spec).examples
+    assert (example.prompt, example.completion) == ("how", "no")
+    assert (file_of(spec), name_of(spec)) == (path, "a#2")
+
+
+def test_what_stands_beside_is_found_in_other_letters_too(tmp_path: Path) -> None:
+    row = {"Prompt": "how", "Completion": "so", "Split": "evaluation", " ID": 7}
+    data = load_data(write(tmp_path / "a.jsonl", [row]))
+    assert (data.examples[0].split, data.examples[0].id) == ("evaluation", "7")
+    assert "split = Split" in said(data)
+
+
 def test_columns_that_are_not_named_keep_their_names(tmp_path: Path) -> None:
     row = {"prompt": "how", "chosen": "so", "rejected": "no", "split": "evaluation"}
     path = write(tmp_path / "a.jsonl", [row])
@@ -316,15 +334,20 @@ def test_columns_that_are_not_named_keep_their_names(tmp_path: Path) -> None:
     ("columns", "error"),
     [
         ("prompt=nothing", r"has no column 'nothing'[\s\S]*columns question, answer"),
-        ("prompt=question,completion=answer.text", r"holds 2 texts[\s\S]*COLUMN.0"),
+        ("prompt=question,completion=answer.text", r"holds a list of texts, 2 here[\s\S]*COLUMN.0"),
         ("prompt=question,completion=answer.other", "row 1 has no 'completion'"),
         ("reply=question", "cannot read what the columns mean"),
         ("prompt=question,prompt=a", "again"),
         ("messages=question,prompt=a", "says all of a row"),
         ("text=question,completion=a", "says all of a row"),
         ("messages=question", "neither text nor a list of messages"),
+        ("prompt=question,completion=rejected,context=answer", "context is no text"),
+        ("prompt=question,completion=rejected,context=parts", "context is no text"),
+        ("prompt=question,completion=rejected,context=answer.txt",
+         r"has no column 'answer.txt', which was named for 'context'"),
+        ("prompt=question,completion=rejected,key=answer.text.2", "no column 'answer.text.2'"),
     ],
-)
+)  # fmt: skip
 def test_names_that_do_not_fit_are_refused(columns: str, error: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [NESTED])
     with pytest.raises(InputError, match=error):

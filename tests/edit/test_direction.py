@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import oracles
 import tiny
@@ -137,6 +137,17 @@ def test_writers_of_known_layouts() -> None:
             assert {name: writer.axis for name, writer in inside.items()} == axes
             gains = {name for name, writer in inside.items() if writer.gain is not None}
             assert gains == (set(axes) if architecture == "olmo2" else set())
+
+
+def test_a_matrix_of_the_same_shape_before_the_writer_is_none() -> None:
+    model: Any = tiny.build("llama")
+    width = model.config.hidden_size
+    for layer in model.model.layers:
+        layer.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+    ids = torch.tensor([TARGET[0].input_ids])
+    found = find_writers(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    named = {writer.name.split(".", 3)[3] for writer in found}
+    assert named == {"self_attn.o_proj.weight", "mlp.2.weight", "mlp.2.bias"}
 
 
 def test_experts_without_a_token_are_edited_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,11 +136,14 @@ def test_logits_of_the_intact_model_are_kept_while_there_is_room(
     monkeypatch.setattr(ask, "KEPT_BYTES", size)
     intact, calls = ask.Intact(), 0
     fresh = compute()
+    # Rows of another set may have the same ids.
+    others = [replace(example, input_ids=(*example.input_ids, 5)) for example in EXAMPLES[:2]]
     for batch, asked in (
         (EXAMPLES[:2], 2),
         (EXAMPLES[:2], 2),
-        (EXAMPLES[2:4], 3),
+        (others, 3),
         (EXAMPLES[2:4], 4),
+        (EXAMPLES[2:4], 5),
     ):
         logits = intact.of(batch, compute)
         assert calls == asked

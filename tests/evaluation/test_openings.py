@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+import mapped
 import tiny
 from resect.errors import InputError
 from resect.evaluation import openings
@@ -36,6 +38,40 @@ def test_rows_behind_an_opening_have_the_nlls_of_whole_rows(architecture: str) -
         assert lent == pytest.approx(mean_nlls(model, ROWS, STARTS, batch_size), rel=1e-5)
         assert (passed == max(map(len, ROWS))) == (architecture in WHOLE)
     hook.remove()
+
+
+# One keeps running sums in a cache of its own class, one goes on from a cache by single tokens.
+@pytest.mark.parametrize("model_type", ["minimax", "prophetnet"])
+def test_what_keeps_something_else_is_read_whole(model_type: str) -> None:
+    model = mapped.script("model_trials").filled(model_type)
+    expected = mean_nlls(model, ROWS, STARTS, 2)
+    assert nlls_behind(model, ROWS, STARTS, 2) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 4.0},
+        {
+            "rope_type": "longrope",
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "original_max_position_embeddings": 12,
+        },
+    ],
+    ids=["dynamic", "longrope"],
+)
+def test_positions_that_depend_on_the_length_are_read_whole(rope: dict[str, Any]) -> None:
+    config = tiny.build("llama").config
+    config.max_position_embeddings = 12
+    config.rope_parameters = {"rope_theta": 10000.0, **rope}
+    torch.manual_seed(0)
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    expected = mean_nlls(model, ROWS, STARTS, 2)
+    assert nlls_behind(model, ROWS, STARTS, 2) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

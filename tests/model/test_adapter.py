@@ -106,6 +106,14 @@ def test_another_base_is_merged_anew(base: Path, tmp_path: Path) -> None:
     assert (first / RECORD).is_file()
 
 
+def test_another_template_of_the_base_is_merged_anew(tmp_path: Path) -> None:
+    base = tiny.save("llama", tmp_path / "m")
+    folder = adapted(base, tmp_path / "a")
+    merged_folder(folder)
+    (base / "chat_template.jinja").write_text("{{ messages }} so", encoding="utf-8")
+    assert (merged_folder(folder) / "chat_template.jinja").read_text("utf-8").endswith("so")
+
+
 def settings(folder: Path, **changed: object) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changed), encoding="utf-8")

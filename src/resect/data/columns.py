@@ -64,16 +64,21 @@ def parse_columns(text: str) -> dict[str, str]:
     return names
 
 
-def refuse_nothing_named(names: Mapping[str, str], columns: Iterable[str], where: str) -> None:
-    """Refuse names of which a set has none, before its rows are gone through.
+def refuse_nothing_named(
+    names: Mapping[str, str], rows: Sequence[Mapping[str, object]], where: str
+) -> None:
+    """Refuse names of which a set has none.
 
     Raises:
-        InputError: A named column is in no row.
+        InputError: A named column is in no row, or a path with dots leads to nothing in any.
     """
-    present = list(columns)
+    present = list(dict.fromkeys(name for row in rows for name in row))
     for ours, theirs in names.items():
-        roots = {theirs, theirs.partition(".")[0]}
-        if theirs and not roots & set(present):
+        if not theirs or theirs in present:
+            continue
+        # A row without what is asked or answered is refused by its number.
+        by_row = ours in ("prompt", "completion") and theirs.partition(".")[0] in present
+        if not by_row and all(_value(row, theirs) is None for row in rows):
             raise InputError(
                 f"{where} has no column {theirs!r}, which was named for {ours!r}",
                 got="columns " + ", ".join(present),
@@ -117,6 +122,13 @@ def map_row(row: Mapping[str, object], names: Mapping[str, str], where: str) -> 
         return mapped | _parted(_with_system(turns, values.get("system"), where))
     prompt = _cell(values.get("prompt"), f"{where}: {names.get('prompt')!r}")
     context = _cell(values.get("context"), f"{where}: {names.get('context')!r}")
+    if context and not isinstance(context, str):
+        raise InputError(
+            f"{where}: the context is no text",
+            got=f"{names.get('context')!r} is {context!r}"[:80],
+            allowed="a text that stands behind the prompt",
+            fix="name the text in it: COLUMN.NAME, or COLUMN.0.NAME in a list",
+        )
     before = _history(values.get("history"), where)
     if isinstance(prompt, str):
         if isinstance(context, str) and context.strip():
@@ -166,7 +178,7 @@ def _cell(value: object, where: str) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         if all(isinstance(item, str) for item in value):
             raise InputError(
-                f"{where} holds {len(value)} texts",
+                f"{where} holds a list of texts, {len(value)} here",
                 got=repr(value)[:80],
                 allowed="one text, or a list of messages",
                 fix="name which one counts, the first for instance: COLUMN.0",

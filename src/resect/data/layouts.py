@@ -104,7 +104,7 @@ def read_columns(
     columns = list(dict.fromkeys(name for row in rows for name in row))
     names: Mapping[str, str]
     if named is not None:
-        refuse_nothing_named(named, columns, source)
+        refuse_nothing_named(named, rows, source)
         title, names = "", _completed(named, columns)
     else:
         layout = _layout_of(columns, source, prompts_only=prompts_only)
@@ -178,7 +178,7 @@ def _layout_of(columns: Collection[str], source: str, *, prompts_only: bool) -> 
         )
     if not fits:
         return None
-    beside = {name: name for name in BESIDE if name in columns}
+    beside = {name: loose[name] for name in BESIDE if name in loose}
     names = {ours: loose[name] for ours, name in fits[0].names.items() if name in loose}
     return fits[0]._replace(names=names | beside)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resect import stats
-from resect.data.columns import BESIDE, MARK, NAMES, WHOLE, Named, hint
+from resect.data.columns import BESIDE, MARK, NAMES, WHOLE, Named, hint, parse_columns
 from resect.data.layouts import LAYOUTS, LINE, Reading, lines_of, read_columns, split_columns
 from resect.data.messages import content_text, turns_of
 from resect.data.preset import Table, find_preset, preset_names, read_preset
@@ -168,7 +168,7 @@ def load_data(
 
 def name_of(spec: str) -> str:
     """Return what a set is called: its file without folder and ending, or its preset or Hub set."""
-    name = split_columns(spec).place.removeprefix(HUB_PREFIX).rpartition("/")[2]
+    name = _named(spec).place.removeprefix(HUB_PREFIX).rpartition("/")[2]
     for ending in (".gz", *SUFFIXES):
         name = name.removesuffix(ending)
     return name.partition("@")[0].partition(":")[0] or spec
@@ -197,8 +197,15 @@ class _Needs(NamedTuple):
 
 
 def _named(spec: str) -> Named:
-    """Return a SPEC and what it says of columns; a file may have a # in its name."""
-    return Named(spec, None) if Path(spec).expanduser().is_file() else split_columns(spec)
+    """Return a SPEC and what it says of columns; a file may have a # in its name or folders."""
+    if Path(spec).expanduser().is_file():
+        return Named(spec, None)
+    parts = spec.split(MARK)
+    for count in range(len(parts) - 1, 0, -1):
+        place = MARK.join(parts[:count])
+        if Path(place).expanduser().is_file():
+            return Named(place, parse_columns(MARK.join(parts[count:])))
+    return split_columns(spec)
 
 
 def _read(named: Named, data_dir: Path | None, needs: _Needs) -> Table:
@@ -259,7 +266,8 @@ def _read_file(path: Path, named: Named, needs: _Needs) -> Reading | None:
             f"{path} has no columns",
             allowed=f"prompt={LINE} for a prompt a line, text=text for one running text",
         )
-    remarks = remarks_of(path, _KNOWN) if path.suffix == ".csv" else 0
+    known = _KNOWN | set((named.columns or {}).values())
+    remarks = remarks_of(path, known) if path.suffix == ".csv" else 0
     rows = read_rows(path, skip=remarks)
     reading = read_columns(rows, named.columns, named.place, prompts_only=needs.prompts_only)
     if remarks:

@@ -164,18 +164,24 @@ def _along(
     gain: Tensor | None,
 ) -> list[Writer]:
     """Return the parameters whose derivatives lie along v, with their like that had none."""
-    axes: dict[str, int] = {}
+    own: dict[str, int | None] = {}
     for name, gradient in zip(named, gradients, strict=True):
         if gradient is None or not bool(gradient.any()):
             continue
-        for axis, size in enumerate(gradient.shape):
-            if size == len(v) and _is_along(gradient, axis, v):
-                axes[_of_all_experts(name)] = axis
-    return [
-        Writer(name, position, axes[_of_all_experts(name)], gain)
-        for name, parameter in named.items()
-        if _of_all_experts(name) in axes and parameter.shape[axes[_of_all_experts(name)]] == len(v)
-    ]
+        along = [
+            axis
+            for axis, size in enumerate(gradient.shape)
+            if size == len(v) and _is_along(gradient, axis, v)
+        ]
+        own[name] = along[-1] if along else None
+    # Experts that no token reached are as those that one did.
+    like = {_of_all_experts(name): axis for name, axis in own.items() if axis is not None}
+    writers = []
+    for name, parameter in named.items():
+        axis = own[name] if name in own else like.get(_of_all_experts(name))
+        if axis is not None and parameter.shape[axis] == len(v):
+            writers.append(Writer(name, position, axis, gain))
+    return writers
 
 
 def _of_all_experts(name: str) -> str:

@@ -167,12 +167,12 @@ class Intact:
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self._kept: dict[tuple[str, ...], list[Tensor]] = {}
+        self._kept: dict[tuple[tuple[tuple[int, ...], int], ...], list[Tensor]] = {}
         self._room = KEPT_BYTES
 
     def of(self, batch: Sequence[Encoded], compute: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Return the logits of a batch, for each row those that predict its scored tokens."""
-        name = tuple(example.id for example in batch)
+        name = tuple((example.input_ids, example.first_scored) for example in batch)
         if name in self._kept:
             return self._kept[name]
         logits = [of_row.clone() for of_row in compute()]
@@ -234,7 +234,7 @@ def ask(
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the model attack did, if there is one.
         intact: Where the probe likelihood keeps the intact model's logits, for calls with the same
-            model and examples.
+            model.
 
     Raises:
         InputError: An unknown probe, a prompt that leaves no room for a reply, an attack without

@@ -4,7 +4,8 @@ A chat template opens every prompt with the same tokens, a system prompt among t
 model nothing behind a token changes what is computed there, so the keys and values of the opening
 are computed for one row and lent to all. The output head sees scored places alone. Both change
 numbers by rounding and nothing else; where a model keeps something other than keys and values of
-every token (a recurrent state, a window), whole rows are read.
+every token (a recurrent state, a window), or its keys depend on the length of the row (dynamic and
+long RoPE), whole rows are read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 # A shorter opening is not worth a pass of its own.
 LEAST_OPENING = 8
+# Kinds of positions by which keys of a long row are not those of its opening.
+BY_LENGTH = ("dynamic", "longrope")
+# Types that go on from a cache by a single token and no more.
+BY_TOKEN = ("prophetnet",)
 
 
 def nlls_behind(
@@ -98,13 +103,24 @@ def _cache(model: CausalModel, opening: Sequence[int]) -> DynamicCache | None:
     """Return keys and values of the opening; None if the model does not keep just those."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    if not opening:
+    if not opening or model.config.model_type in BY_TOKEN or _turns_by_length(model):
         return None
     ids = torch.tensor([list(opening)], device=model.device)
     cache: object = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
-    if not isinstance(cache, DynamicCache):
+    # A class of its own (MiniMax) keeps running sums beside its layers.
+    if not isinstance(cache, DynamicCache) or type(cache) is not DynamicCache:
         return None
     return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def _turns_by_length(model: CausalModel) -> bool:
+    """Tell whether a model turns its keys by frequencies that depend on the length of a row."""
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None)
+        named = kinds.values() if isinstance(kinds, dict) else (kinds,)
+        if any(word in str(kind) for kind in named for word in BY_LENGTH):
+            return True
+    return False
 
 
 def _lent(cache: DynamicCache | None, rows: int) -> DynamicCache | None:

@@ -3,7 +3,8 @@
 `--require compactness=supported` asks for every claim of a study; `--require "compactness: the
 smallest=supported"` for those whose words hold these. What the run's own configuration names under
 `require` is asked for too, until `--require none` waives it. A control of a run is never what its
-claims are about, so no requirement lets one through.
+claims are about, so no requirement lets one through that says it is one; rankings of benign
+behaviours and fractions that no claim chose do not say so.
 """
 
 from __future__ import annotations

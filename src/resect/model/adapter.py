@@ -272,9 +272,9 @@ def _refuse_quantised_base(adapter: Path, base: Path) -> None:
 
 
 def _identity(base: Path) -> list[object]:
-    """Return what tells the weights of a base from others without reading them."""
-    weights = sorted(path for path in base.iterdir() if path.suffix in (".safetensors", ".json"))
-    status = [(path.name, path.stat()) for path in weights]
+    """Return what tells a base from others, its tokenizer included, without reading it."""
+    used = {path for path in base.iterdir() if path.suffix in (".safetensors", ".json")}
+    status = [(path.name, path.stat()) for path in sorted(used | {*tokenizer_files(base)})]
     return [str(base.resolve()), *([name, s.st_size, s.st_mtime_ns] for name, s in status)]
 
 
