@@ -29,7 +29,8 @@ def test_every_combination_is_a_setting() -> None:
         "ablate_direction:depth=0.5+prefill:3",
         "ablate_direction:depth=none+prefill:3",
     ]
-    assert settings_of("finetune:rate=1e-3") == ["finetune:rate=1e-3"]
+    for plain in ("finetune:rate=1", "prefill=A web-search: 1+1", "finetune+prefill=Re-search:x"):
+        assert settings_of(plain) == [plain]
     assert (half_of(SEARCH), half_of("finetune"), is_search("finetune")) == ("test", "", False)
 
 

@@ -13,6 +13,7 @@ chosen. Where every setting costs more, the attacker is better off without the a
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,13 +24,15 @@ from resect.studies.effects import utility_probe
 from resect.studies.measurements import Half, Measurements
 
 MARK = "-search:"
+# A phrase of a prefill may have the mark, too.
+SEARCH = re.compile(rf"\w+{MARK}")
 BAR = "|"
 MOST = 200
 
 
 def is_search(attack: str) -> bool:
     """Return whether an attack is written as a search."""
-    return MARK in attack
+    return SEARCH.match(attack) is not None
 
 
 def half_of(attack: str) -> Half:
