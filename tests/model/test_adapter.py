@@ -124,6 +124,11 @@ def settings(folder: Path, **changed: object) -> None:
     [
         ({"base_model_name_or_path": "me/nowhere"}, "hf download me/nowhere"),
         ({"base_model_name_or_path": "./gone"}, "is not on this machine"),
+        (
+            {"base_model_name_or_path": "me/it cut with resect mask 0f"},
+            "next step: write the place of the base into adapter_config.json; of a model that was "
+            "cut, that of the cut checkpoint",
+        ),
         ({"base_model_name_or_path": None}, "is not on this machine"),
         ({"task_type": "SEQ_CLS"}, "no adapter of a causal language model"),
         ({"peft_type": "IA3"}, "does not fit"),

@@ -8,6 +8,7 @@ the adapter names, and is looked for on this machine alone.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -232,7 +233,8 @@ def _base_of(adapter: Path, settings: Mapping[str, object]) -> Path:
                 fix="merge that one first, and name the merged checkpoint as the base",
             )
         return place
-    if name and str(name).count("/") == 1 and not str(name).startswith((".", "/", "~")):
+    is_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) and not str(name).startswith(".")
+    if is_id:
         from transformers.utils import cached_file
 
         config = cached_file(
@@ -250,7 +252,9 @@ def _base_of(adapter: Path, settings: Mapping[str, object]) -> Path:
         got=f"base_model_name_or_path {name!r}",
         allowed="a folder, or a Hub id whose files are in the cache; nothing is fetched for a "
         "folder",
-        fix=f"fetch it (hf download {name}), or write the place of the base into {ADAPTER}",
+        fix=(f"fetch it (hf download {name}), or " if is_id else "")
+        + f"write the place of the base into {ADAPTER}; of a model that was cut, that of the cut "
+        "checkpoint",
     )
 
 
