@@ -20,7 +20,7 @@ from resect.files import write_parquet
 from resect.records import OUTCOMES, Interval, Row
 from resect.report import build_comparison, build_report
 from resect.report.figures import FIGURES, compactness, drawings, where
-from resect.report.figures.paper import figure_of
+from resect.report.figures.paper import figure_of, rendered, write_figures
 from resect.report.figures.parts import violin
 from resect.report.figures.screen import Pixel, _path, bare, panel_svg
 from resect.report.figures.spec import COLOURS, ORDER, looks
@@ -101,6 +101,19 @@ def test_page_and_files_show_the_same_ticks() -> None:
                     text for _, text in panel.y.ticks
                 ]
                 assert axis.get_title("left").startswith(panel.title)
+
+
+def test_files_of_a_drawing_are_the_same_each_time_and_drawn_once(tmp_path: Path) -> None:
+    (drawing, *_) = drawings(example_run.records().studies[0])
+    anew = []
+    for _ in range(2):
+        rendered.cache_clear()
+        anew.append(rendered(drawing))
+    assert anew[0] == anew[1]
+    write_figures([drawing, drawing], tmp_path)
+    assert rendered.cache_info().misses == 1
+    for kind, content in anew[0].items():
+        assert (tmp_path / f"{drawing.name}.{kind}").read_bytes() == content
 
 
 class Reader(HTMLParser):

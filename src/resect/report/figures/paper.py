@@ -6,6 +6,8 @@ text as text. Both are the same byte for byte each time.
 
 from __future__ import annotations
 
+import functools
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,16 +73,26 @@ ROOM = 14
 
 def write_figures(drawings: list[Drawing], folder: Path) -> None:
     """Write `NAME.svg` and `NAME.pdf` of every drawing."""
+    for drawing in drawings:
+        for kind, content in rendered(drawing).items():
+            with files.atomic(folder / f"{drawing.name}.{kind}") as part:
+                part.write_bytes(content)
+
+
+@functools.lru_cache(maxsize=256)
+def rendered(drawing: Drawing) -> dict[str, bytes]:
+    """Return the files of a drawing by their kind; the same drawing is drawn once a process."""
     # Half a second to import, and needed for the files alone.
     import matplotlib as mpl
 
-    for drawing in drawings:
-        # A context for each figure: settings hold from its making to its writing.
-        with mpl.rc_context(SETTINGS):
-            figure = figure_of(drawing)
-            for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-                with files.atomic(folder / f"{drawing.name}.{kind}") as part:
-                    figure.savefig(part, format=kind, metadata=metadata)
+    contents: dict[str, bytes] = {}
+    with mpl.rc_context(SETTINGS):
+        figure = figure_of(drawing)
+        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=metadata)
+            contents[kind] = file.getvalue()
+    return contents
 
 
 def figure_of(drawing: Drawing) -> Figure:
