@@ -19,8 +19,8 @@ from resect.errors import InputError
 from resect.files import write_parquet
 from resect.records import OUTCOMES, Interval, Row
 from resect.report import build_comparison, build_report
-from resect.report.figures import FIGURES, compactness, drawings, where
-from resect.report.figures.paper import figure_of, rendered, write_figures
+from resect.report.figures import FIGURES, compactness, drawings, paper, where
+from resect.report.figures.paper import figure_of, write_figures
 from resect.report.figures.parts import violin
 from resect.report.figures.screen import Pixel, _path, bare, panel_svg
 from resect.report.figures.spec import COLOURS, ORDER, looks
@@ -103,17 +103,21 @@ def test_page_and_files_show_the_same_ticks() -> None:
                 assert axis.get_title("left").startswith(panel.title)
 
 
-def test_files_of_a_drawing_are_the_same_each_time_and_drawn_once(tmp_path: Path) -> None:
+def test_files_of_a_drawing_are_the_same_each_time_and_drawn_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (drawing, *_) = drawings(example_run.records().studies[0])
-    anew = []
-    for _ in range(2):
-        rendered.cache_clear()
-        anew.append(rendered(drawing))
-    assert anew[0] == anew[1]
-    write_figures([drawing, drawing], tmp_path)
-    assert rendered.cache_info().misses == 1
-    for kind, content in anew[0].items():
-        assert (tmp_path / f"{drawing.name}.{kind}").read_bytes() == content
+    contents = []
+    for number in range(3):
+        if number < 2:
+            paper.DRAWN.clear()
+        else:
+            monkeypatch.setattr(paper, "figure_of", lambda _: pytest.fail("drawn again"))
+        write_figures([drawing, drawing], tmp_path / str(number))
+        files = sorted((tmp_path / str(number)).iterdir())
+        contents.append({path.name: path.read_bytes() for path in files})
+    assert set(contents[0]) == {f"{drawing.name}.svg", f"{drawing.name}.pdf"}
+    assert contents[0] == contents[1] == contents[2]
 
 
 class Reader(HTMLParser):

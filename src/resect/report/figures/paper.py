@@ -6,8 +6,6 @@ text as text. Both are the same byte for byte each time.
 
 from __future__ import annotations
 
-import functools
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +52,8 @@ SETTINGS = {
     "lines.markersize": 4,
     "figure.facecolor": "white",
 }
+# By kind of file; without a date, files are the same each time.
+METADATA = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 MARKERS = {
     "circle": "o",
     "square": "s",
@@ -71,28 +71,32 @@ KEY_LINE = 20
 ROOM = 14
 
 
+# Bytes by kind of file of what this process has drawn, the oldest drawing first.
+DRAWN: dict[Drawing, dict[str, bytes]] = {}
+MOST_DRAWN = 128
+
+
 def write_figures(drawings: list[Drawing], folder: Path) -> None:
-    """Write `NAME.svg` and `NAME.pdf` of every drawing."""
-    for drawing in drawings:
-        for kind, content in rendered(drawing).items():
-            with files.atomic(folder / f"{drawing.name}.{kind}") as part:
-                part.write_bytes(content)
-
-
-@functools.lru_cache(maxsize=256)
-def rendered(drawing: Drawing) -> dict[str, bytes]:
-    """Return the files of a drawing by their kind; the same drawing is drawn once a process."""
+    """Write `NAME.svg` and `NAME.pdf` of every drawing; the same one is drawn once a process."""
     # Half a second to import, and needed for the files alone.
     import matplotlib as mpl
 
-    contents: dict[str, bytes] = {}
-    with mpl.rc_context(SETTINGS):
-        figure = figure_of(drawing)
-        for kind, metadata in (("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, metadata=metadata)
-            contents[kind] = file.getvalue()
-    return contents
+    for drawing in drawings:
+        if drawing in DRAWN:
+            for kind, content in DRAWN[drawing].items():
+                files.write_pieces(folder / f"{drawing.name}.{kind}", [content])
+            continue
+        contents: dict[str, bytes] = {}
+        # A context for each figure: settings hold from its making to its writing.
+        with mpl.rc_context(SETTINGS):
+            figure = figure_of(drawing)
+            for kind, metadata in METADATA.items():
+                with files.atomic(folder / f"{drawing.name}.{kind}") as draft:
+                    figure.savefig(draft, format=kind, metadata=metadata)
+                    contents[kind] = draft.read_bytes()
+        DRAWN[drawing] = contents
+        if len(DRAWN) > MOST_DRAWN:
+            del DRAWN[next(iter(DRAWN))]
 
 
 def figure_of(drawing: Drawing) -> Figure:
