@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,15 @@ from kill import prepared
 def seeded() -> None:
     """Start torch's own generator anew: adapters that a library fills are the same in every run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Take away Inspect's handler after a test, or later ones write to a console that is gone."""
+    yield
+    for handler in list(logging.root.handlers):
+        if type(handler).__module__.startswith("inspect_ai"):
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
