@@ -64,7 +64,7 @@ def verdicts(
     boundary: Annotated[
         int,
         typer.Option(
-            min=0, help="More runs of worlds at a boundary, without the look at each model alone."
+            min=0, help="Runs of each claim at its boundary, without the look at each model alone."
         ),
     ] = 0,
     jobs: Annotated[int, typer.Option(min=0, help="Processes; 0 for one a core.")] = 0,

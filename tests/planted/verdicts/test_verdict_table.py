@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from resect.errors import InputError
 from resect.planted.verdicts import benchmark, order, scenarios
-from resect.planted.verdicts.benchmark import Request, verdicts
+from resect.planted.verdicts.benchmark import Request, plan, verdicts
 from resect.planted.verdicts.count import Count, claims_of, count_verdicts, positions
 from resect.planted.verdicts.ground import design_of
 from resect.planted.verdicts.order import Order, order_of, verdicts_by_broken, with_broken
@@ -99,6 +100,20 @@ def test_runs_at_the_boundary_are_upper_bounds(
     assert rows["pooled", "boundary"].draws == 30
     with pytest.raises(InputError, match="positive"):
         verdicts(Request(boundary=-1), tmp_path / "other", weigh)
+
+
+@pytest.mark.parametrize("study", SIMULATED)
+def test_each_claim_has_its_runs_at_the_boundary(study: str) -> None:
+    worlds, stated = scenarios_of(study), STUDIES[study].stated
+    runs = Counter[int]()
+    for block in plan(Request(studies=(study,), quick=True, boundary=100)):
+        for claim, truth in enumerate(worlds[block.scenario].expected):
+            if block.pooled and truth == "boundary":
+                runs[claim] += block.stop - block.start
+    # Whether draws share half of their weights is true or false of the drawn models.
+    claims = range(1 if study == "stability" else 0, len(stated))
+    assert set(runs) == set(claims)
+    assert min(runs.values()) >= 100
 
 
 def test_a_claim_that_was_not_stated_is_a_bug() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +17,7 @@ from resect import files
 from resect.errors import InputError
 from resect.planted.verdicts.count import Count, Weigh, count_verdicts
 from resect.planted.verdicts.order import Order, order_of
+from resect.planted.verdicts.scenario import Scenario
 from resect.planted.verdicts.scenarios import all_scenarios, scenarios_of
 from resect.planted.verdicts.table import Row, Total, rows_of, totals_of
 from resect.planted.verdicts.text import filled, markdown
@@ -37,9 +40,10 @@ class Request:
         draws: Runs of each scenario.
         quick: Ten runs of each scenario with plain answers, and no look at the order.
         jobs: Processes; 0 for one a core, at most 4.
-        boundary: Runs of each world with a boundary that are weighed without the look at each model
-            alone. That look costs most of the time and can only make a verdict weaker, so that
-            these say how often a claim is supported at most. With plain answers alone.
+        boundary: Runs of each claim at its boundary, dealt evenly over the worlds that put it
+            there, that are weighed without the look at each model alone. That look costs most of
+            the time and can only make a verdict weaker, so that these say how often a claim is
+            supported at most. With plain answers alone.
     """
 
     studies: tuple[str, ...] = ()
@@ -170,23 +174,41 @@ def plan(request: Request) -> list[_Block]:
     """
     draws = min(request.draws, QUICK) if request.quick else request.draws
     blocks = []
-    numbers: dict[str, int] = {}
+    numbers: Counter[str] = Counter()
     for scenario in all_scenarios(request.studies):
-        number = numbers.get(scenario.study, 0)
-        numbers[scenario.study] = number + 1
+        number = numbers[scenario.study]
+        numbers[scenario.study] += 1
         if not request.quick or scenario.size.words == 1:
-            blocks += [
-                _Block(scenario.study, number, start, min(start + BLOCK, draws))
-                for start in range(0, draws, BLOCK)
-            ]
-        # What is true of the drawn models themselves is at no boundary.
-        edges = scenario.expected[1:] if scenario.realised else scenario.expected
-        if scenario.size.words == 1 and "boundary" in edges:
-            blocks += [
-                _Block(scenario.study, number, start, min(start + BLOCK, request.boundary), True)
-                for start in range(0, request.boundary, BLOCK)
-            ]
+            blocks += _blocks(scenario.study, number, draws)
+        if _edges(scenario):
+            runs = _at_each_edge(scenario.study, request.boundary)
+            blocks += _blocks(scenario.study, number, runs, pooled=True)
     return blocks
+
+
+def _blocks(study: str, scenario: int, runs: int, *, pooled: bool = False) -> list[_Block]:
+    return [
+        _Block(study, scenario, start, min(start + BLOCK, runs), pooled)
+        for start in range(0, runs, BLOCK)
+    ]
+
+
+def _edges(scenario: Scenario) -> list[int]:
+    """Return the positions of the claims that a world puts at their boundary, plain answers."""
+    return [
+        stated
+        for stated, truth in enumerate(scenario.expected)
+        # What is true of the drawn models themselves is at no boundary.
+        if truth == "boundary"
+        and scenario.size.words == 1
+        and not (stated == 0 and scenario.realised)
+    ]
+
+
+def _at_each_edge(study: str, runs: int) -> int:
+    """Return how many runs each world with a boundary gets, so that each claim has `runs`."""
+    worlds = Counter(stated for scenario in scenarios_of(study) for stated in _edges(scenario))
+    return math.ceil(runs / min(worlds.values()))
 
 
 def _run(

@@ -80,6 +80,7 @@ class QuickResampler(Resampler):
         self._counts: dict[Hashable, int] = {}
         self._sizes: dict[Hashable, float] = {}
         self.layouts: dict[Hashable, Layout] = {}
+        self.categories: dict[Hashable, list[str]] = {}
 
     def layout(self, places: Mapping[str, Sequence[int]], groups: Groups) -> Layout:
         """Return the layout of a rate over strata of prompts, all of them scored.

@@ -82,11 +82,27 @@ class _Asked(NamedTuple):
     probe: str
 
 
-class _Replies(NamedTuple):
-    """A score and an outcome a prompt, both None where nothing could be scored."""
+OUTCOMES = ("wrong", "partial", "complied", "refused", "incoherent")
 
-    scores: list[float | None]
-    outcomes: list[str | None]
+
+class _Replies(NamedTuple):
+    """What was answered to each prompt.
+
+    Attributes:
+        scores: [prompts], NaN where nothing could be scored.
+        kinds: [prompts], numbers of `OUTCOMES`, -1 where nothing could be scored.
+    """
+
+    scores: Array
+    kinds: np.ndarray
+
+    def outcomes(self) -> list[str | None]:
+        """Return an outcome a prompt, None where nothing could be scored."""
+        return [None if kind < 0 else OUTCOMES[kind] for kind in self.kinds]
+
+    def graded(self) -> list[float | None]:
+        """Return a score a prompt, None where nothing could be scored."""
+        return [None if math.isnan(score) else score for score in self.scores.tolist()]
 
 
 class Simulated(Measurements):
@@ -182,6 +198,17 @@ class Simulated(Measurements):
             self._rates[variants, question] = layout.rate(scores)
         return self._rates[variants, question]
 
+    def categories(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> list[str]:
+        """Return what `Measurements.categories` returns; it is the same for all runs."""
+        variants = tuple(map(_bare, cells))
+        asked = all(probe in self._probes_of(cell) for cell in variants)
+        seeds = tuple(cell.seed for cell in variants)
+        key = (seeds, asked, tuple(self.size.categories(probe).items()), half)
+        known = self.resampler(probe).categories
+        if key not in known:
+            known[key] = super().categories(variants, probe, half=half)
+        return known[key]
+
     def _layout(
         self, cells: Sequence[Cell], probe: str, category: str, half: Half, other_than: str
     ) -> Layout:
@@ -211,11 +238,10 @@ class Simulated(Measurements):
             if replies is None:
                 column = np.array([], dtype=np.float64)
             elif outcomes:
-                column = np.array(
-                    [np.nan if o is None else float(o in outcomes) for o in replies.outcomes]
-                )
+                wanted = [number for number, name in enumerate(OUTCOMES) if name in outcomes]
+                column = np.where(replies.kinds < 0, np.nan, np.isin(replies.kinds, wanted))
             else:
-                column = np.array([np.nan if s is None else s for s in replies.scores])
+                column = replies.scores
             self._columns[key] = column
         return self._columns[key]
 
@@ -296,7 +322,7 @@ class Simulated(Measurements):
         places = _dealt(texts, tuple(names), self.config.evaluation.alike)
         replies = self._replies(cell, probe)
         for place, name, score, outcome in zip(
-            places, names, replies.scores, replies.outcomes, strict=True
+            places, names, replies.graded(), replies.outcomes(), strict=True
         ):
             yield Asked(name, place.group, place.half, score, outcome)
 
@@ -310,7 +336,7 @@ class Simulated(Measurements):
         rows: list[Row] = []
         replies = self._replies(cell, probe)
         for text, category, score, outcome in zip(
-            self._texts(cell, probe), names, replies.scores, replies.outcomes, strict=True
+            self._texts(cell, probe), names, replies.graded(), replies.outcomes(), strict=True
         ):
             broken = outcome == "incoherent"
             row: Row = {
@@ -351,15 +377,10 @@ class Simulated(Measurements):
         is_refused = ~is_broken & (refusing < _quantiles(refused))
         scores = np.where(is_broken | is_refused | (spoiled > 0), 0.0, scores)
         hidden = silent < _quantiles(unscored)
-        names = np.select(
-            [is_broken, is_refused, scores == 1, scores > 0],
-            ["incoherent", "refused", "complied", "partial"],
-            "wrong",
-        )
-        return _Replies(
-            [None if gone else float(score) for score, gone in zip(scores, hidden, strict=True)],
-            [None if gone else str(name) for name, gone in zip(names, hidden, strict=True)],
-        )
+        kinds = (scores > 0).astype(np.int8) + (scores == 1)
+        kinds[is_refused] = OUTCOMES.index("refused")
+        kinds[is_broken] = OUTCOMES.index("incoherent")
+        return _Replies(np.where(hidden, np.nan, scores), np.where(hidden, -1, kinds))
 
     def _by_prompt(self, cell: Cell, probe: str) -> list[Array]:
         """Return rate, shares and whether it is spoiled, each an array of a number a prompt."""
