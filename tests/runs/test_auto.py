@@ -112,6 +112,19 @@ def test_an_option_that_leaves_too_few_rows_is_named(
     assert "at least 8" in str(error.value)
 
 
+def test_prompts_that_say_the_same_are_counted_before_a_run_starts(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    lamps = [row | {"prompt": f"write poem for u{n}"} for n, row in enumerate(tiny_rows(places))]
+    planned = plan_auto(
+        request(places, target=str(write(tmp_path / "lamps.jsonl", lamps)), prompts=8),
+        tmp_path / "run",
+    )
+    # One of each category.
+    said = "target: 8 prompts for evaluation count as 2: those that share 50 % of their"
+    assert said in "\n".join(planned.reasons)
+
+
 def tiny_rows(places: dict[str, Path]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in places["target"].read_text("utf-8").splitlines()]
 

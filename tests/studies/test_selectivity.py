@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from statistics import fmean
@@ -11,6 +12,7 @@ import pytest
 
 from invented_run import GOLDEN, Invented
 from resect.errors import InputError
+from resect.files.writing import plain
 from resect.records import Claim
 from resect.runs.config import RunConfig, parse_config
 from resect.stats import Resampler
@@ -296,3 +298,29 @@ def test_shares_of_rankings_are_compared_at_the_same_fraction() -> None:
         assert rival["share"] == pytest.approx(5 * target["share"])
         assert rival["above_target"] == pytest.approx(4 * target["share"])
         assert rival["above_target_low"] > 0
+
+
+class OfOneTemplate(Read):
+    """Eight prompts of each set that differ in one word of five."""
+
+    def _invent(self, cell: Cell) -> list[Row]:
+        rows = super()._invent(cell)
+        words = "write short poem"
+        return [row | {"category": "", "prompt": f"{words} {row['example_id']}"} for row in rows]
+
+
+@pytest.mark.parametrize("study", ["selectivity", "compactness"])
+def test_prompts_that_say_the_same_leave_nothing_to_measure(study: str) -> None:
+    sections = {"compactness": {"fractions": list(FRACTIONS)}}
+    asked = config()
+    asked = parse_config(
+        asked.model_dump(exclude_unset=True)
+        | {"studies": asked.studies.model_dump(exclude_none=True) | sections},
+        "test",
+    )
+    measured = OfOneTemplate(asked, by_target(HARM, SPARED), prompts=8)
+    (claim,) = claims(measured, study)
+    assert claim.verdict == "not measurable"
+    assert "generation count as 1: they share 50 % of their content words" in claim.reason
+    # JSON has no number for what is not known.
+    json.dumps(plain(claim), allow_nan=False)

@@ -19,6 +19,7 @@ is, and the examples that were drawn are written beside it.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +43,7 @@ from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unw
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies import frontier, selectivity
-from resect.studies.measurements import PromptOf
+from resect.studies.measurements import PromptOf, deal
 from resect.studies.needed import needed
 from resect.weights.mask import Mask
 
@@ -323,6 +324,7 @@ def _reasons(
     by_replies = config.evaluation.measure == "replies"
     return (
         *(f"{name}: {counted(data)} from {data.source}" for name, data in sets.items()),
+        *_alike(config, sets),
         f"format {chat}: the tokenizer has {'a' if chat == 'chat' else 'no'} chat template",
         f"opening of {opening} tokens: a quarter of the median answer of {median}, at most "
         f"{LONGEST_OPENING}; not scored, put in front of replies",
@@ -337,6 +339,23 @@ def _reasons(
         f"{100 * grid.utility_drop if grid else 0:g} %",
         *_needs(config, sets),
     )
+
+
+def _alike(config: RunConfig, sets: dict[str, BehaviourSet]) -> Iterator[str]:
+    """Yield a line for each set whose prompts for evaluation say the same, so that fewer count."""
+    alike = config.evaluation.alike
+    for name, data in sets.items():
+        rows = data.split("evaluation").examples
+        prompts = tuple(PromptOf(row.category, prompt_text(row)) for row in rows)
+        groups = {
+            (prompt.category, place.group)
+            for prompt, place in zip(prompts, deal(prompts, alike), strict=True)
+        }
+        if len(groups) < len(set(prompts)):
+            yield (
+                f"{name}: {len(set(prompts))} prompts for evaluation count as {len(groups)}: those "
+                f"that share {100 * alike:g} % of their content words are one"
+            )
 
 
 def _of_replies(config: RunConfig, open_question: bool) -> tuple[str, ...]:

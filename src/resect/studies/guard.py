@@ -40,7 +40,8 @@ class Cost:
 
     Attributes:
         utility: Relative drop of utility, mean over tasks.
-        task: Relative drop of the task that loses most; each bound is the highest of all tasks.
+        task: Relative drop of the task that loses most; each bound is the highest of all tasks,
+            None if some task has none.
         worst: Name of that task.
         incoherent: Rise of the share of incoherent replies; None if nobody told them apart.
     """
@@ -97,16 +98,14 @@ def cost_of(
     tasks = _task_drops(measured, cells, before, half)
     worst = max(tasks, key=lambda name: _value(tasks[name].value), default="")
     drop = tasks.get(worst, Interval("", None))
-    low, high = (
-        max((_value(bound) for bound in bounds), default=None)
-        for bounds in (
-            [task.low for task in tasks.values()],
-            [task.high for task in tasks.values()],
-        )
-    )
     return Cost(
         relative_drop(*rates),
-        Interval("drop of utility, worst task", drop.value, low, high),
+        Interval(
+            "drop of utility, worst task",
+            drop.value,
+            _highest([task.low for task in tasks.values()]),
+            _highest([task.high for task in tasks.values()]),
+        ),
         worst,
         None if math.isnan(usual.value) else broken - usual,
     )
@@ -125,6 +124,12 @@ def _task_drops(
             after = measured.rate(cells, probe, task, half=half)
             drops[task] = relative_drop(rate, after).interval(task)
     return drops
+
+
+def _highest(bounds: Sequence[float | None]) -> float | None:
+    """Return the highest bound; None where one of them is not known."""
+    known = [bound for bound in bounds if bound is not None]
+    return max(known, default=None) if len(known) == len(bounds) else None
 
 
 def _value(value: float | None) -> float:

@@ -313,7 +313,14 @@ class Measurements:
         unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
-        rate = self.rate(cells, probe, category).value
+        sample = self.rate(cells, probe, category)
+        rate = sample.value
+        if not math.isnan(rate) and sample.interval(probe).high is None:
+            return (
+                f"The prompts of {probe} count as {sample.trials}: they share "
+                f"{percent(self.config.evaluation.alike)} of their content words or more "
+                "(evaluation.alike), and so few have no interval."
+            )
         if not rate >= self.config.least_rate and self.config.evaluation.measure == "likelihood":
             return (
                 f"The intact model finds the answers of {probe} unlikely: {percent(rate)} a token, "
