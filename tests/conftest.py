@@ -32,3 +32,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("inputs")
     prepared(base)
     return base
+
+
+@pytest.fixture(scope="module")
+def without_paper() -> Iterator[None]:
+    """Leave out the files of figures, which take most of a report's time; the page has its own."""
+    from resect.report import html
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(html, "write_figures", lambda _drawings, _folder: None)
+        yield
