@@ -37,8 +37,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def without_paper() -> Iterator[None]:
     """Leave out the files of figures, which take most of a report's time; the page has its own."""
-    from resect.report import html
+    from resect.report import compare, html
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(html, "write_figures", lambda _drawings, _folder: None)
+        for module in (compare, html):
+            patch.setattr(module, "write_figures", lambda _drawings, _folder: None)
         yield
