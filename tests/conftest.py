@@ -32,3 +32,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("inputs")
     prepared(base)
     return base
+
+
+@pytest.fixture(scope="module")
+def without_paper() -> Iterator[None]:
+    """Leave out the files of figures, which take most of a report's time; the page has its own."""
+    from resect.report import compare, html
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (compare, html):
+            patch.setattr(module, "write_figures", lambda _drawings, _folder: None)
+        yield

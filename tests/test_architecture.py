@@ -399,6 +399,11 @@ def test_loads_without_torch(name: str) -> None:
         ("import resect.cli", {"typer", "rich"}),
         # `resect study list` is read from configurations and rules.
         ("import resect.studies", {"pydantic", "safetensors"}),
+        # Who plans, starts or summarises a run loads no model.
+        (
+            "import resect.runs.run",
+            {"jinja2", "numpy", "pydantic", "safetensors", "torch", "yaml"},
+        ),
     ],
 )
 def test_nothing_heavy_is_loaded_before_it_is_used(statement: str, allowed: set[str]) -> None:

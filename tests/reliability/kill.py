@@ -12,6 +12,7 @@ command goes on and must end with the same files, with no finished cell measured
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -40,6 +41,12 @@ TASKS = {"score": 2, "study": 3, "collect": 2, "prune": 1, "report": 2}
 # What tells the time of the run is compared without it.
 TIMED = {"manifest.json", "results.json", "report.html", "report.json", "report.md"}
 STOPPED = 130
+# What libraries import where they are first used: tables look for pandas, drawings for fonts.
+LATE = (
+    *("pandas", "pyarrow.compute", "pyarrow.pandas_compat", "pyarrow.parquet", "rich.table"),
+    *("fontTools.subset", "lxml.etree", "matplotlib.backends.backend_pdf"),
+    "matplotlib.backends.backend_svg",
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,9 @@ def warm() -> None:
     for module in pkgutil.walk_packages([str(Path(resect.__file__).parent)], prefix="resect."):
         if "integrations" not in module.name and "__main__" not in module.name:
             importlib.import_module(module.name)
+    for name in LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     torch.set_num_threads(1)
     # Read once: a commit made meanwhile would be in the files that come after it.
     files.provenance()

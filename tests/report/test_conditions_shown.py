@@ -15,6 +15,8 @@ from resect.report import build_report
 from resect.report.tables import shape, tables_of
 from resect.report.words import models_of, threshold, weighed
 
+pytestmark = pytest.mark.usefixtures("without_paper")
+
 FIRST, SECOND = "The invented claim of specificity holds.", "So does another of specificity."
 
 

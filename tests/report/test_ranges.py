@@ -16,6 +16,8 @@ from resect.records import Interval
 from resect.report import build_comparison, build_report
 from resect.report.words import bounds_of, bounds_sentence, interval
 
+pytestmark = pytest.mark.usefixtures("without_paper")
+
 MEASURED = Interval("overlap", 0.5, 0.25, 0.75)
 RANGE = Interval("overlap", 0.5, 0.25, 0.75, bounds="range")
 

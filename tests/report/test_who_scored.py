@@ -18,6 +18,8 @@ from resect.report.measured import Measured, measured_by, worded
 from resect.report.results import read_results
 from resect.report.tables import tables_of
 
+pytestmark = pytest.mark.usefixtures("without_paper")
+
 STUDIES = ("compactness", "jailbreak", "relearning", "stability")
 
 

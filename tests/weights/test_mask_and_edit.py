@@ -14,7 +14,7 @@ from resect.edit.live import removed
 from resect.errors import InputError, MismatchError
 from resect.model import prunable_tensors
 from resect.weights.controls import random_mask
-from resect.weights.mask import Mask
+from resect.weights.mask import Mask, places_in
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2")
 
@@ -32,6 +32,15 @@ def test_edit_restores_every_bit(architecture: str, dtype: torch.dtype, alpha: f
             assert torch.equal(flat[entry.index], entry.value * alpha)
             assert int((flat != before[name].reshape(-1)).sum()) <= entry.index.numel()
     assert same(model, before)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 9), (3, 4, 5)])
+def test_places_are_those_that_torch_finds(shape: tuple[int, ...]) -> None:
+    tensor = torch.zeros(shape)
+    index = torch.arange(tensor.numel()).flip(0)
+    places, expected = places_in(tensor, index), torch.unravel_index(index, shape)
+    assert all(torch.equal(*axes) for axes in zip(places, expected, strict=True))
+    assert [axis.numel() for axis in places_in(tensor, index[:0])] == [0] * len(shape)
 
 
 def test_edit_restores_after_an_exception_and_nested() -> None:

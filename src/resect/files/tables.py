@@ -18,6 +18,9 @@ from resect.files.reading import (
 )
 from resect.files.writing import atomic, plain
 
+# What a column holds as JSON text.
+NESTED = (dict, list, tuple)
+
 
 def bounded_rows(stream: IO[bytes], path: str | Path) -> list[dict[str, Any]]:
     """Read a Parquet file in small batches, and stop before it outgrows the bounds.
@@ -149,10 +152,8 @@ def write_parquet(path: str | Path, rows: Iterable[Mapping[str, object]]) -> Non
 
     flat = [
         {
-            (f"{key}_json" if isinstance(value, dict | list | tuple) else key): (
-                json.dumps(plain(value), sort_keys=True)
-                if isinstance(value, dict | list | tuple)
-                else value
+            (f"{key}_json" if isinstance(value, NESTED) else key): (
+                json.dumps(plain(value), sort_keys=True) if isinstance(value, NESTED) else value
             )
             for key, value in row.items()
         }

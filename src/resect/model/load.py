@@ -97,12 +97,13 @@ def load_reported(
     Raises:
         InputError: As in `load_model`.
     """
-    from transformers import AutoModelForCausalLM
-
     source, revision = _source(str(checkpoint))
     words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
     chosen = _dtype(dtype)
     device = find_device(device)
+    # Only now: a place that does not exist is told without the seconds that this takes.
+    from transformers import AutoModelForCausalLM
+
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(

@@ -32,7 +32,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resect.edit.hold import HoldMask
 from resect.edit.swap import changes, restoring, snapshot
 from resect.edit.tune import TuneSettings, tune
 from resect.evaluation.ask import EvaluationSettings, Variant, ask, made
@@ -217,6 +216,9 @@ def _tuned_weights(
     cell: Cell, tuning: Tuning, cut: Variant, masks: Masks, subject: Subject
 ) -> Weights:
     """Return the parameters of a cut and tuned variant that differ from the intact model's."""
+    # With it come the trainers of transformers, which only a process that trains needs.
+    from resect.edit.hold import HoldMask
+
     model = subject.loaded.model
     before = snapshot(model)
     mask = cut.mask if isinstance(cut, Filled) else cut

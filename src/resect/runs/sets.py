@@ -48,6 +48,7 @@ class Sets:
         self._config = config
         self._run = run
         self._read: dict[str, BehaviourSet] = {}
+        self._asked: dict[str, BehaviourSet] = {}
         self._compared: set[str] = set()
 
     def named(self, name: str, seed: int) -> BehaviourSet:
@@ -131,8 +132,12 @@ class Sets:
     def asked(self, probe: str, seed: int) -> BehaviourSet:
         """Return the evaluation examples of a probe; they are the same for every arm."""
         evaluation = self._config.evaluation
-        data = self.named(evaluation.probes[probe], seed)
-        return data.split("evaluation").limit(evaluation.limit)
+        name = evaluation.probes[probe]
+        spec = at_seed(self._config.data[name], seed)
+        if spec not in self._asked:
+            data = self.named(name, seed)
+            self._asked[spec] = data.split("evaluation").limit(evaluation.limit)
+        return self._asked[spec]
 
     def of_attack(self, role: str, seed: int) -> BehaviourSet:
         """Return what a model attack trains on or cuts with, by the role that the data play.

@@ -293,9 +293,14 @@ def agree(value: Tensor, actual: Tensor) -> Tensor:
 def places_in(tensor: Tensor, index: Tensor) -> tuple[Tensor, ...]:
     """Return flat indices [k] as coordinates, for tensors that may be views of larger ones.
 
-    A flat view of such a tensor does not exist, and `reshape` would copy it whole.
+    A flat view of such a tensor does not exist, and `reshape` would copy it whole. For the few axes
+    of a weight this takes a fraction of the time of `torch.unravel_index`.
     """
-    return torch.unravel_index(index.to(tensor.device), tensor.shape)
+    flat, places = index.to(tensor.device), list[Tensor]()
+    for size in reversed(tensor.shape):
+        places.append(flat % size)
+        flat = flat // size
+    return tuple(reversed(places))
 
 
 class Artefact(NamedTuple):
