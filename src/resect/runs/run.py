@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resect.data.load import file_of
 from resect.errors import InputError
@@ -35,6 +36,7 @@ from resect.studies.cells import (
     asked_path,
     is_done,
     lacks_verdicts,
+    mask_path,
     merge,
     needed_keep,
     record_path,
@@ -42,6 +44,9 @@ from resect.studies.cells import (
 from resect.studies.measurements import INSTRUMENT_FILE
 from resect.studies.models import over_models
 from resect.weights.fit import all_forced
+
+if TYPE_CHECKING:
+    from resect.report.traced import TracedMask
 
 OnProgress = Callable[[int, int], None]
 # Shows progress while its block runs, as `resect.cli.show.progress` does.
@@ -283,7 +288,9 @@ def measure_all(
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
-    """Write `results.json`, `manifest.json` and, for a fitted judge, `judge.json` from the records.
+    """Write what the records say: `results.json`, `manifest.json`, `cuts.json`.
+
+    For a fitted judge `judge.json` too.
 
     Returns:
         The path of `results.json`.
@@ -293,12 +300,27 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
         over_models(measured, study, config.section(study))
         for study in (STUDIES[name] for name in chosen_studies(config))
     ]
+    from resect.report.traced import write_traces
+
+    results = write_traces(run, results, _traced(config))
     origin = _facts(config, run, seconds)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
     write_json(path, _results(config, results, origin))
     write_judge(config, run)
     return path
+
+
+def _traced(config: RunConfig) -> list[TracedMask]:
+    """Return the masks that a run keeps, each once."""
+    from resect.report.traced import TracedMask
+
+    masks: dict[str, TracedMask] = {}
+    for cell in plan_run(config):
+        if cell.cut is not None and cell.cut.kind in ("target", "damage"):
+            name = mask_path(Path(), cell.role, cell.seed, cell.cut).name
+            masks[name] = TracedMask(name, cell.role, cell.seed, cell.cut.described)
+    return list(masks.values())
 
 
 def _results(
