@@ -183,10 +183,10 @@ def test_a_mask_is_bound_by_its_run_wherever_that_is_found(
         if source != target:
             shutil.copyfile(source, target)
     chosen, smaller = there / file_of(CHOSEN), there / file_of(SMALLER)
-    assert pass_gate(Mask.load(chosen), None, place=chosen).met
+    assert pass_gate(Mask.load(chosen), None, source=chosen).met
     with pytest.raises(InputError, match="is not about this mask"):
-        pass_gate(Mask.load(smaller), None, place=smaller)
-    assert pass_gate(Mask.load(smaller), None, ["none"], place=smaller).waived
+        pass_gate(Mask.load(smaller), None, source=smaller)
+    assert pass_gate(Mask.load(smaller), None, ["none"], source=smaller).waived
 
 
 def test_commands_and_functions_are_bound_without_the_folder(
@@ -222,8 +222,8 @@ def test_a_mask_far_from_its_run_still_says_what_that_requires(
     place = far / file_of(CHOSEN)
     mask = Mask.load(place)
     with pytest.raises(InputError, match="compactness=supported is required, and nothing says"):
-        pass_gate(mask, None, place=place)
-    assert pass_gate(mask, bound, place=place).met
+        pass_gate(mask, None, source=place)
+    assert pass_gate(mask, bound, source=place).met
     # What is made of its masks was measured by no run at all.
     pair = {name: Mask.load(far / file_of(name)) for name in (CHOSEN, SMALLER)}
     joined = combine("subtract", pair)
@@ -251,11 +251,11 @@ def test_what_an_older_mask_does_not_say_is_said(
     # Beside the run it is known.
     near = tmp_path / "near.mask.safetensors"
     old.save(near)
-    assert pass_gate(old, None, place=near).required
+    assert pass_gate(old, None, source=near).required
     # A mask that names no run is known by where it lies.
     plain = bound / "masks" / file_of(CHOSEN)
     Mask(masks[CHOSEN].tensors, {}).save(plain)
-    assert pass_gate(Mask.load(plain), None, place=plain).required
+    assert pass_gate(Mask.load(plain), None, source=plain).required
     assert not pass_gate(Mask.load(plain), None).required
 
 

@@ -210,14 +210,14 @@ def gated(run: Path, chosen: Mask, claim: dict[str, Any]) -> None:
     """Ask for the claim on the chosen cut: of it, and of the other masks of the run."""
     place = run / "chosen.mask.safetensors"
     require = [f"{claim['study']}: {claim['claim']}={claim['verdict']}"]
-    assert len(pass_gate(chosen, None, require, place=place).met) == 1
+    assert len(pass_gate(chosen, None, require, source=place).met) == 1
     kept = sorted((run / "masks").glob("*.mask.safetensors"))
     assert {mask.file for mask in read_traces(run).masks} == {path.name for path in kept}
     others = [path for path in kept if Mask.load(path).hash != chosen.hash]
     assert others
     for path in others:
         with pytest.raises(InputError, match="is not about this mask"):
-            pass_gate(Mask.load(path), None, require, place=path)
+            pass_gate(Mask.load(path), None, require, source=path)
 
 
 def broken(run: Path, again: Path, tmp_path: Path) -> None:

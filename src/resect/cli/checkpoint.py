@@ -150,7 +150,7 @@ def prune(
     from resect.export import export_checkpoint, load_mask, pass_gate
 
     cut = _Cut(load_mask(mask), mask.name, alpha, force)
-    gate = pass_gate(cut.mask, run, require or (), place=mask, alpha=alpha)
+    gate = pass_gate(cut.mask, run, require or (), source=mask, alpha=alpha)
     tell_of_gate(gate.unknown)
     if _is_gguf(output):
         _prune_gguf(model, cut, output, gate=gate, outtype=outtype)

@@ -186,7 +186,7 @@ def push(
     from resect.export import load_mask, pass_gate, push_mask
 
     loaded = load_mask(mask)
-    gate = pass_gate(loaded, run, require or (), place=mask)
+    gate = pass_gate(loaded, run, require or (), source=mask)
     tell_of_gate(gate.unknown)
     say(push_mask(loaded, repository, private=not public, revision=revision, run=gate))
     note(f'use it: resect.from_pretrained(MODEL, "{repository}")')
@@ -208,7 +208,7 @@ def patch(
     loaded = load_mask(mask)
     gate = None
     if not revert:
-        gate = pass_gate(loaded, run, require or (), place=mask, alpha=alpha)
+        gate = pass_gate(loaded, run, require or (), source=mask, alpha=alpha)
         tell_of_gate(gate.unknown)
     count = write_patch(loaded, output, revert=revert, alpha=alpha, run=gate)
     say(f"{output}: {'revert' if revert else 'cut'} of {count:,} weights")

@@ -17,16 +17,15 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import MOST_YAML, read_text, read_yaml
-from resect.records import Claim
 from resect.report.results import read_results
-from resect.report.traced import Traces, read_traces
+from resect.report.traced import TracedMask, read_traces
 from resect.weights.mask import OF_RUN, Mask
 
 VERDICTS = ("supported", "not supported", "inconclusive", "not measurable")
@@ -93,8 +92,8 @@ class Gate:
     def facts(self) -> dict[str, object]:
         """Return it for metadata; nothing if nothing was asked for."""
         listed = {"required": self.required, "waived": self.waived}
-        told = {name: list(map(str, wanted)) for name, wanted in listed.items() if wanted}
-        return {**told, **({"unknown": self.unknown} if self.unknown else {})}
+        facts = {name: list(map(str, wanted)) for name, wanted in listed.items() if wanted}
+        return {**facts, **({"unknown": self.unknown} if self.unknown else {})}
 
     def counted(self) -> Mapping[str, int]:
         """Return how many of the other claims have which verdict, the most frequent first."""
@@ -106,7 +105,7 @@ def pass_gate(
     run: Path | None,
     require: Sequence[str] = (),
     *,
-    place: str | Path | None = None,
+    source: str | Path | None = None,
     alpha: float = 0.0,
 ) -> Gate:
     """Return what was required of a mask, or refuse to let it out.
@@ -116,7 +115,7 @@ def pass_gate(
         run: Folder of the run that measured it; None looks for the one that the mask names, and
             leaves it out where nothing is required.
         require: Requirements as `CLAIM=VERDICT`; "none" alone waives the configuration's.
-        place: The mask's file, beside which the run is looked for.
+        source: The mask's file, beside which the run is looked for.
         alpha: Factor of the masked weights; runs measure a cut, which is 0.
 
     Raises:
@@ -131,7 +130,7 @@ def pass_gate(
             got=", ".join(require),
             fix="give either",
         )
-    origin = Origin(run) if run is not None else find_run(mask, place)
+    origin = Origin(run) if run is not None else find_run(mask, source)
     default = origin.required if origin.run is None else _of_config(origin.run)
     waived = default if require and not asked else ()
     wanted = tuple(dict.fromkeys((*map(parse_wanted, asked), *(() if waived else default))))
@@ -173,7 +172,7 @@ def parse_wanted(text: str) -> Wanted:
     return Wanted(claim, verdict)
 
 
-def find_run(mask: Mask, place: str | Path | None) -> Origin:
+def find_run(mask: Mask, source: str | Path | None) -> Origin:
     """Return the run that made a mask, by what the mask and the folders around it say.
 
     A folder is that of the run if its configuration is the one that the mask names, by its hash:
@@ -182,13 +181,13 @@ def find_run(mask: Mask, place: str | Path | None) -> Origin:
 
     Args:
         mask: The mask.
-        place: Its file, or another place that is none.
+        source: Its file, or what else it was loaded from.
 
     Raises:
         InputError: A configuration cannot be read, or the mask's own word cannot.
     """
     named = _named(mask.meta)
-    folder = _folder_of(place)
+    folder = _folder_of(source)
     if not named.config:
         near = () if folder is None else (folder.parent,) if folder.name == "masks" else (folder,)
         runs = (run for run in near if (run / CONFIG).is_file() and _measured(mask, run))
@@ -205,10 +204,10 @@ def find_run(mask: Mask, place: str | Path | None) -> Origin:
     return Origin(None, (), unknown)
 
 
-def _folder_of(place: str | Path | None) -> Path | None:
+def _folder_of(source: str | Path | None) -> Path | None:
     """Return the folder that a mask lies in, None if it came from elsewhere."""
-    path = Path(place or "nowhere").expanduser().absolute()
-    return path.parent if path.is_file() else path if place and path.is_dir() else None
+    path = Path(source or "nowhere").expanduser().absolute()
+    return path.parent if path.is_file() else path if source and path.is_dir() else None
 
 
 class _Named(NamedTuple):
@@ -289,50 +288,44 @@ class _Statements:
     Attributes:
         source: Who says it, for messages.
         claims: The claims.
-        results: The claims of its run as they were read; none where the mask's file speaks alone.
-        traces: Which masks the claims of a run are about; None where the mask's file speaks alone.
+        about: The files of the masks that each claim of a run is about.
+        alone: What each seed says by itself of a claim of a run.
+        traced: Masks of the run by file name.
         files: The names under which the run keeps the mask.
     """
 
     source: str
     claims: tuple[Stated, ...]
-    results: tuple[Claim, ...] = ()
-    traces: Traces | None = None
+    about: Mapping[Stated, tuple[str, ...]] = field(default_factory=dict)
+    alone: Mapping[Stated, Mapping[str, str]] = field(default_factory=dict)
+    traced: Mapping[str, TracedMask] = field(default_factory=dict)
     files: frozenset[str] = frozenset()
 
     def concerns(self, claim: Stated) -> bool:
         """Tell whether a claim is about the mask."""
-        return claim.study == CHOSEN or not self.files.isdisjoint(self._about(claim))
+        return claim.study == CHOSEN or not self.files.isdisjoint(self.about.get(claim, ()))
 
     def concerns_none(self, claim: Stated) -> bool:
         """Tell whether a claim is about models as they are, and no mask."""
-        return claim.study != CHOSEN and not self._about(claim)
+        return claim.study != CHOSEN and not self.about.get(claim)
 
     def dissents(self, claim: Stated, verdict: str) -> str:
         """Return which seed of the mask denies by itself what is claimed over all, "" if none."""
-        if self.traces is None or verdict != "supported":
+        if verdict != "supported":
             return ""
-        seeds = [mask.seed for mask in self.traces.masks if mask.file in self.files]
-        alone = next((entry.by_seed for entry in self.results if _same(entry, claim)), {})
-        against = [seed for seed in seeds if alone.get(str(seed)) == "not supported"]
+        seeds = [self.traced[name].seed for name in sorted(self.files) if name in self.traced]
+        verdicts = self.alone.get(claim, {})
+        against = [seed for seed in seeds if verdicts.get(str(seed)) == "not supported"]
         return f"seed {against[0]} alone" if against else ""
 
-    def described(self, files: Iterable[str]) -> str:
+    def described(self, names: Iterable[str]) -> str:
         """Return masks in words."""
-        known = {} if self.traces is None else self.traces.described()
-        return "; ".join(str(known.get(name, name)) for name in files) or "no mask"
+        return "; ".join(str(self.traced.get(name, name)) for name in names) or "no mask"
 
-    def about(self, claims: Iterable[Stated]) -> str:
+    def described_about(self, claims: Iterable[Stated]) -> str:
         """Return in words the masks that claims are about."""
-        return self.described(dict.fromkeys(name for c in claims for name in self._about(c)))
-
-    def _about(self, claim: Stated) -> tuple[str, ...]:
-        entry = next((entry for entry in self.results if _same(entry, claim)), None)
-        return () if entry is None or self.traces is None else self.traces.about(entry)
-
-
-def _same(claim: Claim, stated: Stated) -> bool:
-    return claim.study == stated.study and claim.claim == stated.claim
+        names = (name for claim in claims for name in self.about.get(claim, ()))
+        return self.described(dict.fromkeys(names))
 
 
 def _stated(mask: Mask, run: Path | None, wanted: Sequence[Wanted]) -> _Statements:
@@ -343,24 +336,39 @@ def _stated(mask: Mask, run: Path | None, wanted: Sequence[Wanted]) -> _Statemen
         MismatchError: The run did not measure this mask.
     """
     measured = mask.meta.get("measured")
-    own: tuple[Stated, ...] = ()
+    chosen: tuple[Stated, ...] = ()
     # The origin of a mask may have been copied to another one.
     if isinstance(measured, Mapping) and measured.get("mask", mask.hash) == mask.hash:
-        own = (Stated(CHOSEN, "the cut that its run chose", str(measured.get("verdict"))),)
+        chosen = (Stated(CHOSEN, "the cut that its run chose", str(measured.get("verdict"))),)
     if run is not None:
-        files = refuse_another_run(mask, run)
-        results = read_results(run).claims
-        claims = tuple(Stated(claim.study, claim.claim, claim.verdict) for claim in results)
-        claims += own if any(want.claim == CHOSEN for want in wanted) else ()
-        return _Statements(str(run), claims, results, read_traces(run) if wanted else None, files)
-    if wanted and not own:
+        return _of_run(mask, run, chosen, wanted)
+    if wanted and not chosen:
         raise InputError(
             f"{wanted[0]} is required, and nothing says what was measured with this mask",
             got="no --run, no folder of its run beside it or here, and no measurement in its file",
             allowed="the folder of the run that measured it",
             fix="name it with --run DIR, or waive what its own run requires with --require none",
         )
-    return _Statements("the mask's file", own)
+    return _Statements("the mask's file", chosen)
+
+
+def _of_run(
+    mask: Mask, run: Path, chosen: tuple[Stated, ...], wanted: Sequence[Wanted]
+) -> _Statements:
+    """Return the claims of a run; which masks they are about is read if something is wanted."""
+    names = refuse_another_run(mask, run)
+    results = read_results(run).claims
+    claims = {Stated(claim.study, claim.claim, claim.verdict): claim for claim in results}
+    if any(want.claim == CHOSEN for want in wanted):
+        statements = (*claims, *chosen)
+    else:
+        statements = tuple(claims)
+    if not wanted:
+        return _Statements(str(run), statements, files=names)
+    traces = read_traces(run)
+    about = {stated: traces.about(stated.study, stated.claim) for stated in claims}
+    alone = {stated: claim.by_seed for stated, claim in claims.items()}
+    return _Statements(str(run), statements, about, alone, traces.described(), names)
 
 
 def _refuse_factor(alpha: float) -> None:
@@ -415,7 +423,7 @@ def _met(want: Wanted, stated: _Statements) -> list[Stated]:
         raise InputError(
             f"{want} is required, and what {source} claims there is not about this mask",
             got=stated.described(sorted(stated.files)),
-            allowed=stated.about(named),
+            allowed=stated.described_about(named),
             fix="give a mask that the claim is about, or --require none",
         )
     claims = [c for c in named if stated.concerns(c) or stated.concerns_none(c)]

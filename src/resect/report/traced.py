@@ -13,7 +13,7 @@ from pathlib import Path
 from resect.errors import InputError
 from resect.files.reading import read_as
 from resect.files.writing import write_json
-from resect.records import Claim, StudyResult
+from resect.records import StudyResult
 
 NAME = "cuts.json"
 FIX = "write it with `resect study run {run}/config.yaml -o {run} --resume`; nothing is measured"
@@ -56,10 +56,10 @@ class Traces:
     claims: tuple[TracedClaim, ...]
     masks: tuple[TracedMask, ...]
 
-    def about(self, claim: Claim) -> tuple[str, ...]:
+    def about(self, study: str, claim: str) -> tuple[str, ...]:
         """Return the file names of the masks that a claim of the run is about."""
-        named = (traced for traced in self.claims if traced.study == claim.study)
-        return next((traced.masks for traced in named if traced.claim == claim.claim), ())
+        of_study = (traced for traced in self.claims if traced.study == study)
+        return next((traced.masks for traced in of_study if traced.claim == claim), ())
 
     def described(self) -> Mapping[str, TracedMask]:
         """Return the masks by the names of their files."""

@@ -131,7 +131,7 @@ class Cut:
     @property
     def described(self) -> str:
         """What it is, in words: the behaviour, the fraction, and what is not as configured."""
-        kind = "" if self.kind == "target" else f", {self.kind.replace('_', ' ')}"
+        control = "" if self.kind == "target" else f", {self.kind.replace('_', ' ')}"
         details = {
             "category": self.category,
             "p": self.p,
@@ -142,8 +142,8 @@ class Cut:
             "draw": self.draw,
             "permutation": self.permutation,
         }
-        told = [f", {name} {value}" for name, value in details.items() if value not in (None, "")]
-        return f"{self.target}{kind}, q = {self.q:g}{''.join(told)}"
+        words = [f", {name} {value}" for name, value in details.items() if value not in (None, "")]
+        return f"{self.target}{control}, q = {self.q:g}{''.join(words)}"
 
     @property
     def located(self) -> Cut:
