@@ -28,7 +28,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
-from resect.runs.judged import write_judge
+from resect.runs.judged import judge_error, write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
@@ -295,7 +295,7 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     Returns:
         The path of `results.json`.
     """
-    measured = Measurements(config, run)
+    measured = Measurements(config, run, judge_error(config))
     results = [
         over_models(measured, study, config.section(study))
         for study in (STUDIES[name] for name in chosen_studies(config))
