@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -174,9 +175,19 @@ class World(NamedTuple):
     specificity: float
 
 
+opt_in = pytest.mark.skipif(
+    not os.environ.get("RESECT_ALL_WORLDS"),
+    reason="the same in more worlds, 8 seconds of CPU; set RESECT_ALL_WORLDS=1",
+)
+
+
 @pytest.mark.parametrize(
     "world",
-    [World(0.8, 0.2, 0.85, 0.8), World(0.6, 0.0, 0.9, 0.9), World(0.9, 0.3, 0.75, 0.7)],
+    [
+        World(0.8, 0.2, 0.85, 0.8),
+        pytest.param(World(0.6, 0.0, 0.9, 0.9), marks=opt_in),
+        pytest.param(World(0.9, 0.3, 0.75, 0.7), marks=opt_in),
+    ],
 )
 def test_the_interval_of_a_corrected_drop_covers_the_truth(world: World) -> None:
     draw = rng(f"test/corrected-drop/{world}")
@@ -192,11 +203,14 @@ def test_the_interval_of_a_corrected_drop_covers_the_truth(world: World) -> None
         row = calls(int(says))
         return [row[int(place)] for place in draw.permutation(PROMPTS)]
 
-    for _ in range(sets):
+    for number in range(sets):
         arms = called(world.intact), called(world.cut)
         right = draw.binomial(LABELS, world.sensitivity)
         wrong = draw.binomial(LABELS, world.specificity)
-        for error in (error_of(int(right), int(wrong)), error_of(LABELS, LABELS)):
+        errors = [error_of(int(right), int(wrong))]
+        # That the judge's calls alone do not is seen from fewer sets.
+        errors += [error_of(LABELS, LABELS)] if number < sets // 4 else []
+        for error in errors:
             measured = Judged(*arms, error)
             measured._resamplers = resamplers
             inside = covers(measured.drop().interval(""), truth)
@@ -205,7 +219,7 @@ def test_the_interval_of_a_corrected_drop_covers_the_truth(world: World) -> None
             else:
                 covered += inside
     assert covered / sets >= 0.93
-    assert naive / sets < 0.5
+    assert naive / (sets // 4) < 0.5
 
 
 def covers(interval: Interval, truth: float) -> bool:
