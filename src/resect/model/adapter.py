@@ -71,6 +71,7 @@ def merged_folder(adapter: Path) -> Path:
     ]
     folder = files.cache_folder() / "merged" / files.hash_value(content)
     if not (folder / RECORD).is_file():
+        files.remove_stale(folder.parent)
         _log.warning("%s is merged once with its base %s, into %s", adapter, base, folder)
         try:
             _write(adapter, base, folder)

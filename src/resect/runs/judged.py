@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resect.errors import InputError
 from resect.evaluation.corrected import (
     ALL,
     ASSUMED,
@@ -17,7 +18,7 @@ from resect.evaluation.corrected import (
     errors_in,
     judge_error_rows,
 )
-from resect.evaluation.judges.fitted import OUTCOMES, fitted_of
+from resect.evaluation.judges.fitted import OUTCOMES, fitted_label, fitted_of
 from resect.evaluation.judging import Answer, judgement_of, reply_of
 from resect.evaluation.labels import Labels
 from resect.evaluation.probes import PROBES, find_probe
@@ -70,6 +71,31 @@ def judge_error(config: RunConfig) -> JudgeError | None:
         "every bound; the judge is taken to err alike in every category and after every cut."
     )
     return JudgeError(hits, rates, unusable, stated)
+
+
+def refuse_another_judge(config: RunConfig, run: Path) -> None:
+    """Refuse to go on with a run whose replies a fitted judge of another content has judged.
+
+    Raises:
+        InputError: It has, or the file of the judge cannot be read.
+    """
+    kind, _, option = config.evaluation.judge.partition(":")
+    if kind != "fitted" or config.evaluation.measure == "likelihood":
+        return
+    label = fitted_label(option)
+    for path in judged_records(run):
+        judges = {row["judge"] for row in read_parquet(path)} - {None}
+        fitted = sorted(name for name in judges if name.startswith(f"{kind}:"))
+        # The name of the file may be another now; its content is behind the @.
+        if fitted and fitted[0].rpartition("@")[2] != label.rpartition("@")[2]:
+            raise InputError(
+                f"replies of {run} were judged by another content of the judge's file",
+                got=f"{label} now, {fitted[0]} in {path.name}",
+                allowed="one judge a run",
+                fix="put the old file back, or start a new run with -o",
+            )
+        if fitted:
+            return
 
 
 def write_judge(config: RunConfig, run: Path, labels: Labels | None = None) -> Path | None:

@@ -28,7 +28,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
-from resect.runs.judged import judge_error, write_judge
+from resect.runs.judged import judge_error, refuse_another_judge, write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
@@ -116,6 +116,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 fix="choose a new folder with -o, or remove the old one",
             )
         refuse_taken(run, resume=resume)
+        refuse_another_judge(config, run)
         _set_unjudged_apart(config, run)
         return
     refuse_taken(run, resume=resume)
