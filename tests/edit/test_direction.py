@@ -171,7 +171,7 @@ def test_one_direction_for_all_blocks() -> None:
 def test_a_depth_that_tells_nothing_apart_is_refused() -> None:
     vectors = torch.eye(3)
     directions = Directions(vectors, torch.tensor([0.0, 0.5, 0.2]))
-    with pytest.raises(InputError, match="allowed: a depth from 0.5 on"):
+    with pytest.raises(InputError, match=r"allowed: a depth from 0\.5 on"):
         directions.ablation([], depth=0.0)
     assert directions.ablation([], depth=1.0).lines == {}
     assert directions.ablation([]).lines == {}
