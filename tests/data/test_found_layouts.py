@@ -417,6 +417,6 @@ def test_what_stands_beside_our_columns_in_other_letters_counts_and_is_said(tmp_
         ({"SPLIT": "x"}, "", "columns: category = Category; not used: Split, SPLIT"),
         ({"split": "test"}, "test", "columns: category = Category; not used: Split"),
     ):
-        data = load_data(str(write(tmp_path / f"{split}.jsonl", [row | more for row in rows])))
+        data = load_data(str(write(tmp_path / f"b{split}.jsonl", [row | more for row in rows])))
         assert {example.split for example in data.examples} == {split}
         assert said(data) == line
