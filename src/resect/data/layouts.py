@@ -125,11 +125,11 @@ def _as_ours(rows: list[dict[str, object]], columns: Sequence[str]) -> Reading:
     """Return rows in our own columns, of which those beside the text may be in other letters."""
     loose = _loose(columns)
     renamed = {loose[name]: name for name in BESIDE if loose.get(name, name) != name}
-    said = [f"{ours} = {theirs}" for theirs, ours in renamed.items()]
+    remarks = [f"{ours} = {theirs}" for theirs, ours in renamed.items()]
     unsure = [c for c in columns if c.strip().casefold() in BESIDE and c not in (*renamed, *BESIDE)]
     if unsure:
-        said.append(f"not used: {', '.join(unsure)}")
-    lines = [_passed_over(columns), f"columns: {'; '.join(said)}" if said else ""]
+        remarks.append(f"not used: {', '.join(unsure)}")
+    lines = [_passed_over(columns), f"columns: {'; '.join(remarks)}" if remarks else ""]
     if renamed:
         rows = [{renamed.get(name, name): cell for name, cell in row.items()} for row in rows]
     return Reading(rows, "; ".join(line for line in lines if line))

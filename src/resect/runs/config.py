@@ -235,11 +235,11 @@ def _with_whole_judge(config: RunConfig, folder: Path | None) -> RunConfig:
     A place that is there neither in the folder nor where the command runs stays as it is, and is
     refused when a run begins.
     """
-    kind, _, option = config.evaluation.judge.partition(":")
-    if kind != "fitted" or not option:
+    family, _, option = config.evaluation.judge.partition(":")
+    if family != "fitted" or not option:
         return config
-    whole = ",".join(_whole(place, folder) for place in option.split(",", 1))
-    evaluation = config.evaluation.model_copy(update={"judge": f"{kind}:{whole}"})
+    whole = ",".join(_whole(text, folder) for text in option.split(",", 1))
+    evaluation = config.evaluation.model_copy(update={"judge": f"{family}:{whole}"})
     return config.model_copy(update={"evaluation": evaluation})
 
 
@@ -247,8 +247,8 @@ def _whole(text: str, folder: Path | None) -> str:
     if not text or Path(text).expanduser().is_absolute():
         return text
     roots = [Path.cwd()] if folder is None else [folder.absolute(), Path.cwd()]
-    places = (root / text for root in roots)
-    return str(next((place for place in places if place.exists()), text))
+    paths = (root / text for root in roots)
+    return str(next((path for path in paths if path.exists()), text))
 
 
 def load_config(path: str | Path) -> RunConfig:

@@ -60,10 +60,10 @@ def judge_error(config: RunConfig) -> JudgeError | None:
     rates = {
         name: {
             hit: errors,
-            other: errors.of_the_opposite(),
+            miss: errors.of_the_opposite(),
         }
         for name, goal in goals.items()
-        for hit, other in (OUTCOMES[fitted.means][goal],)
+        for hit, miss in (OUTCOMES[fitted.means][goal],)
     }
     stated = (
         f"Rates of what the judge {evaluation.judge.partition(':')[0]} calls a hit are corrected "
@@ -79,13 +79,13 @@ def refuse_another_judge(config: RunConfig, run: Path) -> None:
     Raises:
         InputError: It has, or the file of the judge cannot be read.
     """
-    kind, _, option = config.evaluation.judge.partition(":")
-    if kind != "fitted" or config.evaluation.measure == "likelihood":
+    family, _, option = config.evaluation.judge.partition(":")
+    if family != "fitted" or config.evaluation.measure == "likelihood":
         return
     label = fitted_label(option)
     for path in judged_records(run):
         judges = {row["judge"] for row in read_parquet(path)} - {None}
-        fitted = sorted(name for name in judges if name.startswith(f"{kind}:"))
+        fitted = sorted(name for name in judges if name.startswith(f"{family}:"))
         # The name of the file may be another now; its content is behind the @.
         if fitted and fitted[0].rpartition("@")[2] != label.rpartition("@")[2]:
             raise InputError(
