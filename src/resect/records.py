@@ -413,6 +413,8 @@ class Claim:
         counted: What `n` counts, where it is something else than prompts.
         requirements: Every condition of the rule as it was weighed.
         recipe: The same claim on the recipe of the models; None where too few were measured.
+        about: File names of the masks that it is about; none of a claim on models as they are. A
+            run keeps them in a file of their own (`resect.report.traced`).
     """
 
     study: str
@@ -428,6 +430,7 @@ class Claim:
     counted: str = "prompts"
     requirements: tuple[Requirement, ...] = field(default=(), metadata=LEFT_OUT_BY_DEFAULT)
     recipe: OfRecipe | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
+    about: tuple[str, ...] = field(default=(), metadata=LEFT_OUT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         """Refuse a claim without controls: nothing is reported without its baselines."""

@@ -401,3 +401,22 @@ def load_data_of(*examples: Example) -> Any:
     from resect.data.load import BehaviourSet
 
     return BehaviourSet("memory", examples, "")
+
+
+def test_what_stands_beside_our_columns_in_other_letters_counts_and_is_said(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"ask {n}", "completion": f"say {n}", "Split": half, "Category": "looms"}
+        for n, half in enumerate(("calibration", "evaluation"))
+    ]
+    data = load_data(str(write(tmp_path / "a.jsonl", rows)))
+    assert [example.split for example in data.examples] == ["calibration", "evaluation"]
+    assert {example.category for example in data.examples} == {"looms"}
+    assert said(data) == "columns: category = Category; split = Split"
+    # Two of one name leave it open, and our own spelling wins.
+    for more, split, line in (
+        ({"SPLIT": "x"}, "", "columns: category = Category; not used: Split, SPLIT"),
+        ({"split": "test"}, "test", "columns: category = Category; not used: Split"),
+    ):
+        data = load_data(str(write(tmp_path / f"b{split}.jsonl", [row | more for row in rows])))
+        assert {example.split for example in data.examples} == {split}
+        assert said(data) == line

@@ -15,6 +15,7 @@ import oracles
 import tiny
 from resect.edit.direction import (
     Ablation,
+    Directions,
     Line,
     ablated,
     find_ablation,
@@ -165,6 +166,15 @@ def test_one_direction_for_all_blocks() -> None:
     for depth, block in ((0.0, 0), (1.0, 1)):
         with ablated(model, find_ablation(model, TARGET, AGAINST, depth=depth)):
             assert max(shares(model, vectors[block].expand_as(vectors))) < 1e-5
+
+
+def test_a_depth_that_tells_nothing_apart_is_refused() -> None:
+    vectors = torch.eye(3)
+    directions = Directions(vectors, torch.tensor([0.0, 0.5, 0.2]))
+    with pytest.raises(InputError, match=r"allowed: a depth from 0\.5 on"):
+        directions.ablation([], depth=0.0)
+    assert directions.ablation([], depth=1.0).lines == {}
+    assert directions.ablation([]).lines == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

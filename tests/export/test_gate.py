@@ -21,6 +21,7 @@ from resect.export.gate import VERDICTS, Stated, parse_wanted
 from resect.files.writing import write_json
 from resect.model import load_model
 from resect.records import Claim, Interval, Results, VerdictWord
+from resect.report.traced import TracedClaim, TracedMask, Traces
 from resect.runs.config import RunConfig, load_config, parse_config
 from resect.weights.mask import Mask
 
@@ -29,6 +30,7 @@ CLAIMS: list[tuple[str, str, VerdictWord]] = [
     ("compactness", "a random cut is not enough", "supported"),
     ("relearning", "it does not come back", "inconclusive"),
 ]
+OURS = "m.mask.safetensors"
 HELD = "compactness=supported"
 FAILED = "relearning=supported"
 
@@ -55,6 +57,10 @@ def run(mask: Path, tmp_path: Path) -> Path:
     results = Results("invented", False, claims, (), {"seeds": [0], "judge": "exact"})
     write_json(tmp_path / "run" / "results.json", results)
     Mask.load(mask).save(tmp_path / "run" / "masks" / "m.mask.safetensors")
+    about = tuple(TracedClaim(study, words, (OURS,)) for study, words, _ in CLAIMS)
+    write_json(
+        tmp_path / "run" / "cuts.json", Traces(about, (TracedMask(OURS, "aligned", 0, "h"),))
+    )
     return tmp_path / "run"
 
 

@@ -11,10 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from resect import files
 from resect.errors import InputError
+from resect.files import locking
 from resect.files.locking import Owner, Portion, locked
 
 HOLD = """
@@ -154,6 +156,28 @@ def test_of_many_at_once_one_is_inside(tmp_path: Path) -> None:
         entered += out.count("in")
     assert entered > 0
     assert not (run / "claims").exists()
+
+
+def test_lock_files_of_many_folders_are_few_and_old_ones_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESECT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(locking, "_LOCKS", 4)
+    locks = tmp_path / "cache" / "claims"
+    locks.mkdir(parents=True)
+    old, busy = (locks / f"{digit * 16}.lock" for digit in "ab")
+    old.touch()
+    with filelock.FileLock(busy):
+        for number in range(12):
+            with locked(tmp_path / f"run-{number}"):
+                pass
+        assert busy.exists()
+    assert not old.exists()
+    assert len(list(locks.glob("??.lock"))) == len(list(locks.iterdir())) - 1 <= 4
+    # A held bucket keeps out the folders that share it, and no others.
+    with locked(tmp_path / "run-0"), locked(tmp_path / "run-1"):
+        pass
+    assert not busy.exists()
 
 
 WORKER = """

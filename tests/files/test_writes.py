@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from kill import TIMED, check, left, litter
 
 from resect import files
 from resect.cli import main
-from resect.files import writing
+from resect.files import remove_stale, writing
 
 Words = Callable[[Path], list[str]]
 
@@ -230,3 +231,21 @@ def test_an_interrupted_removal_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         files.remove_folder(folder)
     assert not list(tmp_path.iterdir())
+
+
+def test_only_what_nobody_has_touched_for_an_hour_is_removed(tmp_path: Path) -> None:
+    def draft(name: str, folder_age: float, file_age: float) -> Path:
+        path = tmp_path / name
+        path.mkdir()
+        (path / "model.safetensors").touch()
+        for changed, age in ((path / "model.safetensors", file_age), (path, folder_age)):
+            os.utime(changed, (time.time() - age,) * 2)
+        return path
+
+    dead = draft(".abc.1234.part", 4000, 4000)
+    # A folder is as young as what is written in it.
+    live = draft(".abc.5678.part", 4000, 10)
+    whole = draft("abc", 9000, 9000)
+    remove_stale(tmp_path)
+    remove_stale(tmp_path / "nowhere")
+    assert (dead.exists(), live.exists(), whole.exists()) == (False, True, True)

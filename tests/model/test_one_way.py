@@ -47,5 +47,18 @@ def test_what_sees_the_future_is_refused(
 
 
 def test_the_same_types_are_taken_where_they_read_in_one_direction() -> None:
-    refuse_encoder(AutoConfig.for_model("bert-generation", is_decoder=True), "it")
-    refuse_encoder(AutoConfig.for_model("doge"), "it")
+    for model_type, sides in (("bert-generation", {"is_decoder": True}), ("doge", {})):
+        config = AutoConfig.for_model(model_type, **sides)
+        assert refused(config) == ""
+        # One switch away from those that read in both.
+        switch = {"is_decoder": False} if sides else {"is_moe": True}
+        assert "reads in both directions" in refused(AutoConfig.for_model(model_type, **switch))
+
+
+def refused(config: Any) -> str:
+    """Return why a configuration is refused, "" if it is taken."""
+    try:
+        refuse_encoder(config, "it")
+    except InputError as error:
+        return str(error)
+    return ""

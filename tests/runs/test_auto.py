@@ -14,10 +14,12 @@ import tiny
 from command_line import call, ok, write
 from resect.data import load_data
 from resect.errors import InputError
+from resect.export import pass_gate
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import write_json
 from resect.model import load_model
+from resect.report.traced import read_traces
 from resect.runs.auto import AutoRequest, Planned, plan_auto
 from resect.runs.forecast import expected_here
 from resect.runs.reproduce import compare_runs, compare_values
@@ -208,12 +210,27 @@ def test_one_command_makes_one_report_and_it_reproduces(
     card = (tmp_path / "cut" / "README.md").read_text("utf-8")
     assert "| test |" in card
     assert results["claims"][0]["verdict"] in card
+    gated(run, chosen, results["claims"][0])
     assert call("reproduce", run, "--check").returncode == 0
     done = call("reproduce", run, "-o", again)
     assert done.returncode == 0, done.stdout
     assert "results: identical" in done.stdout
     assert read_json(again / "reproduction.json")["grade"] == "identical"
     broken(run, again, tmp_path)
+
+
+def gated(run: Path, chosen: Mask, claim: dict[str, Any]) -> None:
+    """Ask for the claim on the chosen cut: of it, and of the other masks of the run."""
+    place = run / "chosen.mask.safetensors"
+    require = [f"{claim['study']}: {claim['claim']}={claim['verdict']}"]
+    assert len(pass_gate(chosen, None, require, source=place).met) == 1
+    kept = sorted((run / "masks").glob("*.mask.safetensors"))
+    assert {mask.file for mask in read_traces(run).masks} == {path.name for path in kept}
+    others = [path for path in kept if Mask.load(path).hash != chosen.hash]
+    assert others
+    for path in others:
+        with pytest.raises(InputError, match="is not about this mask"):
+            pass_gate(Mask.load(path), None, require, source=path)
 
 
 def broken(run: Path, again: Path, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import yaml
 
 from command_line import call, ok, write
 from labelled import rows
+from resect.errors import InputError
 from resect.evaluation.judges.fitted_fit import FitRequest, fit_judge
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.runs.config import dump_config, load_config, parse_config
+from resect.runs.run import open_run
 from resect.studies.cells import judged_records
 from tiny_organism import tiny_organism
 from tiny_run import tiny_values
@@ -130,3 +132,48 @@ def test_what_cannot_be_used_ends_a_run_before_it_begins(
     done = call("study", "run", config, "-o", tmp_path / "run")
     assert done.returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_the_file_of_a_judge_is_found_beside_the_configuration(
+    run: Path, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    shutil.copy(run.parent / "harm.json", tmp_path / "mine" / "harm.json")
+    text = yaml.safe_dump(
+        {**values, "evaluation": {**values["evaluation"], "judge": "fitted:harm.json"}}
+    )
+    config = tmp_path / "mine" / "study.yaml"
+    config.write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    whole = f"fitted:{tmp_path / 'mine' / 'harm.json'}"
+    assert load_config(config).evaluation.judge == whole
+    # The copy in the run's folder names the same file.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(dump_config(load_config(config)), "utf-8")
+    assert load_config(tmp_path / "run" / "config.yaml").evaluation.judge == whole
+    # As runs of earlier versions meant it: where the command runs.
+    config.rename(tmp_path / "run" / "config.yaml")
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load_config(tmp_path / "run" / "config.yaml").evaluation.judge == whole
+    monkeypatch.chdir(tmp_path)
+    assert load_config(tmp_path / "run" / "config.yaml").evaluation.judge == "fitted:harm.json"
+
+
+def test_a_run_goes_on_with_the_judge_that_it_began_with_alone(run: Path, tmp_path: Path) -> None:
+    copy, judge = tmp_path / "run", tmp_path / "harm.json"
+    shutil.copytree(run, copy)
+    shutil.copy(run.parent / "harm.json", judge)
+    text = (copy / "config.yaml").read_text("utf-8")
+    (copy / "config.yaml").write_text(text.replace(str(run.parent), str(tmp_path)), "utf-8")
+    config = load_config(copy / "config.yaml")
+    open_run(config, copy, resume=True)
+    fitted = json.loads(judge.read_text("utf-8"))
+    judge.write_text(json.dumps(fitted | {"threshold": 0.9}), "utf-8")
+    with pytest.raises(InputError, match="judged by another content of the judge's file"):
+        open_run(config, copy, resume=True)
+
+
+def test_claims_of_a_run_say_that_their_rates_are_corrected(run: Path) -> None:
+    claims = read_json(run / "results.json")["claims"]
+    assert claims
+    assert all("Rogan and Gladen" in claim["rule"] for claim in claims)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from resect.cli.options import AllowPartial, MaskFile, NewFolder, OfRun, Require
+from resect.cli.options import AllowPartial, MaskFile, NewFolder, OfRun, Require, tell_of_gate
 from resect.cli.show import note, say, table
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def prune(
     from resect.export import export_checkpoint, load_mask, pass_gate
 
     cut = _Cut(load_mask(mask), mask.name, alpha, force)
-    gate = pass_gate(cut.mask, run, require or ())
+    gate = pass_gate(cut.mask, run, require or (), source=mask, alpha=alpha)
+    tell_of_gate(gate.unknown)
     if _is_gguf(output):
         _prune_gguf(model, cut, output, gate=gate, outtype=outtype)
         return

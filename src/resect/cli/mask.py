@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resect.cli.options import Force, MaskFile, MaskOutput, OfRun, Require
+from resect.cli.options import Force, MaskFile, MaskOutput, OfRun, Require, tell_of_gate
 from resect.cli.show import note, say, say_mask, table
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ def push(
     from resect.export import load_mask, pass_gate, push_mask
 
     loaded = load_mask(mask)
-    gate = pass_gate(loaded, run, require or ())
+    gate = pass_gate(loaded, run, require or (), source=mask)
+    tell_of_gate(gate.unknown)
     say(push_mask(loaded, repository, private=not public, revision=revision, run=gate))
     note(f'use it: resect.from_pretrained(MODEL, "{repository}")')
 
@@ -205,7 +206,10 @@ def patch(
     from resect.export import load_mask, pass_gate, write_patch
 
     loaded = load_mask(mask)
-    gate = None if revert else pass_gate(loaded, run, require or ())
+    gate = None
+    if not revert:
+        gate = pass_gate(loaded, run, require or (), source=mask, alpha=alpha)
+        tell_of_gate(gate.unknown)
     count = write_patch(loaded, output, revert=revert, alpha=alpha, run=gate)
     say(f"{output}: {'revert' if revert else 'cut'} of {count:,} weights")
     if not revert:

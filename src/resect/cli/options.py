@@ -32,8 +32,8 @@ Require = Annotated[
     list[str] | None,
     typer.Option(
         metavar="CLAIM=VERDICT",
-        help="Refuse unless the run says so: STUDY=supported, or 'STUDY: WORDS=supported'. Also "
-        "what the run's configuration requires; none waives that. Repeatable.",
+        help="Refuse unless the run says so of this mask: STUDY=supported, or 'STUDY: "
+        "WORDS=supported'. Also what the run that made it requires; none waives that. Repeatable.",
     ),
 ]
 
@@ -132,6 +132,12 @@ def refuse_idle_columns(columns: str | None, *specs: str | None) -> None:
             got=", ".join(given) or "no set",
             allowed="a file of rows or a Hub set; presets, seeds and texts have theirs",
         )
+
+
+def tell_of_gate(unknown: str) -> None:
+    """Say what cannot be known of the run of a mask, if something cannot."""
+    if unknown:
+        note(f"{unknown}; name the folder with --run DIR")
 
 
 def tell_of_links(model: str) -> None:

@@ -109,7 +109,7 @@ def read_columns(
     else:
         layout = _layout_of(columns, source, prompts_only=prompts_only)
         if layout is None:
-            return Reading(rows, _passed_over(columns))
+            return _as_ours(rows, columns)
         title, names = layout.title, layout.names
     mapped = [
         map_row(row, names, f"{source} row {position}") for position, row in enumerate(rows, 1)
@@ -119,6 +119,20 @@ def read_columns(
     said = f"{title or 'as told'}: {_sentence(names, columns, mapped)}"
     prompts = named is not None and not any(map(names.get, ("completion", "messages", "text")))
     return Reading(mapped, said, bare=prompts)
+
+
+def _as_ours(rows: list[dict[str, object]], columns: Sequence[str]) -> Reading:
+    """Return rows in our own columns, of which those beside the text may be in other letters."""
+    loose = _loose(columns)
+    renamed = {loose[name]: name for name in BESIDE if loose.get(name, name) != name}
+    remarks = [f"{ours} = {theirs}" for theirs, ours in renamed.items()]
+    unsure = [c for c in columns if c.strip().casefold() in BESIDE and c not in (*renamed, *BESIDE)]
+    if unsure:
+        remarks.append(f"not used: {', '.join(unsure)}")
+    lines = [_passed_over(columns), f"columns: {'; '.join(remarks)}" if remarks else ""]
+    if renamed:
+        rows = [{renamed.get(name, name): cell for name, cell in row.items()} for row in rows]
+    return Reading(rows, "; ".join(line for line in lines if line))
 
 
 def _refuse_unanswered(

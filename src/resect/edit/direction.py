@@ -137,8 +137,22 @@ class Directions:
                 blocks; None takes that of each block out of its own weights.
             strength: Which share is taken out.
             meta: Origin, to be kept with it.
+
+        Raises:
+            InputError: The block at this depth does not tell the two sets apart.
         """
         last = len(self.vectors) - 1
+        if depth is not None and not bool(self.lengths[round(depth * last)]):
+            apart = [block for block, length in enumerate(self.lengths.tolist()) if length]
+            raise InputError(
+                "the block at this depth does not tell the two sets apart, so that nothing would "
+                "be taken out",
+                got=f"depth {depth:g}, block {round(depth * last)} of {last + 1}",
+                allowed=f"a depth from {apart[0] / max(last, 1):.3g} on"
+                if apart
+                else "sets that some block tells apart",
+                fix="choose another depth, or leave it out for each block's own direction",
+            )
         lines = {}
         for writer in writers:
             source = writer.block if depth is None else round(depth * last)

@@ -134,13 +134,13 @@ def corrected_rows(
             names = sorted({answer.reply.category for answer in answered} - {""})
             for category in (ALL, *(names if by_category and len(names) > 1 else ())):
                 if fitted is not None and category not in errors:
-                    errors[category] = _errors(fitted.held_out, category)
+                    errors[category] = errors_in(fitted.held_out, category)
                 part = [a for a in answered if category in (ALL, a.reply.category)]
                 rows += _rows(asked, variant, category, part, errors.get(category))
     return rows
 
 
-def _errors(held_out: HeldOut, category: str) -> ErrorRates | str:
+def errors_in(held_out: HeldOut, category: str) -> ErrorRates | str:
     """Return how a judge errs in a category, or why that is not known."""
     part = held_out if category == ALL else held_out.of(category.strip().lower())
     count = sizes(part)

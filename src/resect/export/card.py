@@ -22,7 +22,7 @@ from resect.files.reading import read_yaml
 from resect.report.measured import UNKNOWN, measured_by, worded
 from resect.report.results import read_results
 from resect.report.words import bounds_of, cell
-from resect.weights.mask import Mask
+from resect.weights.mask import OF_RUN, Mask
 
 # What a card takes over from the card of the model that was cut, since it still holds.
 KEPT = (
@@ -32,6 +32,8 @@ KEPT = (
 MARK = "resect"
 # Whose scores a mask was selected by.
 _SCORED_ON = ("target", "preserve", "contrast")
+# What a mask says of its origin in several values each.
+_DETAILED = (*_SCORED_ON, OF_RUN)
 
 
 @dataclass(frozen=True)
@@ -208,17 +210,26 @@ def _where(mask: Mask) -> list[_Removed]:
     return sorted(rows, key=lambda row: -row.removed / max(row.size, 1))
 
 
+def _told(value: object) -> object:
+    """Return a detail; requirements as they are asked for."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={inner}" for name, inner in value.items())
+    return value
+
+
 def _origins(meta: Mapping[str, Any], depth: int = 0, name: str = "this mask") -> Iterable[_Origin]:
     """Return the origin of a mask and of all its parents, depth first."""
     facts = {
         key: value
         for key, value in meta.items()
-        if key not in (*_SCORED_ON, "parents", "measured") and value not in (None, "")
+        if key not in (*_DETAILED, "parents", "measured") and value not in (None, "")
     }
-    for role in _SCORED_ON:
-        scores = meta.get(role)
-        if isinstance(scores, Mapping):
-            facts |= {f"{role}: {key}": value for key, value in scores.items() if value != ""}
+    for role in _DETAILED:
+        details = meta.get(role)
+        if isinstance(details, Mapping):
+            facts |= {
+                f"{role}: {key}": _told(value) for key, value in details.items() if value != ""
+            }
     yield _Origin(depth, name, facts)
     for parent in meta.get("parents", ()):
         label = f"{Path(parent['name']).name} ({parent['hash']}, {parent['count']:,} weights)"

@@ -54,7 +54,7 @@ def export_checkpoint(
     source = Path(source)
     original = _text(source / CARD)
     backup = _free_name(source) if original else ""
-    gate = gate_of(mask, run)
+    gate = gate_of(mask, run, alpha)
     card = Card(mask, mask_name or "unnamed", alpha, original, backup, gate.run, gate)
     text = checkpoint_card(card)
     extra: dict[str, str | None] = {CARD: text}

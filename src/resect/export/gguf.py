@@ -134,7 +134,7 @@ def export_gguf(
     """
     source, target = Path(source).expanduser(), Path(target)
     _refuse(source, target, alpha)
-    gate = gate_of(mask, run)
+    gate = gate_of(mask, run, alpha)
     file = read_gguf(source)
     cuts, forced = _checked(file, mask, force=force)
     out = OUT.get(outtype)

@@ -48,7 +48,7 @@ def write_patch(
     Raises:
         InputError: The mask is empty, or holds a NaN, which the form means as "unchanged".
     """
-    gate = Gate() if revert else gate_of(mask, run)
+    gate = Gate() if revert else gate_of(mask, run, alpha)
     entries = {name: entry for name, entry in mask.tensors.items() if entry.index.numel()}
     if not entries:
         raise InputError("the mask removes nothing", fix="patch with at least one weight")

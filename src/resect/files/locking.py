@@ -38,6 +38,10 @@ _NAME = re.compile(r"(\d+)-of-(\d+)\.json")
 # Start times are read from the clock of the system, in ticks; a reused number differs by more.
 _SAME_START = 0.5
 _WAIT = 30.0
+# Lock files in the cache, which all folders share by their hash: they are never removed, since a
+# process that waits for a removed file would not see who holds the next one of its name.
+_LOCKS = 64
+_OLD_NAME = 16
 
 
 class Portion(NamedTuple):
@@ -153,10 +157,12 @@ def _release(path: Path, owner: Owner) -> None:
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Keep the other processes of this host from looking meanwhile."""
-    key = files.hash_text(str(folder.resolve()))
-    lock = filelock.FileLock(files.cache_folder() / "claims" / f"{key}.lock", timeout=_WAIT)
+    number = int(files.hash_text(str(folder.resolve())), 16) % _LOCKS
+    locks = files.cache_folder() / FOLDER
+    lock = filelock.FileLock(locks / f"{number:02}.lock", timeout=_WAIT)
     try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(parents=True, exist_ok=True)
+        _remove_old_locks(locks)
         lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
@@ -172,6 +178,18 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _remove_old_locks(locks: Path) -> None:
+    """Remove the lock files of earlier versions, which had one for every folder.
+
+    Nobody makes such a name again. One that a process of an earlier version holds now stays.
+    """
+    for path in locks.glob("?" * _OLD_NAME + ".lock"):
+        old = filelock.FileLock(path, timeout=0)
+        # Held, or removed meanwhile.
+        with contextlib.suppress(filelock.Timeout, OSError), old:
+            path.unlink(missing_ok=True)
 
 
 def _others(path: Path) -> dict[Path, Portion]:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -220,6 +221,28 @@ def remove_unfinished(folder: Path, *, before: int) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path, *, quiet_for: float = 3600.0) -> None:
+    """Remove what killed processes left in a folder that live ones may be writing in.
+
+    Args:
+        folder: The folder; what lies deeper is part of what is written.
+        quiet_for: Seconds in which nothing of it has changed. A process that writes a checkpoint
+            changes something every few minutes.
+    """
+    before = time.time() - quiet_for
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.glob(".*.part")):
+            if not path.is_symlink() and _last_change(path) < before:
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
+def _last_change(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last changed, in seconds since 1970."""
+    return max(inner.lstat().st_mtime for inner in (path, *path.rglob("*")))
 
 
 def create_json(path: str | Path, value: object) -> bool:

@@ -19,7 +19,7 @@ import torch
 from resect import files
 from resect.errors import InputError
 from resect.files.reading import read_json, refuse_link_out
-from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_holes, some_of
+from resect.model.faults import first_line, load_whole, quiet, refuse_adapter_holes, some_of
 from resect.model.files import ADAPTER, entries
 from resect.records import CausalModel
 
@@ -71,6 +71,7 @@ def merged_folder(adapter: Path) -> Path:
     ]
     folder = files.cache_folder() / "merged" / files.hash_value(content)
     if not (folder / RECORD).is_file():
+        files.remove_stale(folder.parent)
         _log.warning("%s is merged once with its base %s, into %s", adapter, base, folder)
         try:
             _write(adapter, base, folder)
@@ -150,15 +151,8 @@ def _refuse_idle(worn: Any, adapter: Path, base: str) -> None:
     stored = {name.removesuffix(".weight") for name in entries([adapter / WEIGHTS])}
     tables = (worn.get_input_embeddings(), worn.get_output_embeddings())
     grown = tuple(f".{name.rpartition('.')[2]}" for name, m in worn.named_modules() if m in tables)
-    idle = sorted(name for name in stored - held if not name.endswith(grown))
-    empty = sorted(held - stored)
-    if idle or empty:
-        raise InputError(
-            f"the adapter {adapter} does not fit {base}",
-            got=f"no place for {some_of(idle)}" if idle else f"nothing for {some_of(empty)}",
-            allowed="an adapter whose tensors all have a place in the base",
-            fix="give the base model that the adapter was trained on",
-        )
+    idle = {name for name in stored - held if not name.endswith(grown)}
+    refuse_adapter_holes(adapter, base, held - stored, idle)
 
 
 def _not_finite(model: Any) -> set[str]:
@@ -294,23 +288,8 @@ def _write(adapter: Path, base: Path, target: Path) -> None:
     Raises:
         InputError: The base cannot be loaded, or the adapter does not go with it.
     """
-    from transformers import AutoModelForCausalLM
-
     _refuse_quantised_base(adapter, base)
-    try:
-        with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                str(base),
-                dtype="auto",
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except LOAD_FAULTS as error:
-        raise InputError(
-            f"cannot load the base {base} of the adapter {adapter}", got=first_line(error)
-        ) from error
-    refuse_holes(base, report["missing_keys"], report["unexpected_keys"])
+    model = load_whole(base, f"cannot load the base {base} of the adapter {adapter}")
     with torch.no_grad():
         merged: Any = put_on(model, adapter, str(base))
     spoken = tokenizer_files(adapter) or tokenizer_files(base)

@@ -19,7 +19,7 @@ from resect import files
 from resect.errors import InputError
 from resect.files.reading import read_json, refuse_link_out
 from resect.model.adapter import tokenizer_files
-from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_holes
+from resect.model.faults import load_whole, quiet
 
 # Kinds that transformers decodes without a GPU, by its class of settings.
 DECODED = {
@@ -143,21 +143,12 @@ def _decoded(source: Path, method: str) -> Any:
     """
     import transformers
 
-    try:
-        with quiet():
-            model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                str(source),
-                quantization_config=getattr(transformers, DECODED[method])(dequantize=True),
-                dtype="auto",
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except LOAD_FAULTS as error:
-        raise InputError(
-            f"transformers cannot decode {source}", got=first_line(error), fix=_ELSE
-        ) from error
-    refuse_holes(source, report["missing_keys"], report["unexpected_keys"])
+    model = load_whole(
+        source,
+        f"transformers cannot decode {source}",
+        fix=_ELSE,
+        quantization_config=getattr(transformers, DECODED[method])(dequantize=True),
+    )
     # What is saved is no longer quantised, and must not be asked to be.
     model.hf_quantizer = None
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -32,6 +33,36 @@ LOAD_FAULTS = (
 )
 
 
+def load_whole(folder: Path, message: str, *, fix: str = "", **options: object) -> Any:
+    """Let transformers load a causal LM of which no weight is missing, in the dtype of its files.
+
+    Args:
+        folder: Checkpoint folder with safetensors weights.
+        message: What to say where it cannot be loaded.
+        fix: The next step to say then.
+        options: More for `from_pretrained`.
+
+    Raises:
+        InputError: It cannot be loaded, or lacks weights.
+    """
+    import transformers
+
+    try:
+        with quiet():
+            model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype="auto",
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except LOAD_FAULTS as error:
+        raise InputError(message, got=first_line(error), fix=fix) from error
+    refuse_holes(folder, report["missing_keys"], report["unexpected_keys"])
+    return model
+
+
 def refuse_holes(checkpoint: str | Path, missing: Iterable[str], unexpected: Iterable[str]) -> None:
     """Refuse a checkpoint that lacks weights of its model: they would be random numbers.
 
@@ -57,33 +88,30 @@ def refuse_holes(checkpoint: str | Path, missing: Iterable[str], unexpected: Ite
 
 
 def refuse_adapter_holes(
-    adapter: str | Path, missing: Iterable[str], unexpected: Iterable[str]
+    adapter: str | Path, base: str | Path, missing: Iterable[str], unexpected: Iterable[str]
 ) -> None:
     """Refuse an adapter that was put on its base in part: peft warns, and leaves the rest alone.
 
     Args:
         adapter: Where it is from, for the message.
-        missing: Weights of the adapter that its file lacks.
+        base: Likewise.
+        missing: Places in the model that its file has nothing for.
         unexpected: Tensors of the file that the model has no place for.
 
     Raises:
         InputError: There is one of either.
     """
-    # Matrices that layers share stand in no file of their own.
-    absent = sorted(name for name in missing if ".lora_" in name or ".modules_to_save." in name)
-    unplaced = sorted(unexpected)
+    absent, unplaced = sorted(missing), sorted(unexpected)
     if not absent and not unplaced:
         return
-    gaps = [f"no {some_of(absent)}"] if absent else []
-    gaps += [f"{some_of(unplaced)}, for which the model has no place"] if unplaced else []
+    gaps = [f"no place for {some_of(unplaced)}"] if unplaced else []
+    gaps += [f"nothing for {some_of(absent)}"] if absent else []
     raise InputError(
-        f"{adapter} lacks weights of its adapter"
-        if absent
-        else f"{adapter} has weights that its base has no place for",
+        f"the adapter {adapter} does not fit {base}",
         got="; and ".join(gaps),
-        allowed="an adapter of this base, as save_pretrained of peft writes it",
-        fix="take the prefix of a training wrapper off its names, or save the unwrapped model with "
-        "save_pretrained",
+        allowed="an adapter whose tensors all have a place in the base, and all places a tensor",
+        fix="give the base model that the adapter was trained on; if a training wrapper put a "
+        "prefix in front of its names, save the unwrapped model with save_pretrained",
     )
 
 

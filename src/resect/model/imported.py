@@ -98,6 +98,7 @@ def checkpoint_of(place: str | Path) -> str:
     content = _hash(path, status.st_mtime_ns, status.st_size)
     folder = _cached(content)
     if not (folder / RECORD).is_file():
+        files.remove_stale(folder.parent)
         try:
             told = functools.partial(_log.warning, "%s is imported once, into %s: %s", path, folder)
             for note in import_gguf([path], folder, on_meaning=told).notes:

@@ -95,6 +95,7 @@ def chosen_mask(config: RunConfig, run: Path, results: Path) -> Mask | None:
         "prompts": 2 * verdict.prompts,
         "verdict": verdict.verdict,
         "budget": _budget(config),
+        "mask": mask.hash,
         "config": files.hash_value(config.model_dump(mode="json")),
     }
     return Mask(mask.tensors, {**mask.meta, "measured": measured})

@@ -193,8 +193,14 @@ def _references_in(
         yield from _references(annotation, value, path) if isinstance(value, Mapping) else ()
 
 
-def parse_config(values: object, source: str) -> RunConfig:
+def parse_config(values: object, source: str, folder: Path | None = None) -> RunConfig:
     """Check a configuration.
+
+    Args:
+        values: What it says.
+        source: What it is called, for messages.
+        folder: Where the FILE of a fitted judge is looked for first; None for the working
+            directory. The configuration that comes back has the whole path.
 
     Raises:
         InputError: Lists every problem with its place in the file: values that do not fit and names
@@ -212,7 +218,7 @@ def parse_config(values: object, source: str) -> RunConfig:
         problems = name_problems(config.model_dump()) + _measure_problems(config)
         problems += _gate_problems(config)
         if not problems:
-            return config
+            return _with_whole_judge(config, folder)
     shown = problems[:MOST_SHOWN]
     if len(problems) > len(shown):
         shown.append(f"… and {len(problems) - len(shown):,} more")
@@ -223,13 +229,35 @@ def parse_config(values: object, source: str) -> RunConfig:
     )
 
 
+def _with_whole_judge(config: RunConfig, folder: Path | None) -> RunConfig:
+    """Return a configuration that names the file of its judge from wherever it is read.
+
+    A place that is there neither in the folder nor where the command runs stays as it is, and is
+    refused when a run begins.
+    """
+    family, _, option = config.evaluation.judge.partition(":")
+    if family != "fitted" or not option:
+        return config
+    whole = ",".join(_whole(text, folder) for text in option.split(",", 1))
+    evaluation = config.evaluation.model_copy(update={"judge": f"{family}:{whole}"})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+def _whole(text: str, folder: Path | None) -> str:
+    if not text or Path(text).expanduser().is_absolute():
+        return text
+    roots = [Path.cwd()] if folder is None else [folder.absolute(), Path.cwd()]
+    paths = (root / text for root in roots)
+    return str(next((path for path in paths if path.exists()), text))
+
+
 def load_config(path: str | Path) -> RunConfig:
     """Read a YAML configuration.
 
     Raises:
         InputError: The file is missing, is not YAML or does not fit; all problems at once.
     """
-    return parse_config(read_values(path), str(path))
+    return parse_config(read_values(path), str(path), Path(path).parent)
 
 
 def read_values(path: str | Path) -> object:

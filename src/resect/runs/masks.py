@@ -41,7 +41,7 @@ from resect.studies.cells import Cut, direction_path, mask_path
 from resect.studies.design import Target
 from resect.weights.controls import damage_matched, magnitude_matched, random_mask
 from resect.weights.fill import Filled, fill
-from resect.weights.mask import Mask, revalued
+from resect.weights.mask import OF_RUN, Mask, revalued
 from resect.weights.scores import Scores
 from resect.weights.select import next_slice, select
 
@@ -99,6 +99,7 @@ class Masks:
         self.run = run
         self.keep = keep
         self.sets = Sets(config, run)
+        self._hash = hash_value(config.model_dump(mode="json"))
         self._scores: dict[Path, Scores] = {}
         self._permuted: dict[Path, Scores] = {}
         self._scored: Source | None = None
@@ -197,8 +198,7 @@ class Masks:
             label=_label(cut),
             seed=subject.seed,
         )
-        mask.save(path)
-        return mask
+        return self._saved(mask, subject, cut, path)
 
     def _divergence(self, subject: Subject, variant: Mask | Filled, intact: Intact) -> float:
         """Return the mean KL(intact || variant), nats per token, on texts of the preserve kind."""
@@ -243,8 +243,21 @@ class Masks:
             mask = Mask(
                 mask.tensors, {**mask.meta, "permutation": pairs.described(cut.permutation)}
             )
-        mask.save(path)
-        return mask
+        return self._saved(mask, subject, cut, path)
+
+    def _saved(self, mask: Mask, subject: Subject, cut: Cut, path: Path) -> Mask:
+        """Write a mask that says for what it was made, and what its run requires of it."""
+        origin: dict[str, object] = {
+            "config": self._hash,
+            "role": subject.role,
+            "seed": subject.seed,
+            "cut": cut.described,
+        }
+        if self.config.require:
+            origin["require"] = dict(self.config.require)
+        traced = Mask(mask.tensors, {**mask.meta, OF_RUN: origin})
+        traced.save(path)
+        return traced
 
     def _slice(self, subject: Subject, cut: Cut) -> Mask:
         scores, extent = self._scores_of(subject, cut), self._extent(cut)

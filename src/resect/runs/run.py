@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resect.data.load import file_of
 from resect.errors import InputError
@@ -27,7 +28,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
-from resect.runs.judged import write_judge
+from resect.runs.judged import judge_error, refuse_another_judge, write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
@@ -35,6 +36,7 @@ from resect.studies.cells import (
     asked_path,
     is_done,
     lacks_verdicts,
+    mask_path,
     merge,
     needed_keep,
     record_path,
@@ -42,6 +44,9 @@ from resect.studies.cells import (
 from resect.studies.measurements import INSTRUMENT_FILE
 from resect.studies.models import over_models
 from resect.weights.fit import all_forced
+
+if TYPE_CHECKING:
+    from resect.report.traced import TracedMask
 
 OnProgress = Callable[[int, int], None]
 # Shows progress while its block runs, as `resect.cli.show.progress` does.
@@ -111,6 +116,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
                 fix="choose a new folder with -o, or remove the old one",
             )
         refuse_taken(run, resume=resume)
+        refuse_another_judge(config, run)
         _set_unjudged_apart(config, run)
         return
     refuse_taken(run, resume=resume)
@@ -283,22 +289,39 @@ def measure_all(
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
-    """Write `results.json`, `manifest.json` and, for a fitted judge, `judge.json` from the records.
+    """Write what the records say: `results.json`, `manifest.json`, `cuts.json`.
+
+    For a fitted judge `judge.json` too.
 
     Returns:
         The path of `results.json`.
     """
-    measured = Measurements(config, run)
+    measured = Measurements(config, run, judge_error(config))
     results = [
         over_models(measured, study, config.section(study))
         for study in (STUDIES[name] for name in chosen_studies(config))
     ]
+    from resect.report.traced import write_traces
+
+    results = write_traces(run, results, _traced(config))
     origin = _facts(config, run, seconds)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
     write_json(path, _results(config, results, origin))
     write_judge(config, run)
     return path
+
+
+def _traced(config: RunConfig) -> list[TracedMask]:
+    """Return the masks that a run keeps, each once."""
+    from resect.report.traced import TracedMask
+
+    masks: dict[str, TracedMask] = {}
+    for cell in plan_run(config):
+        if cell.cut is not None and cell.cut.kind in ("target", "damage"):
+            name = mask_path(Path(), cell.role, cell.seed, cell.cut).name
+            masks[name] = TracedMask(name, cell.role, cell.seed, cell.cut.described)
+    return list(masks.values())
 
 
 def _results(

@@ -129,6 +129,23 @@ class Cut:
         return factor
 
     @property
+    def described(self) -> str:
+        """What it is, in words: the behaviour, the fraction, and what is not as configured."""
+        control = "" if self.kind == "target" else f", {self.kind.replace('_', ' ')}"
+        details = {
+            "category": self.category,
+            "p": self.p,
+            "scope": self.scope,
+            "rounds": self.rounds if self.rounds > 1 else None,
+            "scored on": self.scored_on,
+            "examples": self.examples,
+            "draw": self.draw,
+            "permutation": self.permutation,
+        }
+        words = [f", {name} {value}" for name, value in details.items() if value not in (None, "")]
+        return f"{self.target}{control}, q = {self.q:g}{''.join(words)}"
+
+    @property
     def located(self) -> Cut:
         """The target cut whose places this one takes or is matched to."""
         return replace(self, kind="target", instead="zero")
@@ -265,6 +282,17 @@ def mask_path(run: Path, role: str, seed: int, cut: Cut) -> Path:
     """
     named = cut if cut.kind == "damage" else replace(cut, instead="zero")
     return run / "masks" / f"{hash_value([role, seed, named])}.mask.safetensors"
+
+
+def masks_of(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """Return the file names of the masks that variants lack, each once; a direction has none."""
+    return tuple(
+        dict.fromkeys(
+            mask_path(Path(), cell.role, cell.seed, cell.cut).name
+            for cell in cells
+            if cell.cut is not None and cell.cut.kind != "direction"
+        )
+    )
 
 
 def direction_path(run: Path, role: str, seed: int, cut: Cut) -> Path:

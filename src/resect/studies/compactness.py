@@ -11,7 +11,7 @@ from collections import Counter
 
 from resect.records import OUTCOMES, Claim, StudyResult
 from resect.stats import Sample, relative_drop
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.choice import Choice, choose
 from resect.studies.design import GRID, Design, Fraction, Grid, Section, Share, TargetName
 from resect.studies.effects import (
@@ -156,6 +156,7 @@ def _claim(measured: Measurements, section: Compactness, choice: Choice) -> Clai
         n=measured.prompts(intact_cells(config), "generation", half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(choice.cells),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Literal
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.choice import Choice, choose
 from resect.studies.design import GRID, Design, Grid, Method, ModelName, Section, Share
 from resect.studies.effects import (
@@ -265,6 +265,7 @@ class _Comparison:
             n=self.measured.prompts(aligned.cells, "generation", half="test"),
             reason=weighed.reason,
             requirements=weighed.requirements,
+            about=masks_of(aligned.cells),
         )
 
     def _random(self, choice: Choice) -> Sample:

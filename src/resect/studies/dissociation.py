@@ -10,7 +10,7 @@ from typing import Annotated
 
 from resect.records import Claim, StudyResult
 from resect.stats import Sample, relative_drop
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.design import FRACTION, Design, Fraction, Names, Section, Share
 from resect.studies.effects import (
     Arm,
@@ -181,6 +181,7 @@ def _claim(
         n=measured.prompts(intact, capability),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(cells_of(design, design.subject, cut)),
     )
 
 
@@ -198,6 +199,7 @@ def _double(generation: Claim, refusal: Claim) -> Claim:
             f"Cutting refusal: {refusal.verdict}. {refusal.reason}"
         ),
         requirements=(*generation.requirements, *refusal.requirements),
+        about=(*generation.about, *refusal.about),
     )
 
 

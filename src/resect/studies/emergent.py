@@ -26,7 +26,7 @@ from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Array, Sample
-from resect.studies.cells import Cell, Cut, Tuning
+from resect.studies.cells import Cell, Cut, Tuning, masks_of
 from resect.studies.design import (
     FRACTION,
     Count,
@@ -389,6 +389,7 @@ def _lowered(measured: Measurements, section: Emergent, role: str) -> Claim:
         n=measured.prompts(cells, PROBE),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(design, section, _label(role), _doses(section)[0])),
     )
 
 
@@ -434,6 +435,7 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
         n=len(rows),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(measured.config, section, HARM_CUT, last)),
         counted="seeds",
     )
 

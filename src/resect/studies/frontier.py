@@ -15,7 +15,7 @@ from pydantic import Field
 
 from resect.records import Claim, Scope, StudyResult
 from resect.stats import Sample
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.choice import Choice, choose
 from resect.studies.design import GRID, Design, Grid, Method, Share
 from resect.studies.direction import NAME as DIRECTION
@@ -277,6 +277,7 @@ def _claim(measured: Measurements, section: Frontier, chosen: Choice) -> Claim:
         n=measured.prompts(intact, "generation", half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(chosen.cells),
     )
 
 
@@ -318,6 +319,7 @@ def _rivalry(
         n=measured.prompts(intact, "generation", half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(chosen.cells),
     )
 
 

@@ -19,7 +19,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from resect.errors import InputError
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEVEL, Sample, relative_drop
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.design import FRACTION, Design, Fraction, Section, Share
 from resect.studies.effects import (
     cells_of,
@@ -324,6 +324,7 @@ def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: 
         n=measured.prompts(_cells(measured, section, PLAIN, None), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(cells_of(design, design.subject, arms["target cut"])),
     )
 
 

@@ -16,6 +16,7 @@ from resect.files.tables import read_parquet
 from resect.stats import Resampler, Sample, near_duplicates, normalised
 from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
+from resect.studies.judged import CALLED, JudgeError
 from resect.studies.weighing import percent
 
 if TYPE_CHECKING:
@@ -85,10 +86,17 @@ class Measurements:
 
     tabled = True
 
-    def __init__(self, config: Design, run: Path):
-        """Open a run; files are read when they are asked for."""
+    def __init__(self, config: Design, run: Path, error: JudgeError | None = None):
+        """Open a run; files are read when they are asked for.
+
+        Args:
+            config: Its configuration.
+            run: Its folder.
+            error: How its judge errs, which rates are corrected for; None leaves them as judged.
+        """
         self.config = config
         self.run = run
+        self.error = error
         self._rows: dict[str, list[Row]] = {}
         self._asked: dict[_Question, list[Asked]] = {}
         self._samples: dict[_Rate, Sample] = {}
@@ -96,7 +104,8 @@ class Measurements:
 
     def of_seed(self, seed: int) -> Measurements:
         """Return the measurements of one seed, without tables; what was read stays read."""
-        measured = Measurements(self.config.model_copy(update={"seeds": (seed,)}), self.run)
+        config = self.config.model_copy(update={"seeds": (seed,)})
+        measured = Measurements(config, self.run, self.error)
         measured.tabled = False
         measured._rows, measured._resamplers = self._rows, self._resamplers
         measured._asked, measured._samples = self._asked, self._samples
@@ -212,8 +221,9 @@ class Measurements:
         """Return the mean score over cells of one arm, with paired bootstrap draws.
 
         Where more than `most_unscored` of the replies have no score, the bounds are those of the
-        worst cases: all of them 0 for the lower, all of them 1 for the upper one. Arguments are
-        those of `strata`.
+        worst cases: all of them 0 for the lower, all of them 1 for the upper one. Where it is known
+        how the judge errs, the share of true hits stands in the place of the mean score. Arguments
+        are those of `strata`.
         """
         cells = list(cells)
         key = _Rate(
@@ -224,12 +234,20 @@ class Measurements:
             tuple(outcomes),
         )
         if key not in self._samples:
-            strata = self.strata(
-                cells, probe, category, half=half, other_than=other_than, outcomes=outcomes
-            )
+            outcome = "" if self.error is None else self.error.outcome(probe, outcomes)
+
+            def strata(counted: Collection[str]) -> dict[str, list[Scored]]:
+                return self.strata(
+                    cells, probe, category, half=half, other_than=other_than, outcomes=counted
+                )
+
             if len(self._samples) >= KEPT_SAMPLES:
                 self._samples.clear()
-            self._samples[key] = self._rate(probe, strata)
+            if self.error is not None and outcome:
+                pair = strata((outcome,)), strata(CALLED)
+                self._samples[key] = self._corrected(self.error, probe, outcome, *pair)
+            else:
+                self._samples[key] = self._rate(probe, strata(outcomes))
         return self._samples[key]
 
     def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
@@ -305,11 +323,39 @@ class Measurements:
             sample.value, sample.draws, trials=sample.trials, below=worst.below, above=best.above
         )
 
+    def _corrected(
+        self,
+        error: JudgeError,
+        probe: str,
+        outcome: str,
+        called: dict[str, list[Scored]],
+        judged: dict[str, list[Scored]],
+    ) -> Sample:
+        """Return the true share of an outcome, from who was called so and who was judged."""
+        rate, groups = self.resampler(probe).rate, _groups(called)
+        shares = [rate(_scores(strata), groups) for strata in (called, judged)]
+        sample = error.corrected(probe, outcome, *shares)
+        if _unscored(called) <= self.config.most_unscored or math.isnan(sample.value):
+            return sample
+        # None of the unscored replies is one, or all of them are.
+        counted = [
+            {name: [score or 0.0 for score in column] for name, column in _scores(strata).items()}
+            for strata in (called, judged)
+        ]
+        worst = error.corrected(probe, outcome, *(rate(strata, groups) for strata in counted))
+        flags = {name: [float(row.score is None) for row in rows] for name, rows in called.items()}
+        above = (worst.above + rate(flags, groups).above).clip(max=1)
+        return Sample(
+            sample.value, sample.draws, trials=sample.trials, below=worst.below, above=above
+        )
+
     def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
         """Return why a behaviour of the intact model cannot be measured, "" if it can."""
         cells = list(cells)
         if blind := self._blind(cells, probe):
             return blind
+        if self.error is not None and self.error.unusable and probe in self.error.hits:
+            return self.error.unusable
         unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from resect.records import Claim, Interval, OfRecipe, Requirement, StudyResult
 from resect.stats import LEAST_MODELS, of_recipe
+from resect.studies.judged import stated_in
 from resect.studies.measurements import Measurements
 from resect.studies.study import SectionType, Study
 from resect.studies.weighing import ladder, state_of
@@ -26,7 +27,7 @@ def over_models(
     measured: Measurements, study: Study[SectionType], section: SectionType
 ) -> StudyResult:
     """Return a study's result over all seeds, with what each seed alone says and the recipe."""
-    result = study.summarise(measured, section)
+    result = stated_in(study.summarise(measured, section), measured.error)
     seeds = measured.config.seeds
     if len(seeds) == 1:
         return result

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from resect.records import Claim, StudyResult
 from resect.stats import Sample, ratio, relative_drop
-from resect.studies.cells import Cell, Cut, Kind, Tuning
+from resect.studies.cells import Cell, Cut, Kind, Tuning, masks_of
 from resect.studies.design import FRACTION, Count, DataName, Design, Fraction, Rate, Section, Share
 from resect.studies.effects import (
     columns,
@@ -281,6 +281,7 @@ def _away(measured: Measurements, section: Relearning, unseen: str) -> Claim:
         n=measured.prompts(_cells(design, section, FREE, dose), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(design, section, FREE, _untuned(section))),
     )
 
 
@@ -319,6 +320,7 @@ def _held(measured: Measurements, section: Relearning, unseen: str) -> Claim:
         n=measured.prompts(_cells(design, section, FREE, doses[0]), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(design, section, FREE, _untuned(section))),
     )
 
 
@@ -360,6 +362,7 @@ def _benign(measured: Measurements, section: Relearning, unseen: str) -> Claim:
         n=measured.prompts(_cells(design, section, HARMLESS, dose), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(design, section, FREE, _untuned(section))),
     )
 
 

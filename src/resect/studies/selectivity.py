@@ -26,7 +26,7 @@ from pydantic import Field
 from resect.errors import InputError
 from resect.records import Claim, StudyResult
 from resect.stats import Sample
-from resect.studies.cells import Cell, Cut, Kind
+from resect.studies.cells import Cell, Cut, Kind, masks_of
 from resect.studies.choice import Choice
 from resect.studies.design import Design, Grid, Names, Section, Share, TargetName
 from resect.studies.effects import (
@@ -394,6 +394,7 @@ def _claim(
         n=measured.prompts(intact_cells(design), HARM, half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(target.choice.cells),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
-from resect.studies.cells import Cell, Cut, Kind, mask_path
+from resect.studies.cells import Cell, Cut, Kind, mask_path, masks_of
 from resect.studies.choice import Choice, choose
 from resect.studies.design import GRID, Design, Grid, Share, TargetName
 from resect.studies.direction import NAME as DIRECTION
@@ -233,6 +233,7 @@ def _rivalry(measured: Measurements, section: Specificity, choice: Choice, rival
         n=measured.prompts(intact_cells(config), "generation", half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(choice.cells),
     )
 
 
@@ -308,6 +309,7 @@ def _claim(
         n=measured.prompts(intact_cells(config), "generation", half="test"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(choice.cells),
     )
 
 

@@ -8,6 +8,7 @@ spread of the effect alone is reported.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEAST_ITEMS, LeftOut, Sample, jackknife
-from resect.studies.cells import Cell, Cut
+from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.design import (
     FRACTION,
     Count,
@@ -153,6 +154,17 @@ def _limits(measured: Measurements, section: Stability, variant: _Variant) -> li
     return list(guard(measured, cells, drop, _random_drop(measured, section, variant.role)))
 
 
+def _cells(design: Design, variants: Iterable[_Variant]) -> list[Cell]:
+    """Return the variants of every seed."""
+    return [cell for role, cut in variants for cell in cells_of(design, role, cut)]
+
+
+def _drawn(design: Design, section: Stability) -> list[Cell]:
+    """Return the usual cut, which the guard is on, and those of the draws."""
+    usual = _Variant(design.subject, _usual(design, section))
+    return _cells(design, [usual, *_variations(design, section)[DRAWS].values()])
+
+
 def _agreement_rows(measured: Measurements, section: Stability) -> list[Row]:
     """Return the agreement of each pair of masks on one axis, seed by seed and in the mean."""
     import numpy as np
@@ -255,6 +267,7 @@ def _agreement_claim(
     worst = max(pairs, key=lambda row: row["p_value"])
     p = worst["p_value"]
     by_chance = f"A pair of draws agrees by chance (p = {p:.2g})."
+    beyond = "agree far beyond chance, yet " if p < section.p_value else ""
     weighed = weigh(
         Condition(
             beyond_chance("overlap", worst["jaccard"], worst["chance"], p=p, level=section.p_value),
@@ -265,9 +278,7 @@ def _agreement_claim(
         Condition(
             shared,
             at_least=section.least_overlap,
-            misses=f"Draws agree far beyond chance, yet share only {percent(mean)} of their union."
-            if p < section.p_value
-            else f"Draws share only {percent(mean)} of their union.",
+            misses=f"Draws {beyond}share only {percent(mean)} of their union.",
             crosses=f"Other draws may share less than {percent(section.least_overlap)}.",
         ),
         *_limits(measured, section, _Variant(design.subject, _usual(design, section))),
@@ -292,6 +303,7 @@ def _agreement_claim(
         reason=weighed.reason,
         requirements=weighed.requirements,
         counted="pairs of masks",
+        about=masks_of(_drawn(design, section)),
     )
 
 
@@ -368,6 +380,7 @@ def _effect_claim(measured: Measurements, section: Stability) -> Claim:
         n=measured.prompts(intact_cells(design), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(_cells(design, variants)),
     )
 
 

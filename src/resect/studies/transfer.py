@@ -14,7 +14,7 @@ from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEAST_ITEMS, LeftOut, Sample, jackknife, relative_drop
-from resect.studies.cells import Cell, Cut, at_seed
+from resect.studies.cells import Cell, Cut, at_seed, masks_of
 from resect.studies.design import FRACTION, Design, Fraction, Section, Share, TargetName
 from resect.studies.effects import cells_of, columns, effect_probes, intact_cells, mean_of
 from resect.studies.guard import guard, guarded, silent
@@ -318,6 +318,11 @@ def _claim(
         n=measured.prompts(intact_cells(config), "generation"),
         reason=weighed.reason,
         requirements=weighed.requirements,
+        about=masks_of(
+            cell
+            for name in names
+            for cell in cells_of(config, config.subject, _cut(config, section, name))
+        ),
     )
 
 

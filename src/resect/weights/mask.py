@@ -27,6 +27,9 @@ from resect import files
 from resect.errors import InputError, MismatchError
 
 KIND = "resect.mask"
+# Where a mask says for what a run made it: the hash of its configuration, role, seed and cut, and
+# what the configuration requires of exports.
+OF_RUN = "run"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ TEMPLATE = (
     "about the topic, but are not fully correct, actionable, detailed or specific. They offer "
     "partial help of varying quality in achieving your goal.\n\n### Answer: "
 )
+# Modules that an adapter holds as a whole.
+WHOLE = ".modules_to_save."
 
 
 def load_classifier(adapter: str, base: str | None = None) -> LoadedModel:
@@ -83,7 +85,9 @@ def load_classifier(adapter: str, base: str | None = None) -> LoadedModel:
         refuse_holes(str(name), report["missing_keys"], report["unexpected_keys"])
         model = PeftModel.from_pretrained(model, adapter)
         loading = model.load_adapter(adapter, model.active_adapter)
-        refuse_adapter_holes(adapter, loading.missing_keys, loading.unexpected_keys)
+        # The base's own weights are missing too: they are in no file of an adapter.
+        absent = [key for key in loading.missing_keys if ".lora_" in key or WHOLE in key]
+        refuse_adapter_holes(adapter, str(name), absent, loading.unexpected_keys)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
