@@ -27,7 +27,7 @@ import torch
 import trip_tools as tools
 import trip_wraps as wraps
 from trip_case import Case, make
-from trip_checks import ALL, NONE, YES, Go, travelled
+from trip_checks import ALL, Go, travelled
 
 from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
@@ -54,7 +54,9 @@ PACKAGES: dict[str, dict[str, str]] = {
     "llmcompressor": {"llmcompressor": "0.14.0.1"},
 }
 # Packages of ours that an environment has in another version, because its tools ask for it.
-UNPINNED = {"llmcompressor": ("transformers", "huggingface_hub", "tokenizers", "datasets", "pillow")}
+UNPINNED = {
+    "llmcompressor": ("transformers", "huggingface_hub", "tokenizers", "datasets", "pillow")
+}
 ABSENT = {
     "torchao Int4WeightOnlyConfig": "needs the package mslk, which needs a GPU; int4 in groups by "
     "IntxWeightOnlyConfig is above",
@@ -364,9 +366,7 @@ def ran(names: Sequence[str], *, only_here: bool) -> dict[str, Row]:
     rows = measure_all([name for name in names if here(TRIPS[name])])
     for environment in PACKAGES:
         elsewhere = [
-            name
-            for name in names
-            if name not in rows and TRIPS[name].environment == environment
+            name for name in names if name not in rows and TRIPS[name].environment == environment
         ]
         if elsewhere and not only_here:
             rows |= measure_in(environment, elsewhere)

@@ -144,4 +144,3 @@ def in_fsdp(case: Case, work: Path) -> dict[str, str]:
     finally:
         dist.destroy_process_group()
     return row | {"zeros": zeros(case.mask, tensors)}
-
