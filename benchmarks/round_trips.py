@@ -1,4 +1,4 @@
-"""A table of round trips: what tools do to a cut model, and what resect can do with what comes back.
+"""A table of round trips: what tools do to a cut model, and what resect does with what comes back.
 
     python benchmarks/round_trips.py                         every row; ten minutes of one core
     python benchmarks/round_trips.py resaved-bfloat16 nf4    these rows; the others stay
@@ -27,7 +27,7 @@ import torch
 import trip_tools as tools
 import trip_wraps as wraps
 from trip_case import Case, make
-from trip_checks import ALL, Go, travelled
+from trip_checks import Go, travelled
 
 from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
@@ -60,7 +60,7 @@ UNPINNED = {
 ABSENT = {
     "torchao Int4WeightOnlyConfig": "needs the package mslk, which needs a GPU; int4 in groups by "
     "IntxWeightOnlyConfig is above",
-    "GPTQModel and AutoAWQ": "quantise on a GPU; what resect says of their checkpoints is in the FAQ",
+    "GPTQModel and AutoAWQ": "quantise on a GPU; the FAQ has what resect says of their checkpoints",
     "vLLM": "pins another torch: see Export",
 }
 
@@ -261,7 +261,7 @@ def measured(name: str, cases: Callable[[str], Case], work: Path) -> Row:
             row = trip.inside(cases(trip.kind), work)
         else:
             raise AssertionError(name)
-    return {"version": version(trip.tool)} | row
+    return {"version": version(trip.tool).partition("+")[0]} | row
 
 
 def measure_all(names: Sequence[str]) -> dict[str, Row]:
@@ -319,27 +319,46 @@ def _made(name: str) -> Path:
 
 def table(values: Mapping[str, Any]) -> str:
     """Return the marked place as Markdown."""
+    rows: dict[str, Row] = values["rows"]
+    folders = {name: row for name, row in rows.items() if TRIPS[name].go is not None}
+    inside = {name: row for name, row in rows.items() if name not in folders}
+    files = {name: row for name, row in folders.items() if "file_keep" in row}
     lines = [
-        "| tool | what was done | names | zeros kept | other weights moved | new zeros "
-        "| the mask fits the intact model sent along | `resect restore` "
-        "| HoldMask; cut again by force | what to do |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    folders = {name: row for name, row in values["rows"].items() if TRIPS[name].go is not None}
-    lines += [_folder_line(name, row) for name, row in folders.items()]
-    lines += [
+        *_headed(
+            "tool, version|what was done|names|zeros kept|other weights moved|new zeros"
+            "|mask fits the intact model|restore|HoldMask|cut by force|what to do",
+            [_folder(name, row) for name, row in folders.items()],
+        ),
         "",
-        "In memory:",
+        "## GGUF files that are cut themselves",
         "",
-        "| tool | what was done | names | zeros kept | resect on the wrapper "
-        "| resect on the model inside | cut first, then wrapped, then undone | what to do |",
-        "|---|---|---|---|---|---|---|---|",
+        "The intact model went the same way, and `resect prune FILE.gguf MASK -o cut.gguf --force` "
+        "cut the file. How many of the masked weights are then 0:",
+        "",
+        *_headed(
+            "file|in the blocks of the file|with `--outtype f16`",
+            [[TRIPS[name].done, row["file_keep"], row["file_f16"]] for name, row in files.items()],
+        ),
+        "",
+        "## Wrapped or sharded in memory",
+        "",
+        *_headed(
+            "tool, version|what was done|names|zeros kept|`resect.apply` on it"
+            "|on the model inside|HoldMask on it|cut first, then wrapped|what to do",
+            [_inside(name, row) for name, row in inside.items()],
+        ),
+        "",
+        "## Not had here",
+        "",
+        *(f"- {name}: {reason}." for name, reason in values["absent"].items()),
     ]
-    inside = {name: row for name, row in values["rows"].items() if name not in folders}
-    lines += [_inside_line(name, row) for name, row in inside.items()]
-    lines += ["", "Not had here:", ""]
-    lines += [f"- {name}: {reason}." for name, reason in values["absent"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _headed(head: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    names = head.split("|")
+    lines = [f"| {' | '.join(cells)} |" for cells in (names, *rows)]
+    return [lines[0], "|---" * len(names) + "|", *lines[1:]]
 
 
 def _start(name: str, row: Row) -> list[str]:
@@ -348,17 +367,17 @@ def _start(name: str, row: Row) -> list[str]:
     return [f"{trip.tool} {row['version']}{where}", trip.done, row["names"], row["zeros"]]
 
 
-def _folder_line(name: str, row: Row) -> str:
-    mended = "" if row["zeros"] == ALL else f"{row['held']}; {row['cut_again']}"
+def _folder(name: str, row: Row) -> list[str]:
     cells = [*_start(name, row), row["other_weights"], row["new_zeros"], row["fits"]]
-    return f"| {' | '.join([*cells, row['restored'], mended, TRIPS[name].todo])} |"
+    mended = [row.get("held", ""), row.get("cut_again", "")]
+    return [*cells, row["restored"], *mended, TRIPS[name].todo]
 
 
-def _inside_line(name: str, row: Row) -> str:
-    cells = [*_start(name, row), row["fits"], row["inside"], row.get("cut_first", "")]
+def _inside(name: str, row: Row) -> list[str]:
+    cells = [*_start(name, row), row["fits"], row["inside"], row["held"]]
     if "zeros_processed" in row:
         cells[3] += f"; {row['zeros_processed']} in compatibility mode"
-    return f"| {' | '.join([*cells, TRIPS[name].todo])} |"
+    return [*cells, row.get("cut_first", ""), TRIPS[name].todo]
 
 
 def ran(names: Sequence[str], *, only_here: bool) -> dict[str, Row]:

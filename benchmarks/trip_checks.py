@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from trip_case import Case
 from resect.edit import prune_checkpoint, restore_checkpoint
 from resect.edit.hold import HoldMask
 from resect.errors import ResectError
+from resect.export import export_gguf
 from resect.model import load_model, model_fingerprint, prunable_tensors, tokenizer_fingerprint
 from resect.weights.fit import Prints, fitted
 from resect.weights.mask import Mask
@@ -24,6 +26,16 @@ from resect.weights.mask import Mask
 # From a checkpoint folder, and a folder that is not there yet, to the place of what came back.
 Go = Callable[[Path, Path], Path]
 ALL, NONE, YES = "all", "none", "yes"
+# What of a message of resect says why it refuses -> the word for it in the table.
+REFUSALS = {
+    "another value than in the mask": "other values",
+    "is not the one that the mask was made with": "other fingerprint",
+    "is not as this mask cuts it": "a masked weight is not 0",
+    "another library has wrapped": "wrapped",
+    "not wholly in memory": "sharded",
+    "weights cannot be exactly 0": "blocks without a code for 0",
+    "sharded over devices cannot be held": "sharded",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,9 @@ def checked(case: Case, sent: Sent) -> dict[str, str]:
     row["other_weights"], row["new_zeros"] = others(case.mask, before, after)
     row["fits"] = fits(case.mask, sent.whole)
     row["restored"] = restored(case.mask, sent)
+    if sent.whole.suffix == ".gguf":
+        row["file_keep"] = said(lambda: in_file(case.mask, sent, "keep"))
+        row["file_f16"] = said(lambda: in_file(case.mask, sent, "f16"))
     if row["zeros"] != ALL:
         row["held"] = said(lambda: held(case.mask, loaded))
         row["cut_again"] = said(lambda: cut_again(case.mask, sent))
@@ -137,18 +152,21 @@ def cut_again(mask: Mask, sent: Sent) -> str:
     return zeros(mask, prunable_tensors(load_model(sent.work / "again", device="cpu").model))
 
 
+def in_file(mask: Mask, sent: Sent, outtype: Literal["keep", "f16"]) -> str:
+    """Return how many masked weights are 0 after `resect prune` of the intact GGUF file."""
+    file = sent.work / f"{outtype}.gguf"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    export_gguf(sent.whole, mask, file, outtype=outtype, force=True)
+    return zeros(mask, prunable_tensors(load_model(file, device="cpu").model))
+
+
 def said(step: Callable[[], str]) -> str:
     """Return what a step returns, or what resect says against it."""
     try:
         return step()
     except ResectError as error:
-        return f"refused: {pattern(error.what)}"
-
-
-def pattern(message: str) -> str:
-    """Return a message without the names of one tensor."""
-    words = ["a tensor" if word.count(".") > 2 else word for word in message.split()]
-    return " ".join(words)
+        known = (word for part, word in REFUSALS.items() if part in error.what)
+        return f"no: {next(known, error.what)}"
 
 
 def share(count: int, total: int) -> str:
