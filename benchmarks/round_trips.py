@@ -376,7 +376,8 @@ def _folder(name: str, row: Row) -> list[str]:
 def _inside(name: str, row: Row) -> list[str]:
     cells = [*_start(name, row), row["fits"], row["inside"], row["held"]]
     if "zeros_processed" in row:
-        cells[3] += f"; {row['zeros_processed']} in compatibility mode"
+        cells[3] += f"; in compatibility mode {row['zeros_processed']}, "
+        cells[3] += f"with {row['moved_processed']} of the others moved"
     return [*cells, row.get("cut_first", ""), TRIPS[name].todo]
 
 

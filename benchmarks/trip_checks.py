@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,13 @@ class Sent:
     whole: Path
     cut: Path
     work: Path
+
+
+class Others(NamedTuple):
+    """How many weights outside of the mask have another value now, and how many of these are 0."""
+
+    moved: str
+    new_zeros: str
 
 
 def travelled(case: Case, go: Go, work: Path) -> dict[str, str]:
@@ -95,7 +102,7 @@ def zeros(mask: Mask, tensors: dict[str, Tensor]) -> str:
     return share(count, mask.count)
 
 
-def others(mask: Mask, before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[str, str]:
+def others(mask: Mask, before: dict[str, Tensor], after: dict[str, Tensor]) -> Others:
     """Return how many weights outside of the mask have another value now, and how many became 0."""
     moved = new = total = 0
     for name, entry in mask.tensors.items():
@@ -107,7 +114,7 @@ def others(mask: Mask, before: dict[str, Tensor], after: dict[str, Tensor]) -> t
         moved += int((old != now).sum())
         new += int(((now == 0) & (old != 0)).sum())
         total += int(free.sum())
-    return share(moved, total), share(new, total)
+    return Others(share(moved, total), share(new, total))
 
 
 def fits(mask: Mask, place: Path) -> str:

@@ -7,6 +7,7 @@ inside, because no environment has them all.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -127,7 +128,10 @@ def mergekit(text: str) -> Callable[[Path, Path], Path]:
         from mergekit.merge import run_merge
         from mergekit.options import MergeOptions
 
-        intact = source.parent / "whole"
+        # Merging a folder with itself is refused, so the intact model is another folder.
+        intact = target.with_name(f"{target.name}-intact")
+        if "INTACT" in text:
+            shutil.copytree(source.parent / "whole", intact)
         said = text.replace("SOURCE", str(source)).replace("INTACT", str(intact))
         run_merge(
             MergeConfiguration.model_validate(yaml.safe_load(said)),
@@ -157,14 +161,11 @@ def torchao(config: str, **options: Any) -> Callable[[Path, Path], Path]:
         import torchao.quantization as ao
         from transformers import TorchAoConfig
 
-        chosen = {
-            name: getattr(ao, value) if isinstance(value, str) else value
-            for name, value in options.items()
-        }
-        if "mapping_type" in options:
-            chosen["mapping_type"] = ao.MappingType[options["mapping_type"]]
-        if "granularity" in options:
-            chosen["granularity"] = ao.PerGroup(options["granularity"])
+        chosen = dict(options)
+        if "mapping_type" in chosen:
+            chosen["mapping_type"] = ao.MappingType[chosen["mapping_type"]]
+        if "granularity" in chosen:
+            chosen["granularity"] = ao.PerGroup(chosen["granularity"])
         settings = TorchAoConfig(getattr(ao, config)(**chosen))
         packed = _model(source, quantization_config=settings)
         plain = _model(source)

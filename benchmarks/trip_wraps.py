@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from trip_case import Case
-from trip_checks import YES, said, share, zeros
+from trip_checks import YES, others, said, share, zeros
 
 from resect.edit import apply, removed
 from resect.edit.hold import HoldMask
-from resect.model import load_model
+from resect.model import load_model, prunable_tensors
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 # From the wrapper to what it says of IDS.
@@ -104,7 +104,9 @@ def in_transformer_lens(case: Case, _: Path) -> dict[str, str]:
     processed.enable_compatibility_mode()
     named = processed.original_model.named_parameters()
     tensors = {_plain(name): value.detach() for name, value in named}
-    return row | {"zeros_processed": zeros(case.mask, tensors)}
+    before = prunable_tensors(load_model(case.cut, device="cpu").model)
+    moved = others(case.mask, before, tensors).moved
+    return row | {"zeros_processed": zeros(case.mask, tensors), "moved_processed": moved}
 
 
 def cut_first(case: Case, run: Run, wrap: Callable[[Any, Path], Any]) -> str:
