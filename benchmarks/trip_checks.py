@@ -29,6 +29,7 @@ ALL, NONE, YES = "all", "none", "yes"
 # What of a message of resect says why it refuses -> the word for it in the table.
 REFUSALS = {
     "another value than in the mask": "other values",
+    "the tokenizer is not the one": "other tokenizer",
     "is not the one that the mask was made with": "other fingerprint",
     "is not as this mask cuts it": "a masked weight is not 0",
     "another library has wrapped": "wrapped",
