@@ -112,8 +112,8 @@ def attribute_many(
     """
     settings = settings or Pass()
     rules = {name: rule_of(settings.method, name) for name in reductions}
-    for part in sharded_modules(model.named_modules()):
-        part.reshard()  # weights that an earlier pass has gathered look like whole ones
+    for sharded in sharded_modules(module for _, module in model.named_modules()):
+        sharded.reshard()  # weights that an earlier pass has gathered look like whole ones
     coverage = find_prunable(model, allow_partial=settings.allow_partial)
     _refuse_absent(model)
     check_examples(encoded, model)

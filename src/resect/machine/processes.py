@@ -103,8 +103,8 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def sharded_modules(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Any]:
-    """Return those of the modules of a model, with their names, that FSDP2 shards.
+def sharded_modules(modules: Iterable[torch.nn.Module]) -> list[Any]:
+    """Return those of the modules of a model that FSDP2 shards.
 
     After a pass their parameters may be copies that were gathered for it, which look like any other
     parameter; what is written to those is lost.
@@ -113,9 +113,9 @@ def sharded_modules(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Any]
         return []
     # Told by its name, because importing FSDP takes a while.
     return [
-        part
-        for _, part in modules
-        if "FSDPModule" in {base.__name__ for base in type(part).__mro__}
+        module
+        for module in modules
+        if "FSDPModule" in {base.__name__ for base in type(module).__mro__}
     ]
 
 

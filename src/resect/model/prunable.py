@@ -216,8 +216,8 @@ def _modules_of(model: CausalModel) -> dict[str, nn.Module]:
     """
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for name in ("", *(name for name, _ in model.named_parameters())):
-        inside = WRAPPED_PART in name.split(".")
-        if inside or not isinstance(modules.get(name.rpartition(".")[0]), nn.Module):
+        renamed = WRAPPED_PART in name.split(".")
+        if renamed or not isinstance(modules.get(name.rpartition(".")[0]), nn.Module):
             raise InputError(
                 "another library has wrapped the model, and its weights have other names there",
                 got=f"{type(model).__module__}.{type(model).__name__}"
@@ -295,7 +295,7 @@ def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: b
 
 def out_of_reach(parameter: Tensor, model: CausalModel) -> str:
     """Return where a parameter of a model is if this process does not hold it whole, else ""."""
-    if is_sharded(parameter) or sharded_modules(model.named_modules()):
+    if is_sharded(parameter) or sharded_modules(module for _, module in model.named_modules()):
         return "a part in each process (FSDP2 or tensor parallelism)"
     return "on the meta device, which is offloaded" if parameter.is_meta else ""
 
