@@ -319,7 +319,8 @@ def _made(name: str) -> Path:
 
 def table(values: Mapping[str, Any]) -> str:
     """Return the marked place as Markdown."""
-    rows: dict[str, Row] = values["rows"]
+    # The file has its keys sorted; the table goes by tool.
+    rows: dict[str, Row] = {name: values["rows"][name] for name in TRIPS if name in values["rows"]}
     folders = {name: row for name, row in rows.items() if TRIPS[name].go is not None}
     inside = {name: row for name, row in rows.items() if name not in folders}
     files = {name: row for name, row in folders.items() if "file_keep" in row}
@@ -350,7 +351,7 @@ def table(values: Mapping[str, Any]) -> str:
         "",
         "## Not had here",
         "",
-        *(f"- {name}: {reason}." for name, reason in values["absent"].items()),
+        *(f"- {name}: {reason}." for name, reason in sorted(values["absent"].items())),
     ]
     return "\n".join(lines) + "\n"
 
