@@ -15,7 +15,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 import tiny
+from resect.attribution.engine import attribute_many
+from resect.attribution.settings import Pass
 from resect.edit import apply, removed
+from resect.edit.hold import HoldMask
 from resect.errors import InputError
 from resect.weights.mask import Mask, MaskTensor
 
@@ -49,6 +52,32 @@ def test_sharded_weights_are_refused(way: str) -> None:
         parallelize_module(model.model.layers[0].mlp, mesh, {"up_proj": ColwiseParallel()})
     with pytest.raises(InputError, match="FSDP2 or tensor parallelism"), removed(model, mask):
         pass
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("gathered", [False, True])
+def test_weights_that_are_gathered_after_a_pass_are_refused_as_well(gathered: bool) -> None:
+    """What FSDP2 has gathered is a copy: a cut of it would be lost, and nothing would say so."""
+    model = tiny.build("llama")
+    mask, hold = one(model), HoldMask(one(model))
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)), reshard_after_forward=not gathered)
+    ids = torch.tensor([[5, 6, 7]])
+    model(input_ids=ids, labels=ids).loss  # noqa: B018 - the pass is what matters
+    assert (type(model.get_parameter(TENSOR)) is torch.nn.Parameter) == gathered
+    with pytest.raises(InputError, match="FSDP2 or tensor parallelism"):
+        apply(model, mask)
+    for held in (lambda: hold.apply(model), lambda: hold.attach(model)):
+        with pytest.raises(InputError, match="sharded over devices cannot be held"):
+            held()
+    by_example = Pass(dense=True)
+    with pytest.raises(InputError, match="cannot be had from sharded weights"):
+        attribute_many(
+            model,
+            tiny.tokenizer(),
+            tiny.examples(2),
+            reductions=("mean_of_abs",),
+            settings=by_example,
+        )
 
 
 def test_offloaded_weights_are_refused(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from command_line import call, ok, write
+from resect.errors import InputError
 from resect.model import load_model
-from resect.model.decoded import DECODED, method_of, plain_weights
+from resect.model.decoded import DECODED, import_quantised, method_of, plain_weights
 
 BLOCK = 8
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
@@ -76,6 +77,40 @@ def test_fp8_is_scored_as_decoded_and_not_cut(
     assert not (tmp_path / "cut").exists()
     ok("import", folder, "-o", tmp_path / "plain")
     ok("prune", tmp_path / "plain", mask, "-o", tmp_path / "cut")
+
+
+def as_decoded() -> Any:
+    """Return a model as compressed-tensors decodes packed weights: it leaves its settings there."""
+    model = tiny.build("llama")
+    settings = {
+        "weight_shape": torch.tensor([24, 16]),
+        "weight_scale": torch.ones(24, 1),
+        "weight_zero_point": torch.zeros(24, 1, dtype=torch.int8),
+        "input_scale": torch.ones(1),
+    }
+    for name, value in settings.items():
+        setting = torch.nn.Parameter(value, requires_grad=False)
+        model.model.layers[0].mlp.up_proj.register_parameter(name, setting)
+    return model
+
+
+def test_what_a_decoder_leaves_behind_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = quantised(tiny.save("llama", tmp_path / "m"), quant_method="compressed-tensors")
+    intact = load_file(folder / "model.safetensors")
+    monkeypatch.setattr("resect.model.decoded._decoded", lambda *_: as_decoded())
+    assert import_quantised(folder, tmp_path / "plain").dtype == "float32"
+    decoded = load_file(tmp_path / "plain" / "model.safetensors")
+    assert decoded.keys() == intact.keys()
+    assert all(torch.equal(decoded[name], intact[name]) for name in intact)
+    undecoded = as_decoded()
+    packed = torch.nn.Parameter(torch.zeros(24, 2, dtype=torch.int32), requires_grad=False)
+    undecoded.model.layers[1].mlp.up_proj.register_parameter("weight_packed", packed)
+    monkeypatch.setattr("resect.model.decoded._decoded", lambda *_: undecoded)
+    with pytest.raises(InputError, match="was not decoded to plain weights"):
+        import_quantised(folder, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,13 @@ from resect.attribution.passes import Passes, Progress
 from resect.attribution.settings import AttributeSettings, Origin, Pass, origin_of
 from resect.attribution.sums import EACH, Statistic
 from resect.errors import InputError, not_finite
-from resect.machine.processes import ALONE, Processes, is_sharded, processes_of
+from resect.machine.processes import (
+    ALONE,
+    Processes,
+    is_sharded,
+    processes_of,
+    sharded_modules,
+)
 from resect.model.load import LoadedModel
 from resect.model.prunable import Coverage, PrunableWeight, find_prunable
 from resect.model.stored import stored_of
@@ -106,6 +112,8 @@ def attribute_many(
     """
     settings = settings or Pass()
     rules = {name: rule_of(settings.method, name) for name in reductions}
+    for sharded in sharded_modules(module for _, module in model.named_modules()):
+        sharded.reshard()  # weights that an earlier pass has gathered look like whole ones
     coverage = find_prunable(model, allow_partial=settings.allow_partial)
     _refuse_absent(model)
     check_examples(encoded, model)

@@ -383,7 +383,7 @@ def _refuse_out_of_reach(model: CausalModel, names: Mapping[str, object] | None 
         InputError: There is one.
     """
     for name, parameter in model.named_parameters():
-        where = out_of_reach(parameter) if names is None or name in names else ""
+        where = out_of_reach(parameter, model) if names is None or name in names else ""
         if where:
             raise InputError(
                 "a direction cannot be measured in or taken out of a model that is not wholly in "

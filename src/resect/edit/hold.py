@@ -35,6 +35,7 @@ from transformers import TrainerCallback
 from resect.edit.checkpoint import cut_record
 from resect.errors import InputError, MismatchError
 from resect.model import Place, find_prunable
+from resect.model.prunable import out_of_reach
 from resect.records import CausalModel, ModelConfig
 from resect.weights.mask import Mask, MaskTensor
 
@@ -354,7 +355,7 @@ def _find(model: Wrapped, mask: Mask, at: At) -> list[_Held]:
                 f"the model has no tensor {name}", fix="use the model that the mask was made from"
             )
         parameter = parameters[place.parameter]
-        _refuse_shape(name, entry, place, parameter)
+        _refuse_shape(name, entry, place, parameter, inner)
         value = _values(mask, name, parameter.dtype)
         groups.append(
             _Held(
@@ -380,7 +381,9 @@ def _flat_in_parameter(index: Tensor, place: Place) -> Tensor:
     return flat
 
 
-def _refuse_shape(name: str, entry: MaskTensor, place: Place, parameter: Tensor) -> None:
+def _refuse_shape(
+    name: str, entry: MaskTensor, place: Place, parameter: Tensor, model: CausalModel
+) -> None:
     if place.shape != entry.shape:
         raise MismatchError(
             f"{name} has another shape than in the mask",
@@ -389,10 +392,11 @@ def _refuse_shape(name: str, entry: MaskTensor, place: Place, parameter: Tensor)
             fix="use the model that the mask was made from",
         )
     # FSDP and ZeRO-3 replace a parameter by a piece of it, in which our coordinates mean nothing.
-    if type(parameter).__name__ == "DTensor" or parameter.numel() < place.size:
+    where = out_of_reach(parameter, model)
+    if where or parameter.numel() < place.size:
         raise InputError(
             "weights that are sharded over devices cannot be held",
-            got=f"{name} as {type(parameter).__name__} {tuple(parameter.shape)}",
+            got=f"{name}, {where or f'a piece {tuple(parameter.shape)}'}",
             allowed="whole weights: one device, data parallelism, or ZeRO stages 1 and 2",
         )
 

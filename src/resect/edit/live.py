@@ -104,7 +104,7 @@ def apply(
     }
     here = carried_to_model(mask, model, [place for _, place in places.values()])
     masked = {name: entry for name, entry in here.tensors.items() if entry.index.numel()}
-    _refuse_out_of_reach({name: places[name][0] for name in masked if name in places})
+    _refuse_out_of_reach(model, {name: places[name][0] for name in masked if name in places})
     tensors = {
         name: place.view(weight.detach())
         for name, (weight, place) in places.items()
@@ -130,14 +130,14 @@ def apply(
     return applied
 
 
-def _refuse_out_of_reach(parameters: Mapping[str, Tensor]) -> None:
+def _refuse_out_of_reach(model: CausalModel, parameters: Mapping[str, Tensor]) -> None:
     """Refuse weights of which this process holds a part or nothing: torch drops single writes.
 
     Raises:
         InputError: There is one.
     """
     for name, parameter in parameters.items():
-        where = out_of_reach(parameter)
+        where = out_of_reach(parameter, model)
         if where:
             raise InputError(
                 "single weights cannot be cut out of a model that is not wholly in memory",

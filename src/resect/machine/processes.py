@@ -103,6 +103,22 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def sharded_modules(modules: Iterable[torch.nn.Module]) -> list[Any]:
+    """Return those of the modules of a model that FSDP2 shards.
+
+    After a pass their parameters may be copies that were gathered for it, which look like any other
+    parameter; what is written to those is lost.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return []
+    # Told by its name, because importing FSDP takes a while.
+    return [
+        module
+        for module in modules
+        if "FSDPModule" in {base.__name__ for base in type(module).__mro__}
+    ]
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor itself, or gather a sharded one; all processes call this in the same order.
 

@@ -8,6 +8,7 @@ masks are of the decoded values.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ _BY_HAND = {
     "torchao": "take the checkpoint that it was made from, or save model weights by their "
     "dequantize() where torchao runs",
 }
+# How the names end under which compressed-tensors keeps what decodes a weight.
+SETTINGS = ("_shape", "_scale", "_zero_point", "_g_idx")
 _ELSE = "load the original checkpoint in bfloat16, or dequantise it and save it first"
 USUAL = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -117,6 +120,7 @@ def import_quantised(source: Path, target: Path) -> Decoded:
             fix=plain_weights(method) if method else "use a checkpoint of plain weights as it is",
         )
     model = _decoded(source, method)
+    _drop_settings(model)
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes <= set(USUAL):
         raise InputError(
@@ -133,6 +137,21 @@ def import_quantised(source: Path, target: Path) -> Decoded:
             refuse_link_out(path, source)
             shutil.copyfile(path, unfinished / path.name)
     return Decoded(method, str(model.dtype).removeprefix("torch."))
+
+
+def _drop_settings(model: Any) -> None:
+    """Take away what a decoded model still holds of its quantisation: shapes, scales, zero points.
+
+    Weights that were not decoded stay, since they have the names that they have in a plain model.
+    """
+    config = copy.deepcopy(model.config)
+    vars(config).pop("quantization_config", None)
+    with torch.device("meta"):
+        plain = {name for name, _ in type(model)(config).named_parameters()}
+    for name in {name for name, _ in model.named_parameters()} - plain:
+        owner, _, last = name.rpartition(".")
+        if last.endswith(SETTINGS):
+            delattr(model.get_submodule(owner), last)
 
 
 def _decoded(source: Path, method: str) -> Any:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import CoverageError, InputError
-from resect.machine.processes import is_sharded
+from resect.machine.processes import is_sharded, sharded_modules
 from resect.model.blocks import Decoder, left_alone
 from resect.model.decoded import method_of, plain_weights
 from resect.model.places import Place, checkpoint_places
@@ -40,6 +40,8 @@ KINDS = {
     "query_key_value": "qkv",
 }
 
+# What TransformerLens puts between a module and its parameters, in the model itself.
+WRAPPED_PART = "_original_component"
 # What gradients can be taken of; integers and 8-bit floats are quantised weights.
 USABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -138,9 +140,10 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
 
     Raises:
         CoverageError: There is such a weight; all are listed.
-        InputError: There is nothing to prune, or the weights are quantised.
+        InputError: There is nothing to prune, the weights are quantised, or another library has
+            wrapped the model.
     """
-    modules = dict(model.named_modules())
+    modules = _modules_of(model)
     decoder = Decoder(model, modules)
     tied = _tied(modules[""], decoder)
     located: list[_Located] = []
@@ -203,6 +206,27 @@ def blocks(model: CausalModel) -> list[nn.Module]:
             name = ".".join(step)
             by_name[name] = modules[name]
     return list(by_name.values())
+
+
+def _modules_of(model: CausalModel) -> dict[str, nn.Module]:
+    """Return the modules of a model by name, of one whose parameters have their usual names.
+
+    Raises:
+        InputError: Another library has wrapped the model, or put parts of its own into it.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name in ("", *(name for name, _ in model.named_parameters())):
+        renamed = WRAPPED_PART in name.split(".")
+        if renamed or not isinstance(modules.get(name.rpartition(".")[0]), nn.Module):
+            raise InputError(
+                "another library has wrapped the model, and its weights have other names there",
+                got=f"{type(model).__module__}.{type(model).__name__}"
+                + (f" with {name}" if name else ""),
+                allowed="a model as transformers loads it",
+                fix="give the model that is inside, if it is as it was; else cut first, with "
+                "resect.apply or resect prune, and wrap what is cut",
+            )
+    return modules
 
 
 def _kind(name: str, layout: Layout, owner: nn.Module) -> str:
@@ -269,9 +293,9 @@ def _refuse(located: list[_Located], unknown: list[Skipped], *, allow_partial: b
         )
 
 
-def out_of_reach(parameter: Tensor) -> str:
-    """Return where a parameter is if this process does not hold it whole, else ""."""
-    if is_sharded(parameter):
+def out_of_reach(parameter: Tensor, model: CausalModel) -> str:
+    """Return where a parameter of a model is if this process does not hold it whole, else ""."""
+    if is_sharded(parameter) or sharded_modules(module for _, module in model.named_modules()):
         return "a part in each process (FSDP2 or tensor parallelism)"
     return "on the meta device, which is offloaded" if parameter.is_meta else ""
 
