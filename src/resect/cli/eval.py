@@ -44,13 +44,13 @@ MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while ask
 Attack = Annotated[
     str,
     typer.Option(
-        help="none, prefill[:K], finetune, finetune_full, ablate_refusal, ablate_direction, or a "
-        "model attack + prefill."
+        help="none, few_shot[:K], prefill[:K], finetune, finetune_full, ablate_refusal, "
+        "ablate_direction, or several joined by +."
     ),
 ]
 AttackData = Annotated[
     list[str] | None,
-    typer.Option(help="ROLE=SPEC for a model attack: target, refusal, preserve. Repeatable."),
+    typer.Option(help="ROLE=SPEC for an attack: target, refusal, preserve. Repeatable."),
 ]
 Judges = Annotated[
     list[str] | None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
 from resect.edit.swap import swapped
 from resect.errors import InputError
-from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack
+from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack, shots_for
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.decode import (
     GenerationSettings,
@@ -125,15 +125,17 @@ def questions_for(
     *,
     format: Format,
     samples: int,
+    attack_data: Mapping[str, BehaviourSet] | None = None,
 ) -> list[Question]:
     """Return the questions of a set: `samples` for each example, side by side.
 
     Raises:
-        InputError: A prompt cannot be written under the attack.
+        InputError: A prompt cannot be written under the attack, or it lacks data.
     """
     questions: list[Question] = []
-    for example in examples:
-        prompt = attack_prompt(attack, example, tokenizer, format)
+    shots = shots_for(attack, attack_data, examples)
+    for example, before in zip(examples, shots, strict=True):
+        prompt = attack_prompt(attack, example, tokenizer, format, before)
         questions += [Question(example, sample, prompt) for sample in range(samples)]
     return questions
 
@@ -192,6 +194,7 @@ class _Asking:
     variant: Variant
     patch: Patch
     intact: Intact | None
+    attack_data: Mapping[str, BehaviourSet] | None = None
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -248,9 +251,10 @@ def ask(
                 check_disjoint(attack_data[role].split("calibration"), examples)
     with made(loaded.model, variant):
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
-    if patch.facts and on_attack is not None:
-        on_attack(patch.facts)
-    asking = _Asking(loaded, settings, variant, patch, intact)
+    facts = {**patch.facts, **_shown(settings.attack, attack_data)}
+    if facts and on_attack is not None:
+        on_attack(facts)
+    asking = _Asking(loaded, settings, variant, patch, intact, attack_data)
     if settings.measure == "likelihood":
         return _read(asking, probes)
     replies: list[Reply] = []
@@ -263,6 +267,14 @@ def ask(
         else:
             replies += _answers(asking, probe, examples)
     return replies
+
+
+def _shown(attack: AttackSettings, data: Mapping[str, BehaviourSet] | None) -> dict[str, object]:
+    """Return which examples an attack shows before questions, if it shows any."""
+    if attack.shots is None or data is None:
+        return {}
+    sets = {role: examples.hash for role, examples in data.items()}
+    return {"few_shot": asdict(attack.shots), "few_shot_data": sets.get("target")}
 
 
 def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
@@ -289,8 +301,11 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         settings.attack if prompted else NO_ATTACK,
         format=settings.format,
         samples=generation.samples,
+        attack_data=asking.attack_data,
     )
-    refuse_long(questions, context_of(model), fix="shorten or remove it")
+    shown = prompted and settings.attack.shots is not None
+    fewer = ", or show fewer examples before it" if shown else ""
+    refuse_long(questions, context_of(model), fix=f"shorten or remove it{fewer}")
     prompts = [question.prompt.ids for question in questions]
     # All variants draw from the same streams, which pairs them as far as sampling can be paired.
     streams = [

@@ -42,6 +42,7 @@ class Asked(NamedTuple):
         score: In [0, 1]; None if it has none.
         outcome: What the reply was; None if that is unknown.
         nll: Of the answer, nats per token; None if it was not measured.
+        example: Its id, which several replies to it share.
     """
 
     category: str
@@ -50,6 +51,7 @@ class Asked(NamedTuple):
     score: float | None
     outcome: str | None
     nll: float | None = None
+    example: str = ""
 
 
 class _Question(NamedTuple):
@@ -153,6 +155,7 @@ class Measurements:
                     _score(row),
                     row["outcome"],
                     row.get("nll"),
+                    row["example_id"],
                 )
                 for row, place in zip(rows, dealt, strict=True)
             ]
@@ -232,6 +235,28 @@ class Measurements:
             self._samples[key] = self._rate(probe, strata)
         return self._samples[key]
 
+    def best(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        *,
+        half: Half = "",
+        outcomes: Collection[str] = (),
+    ) -> Sample:
+        """Return the mean over prompts of the best score of their replies, with paired draws.
+
+        With `outcomes` that is the share of prompts of which any reply has such an outcome. A prompt
+        with an unscored reply has a best score where another reply has reached 1, and none
+        elsewhere. Arguments are those of `strata`.
+        """
+        strata: dict[str, list[Scored]] = {}
+        for cell in cells:
+            for row in _best_of(self.asked(cell, probe), outcomes):
+                if half in ("", row.half):
+                    stratum = f"{cell.seed}/{row.category}"
+                    strata.setdefault(stratum, []).append(Scored(row.group, row.score))
+        return self._rate(probe, _with_enough(strata))
+
     def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
         """Return the mean rise of the NLL of a probe's rows over the intact model, in nats a token.
 
@@ -305,15 +330,24 @@ class Measurements:
             sample.value, sample.draws, trials=sample.trials, below=worst.below, above=best.above
         )
 
-    def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
-        """Return why a behaviour of the intact model cannot be measured, "" if it can."""
+    def silent(
+        self, cells: Iterable[Cell], probe: str, category: str = "", *, shown: Sample | None = None
+    ) -> str:
+        """Return why a behaviour of the intact model cannot be measured, "" if it can.
+
+        Args:
+            cells: Cells of the intact model.
+            probe: Name of the probe.
+            category: Rows of this category alone; "" for all.
+            shown: How far the model shows it; None for the mean score.
+        """
         cells = list(cells)
         if blind := self._blind(cells, probe):
             return blind
         unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
-        rate = self.rate(cells, probe, category).value
+        rate = (self.rate(cells, probe, category) if shown is None else shown).value
         if not rate >= self.config.least_rate and self.config.evaluation.measure == "likelihood":
             return (
                 f"The intact model finds the answers of {probe} unlikely: {percent(rate)} a token, "
@@ -354,6 +388,24 @@ class Measurements:
             if row["probe"] == probe and row[column] is not None
         ]
         return float(np.mean(values)) if values else None
+
+
+def _best_of(rows: Iterable[Asked], outcomes: Collection[str]) -> list[Asked]:
+    """Return one row a prompt, with the best score of its replies."""
+    replies: dict[tuple[str, str], list[Asked]] = {}
+    for row in rows:
+        if outcomes:
+            hit = None if row.outcome is None else float(row.outcome in outcomes)
+            row = row._replace(score=hit)
+        replies.setdefault((row.category, row.example), []).append(row)
+    return [together[0]._replace(score=_largest(together)) for together in replies.values()]
+
+
+def _largest(rows: Sequence[Asked]) -> float | None:
+    scores = [row.score for row in rows if row.score is not None]
+    largest = max(scores, default=0.0)
+    # A reply without a score may have been the best one, unless none can be better.
+    return largest if len(scores) == len(rows) or largest >= 1 else None
 
 
 def _unscored(strata: dict[str, list[Scored]]) -> float:
