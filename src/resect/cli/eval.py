@@ -45,7 +45,7 @@ Attack = Annotated[
     str,
     typer.Option(
         help="none, few_shot[:K], prefill[:K], finetune, finetune_full, ablate_refusal, "
-        "ablate_direction, or several joined by +."
+        "ablate_direction, quantise, or several joined by +."
     ),
 ]
 AttackData = Annotated[

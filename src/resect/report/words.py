@@ -54,7 +54,8 @@ OUTCOME_NAMES = {"partial": "partly right"}
 
 # How an attack is written in a configuration: a name, options, and more attacks after a plus.
 ATTACK = re.compile(
-    r"\b(prefill|few_shot|sampled|finetune_full|finetune|ablate_refusal|ablate_direction)\b"
+    r"\b(prefill|few_shot|sampled|finetune_full|finetune|ablate_refusal|ablate_direction|quantise)"
+    r"\b"
     r"((?::[\w.=,-]*[\w])?)"
 )
 ATTACKS = {
@@ -65,6 +66,7 @@ ATTACKS = {
     "finetune_full": "full fine-tuning",
     "ablate_refusal": "ablated refusal",
     "ablate_direction": "ablated direction",
+    "quantise": "rounding",
 }
 
 
@@ -83,7 +85,8 @@ def readable(value: object, *, options: bool = True) -> str:
     def attack(match: re.Match[str]) -> str:
         name, setting = match[1], match[2].removeprefix(":")
         if setting.isdigit():
-            return COUNTS.get(name, f"{ATTACKS[name]} of {{}} tokens").format(setting)
+            words = COUNTS.get(name, f"{ATTACKS[name]} of {{}} tokens").format(setting)
+            return words.removesuffix("s") if setting == "1" else words
         settings = setting.replace("=", " ").split(",") if setting and options else []
         return ", ".join((ATTACKS[name], *settings))
 

@@ -135,7 +135,7 @@ def _refuse_without_replies(design: Design, section: Jailbreak) -> None:
 
 
 def _sampled(section: Jailbreak) -> list[str]:
-    """Return the attacks that ask each prompt several times, without searches."""
+    """Return the attacks that ask each prompt several times, but for searches."""
     return [attack for attack in section.attacks if is_sampled(attack)]
 
 
@@ -367,8 +367,7 @@ def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: 
 def _works(measured: Measurements, section: Jailbreak, attack: str) -> bool:
     """Return whether an attack brings harm out of the intact model."""
     cells = _cells(measured, section, attack, None)
-    best = harm_under(measured, cells) if is_sampled(attack) else None
-    return not measured.silent(cells, "generation", shown=best)
+    return not measured.silent(cells, "generation", shown=harm_under(measured, cells))
 
 
 def _weigh_attacks(

@@ -245,13 +245,13 @@ class Measurements:
     ) -> Sample:
         """Return the mean over prompts of the best score of their replies, with paired draws.
 
-        With `outcomes` that is the share of prompts of which any reply has such an outcome. A prompt
-        with an unscored reply has a best score where another reply has reached 1, and none
-        elsewhere. Arguments are those of `strata`.
+        With `outcomes`: the share of prompts of which any reply has such an outcome. A prompt with
+        an unscored reply has a best score where another reply has reached 1, and none elsewhere.
+        Arguments are those of `strata`.
         """
         strata: dict[str, list[Scored]] = {}
         for cell in cells:
-            for row in _best_of(self.asked(cell, probe), outcomes):
+            for row in best_of(self.asked(cell, probe), outcomes):
                 if half in ("", row.half):
                     stratum = f"{cell.seed}/{row.category}"
                     strata.setdefault(stratum, []).append(Scored(row.group, row.score))
@@ -390,7 +390,7 @@ class Measurements:
         return float(np.mean(values)) if values else None
 
 
-def _best_of(rows: Iterable[Asked], outcomes: Collection[str]) -> list[Asked]:
+def best_of(rows: Iterable[Asked], outcomes: Collection[str]) -> list[Asked]:
     """Return one row a prompt, with the best score of its replies."""
     replies: dict[tuple[str, str], list[Asked]] = {}
     for row in rows:

@@ -34,6 +34,7 @@ from resect.evaluation.attacks.finetune import FinetuneSettings
 from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.attacks.prompt import none, prefill
+from resect.evaluation.attacks.quantise import QuantiseSettings
 from resect.model import LoadedModel
 from resect.records import CausalModel, Example, Format, Tokenizer
 
@@ -47,6 +48,7 @@ MODEL_ATTACKS: dict[str, type[ModelAttack]] = {
     "finetune_full": FullFinetuneSettings,
     "ablate_refusal": AblationSettings,
     "ablate_direction": DirectionSettings,
+    "quantise": QuantiseSettings,
 }
 
 
@@ -223,7 +225,8 @@ def parse_attack(text: str) -> AttackSettings:
     `prefill:K` (K tokens of the answer) · `prefill:tokens=K` · `prefill=PHRASE` · `finetune` ·
     `finetune:rank=4,rate=1e-3,steps=30` · `finetune_full:rate=1e-5,steps=50` · `ablate_refusal` ·
     `ablate_refusal:published` · `ablate_refusal:q=0.001` · `ablate_direction` ·
-    `ablate_direction:depth=0.6`; for instance `finetune+few_shot:4+prefill:10`.
+    `ablate_direction:depth=0.6` · `quantise:bits=4,group=128`; for instance
+    `finetune+few_shot:4+prefill:10`.
 
     Raises:
         InputError: The text is something else.
