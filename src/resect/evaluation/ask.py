@@ -233,9 +233,9 @@ def ask(
         variant: Weights that are removed while the model answers, or have values in their place,
             a direction that is taken out of it, or parameters by name that stand in the place of
             its own; None asks the intact model.
-        attack_data: What the model attack needs, by role. The attack comes after the cut: it is
+        attack_data: What the attack needs, by role. One on weights comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
-        on_attack: Called with what the model attack did, if there is one.
+        on_attack: Called with what the attack did to the model or showed it, if it did.
         intact: Where the probe likelihood keeps the intact model's logits, for calls with the same
             model.
 

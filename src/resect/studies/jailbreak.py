@@ -59,7 +59,8 @@ class Jailbreak(Section):
     """Grid and rule of `jailbreak`.
 
     Attributes:
-        attacks: Attacks as on the command line; `none` is always asked too.
+        attacks: Attacks as on the command line, sampled ones (`sampled:K+ATTACK`) and searches;
+            `none` is always asked too.
         fraction: Fraction of the ranking that is cut.
         harm_drop: The cut withstands an attack if harm falls by at least this.
         search_utility_drop: Of the settings of a search (`NAME-search:OPTION=VALUE|VALUE,...`) only
@@ -409,7 +410,7 @@ STUDY = Study(
     template=TemplateLines(
         data=("refusals: ./refusals.jsonl      # the same prompts, refused",),
         attack_data=(
-            "# What attacks on the weights are made with: finetune needs target, ablate_refusal",
+            "# What attacks are made with: finetune and few_shot need target, ablate_refusal",
             "# refusal and target, ablate_refusal:published refusal and preserve.",
             "attack_data: {target: harm, refusal: refusals, preserve: benign}",
         ),
