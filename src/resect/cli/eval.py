@@ -33,7 +33,8 @@ Model = Annotated[
 Probes = Annotated[
     list[str] | None,
     typer.Option(
-        help="generation, refusal, detection, explanation, utility, likelihood, perplexity."
+        help="generation, refusal, detection, recognition, explanation, utility, likelihood, "
+        "perplexity."
     ),
 ]
 Data = Annotated[

@@ -35,6 +35,8 @@ from resect.evaluation.decode import (
 )
 from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.recognition import NAME as RECOGNITION
+from resect.evaluation.recognition import recognise
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
@@ -262,6 +264,8 @@ def ask(
         probe = find_probe(name)
         if name == "perplexity":
             replies += _perplexities(asking, examples)
+        elif name == RECOGNITION:
+            replies += _recognitions(asking, examples)
         elif probe.judged == "never":
             replies += _likelihoods(asking, examples)
         else:
@@ -376,6 +380,15 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
         )
         for example, document, nll in zip(examples.examples, documents, nlls, strict=True)
     ]
+
+
+def _recognitions(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
+    """Measure how probable the variant finds the right one of two answers."""
+    settings = asking.settings
+    attack = settings.attack.label(prompted=False)
+    batch = settings.generation.batch_size
+    with asking.in_force():
+        return recognise(asking.loaded, examples, attack, format=settings.format, batch_size=batch)
 
 
 def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:

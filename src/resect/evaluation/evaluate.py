@@ -468,7 +468,7 @@ def _reads_answers(probe: str, request: EvalRequest) -> bool:
     """Return whether the answers of a probe's rows are scored, or open its replies."""
     attack = parse_attack(request.attack)
     opened = attack.name != "none" and attack.phrase is None
-    return find_probe(probe).judged == "never" or (
+    return not find_probe(probe).decoded or (
         opened and attack.opens(probe, default=find_probe(probe).attacked)
     )
 
@@ -480,7 +480,7 @@ def _refuse_unjudgeable(probe: str, data: BehaviourSet, request: EvalRequest) ->
         InputError: A row has neither an answer nor a key, and no other judge is asked.
     """
     by = find_probe(probe).judged
-    if by == "never" or (by == "configured" and request.judges != ("exact",)):
+    if not find_probe(probe).decoded or (by == "configured" and request.judges != ("exact",)):
         return
     for number, example in enumerate(data.examples, start=1):
         if not (example.key or example.completion):

@@ -143,7 +143,7 @@ def ask_server(
             fix="attack it in memory (--backend hf), or serve the attacked checkpoint",
         )
     by_name = {name: find_probe(name) for name in probes}
-    numeric = [name for name, probe in by_name.items() if probe.judged == "never"]
+    numeric = [name for name, probe in by_name.items() if not probe.decoded]
     if numeric:
         raise InputError(
             "a server gives replies, and these probes need the model's distributions",

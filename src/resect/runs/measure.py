@@ -107,8 +107,8 @@ def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
 
 def _refuse_too_few_shots(cells: Iterable[Cell], sets: Sets) -> None:
     """Refuse attacks that show more examples than there are, before anything is located."""
-    asked = {(cell.attack, cell.seed, probe): None for cell in cells for probe in cell.probes}
-    for attack, seed, probe in asked:
+    questions = {(cell.attack, cell.seed, probe): None for cell in cells for probe in cell.probes}
+    for attack, seed, probe in questions:
         settings = parse_attack(attack) if "few_shot" in attack else None
         if settings is not None and settings.opens(probe, default=find_probe(probe).attacked):
             data = {role: sets.of_attack(role, seed) for role in settings.roles}

@@ -231,11 +231,12 @@ def _or_none(value: float) -> float | None:
 def _tables(measured: Measurements, section: Jailbreak) -> dict[str, list[Row]]:
     if not measured.tabled:
         return {}
-    more = {
+    tables = {
+        "attacks": _rows(measured, section),
         "sampled": _sampled_rows(measured, section),
         "search": _search_rows(measured, section),
     }
-    return {"attacks": _rows(measured, section), **{name: t for name, t in more.items() if t}}
+    return {name: rows for name, rows in tables.items() if rows}
 
 
 def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:

@@ -392,12 +392,12 @@ class Measurements:
 
 def best_of(rows: Iterable[Asked], outcomes: Collection[str]) -> list[Asked]:
     """Return one row a prompt, with the best score of its replies."""
-    replies: dict[tuple[str, str], list[Asked]] = {}
+    replies: dict[str, list[Asked]] = {}
     for row in rows:
         if outcomes:
             hit = None if row.outcome is None else float(row.outcome in outcomes)
             row = row._replace(score=hit)
-        replies.setdefault((row.category, row.example), []).append(row)
+        replies.setdefault(row.example, []).append(row)
     return [together[0]._replace(score=_largest(together)) for together in replies.values()]
 
 

@@ -134,22 +134,22 @@ def attack_prompt(
 def shots_for(
     settings: AttackSettings,
     data: Mapping[str, BehaviourSet] | None,
-    asked: Sequence[Example],
+    questions: Sequence[Example],
 ) -> list[tuple[Example, ...]]:
     """Return the examples that stand before each question, none where the attack shows none.
 
     Args:
         settings: Which attack.
         data: Behaviour sets by role; `target` has the examples.
-        asked: The questions.
+        questions: What is asked.
 
     Raises:
         InputError: The set is missing or too small.
     """
     if settings.shots is None:
-        return [() for _ in asked]
+        return [() for _ in questions]
     _refuse_lack(settings, (SHOTS_FROM,), data or {})
-    return draw_shots(settings.shots, (data or {})[SHOTS_FROM], asked)
+    return draw_shots(settings.shots, (data or {})[SHOTS_FROM], questions)
 
 
 def prepare_attack(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from resect import stats
 from resect.data.encode import prompt_text
@@ -52,7 +53,7 @@ class FewShot:
 
 
 def draw_shots(
-    settings: FewShot, data: BehaviourSet, asked: Sequence[Example]
+    settings: FewShot, data: BehaviourSet, questions: Sequence[Example]
 ) -> list[tuple[Example, ...]]:
     """Return the examples that stand before each question, in the order of the questions.
 
@@ -62,20 +63,20 @@ def draw_shots(
     Args:
         settings: How many, and the seed.
         data: Prompts with the answers wanted; of a set with splits the calibration split is used.
-        asked: The questions.
+        questions: What is asked.
 
     Raises:
         InputError: There are too few examples for a question.
     """
     answered = [example for example in data.split("calibration").examples if example.completion]
-    texts = [prompt_text(example) for example in (*answered, *asked)]
+    texts = [prompt_text(example) for example in (*answered, *questions)]
     groups = stats.near_duplicates(texts)
     order = stats.rng(f"attack/{NAME}/{data.hash}", settings.seed).permutation(len(answered))
     of_group: dict[int, Example] = {}
-    for place in order.tolist():
-        of_group.setdefault(groups[place], answered[place])
+    for number in order.tolist():
+        of_group.setdefault(groups[number], answered[number])
     drawn = []
-    for question, group in zip(asked, groups[len(answered) :], strict=True):
+    for question, group in zip(questions, groups[len(answered) :], strict=True):
         apart = [example for number, example in of_group.items() if number != group]
         if len(apart) < settings.k:
             raise InputError(
@@ -100,17 +101,24 @@ def preceded(example: Example, shots: Sequence[Example], format: Format) -> Exam
         pairs = [f"{prompt_text(shot)}\n{shot.completion}" for shot in shots]
         return replace(example, prompt="\n\n".join([*pairs, prompt_text(example)]))
     turns = _turns(example)
-    system = tuple(turn for turn in turns if turn[0] == "system")
     before = [
-        turn
-        for shot in shots
-        for turn in (*_turns(shot), ("assistant", shot.completion))
-        if turn[0] != "system"
+        turn for shot in shots for turn in (*_turns(shot), _Turn("assistant", shot.completion))
     ]
+    system = [turn for turn in turns if turn.role == "system"]
     return replace(
-        example, prompt=(*system, *before, *(turn for turn in turns if turn[0] != "system"))
+        example,
+        prompt=(*system, *(turn for turn in (*before, *turns) if turn.role != "system")),
     )
 
 
-def _turns(example: Example) -> tuple[tuple[str, str], ...]:
-    return (("user", example.prompt),) if isinstance(example.prompt, str) else example.prompt
+class _Turn(NamedTuple):
+    """A message of a conversation."""
+
+    role: str
+    content: str
+
+
+def _turns(example: Example) -> list[_Turn]:
+    if isinstance(example.prompt, str):
+        return [_Turn("user", example.prompt)]
+    return [_Turn(*turn) for turn in example.prompt]
