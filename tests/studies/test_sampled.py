@@ -133,15 +133,24 @@ def test_the_table_has_every_way_to_count() -> None:
 
 
 def test_whole_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    values = tiny_values(tiny_organism(tmp_path_factory), {})
+    built = tiny_organism(tmp_path_factory)
+    values = tiny_values(built, {})
     attacks = ["sampled:3+prefill:3", "few_shot:1", "quantise:bits=4,group=16+prefill:3"]
     section = {"attacks": attacks, "fraction": 0.01}
-    values |= {"studies": {"jailbreak": section}, "attack_data": {"target": "hazard"}}
+    values |= {"attack_data": {"target": "hazard"}}
+    values["data"]["detection"] = str(built.data("detection"))
+    values["targets"]["recognition"] = {"data": "detection", "limit": 8}
+    values["evaluation"]["probes"]["recognition"] = "detection"
+    told_apart = {"capabilities": ["generation", "recognition"], "fraction": 0.01}
+    values["studies"] = {"jailbreak": section, "dissociation": told_apart}
     config, run = parse_config(values, "test"), tmp_path / "run"
     open_run(config, run, resume=False)
     measure_all(config, run, jobs=1)
     results = json.loads(summarise_run(config, run).read_text(encoding="utf-8"))
-    (study,) = results["studies"]
+    study, apart = sorted(results["studies"], key=lambda study: study["study"] != "jailbreak")
+    areas = [row["value"] for row in apart["tables"]["matrix"] if row["measured"] == "recognition"]
+    assert len(areas) == 4
+    assert all(0 <= area <= 1 for area in areas)
     under = {(row["attack"], row["arm"]) for row in study["tables"]["attacks"]}
     assert len(under) == 3 * (1 + 3)
     (sampled,) = [row for row in study["tables"]["sampled"] if row["arm"] == "random cut"]
