@@ -34,6 +34,7 @@ class Recognising(Invented):
     """Measurements whose margins are given."""
 
     margin: Margin
+    setup: RunConfig
 
     def _invent(self, cell: Cell) -> list[Row]:
         rows = super()._invent(cell)
@@ -52,14 +53,15 @@ def measured(margin: Margin, recognised_by: str = "recognition", rate: Rate | No
         cut = None if cell.cut is None or cell.cut.kind == "random" else cell.cut.target
         return 0.02 if cut == probe else 0.95
 
-    run = Recognising(configuration(recognised_by), rate or usual, prompts=prompts)
-    run.margin = margin
+    config = configuration(recognised_by)
+    run = Recognising(config, rate or usual, prompts=prompts)
+    run.margin, run.setup = margin, config
     return run
 
 
 def claim(margin: Margin, recognised_by: str = "recognition", rate: Rate | None = None) -> Claim:
     run = measured(margin, recognised_by, rate)
-    result = STUDY.summarise(run, run.config.section(STUDY))  # type: ignore[attr-defined]
+    result = STUDY.summarise(run, run.setup.section(STUDY))
     return result.claims[0]
 
 
@@ -132,7 +134,7 @@ def test_a_model_that_never_could_tell_is_not_measurable() -> None:
 
 def test_the_table_shows_the_area() -> None:
     run = measured(shifted)
-    result = STUDY.summarise(run, run.config.section(STUDY))  # type: ignore[attr-defined]
+    result = STUDY.summarise(run, run.setup.section(STUDY))
     rows = {(row["cut"], row["measured"]): row for row in result.tables["matrix"]}
     row = rows["generation", "recognition"]
     assert (row["value"], row["retained"], row["n"]) == (1.0, 1.0, 300)

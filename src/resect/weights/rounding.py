@@ -25,8 +25,10 @@ def rounded(weight: Tensor, bits: int, group: int) -> Tensor:
     """
     wide = weight.float()
     short = -wide.shape[-1] % group
-    padded = torch.nn.functional.pad(wide, (0, short)).unflatten(-1, (-1, group))
+    padded = torch.nn.functional.pad(wide, (0, short))
+    padded = padded.reshape(*wide.shape[:-1], -1, group)
     scale = padded.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
     # A group of zeros has no scale, and stays.
     levels = torch.where(scale > 0, padded / scale.clamp(min=torch.finfo().tiny), 0.0).round()
-    return (levels * scale).flatten(-2)[..., : wide.shape[-1]].to(weight.dtype)
+    close: Tensor = (levels * scale).flatten(-2)[..., : wide.shape[-1]]
+    return close.to(weight.dtype)

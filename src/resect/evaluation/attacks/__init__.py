@@ -18,8 +18,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from resect.data.encode import PromptIds
 from resect.data.load import BehaviourSet
@@ -38,7 +38,17 @@ from resect.evaluation.attacks.quantise import QuantiseSettings
 from resect.model import LoadedModel
 from resect.records import CausalModel, Example, Format, Tokenizer
 
-Settings = TypeVar("Settings", ModelAttack, FewShot)
+
+class _Dataclass(Protocol):
+    """What is made of settings by name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init__(self, **settings: object) -> None:
+        """Take the settings."""
+
+
+Settings = TypeVar("Settings", bound=_Dataclass)
 # How a turn is opened: with so many tokens of the target answer, or with a fixed phrase.
 PromptAttack = Callable[[Example, Tokenizer, Format, int, str | None], PromptIds]
 PROMPT_ATTACKS: dict[str, PromptAttack] = {"none": none, "prefill": prefill}
