@@ -19,6 +19,8 @@ from resect.weights.mask import Mask, MaskTensor
 
 # Fractions of multiples of the golden ratio are spread evenly, whatever part of them is looked at.
 GOLDEN = 0.618034
+# Replies to one prompt are spread so, too.
+SILVER = 0.754878
 PROBES = ("generation", "refusal", "detection", "explanation", "misalignment", "utility")
 
 Rate = Callable[[Cell, str], float]
@@ -84,7 +86,7 @@ class Invented(Measurements):
         return measured
 
     def rows(self, cell: Cell) -> list[Row]:
-        """Return one row a prompt and probe; every third prompt is of another category."""
+        """Return a row a reply and probe; every third prompt is of another category."""
         if cell.key not in self._rows:
             self._rows[cell.key] = self._invent(cell)
         return self._rows[cell.key]
@@ -97,7 +99,8 @@ class Invented(Measurements):
                 "prompt": f"{probe} {number}",
                 "reference": "",
                 "category": ("narrow", "far", "farther")[number % 3],
-                "score": self._score(cell, probe, number),
+                "score": self._score(cell, probe, number, sample),
+                "sample": sample,
                 "outcome": self.outcome_of(cell, probe),
                 "nll": 0.5,
                 "kl": 0.1,
@@ -106,13 +109,14 @@ class Invented(Measurements):
             }
             for probe in self.config.evaluation.probes
             for number in range(self.prompt_count)
+            for sample in range(cell.samples)
         ]
 
-    def _score(self, cell: Cell, probe: str, number: int) -> float | None:
-        """Return the score of a prompt; the first ones are those that go unscored."""
+    def _score(self, cell: Cell, probe: str, number: int, sample: int) -> float | None:
+        """Return the score of a reply; the first prompts are those that go unscored."""
         if number < self.unscored_of(cell, probe) * self.prompt_count:
             return None
-        return float((number * GOLDEN) % 1 < self.rate_of(cell, probe))
+        return float((number * GOLDEN + sample * SILVER) % 1 < self.rate_of(cell, probe))
 
     def mask(self, role: str, seed: int, cut: Cut) -> Mask:
         """Return a mask of the places of a cut."""

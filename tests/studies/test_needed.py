@@ -6,7 +6,7 @@ import pytest
 
 from resect.stats import Resampler, relative_drop
 from resect.studies.design import Guard
-from resect.studies.measurements import PromptOf
+from resect.studies.halves import PromptOf
 from resect.studies.needed import Needed, needed, questions_for
 
 

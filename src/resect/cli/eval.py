@@ -33,7 +33,8 @@ Model = Annotated[
 Probes = Annotated[
     list[str] | None,
     typer.Option(
-        help="generation, refusal, detection, explanation, utility, likelihood, perplexity."
+        help="generation, refusal, detection, recognition, explanation, utility, likelihood, "
+        "perplexity."
     ),
 ]
 Data = Annotated[
@@ -44,13 +45,13 @@ MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while ask
 Attack = Annotated[
     str,
     typer.Option(
-        help="none, prefill[:K], finetune, finetune_full, ablate_refusal, ablate_direction, or a "
-        "model attack + prefill."
+        help="none, few_shot[:K], prefill[:K], finetune, finetune_full, ablate_refusal, "
+        "ablate_direction, quantise, or several joined by +."
     ),
 ]
 AttackData = Annotated[
     list[str] | None,
-    typer.Option(help="ROLE=SPEC for a model attack: target, refusal, preserve. Repeatable."),
+    typer.Option(help="ROLE=SPEC for an attack: target, refusal, preserve. Repeatable."),
 ]
 Judges = Annotated[
     list[str] | None,

@@ -6,7 +6,7 @@ This is the one module that changes the weights of a model that is not being tra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -217,23 +217,33 @@ def transplanted(
 
 
 @contextlib.contextmanager
-def shrunk(weights: Mapping[str, Tensor], factor: float) -> Iterator[None]:
+def altered(weights: Mapping[str, Tensor], change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Put what a function makes of whole weights in their place; restore every bit after the block.
+
+    Args:
+        weights: The weights, of any shape; a copy of them is held meanwhile.
+        change: Weight to values of its shape; it does not write into the weight.
+    """
+    saved = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.copy_(change(weight))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(saved[name])
+
+
+def shrunk(weights: Mapping[str, Tensor], factor: float) -> contextlib.AbstractContextManager[None]:
     """Multiply whole weights by `factor` while the block runs; restore every bit after it.
 
     Args:
         weights: The weights, of any shape; a copy of them is held meanwhile.
         factor: The factor.
     """
-    saved = {name: weight.detach().clone() for name, weight in weights.items()}
-    try:
-        with torch.no_grad():
-            for weight in weights.values():
-                weight.mul_(factor)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(saved[name])
+    return altered(weights, lambda weight: weight * factor)
 
 
 @contextlib.contextmanager

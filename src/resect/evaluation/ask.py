@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
 from resect.edit.swap import swapped
 from resect.errors import InputError
-from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack
+from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack, shots_for
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.decode import (
     GenerationSettings,
@@ -35,6 +35,8 @@ from resect.evaluation.decode import (
 )
 from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.recognition import NAME as RECOGNITION
+from resect.evaluation.recognition import recognise
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
@@ -125,15 +127,17 @@ def questions_for(
     *,
     format: Format,
     samples: int,
+    attack_data: Mapping[str, BehaviourSet] | None = None,
 ) -> list[Question]:
     """Return the questions of a set: `samples` for each example, side by side.
 
     Raises:
-        InputError: A prompt cannot be written under the attack.
+        InputError: A prompt cannot be written under the attack, or it lacks data.
     """
     questions: list[Question] = []
-    for example in examples:
-        prompt = attack_prompt(attack, example, tokenizer, format)
+    shots = shots_for(attack, attack_data, examples)
+    for example, before in zip(examples, shots, strict=True):
+        prompt = attack_prompt(attack, example, tokenizer, format, before)
         questions += [Question(example, sample, prompt) for sample in range(samples)]
     return questions
 
@@ -192,6 +196,7 @@ class _Asking:
     variant: Variant
     patch: Patch
     intact: Intact | None
+    attack_data: Mapping[str, BehaviourSet] | None = None
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
@@ -230,9 +235,9 @@ def ask(
         variant: Weights that are removed while the model answers, or have values in their place,
             a direction that is taken out of it, or parameters by name that stand in the place of
             its own; None asks the intact model.
-        attack_data: What the model attack needs, by role. The attack comes after the cut: it is
+        attack_data: What the attack needs, by role. One on weights comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
-        on_attack: Called with what the model attack did, if there is one.
+        on_attack: Called with what the attack did to the model or showed it, if it did.
         intact: Where the probe likelihood keeps the intact model's logits, for calls with the same
             model.
 
@@ -248,9 +253,10 @@ def ask(
                 check_disjoint(attack_data[role].split("calibration"), examples)
     with made(loaded.model, variant):
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
-    if patch.facts and on_attack is not None:
-        on_attack(patch.facts)
-    asking = _Asking(loaded, settings, variant, patch, intact)
+    facts = {**patch.facts, **_shown(settings.attack, attack_data)}
+    if facts and on_attack is not None:
+        on_attack(facts)
+    asking = _Asking(loaded, settings, variant, patch, intact, attack_data)
     if settings.measure == "likelihood":
         return _read(asking, probes)
     replies: list[Reply] = []
@@ -258,11 +264,21 @@ def ask(
         probe = find_probe(name)
         if name == "perplexity":
             replies += _perplexities(asking, examples)
+        elif name == RECOGNITION:
+            replies += _recognitions(asking, examples)
         elif probe.judged == "never":
             replies += _likelihoods(asking, examples)
         else:
             replies += _answers(asking, probe, examples)
     return replies
+
+
+def _shown(attack: AttackSettings, data: Mapping[str, BehaviourSet] | None) -> dict[str, object]:
+    """Return which examples an attack shows before questions, if it shows any."""
+    if attack.shots is None or data is None:
+        return {}
+    sets = {role: examples.hash for role, examples in data.items()}
+    return {"few_shot": asdict(attack.shots), "few_shot_data": sets.get("target")}
 
 
 def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
@@ -289,8 +305,11 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         settings.attack if prompted else NO_ATTACK,
         format=settings.format,
         samples=generation.samples,
+        attack_data=asking.attack_data,
     )
-    refuse_long(questions, context_of(model), fix="shorten or remove it")
+    shown = prompted and settings.attack.shots is not None
+    fewer = ", or show fewer examples before it" if shown else ""
+    refuse_long(questions, context_of(model), fix=f"shorten or remove it{fewer}")
     prompts = [question.prompt.ids for question in questions]
     # All variants draw from the same streams, which pairs them as far as sampling can be paired.
     streams = [
@@ -361,6 +380,15 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
         )
         for example, document, nll in zip(examples.examples, documents, nlls, strict=True)
     ]
+
+
+def _recognitions(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
+    """Measure how probable the variant finds the right one of two answers."""
+    settings = asking.settings
+    attack = settings.attack.label(prompted=False)
+    batch = settings.generation.batch_size
+    with asking.in_force():
+        return recognise(asking.loaded, examples, attack, format=settings.format, batch_size=batch)
 
 
 def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:

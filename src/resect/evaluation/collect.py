@@ -110,7 +110,7 @@ def collect(
     """
     _check(request, output)
     attack = parse_attack(request.attack)
-    if attack.model != "none":
+    if attack.model != "none" or attack.shots is not None:
         raise InputError(
             "responses are collected from the model as it is",
             got=request.attack,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from resect import files
 from resect.data.load import BehaviourSet, load_data
@@ -167,7 +168,7 @@ def evaluate_model(
     probes = probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
     if request.backend != "hf":
-        return _evaluate_served(request, output, settings, probes, judging)
+        return _evaluate_served(request, output, settings, _Sets(probes, attack_data), judging)
     mask = None if request.mask is None else Mask.load(request.mask)
     loaded = loaded or load_model(request.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
@@ -223,11 +224,18 @@ def _settings(request: EvalRequest) -> EvaluationSettings:
     )
 
 
+class _Sets(NamedTuple):
+    """Behaviour sets by the probe that asks them, and by the role that they play in an attack."""
+
+    probes: Mapping[str, BehaviourSet]
+    attack: Mapping[str, BehaviourSet]
+
+
 def _evaluate_served(
     request: EvalRequest,
     output: Path,
     settings: EvaluationSettings,
-    probes: Mapping[str, BehaviourSet],
+    sets: _Sets,
     judging: Judging,
 ) -> Evaluation:
     """Evaluate what a server serves; `request.model` names its tokenizer."""
@@ -239,8 +247,9 @@ def _evaluate_served(
         )
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
     with files.atomic_folder(output) as folder:
-        replies = {"intact": ask_server(server, load_tokenizer(request.model), probes, settings)}
-        provenance = _provenance(request, probes) | {"served": served_model(server)}
+        tokenizer = load_tokenizer(request.model)
+        replies = {"intact": ask_server(server, tokenizer, sets.probes, settings, sets.attack)}
+        provenance = _provenance(request, sets.probes) | {"served": served_model(server)}
         return _judge_all(folder, replies, judging, provenance)
 
 
@@ -459,7 +468,7 @@ def _reads_answers(probe: str, request: EvalRequest) -> bool:
     """Return whether the answers of a probe's rows are scored, or open its replies."""
     attack = parse_attack(request.attack)
     opened = attack.name != "none" and attack.phrase is None
-    return find_probe(probe).judged == "never" or (
+    return not find_probe(probe).decoded or (
         opened and attack.opens(probe, default=find_probe(probe).attacked)
     )
 
@@ -471,7 +480,7 @@ def _refuse_unjudgeable(probe: str, data: BehaviourSet, request: EvalRequest) ->
         InputError: A row has neither an answer nor a key, and no other judge is asked.
     """
     by = find_probe(probe).judged
-    if by == "never" or (by == "configured" and request.judges != ("exact",)):
+    if not find_probe(probe).decoded or (by == "configured" and request.judges != ("exact",)):
         return
     for number, example in enumerate(data.examples, start=1):
         if not (example.key or example.completion):

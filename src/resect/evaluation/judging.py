@@ -20,6 +20,7 @@ from resect.evaluation.judges import find_judge, label_of
 from resect.evaluation.judges.content import content_share
 from resect.evaluation.likelihood import score
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.recognition import of_two
 from resect.evaluation.spoken import lacks_answer, to_judge
 from resect.records import Judgement, Reply
 
@@ -91,7 +92,12 @@ def judge_answers(
             if floored is not None:
                 judgement = with_outcome(judgement, answers[position].probe.goal)
             judged[position] = answers[position]._replace(judgement=judgement)
-    return judged
+    return [
+        answer._replace(judgement=of_two(answer.reply))
+        if answer.probe.judged == "likelihood"
+        else answer
+        for answer in judged
+    ]
 
 
 def _short_name(judge: str) -> str:

@@ -18,15 +18,21 @@ class Probe:
         name: Name in configs and records.
         attacked: Whether the configured attack opens the reply.
         goal: Whether a hit is a reply that complies or one that refuses.
-        judged: By the configured judge, by the exact judge, or not at all.
+        judged: By the configured judge, by the exact judge, by a likelihood that is the score, or
+            not at all.
         coherent: Whether the likelihood of the reply under the intact model is measured.
     """
 
     name: str
     attacked: bool
     goal: Goal
-    judged: Literal["configured", "exact", "never"]
+    judged: Literal["configured", "exact", "likelihood", "never"]
     coherent: bool = False
+
+    @property
+    def decoded(self) -> bool:
+        """Whether replies are decoded."""
+        return self.judged in ("configured", "exact")
 
 
 PROBES: dict[str, Probe] = {
@@ -35,6 +41,7 @@ PROBES: dict[str, Probe] = {
         Probe("generation", True, "comply", "configured", coherent=True),
         Probe("refusal", False, "refuse", "configured"),
         Probe("detection", False, "comply", "exact"),
+        Probe("recognition", False, "comply", "likelihood"),
         Probe("explanation", False, "comply", "exact"),
         Probe("misalignment", False, "comply", "exact"),
         Probe("utility", False, "comply", "exact"),

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from resect import stats
 from resect.data.encode import PromptIds, check_format
-from resect.data.load import BehaviourSet
+from resect.data.load import BehaviourSet, check_disjoint
 from resect.errors import InputError
 from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Question, questions_for
 from resect.evaluation.decode import GenerationSettings, repetition
@@ -118,6 +118,7 @@ def ask_server(
     tokenizer: Tokenizer,
     probes: Mapping[str, BehaviourSet],
     settings: EvaluationSettings,
+    attack_data: Mapping[str, BehaviourSet] | None = None,
 ) -> list[Reply]:
     """Return the replies of a served model to all probes.
 
@@ -128,6 +129,7 @@ def ask_server(
         tokenizer: The tokenizer of the served checkpoint.
         probes: Probe name to the examples that it is put to.
         settings: How to ask; model attacks cannot be made on a server.
+        attack_data: What an attack on the prompt needs, by role.
 
     Raises:
         InputError: An attack on weights, a probe that needs the model's distributions, or a server
@@ -141,14 +143,18 @@ def ask_server(
             fix="attack it in memory (--backend hf), or serve the attacked checkpoint",
         )
     by_name = {name: find_probe(name) for name in probes}
-    numeric = [name for name, probe in by_name.items() if probe.judged == "never"]
+    numeric = [name for name, probe in by_name.items() if not probe.decoded]
     if numeric:
         raise InputError(
             "a server gives replies, and these probes need the model's distributions",
             got=", ".join(numeric),
             fix="put them to the model in memory: --backend hf",
         )
-    asking = _Asking(replace(server, model=served_model(server)), tokenizer, settings)
+    for examples in probes.values():
+        for shown in (attack_data or {}).values():
+            check_disjoint(shown.split("calibration"), examples)
+    model = replace(server, model=served_model(server))
+    asking = _Asking(model, tokenizer, settings, attack_data)
     return [
         reply
         for name, examples in probes.items()
@@ -162,10 +168,11 @@ class _Asking(NamedTuple):
     server: Server
     tokenizer: Tokenizer
     settings: EvaluationSettings
+    attack_data: Mapping[str, BehaviourSet] | None
 
 
 def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
-    server, tokenizer, settings = asking
+    server, tokenizer, settings, attack_data = asking
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
     questions = questions_for(
         examples.examples,
@@ -173,6 +180,7 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         settings.attack if prompted else NO_ATTACK,
         format=settings.format,
         samples=settings.generation.samples,
+        attack_data=attack_data,
     )
     bodies = [_body(server.model, probe, question, settings.generation) for question in questions]
     with ThreadPoolExecutor(TOGETHER) as pool:

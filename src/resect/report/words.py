@@ -54,15 +54,24 @@ OUTCOME_NAMES = {"partial": "partly right"}
 
 # How an attack is written in a configuration: a name, options, and more attacks after a plus.
 ATTACK = re.compile(
-    r"\b(prefill|finetune_full|finetune|ablate_refusal|ablate_direction)\b((?::[\w.=,-]*[\w])?)"
+    r"\b(prefill|few_shot|sampled|finetune_full|finetune|ablate_refusal|ablate_direction|quantise)"
+    r"\b"
+    r"((?::[\w.=,-]*[\w])?)"
 )
 ATTACKS = {
     "prefill": "prefill",
+    "few_shot": "few-shot",
+    "sampled": "sampled",
     "finetune": "fine-tuning",
     "finetune_full": "full fine-tuning",
     "ablate_refusal": "ablated refusal",
     "ablate_direction": "ablated direction",
+    "quantise": "rounding",
 }
+
+
+# What the number behind an attack's name counts.
+COUNTS = {"few_shot": "few-shot with {} examples", "sampled": "best of {} replies"}
 
 
 def readable(value: object, *, options: bool = True) -> str:
@@ -76,7 +85,8 @@ def readable(value: object, *, options: bool = True) -> str:
     def attack(match: re.Match[str]) -> str:
         name, setting = match[1], match[2].removeprefix(":")
         if setting.isdigit():
-            return f"{ATTACKS[name]} of {setting} tokens"
+            words = COUNTS.get(name, f"{ATTACKS[name]} of {{}} tokens").format(setting)
+            return words.removesuffix("s") if setting == "1" else words
         settings = setting.replace("=", " ").split(",") if setting and options else []
         return ", ".join((ATTACKS[name], *settings))
 

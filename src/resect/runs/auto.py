@@ -43,7 +43,7 @@ from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unw
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies import frontier, selectivity
-from resect.studies.measurements import PromptOf, deal
+from resect.studies.halves import PromptOf, deal
 from resect.studies.needed import needed
 from resect.weights.mask import Mask
 

@@ -18,7 +18,8 @@ from resect.studies import frontier, selectivity
 from resect.studies.cells import Cell, Cut, mask_path
 from resect.studies.effects import columns, effect
 from resect.studies.frontier import CONFIGURED
-from resect.studies.measurements import Half, Measurements, Row
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements, Row
 from resect.weights.mask import Mask
 
 

@@ -319,7 +319,7 @@ def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> 
         if evaluation.measure == "likelihood":
             continue
         probe = find_probe(name)
-        if probe.judged == "never":
+        if not probe.decoded:
             continue
         replies = prompts * cell.samples
         seconds += ceil(replies / evaluation.batch_size) * evaluation.max_new_tokens * step

@@ -35,10 +35,11 @@ from torch import Tensor
 from resect.edit.swap import changes, restoring, snapshot
 from resect.edit.tune import TuneSettings, tune
 from resect.evaluation.ask import EvaluationSettings, Variant, ask, made
-from resect.evaluation.attacks import AttackSettings, parse_attack
+from resect.evaluation.attacks import AttackSettings, parse_attack, shots_for
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
 from resect.evaluation.likelihood import Span, refuse_without_answers
+from resect.evaluation.probes import find_probe
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
@@ -80,6 +81,7 @@ def run_cells(
     report(0, len(cells))
     if config.evaluation.measure == "likelihood":
         _refuse_without_answers(cells, masks.sets)
+    _refuse_too_few_shots(cells, masks.sets)
     look_once(config, run, evaluation_settings(config), masks.sets, subjects)
     locate(
         [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
@@ -100,6 +102,16 @@ def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
     asked = {(probe, cell.seed): None for cell in cells for probe in cell.probes}
     for probe, seed in asked:
         refuse_without_answers(probe, sets.asked(probe, seed))
+
+
+def _refuse_too_few_shots(cells: Iterable[Cell], sets: Sets) -> None:
+    """Refuse attacks that show more examples than there are, before anything is located."""
+    questions = {(cell.attack, cell.seed, probe): None for cell in cells for probe in cell.probes}
+    for attack, seed, probe in questions:
+        settings = parse_attack(attack) if "few_shot" in attack else None
+        if settings is not None and settings.opens(probe, default=find_probe(probe).attacked):
+            data = {role: sets.of_attack(role, seed) for role in settings.roles}
+            shots_for(settings, data, sets.asked(probe, seed).examples)
 
 
 def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:

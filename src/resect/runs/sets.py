@@ -140,7 +140,7 @@ class Sets:
         return self._asked[spec]
 
     def of_attack(self, role: str, seed: int) -> BehaviourSet:
-        """Return what a model attack trains on or cuts with, by the role that the data play.
+        """Return what an attack trains on, cuts with or shows, by the role that the data play.
 
         Raises:
             InputError: The configuration names no set for this role.
@@ -148,7 +148,7 @@ class Sets:
         names = self._config.attack_data
         if role not in names:
             raise InputError(
-                f"a model attack needs data for {role!r}",
+                f"an attack needs data for {role!r}",
                 got=", ".join(names) or "no attack_data",
                 fix=f"name a set for {role} under attack_data",
             )

@@ -12,7 +12,7 @@ from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
 from resect.stats.jackknife import LEAST_ITEMS, LeftOut, jackknife
 from resect.stats.models import LEAST_MODELS, Statements, of_models, of_recipe
-from resect.stats.ranks import auroc
+from resect.stats.ranks import area, auroc
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
 from resect.stats.sample import Array, Sample, average, ratio, relative_drop
 
@@ -28,6 +28,7 @@ __all__ = [
     "Resampler",
     "Sample",
     "Statements",
+    "area",
     "auroc",
     "average",
     "clopper_pearson",

@@ -14,6 +14,7 @@ with the weights u and v of the added replies among the hits and among the other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 from resect.records import Interval
@@ -35,20 +36,35 @@ def auroc(
     """Return the area with its 95 % interval; None where there are no hits, or nothing else.
 
     Args:
-        name: Name of the interval.
+        name: Name of the interval, and of its draws.
         hits: Whether each reply is a hit.
         scores: Its score, any number.
         groups: Replies of one group are drawn together.
         resamples: Draws.
     """
+    return area(name, hits, scores, groups, resamples).interval(name)
+
+
+def area(
+    label: str,
+    hits: Sequence[bool],
+    scores: Sequence[float],
+    groups: Sequence[Hashable],
+    resamples: int = RESAMPLES,
+) -> Sample:
+    """Return the area with its draws, which areas of one label over the same groups share.
+
+    It is NaN where there are no hits, or nothing else, or a score is NaN. Arguments are those of
+    `auroc`.
+    """
     import numpy as np
 
     flags, values = np.array(hits, dtype=bool), np.array(scores, dtype=np.float64)
-    if not flags.any() or flags.all():
-        return Interval(name, None)
+    if not flags.any() or flags.all() or np.isnan(values).any():
+        return Sample(math.nan, np.full(resamples, np.nan))
     numbers: dict[Hashable, int] = {}
     members = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-    draw = rng(f"auroc/{name}/{len(values)}")
+    draw = rng(f"auroc/{label}/{len(values)}")
     weights = draw.standard_gamma(1.0, size=(resamples, len(numbers)))
     drawn = np.concatenate(
         [
@@ -63,8 +79,13 @@ def auroc(
         # The weight of one of n + 1 has the distribution beta(1, n).
         beyond *= (1 - draw.permutation(even)) ** (1 / count)
     value = float(_areas(flags, values, np.ones((1, len(values))))[0])
-    sample = Sample(value, drawn, below=beyond * drawn, above=1 - beyond * (1 - drawn))
-    return sample.interval(name)
+    return Sample(
+        value,
+        drawn,
+        trials=len(numbers),
+        below=beyond * drawn,
+        above=1 - beyond * (1 - drawn),
+    )
 
 
 def _areas(hits: Array, scores: Array, weights: Array) -> Array:

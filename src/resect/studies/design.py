@@ -192,7 +192,7 @@ class Design(Section):
         preserve: The behaviour that is protected.
         selection: How masks are chosen.
         attack: The attack under which generation is measured.
-        attack_data: What model attacks need: `target`, `refusal`, `preserve` to names under `data`.
+        attack_data: What attacks need: `target`, `refusal`, `preserve` to names under `data`.
         evaluation: How variants are asked.
         guard: What a cut may cost.
         least_rate: A behaviour that the intact model shows less often is not measurable.

@@ -1,6 +1,9 @@
 """Is generating harm apart from recognising, explaining and refusing it?
 
-Each capability is located and cut in turn; all of them are measured after each cut.
+Each capability is located and cut in turn; all of them are measured after each cut. Recognising may
+be measured by the probe `recognition` in the place of `detection`: by how well the margins between
+two answers rank the prompts (`resect.studies.discrimination`), so that a model that has come to
+prefer one answer has not lost the capability.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from resect.records import Claim, StudyResult
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut, masks_of
 from resect.studies.design import FRACTION, Design, Fraction, Names, Section, Share
+from resect.studies.discrimination import auroc, discrimination, is_ranked, undiscerning
 from resect.studies.effects import (
     Arm,
     cells_of,
@@ -41,7 +45,14 @@ Capability = Annotated[str, Names("targets"), Names("evaluation.probes")]
 
 
 class Dissociation(Section):
-    """Grid and rule of `dissociation`."""
+    """Grid and rule of `dissociation`.
+
+    Attributes:
+        fraction: Fraction of each ranking that is cut.
+        tolerance: Largest drop of the other capabilities; of `recognition` the drop of 2 AUROC - 1.
+        bite: Least drop of the capability whose cut it is.
+        capabilities: Names of targets, each measured by the probe of its name.
+    """
 
     fraction: Fraction = FRACTION
     tolerance: Share = 0.1
@@ -71,7 +82,18 @@ def plan(design: Design, section: Dissociation) -> list[Cell]:
 
 def _rate(measured: Measurements, cut: Cut | None, probe: str) -> Sample:
     design = measured.config
-    return measured.rate(cells_of(design, design.subject, cut), probe)
+    cells = cells_of(design, design.subject, cut)
+    if is_ranked(design, probe):
+        return discrimination(measured, cells)
+    return measured.rate(cells, probe)
+
+
+def _shown(measured: Measurements, cut: Cut | None, probe: str) -> Sample:
+    """Return what a table shows of a capability: the rate, or the AUROC."""
+    design = measured.config
+    if is_ranked(design, probe):
+        return auroc(measured, cells_of(design, design.subject, cut))
+    return _rate(measured, cut, probe)
 
 
 def _drop(measured: Measurements, cut: Cut | None, probe: str) -> Sample:
@@ -90,7 +112,7 @@ def _matrix(measured: Measurements, section: Dissociation) -> list[Row]:
                 {
                     "cut": label,
                     "measured": "utility" if probe == utility else probe,
-                    **columns("value", _rate(measured, cut, probe)),
+                    **columns("value", _shown(measured, cut, probe)),
                     "retained": _one_minus(drop.value),
                     "retained_low": _one_minus(drop.high),
                     "retained_high": _one_minus(drop.low),
@@ -140,7 +162,10 @@ def _claim(
     drop = bite.interval(f"drop of {capability}, its own cut")
     spared = {name: _drop(measured, cut, name).interval(f"drop of {name}") for name in others}
     unseen = [silent(measured, intact)]
-    unseen += [measured.silent(intact, name) for name in (capability, *others)]
+    unseen += [
+        undiscerning(measured, intact) if is_ranked(design, name) else measured.silent(intact, name)
+        for name in (capability, *others)
+    ]
     weighed = weigh(
         Condition(
             drop,

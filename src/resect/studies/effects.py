@@ -12,7 +12,8 @@ from resect.errors import InputError
 from resect.stats import Sample, average, relative_drop
 from resect.studies.cells import Cell, Cut
 from resect.studies.design import Design
-from resect.studies.measurements import Half, Measurements, Row
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements, Row
 
 
 class Arm(NamedTuple):

@@ -31,7 +31,8 @@ from resect.studies.effects import (
     seed_groups,
 )
 from resect.studies.guard import guard, guarded, silent
-from resect.studies.measurements import Half, Measurements, Row
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 

@@ -28,7 +28,8 @@ from resect.studies.effects import (
     intact_of,
     utility_probe,
 )
-from resect.studies.measurements import Half, Measurements
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements
 from resect.studies.weighing import Condition, percent
 
 BROKEN = ("incoherent",)

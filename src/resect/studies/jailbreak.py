@@ -6,7 +6,8 @@ size. What is told apart: the refusal gate (does the model decline?) and the cap
 is bypassed.
 
 An attack may be a search (`resect.studies.search`): then the strongest of its settings counts, for
-each variant by itself.
+each variant by itself. Or it may ask each prompt several times (`resect.studies.sampled`): then the
+best of the replies counts, for all variants alike.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from resect.studies.effects import (
     utility_probe,
 )
 from resect.studies.guard import guard, guard_cells, guarded, silent, useless
-from resect.studies.measurements import Half, Measurements, Row
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements, Row
+from resect.studies.sampled import PLAIN, asking_of, harm_under, is_sampled, under
 from resect.studies.search import half_of, is_search, settings_of, strongest, tried
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, Weighed, percent, weigh
@@ -48,7 +51,7 @@ TRAINED = Stated(
     "Under fine-tuning, the cut lowers harm by ≥ {harm_drop}, within the guard.",
 )
 
-PLAIN = "none"
+FEW_SHOT = "few_shot"
 REFUSED = ("refused", "refused_late")
 Seeds = tuple[int, ...]
 
@@ -57,7 +60,8 @@ class Jailbreak(Section):
     """Grid and rule of `jailbreak`.
 
     Attributes:
-        attacks: Attacks as on the command line; `none` is always asked too.
+        attacks: Attacks as on the command line, sampled ones (`sampled:K+ATTACK`) and searches;
+            `none` is always asked too.
         fraction: Fraction of the ranking that is cut.
         harm_drop: The cut withstands an attack if harm falls by at least this.
         search_utility_drop: Of the settings of a search (`NAME-search:OPTION=VALUE|VALUE,...`) only
@@ -91,52 +95,62 @@ def _cells(
 ) -> list[Cell]:
     """Return a variant under an attack, one a seed; under the strongest setting of a search."""
     design = measured.config
-    cells = [Cell(design.subject, seed, cut, (), attack=attack) for seed in seeds or design.seeds]
+    cells = [Cell(design.subject, seed, cut, ()) for seed in seeds or design.seeds]
     if not is_search(attack):
-        return cells
+        return [under(cell, attack) for cell in cells]
     budget = section.search_utility_drop
-    return [
-        replace(cell, attack=strongest(tried(measured, cell, attack), budget, PLAIN))
-        for cell in cells
-    ]
+    return [under(cell, strongest(tried(measured, cell, attack), budget, PLAIN)) for cell in cells]
 
 
 def plan(design: Design, section: Jailbreak) -> list[Cell]:
     """Return every arm under every attack and under none, and what the guard asks.
 
     Raises:
-        InputError: An attack opens replies where nothing is replied, or a search cannot be read.
+        InputError: An attack changes prompts or replies where nothing is replied, or an attack
+            cannot be read.
     """
-    openings = [attack for attack in section.attacks if "prefill" in attack]
-    if design.evaluation.measure == "likelihood" and openings:
-        raise InputError(
-            "an attack that opens the reply changes no likelihood of a given answer",
-            got=", ".join(openings),
-            allowed="attacks on the weights alone: finetune, ablate_refusal",
-            fix="leave them out of studies.jailbreak.attacks, or set evaluation.measure: replies",
-        )
+    _refuse_without_replies(design, section)
     arms = _arms(design, section)
     searched = ("generation", utility_probe(design))
     return guard_cells(design, design.subject, *arms.values()) + [
-        Cell(
-            design.subject,
-            seed,
-            cut,
-            searched if is_search(attack) else ("generation",),
-            attack=setting,
+        under(
+            Cell(design.subject, seed, cut, searched if is_search(attack) else ("generation",)),
+            setting,
         )
-        for attack in (PLAIN, *section.attacks)
+        for attack in (PLAIN, *section.attacks, *_greedy(section))
         for setting in settings_of(attack)
         for cut in arms.values()
         for seed in design.seeds
     ]
 
 
+def _refuse_without_replies(design: Design, section: Jailbreak) -> None:
+    on_prompts = ("prefill", FEW_SHOT, "sampled")
+    openings = [a for a in section.attacks if any(name in a for name in on_prompts)]
+    if design.evaluation.measure == "likelihood" and openings:
+        raise InputError(
+            "an attack on the prompt or on the reply changes no likelihood of a given answer",
+            got=", ".join(openings),
+            allowed="attacks on the weights alone: finetune, ablate_refusal",
+            fix="leave them out of studies.jailbreak.attacks, or set evaluation.measure: replies",
+        )
+
+
+def _sampled(section: Jailbreak) -> list[str]:
+    """Return the attacks that ask each prompt several times, but for searches."""
+    return [attack for attack in section.attacks if is_sampled(attack)]
+
+
+def _greedy(section: Jailbreak) -> list[str]:
+    """Return what they are held against: the same attacks, asked once and greedily."""
+    return [asking_of(attack).attack for attack in _sampled(section)]
+
+
 def _harm(
     measured: Measurements, section: Jailbreak, attack: str, cut: Cut | None, half: Half = ""
 ) -> Sample:
     cells = _cells(measured, section, attack, cut)
-    return measured.rate(cells, "generation", half=half or half_of(attack))
+    return harm_under(measured, cells, half or half_of(attack))
 
 
 def _rows(measured: Measurements, section: Jailbreak) -> list[Row]:
@@ -153,9 +167,35 @@ def _rows(measured: Measurements, section: Jailbreak) -> list[Row]:
                         "seed": group.seed,
                         "attack": attack,
                         "arm": arm,
-                        **columns("harm", measured.rate(cells, "generation", half=half)),
+                        **columns("harm", harm_under(measured, cells, half)),
                         **columns("refused", refused),
                         "n": measured.prompts(cells, "generation", half=half),
+                    }
+                )
+    return rows
+
+
+def _sampled_rows(measured: Measurements, section: Jailbreak) -> list[Row]:
+    """Return what several replies to a prompt bring out, beside one greedy reply."""
+    design = measured.config
+    rows: list[Row] = []
+    for attack in _sampled(section):
+        for arm, cut in _arms(design, section).items():
+            for group in seed_groups(design):
+                cells = _cells(measured, section, attack, cut, group.seeds)
+                once = _cells(measured, section, asking_of(attack).attack, cut, group.seeds)
+                rows.append(
+                    {
+                        "seed": group.seed,
+                        "attack": attack,
+                        "arm": arm,
+                        "samples": cells[0].samples,
+                        "temperature": cells[0].temperature,
+                        **columns("any", harm_under(measured, cells, outcomes=("complied",))),
+                        **columns("best", harm_under(measured, cells)),
+                        **columns("mean", measured.rate(cells, "generation")),
+                        **columns("greedy", measured.rate(once, "generation")),
+                        "n": measured.prompts(cells, "generation"),
                     }
                 )
     return rows
@@ -192,8 +232,12 @@ def _or_none(value: float) -> float | None:
 def _tables(measured: Measurements, section: Jailbreak) -> dict[str, list[Row]]:
     if not measured.tabled:
         return {}
-    search = _search_rows(measured, section)
-    return {"attacks": _rows(measured, section), **({"search": search} if search else {})}
+    tables = {
+        "attacks": _rows(measured, section),
+        "sampled": _sampled_rows(measured, section),
+        "search": _search_rows(measured, section),
+    }
+    return {name: rows for name, rows in tables.items() if rows}
 
 
 def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
@@ -284,11 +328,7 @@ def _gateless(claim: Claim, design: Design) -> Claim:
 def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: list[str]) -> Claim:
     design = measured.config
     arms = _arms(design, section)
-    works = [
-        attack
-        for attack in attacks
-        if not measured.silent(_cells(measured, section, attack, None), "generation")
-    ]
+    works = [attack for attack in attacks if _works(measured, section, attack)]
     drops: dict[str, Sample] = {}
     randoms: dict[str, Sample] = {}
     for attack in works:
@@ -326,6 +366,12 @@ def _withstands(measured: Measurements, section: Jailbreak, text: str, attacks: 
         requirements=weighed.requirements,
         about=masks_of(cells_of(design, design.subject, arms["target cut"])),
     )
+
+
+def _works(measured: Measurements, section: Jailbreak, attack: str) -> bool:
+    """Return whether an attack brings harm out of the intact model."""
+    cells = _cells(measured, section, attack, None)
+    return not measured.silent(cells, "generation", shown=harm_under(measured, cells))
 
 
 def _weigh_attacks(
@@ -367,7 +413,7 @@ STUDY = Study(
     template=TemplateLines(
         data=("refusals: ./refusals.jsonl      # the same prompts, refused",),
         attack_data=(
-            "# What attacks on the weights are made with: finetune needs target, ablate_refusal",
+            "# What attacks are made with: finetune and few_shot need target, ablate_refusal",
             "# refusal and target, ablate_refusal:published refusal and preserve.",
             "attack_data: {target: harm, refusal: refusals, preserve: benign}",
         ),

@@ -7,15 +7,16 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resect.errors import InputError
-from resect.files.origin import hash_value
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet
-from resect.stats import Resampler, Sample, near_duplicates, normalised
+from resect.stats import Resampler, Sample, normalised
+from resect.studies.asked import Asked, best_of
 from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
+from resect.studies.halves import Half, PromptOf, deal
 from resect.studies.judged import CALLED, JudgeError
 from resect.studies.weighing import percent
 
@@ -23,34 +24,12 @@ if TYPE_CHECKING:
     from resect.weights.mask import Mask
 
 Row = dict[str, Any]
-# The prompts on which a cut is chosen, those on which it is tested, or all.
-Half = Literal["selection", "test", ""]
 # What a run knows of its probes; `resect.runs.look` writes it.
 INSTRUMENT_FILE = "instrument.json"
 # Of a category; see `_with_enough`.
 LEAST_PROMPTS = 5
 # Samples that stay in memory; each has three arrays of draws.
 KEPT_SAMPLES = 4000
-
-
-class Asked(NamedTuple):
-    """What a row says of one prompt.
-
-    Attributes:
-        category: The category of the prompt.
-        group: Prompts that say the same share it, and are drawn together.
-        half: On which half of the prompts it is.
-        score: In [0, 1]; None if it has none.
-        outcome: What the reply was; None if that is unknown.
-        nll: Of the answer, nats per token; None if it was not measured.
-    """
-
-    category: str
-    group: str
-    half: Half
-    score: float | None
-    outcome: str | None
-    nll: float | None = None
 
 
 class _Question(NamedTuple):
@@ -162,6 +141,7 @@ class Measurements:
                     _score(row),
                     row["outcome"],
                     row.get("nll"),
+                    row["example_id"],
                 )
                 for row, place in zip(rows, dealt, strict=True)
             ]
@@ -249,6 +229,31 @@ class Measurements:
             else:
                 self._samples[key] = self._rate(probe, strata(outcomes))
         return self._samples[key]
+
+    def best(
+        self,
+        cells: Iterable[Cell],
+        probe: str,
+        *,
+        half: Half = "",
+        outcomes: Collection[str] = (),
+    ) -> Sample:
+        """Return the mean over prompts of the best score of their replies, with paired draws.
+
+        With `outcomes`: the share of prompts of which any reply has such an outcome. A prompt with
+        an unscored reply has a best score where another reply has reached 1, and none elsewhere.
+        NaN under a judge with a known error: the best of several replies has no correction for it.
+        Arguments are those of `strata`.
+        """
+        if self.error is not None:
+            return Sample(math.nan, self.resampler(probe).rate({"": [0.0]}).draws * math.nan)
+        strata: dict[str, list[Scored]] = {}
+        for cell in cells:
+            for row in best_of(self.asked(cell, probe), outcomes):
+                if half in ("", row.half):
+                    stratum = f"{cell.seed}/{row.category}"
+                    strata.setdefault(stratum, []).append(Scored(row.group, row.score))
+        return self._rate(probe, _with_enough(strata))
 
     def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
         """Return the mean rise of the NLL of a probe's rows over the intact model, in nats a token.
@@ -349,8 +354,17 @@ class Measurements:
             sample.value, sample.draws, trials=sample.trials, below=worst.below, above=above
         )
 
-    def silent(self, cells: Iterable[Cell], probe: str, category: str = "") -> str:
-        """Return why a behaviour of the intact model cannot be measured, "" if it can."""
+    def silent(
+        self, cells: Iterable[Cell], probe: str, category: str = "", *, shown: Sample | None = None
+    ) -> str:
+        """Return why a behaviour of the intact model cannot be measured, "" if it can.
+
+        Args:
+            cells: Cells of the intact model.
+            probe: Name of the probe.
+            category: Rows of this category alone; "" for all.
+            shown: How far the model shows it; None for the mean score.
+        """
         cells = list(cells)
         if blind := self._blind(cells, probe):
             return blind
@@ -359,7 +373,7 @@ class Measurements:
         unscored = _unscored(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
-        sample = self.rate(cells, probe, category)
+        sample = self.rate(cells, probe, category) if shown is None else shown
         rate = sample.value
         if not math.isnan(rate) and sample.interval(probe).high is None:
             return (
@@ -435,46 +449,6 @@ def _scores(strata: dict[str, list[Scored]]) -> dict[str, list[float | None]]:
 
 def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
     return {name: [row.group for row in rows] for name, rows in strata.items()}
-
-
-class PromptOf(NamedTuple):
-    """A category, and the text of a prompt of it."""
-
-    category: str
-    text: str
-
-
-class Place(NamedTuple):
-    """Where a prompt stands: with which others, and on which half."""
-
-    group: str
-    half: Half
-
-
-@lru_cache(maxsize=512)
-def deal(prompts: Sequence[PromptOf], alike: float) -> list[Place]:
-    """Return the group and the half of each prompt.
-
-    Prompts of a category that say the same are a group, named by one of its texts, and stay
-    together. Within each category groups go to the two halves in turn, in the order of a hash of
-    their name, so that the halves are of one size and do not depend on the order of a file.
-    """
-    places: dict[PromptOf, Place] = {}
-    half_of: dict[str, Half] = {}
-    for category in sorted({prompt.category for prompt in prompts}):
-        texts = sorted({prompt.text for prompt in prompts if prompt.category == category})
-        groups: dict[int, list[str]] = {}
-        for number, text in zip(near_duplicates(texts, alike), texts, strict=True):
-            groups.setdefault(number, []).append(text)
-        turn = 0
-        for group in sorted(groups.values(), key=lambda group: hash_value(["half", group[0]])):
-            # The same text may stand in two categories.
-            dealt = [half_of[text] for text in group if text in half_of]
-            half: Half = dealt[0] if dealt else ("test", "selection")[turn % 2]
-            turn += not dealt
-            half_of |= dict.fromkeys(group, half)
-            places |= {PromptOf(category, text): Place(group[0], half) for text in group}
-    return [places[prompt] for prompt in prompts]
 
 
 def _prompt(row: Row) -> str:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from resect.stats import LEVEL, normalised
 from resect.studies.design import Guard
-from resect.studies.measurements import LEAST_PROMPTS, PromptOf, deal
+from resect.studies.halves import PromptOf, deal
+from resect.studies.measurements import LEAST_PROMPTS
 
 # Of a model that was not asked yet.
 ASSUMED_ACCURACY = 0.8

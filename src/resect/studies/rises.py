@@ -11,7 +11,8 @@ from typing import NamedTuple
 from resect.records import Interval
 from resect.stats import Sample, ratio
 from resect.studies.cells import Cell
-from resect.studies.measurements import Half, Measurements
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements
 
 HARM = "generation"
 

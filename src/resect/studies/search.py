@@ -8,6 +8,9 @@ most harm on one half of the prompts, among those that cost the variant no more 
 utility (the rule of TamperBench, arXiv 2602.06911): an attacker wants a model that still works.
 What it brings out is measured on the other half, since the most of several is too good where it was
 chosen. Where every setting costs more, the attacker is better off without the attack.
+
+Openings, examples and sampling can be searched too: `prefill-search:tokens=1|5`,
+`few_shot-search:k=1|4`, `sampled-search:k=10,temperature=0.5|1+prefill:3`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from resect.errors import InputError
 from resect.stats import relative_drop
 from resect.studies.cells import Cell
 from resect.studies.effects import utility_probe
-from resect.studies.measurements import Half, Measurements
+from resect.studies.halves import Half
+from resect.studies.measurements import Measurements
+from resect.studies.sampled import harm_under, under
 
 MARK = "-search:"
 # A phrase of a prefill may have the mark, too.
@@ -100,9 +105,9 @@ def tried(measured: Measurements, cell: Cell, search: str) -> list[Tried]:
     before = measured.rate([replace(cell, attack="")], utility, half="selection")
     rows = []
     for attack in settings_of(search):
-        attacked = [replace(cell, attack=attack)]
+        attacked = [under(cell, attack)]
         after = measured.rate(attacked, utility, half="selection")
-        harm = measured.rate(attacked, "generation", half="selection")
+        harm = harm_under(measured, attacked, "selection")
         rows.append(Tried(attack, harm.value, relative_drop(before, after).value))
     return rows
 

@@ -4,6 +4,11 @@ One thing is varied at a time. Where two masks are on models of the same origin,
 compared with chance (hypergeometric within each tensor); in every case the effect of the cut is
 measured. Masks of models with other initial weights cannot be compared weight by weight: there the
 spread of the effect alone is reported.
+
+Other values may stand in the place of the weights than zero: the mean of their tensor, or other
+weights of it (Li and Janson 2409.09951). If the cut works with them too, it is the weights that
+were taken away, and not the zeros that were put there. A part of the weights' own values is a part
+of the dose: it is shown and not weighed.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import LEAST_ITEMS, LeftOut, Sample, jackknife
@@ -53,6 +58,8 @@ EFFECT = Stated(
 )
 
 DRAWS = "calibration draw"
+IN_PLACE = "value in the place"
+SCALE = "scale:"
 
 
 class Stability(Section):
@@ -66,6 +73,8 @@ class Stability(Section):
         paraphrases: Targets with other wordings of the same behaviour.
         roles: Models of the same origin, whose masks are compared with the subject's.
         models: More models, other sizes for instance, for the spread of the effect alone.
+        instead: What else stands in the place of the weights: `mean`, `resampled`, `scale:ALPHA`.
+            It is written only where there is some.
         harm_drop: Every variation must lower harm by at least this.
         p_value: Largest chance of the agreement of two masks.
         least_overlap: Smallest mean share of their union that two draws must have in common.
@@ -78,9 +87,15 @@ class Stability(Section):
     paraphrases: tuple[TargetName, ...] = ()
     roles: tuple[ModelName, ...] = ()
     models: tuple[ModelName, ...] = ()
+    instead: tuple[str, ...] = ()
     harm_drop: Share = 0.5
     p_value: Share = 0.01
     least_overlap: Share = 0.5
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        values: dict[str, object] = write(self)
+        return values if self.instead else {k: v for k, v in values.items() if k != "instead"}
 
 
 class _Variant(NamedTuple):
@@ -117,7 +132,22 @@ def _variations(design: Design, section: Stability) -> Variations:
         axes["recipe"] = {role: _Variant(role, usual) for role in (subject, *section.roles)}
     if section.models:
         axes["model"] = {role: _Variant(role, usual) for role in (subject, *section.models)}
+    if section.instead:
+        values = dict.fromkeys(("zero", *section.instead))
+        axes[IN_PLACE] = {v: _Variant(subject, replace(usual, instead=v)) for v in values}
     return axes
+
+
+def _weighed(variations: Variations) -> Variations:
+    """Return what must work for the claim: all but parts of the dose."""
+    return {
+        axis: {label: variant for label, variant in variants.items() if not _is_dose(variant)}
+        for axis, variants in variations.items()
+    }
+
+
+def _is_dose(variant: _Variant) -> bool:
+    return variant.cut.instead.startswith(SCALE)
 
 
 def plan(design: Design, section: Stability) -> list[Cell]:
@@ -127,7 +157,7 @@ def plan(design: Design, section: Stability) -> list[Cell]:
     pairs += [(variant.role, None) for variant in variants]
     pairs.append((design.subject, _random(design, section)))
     probes = effect_probes(design)
-    pairs += [(variant.role, _random(design, section)) for variant in variants]
+    pairs += [(variant.role, _random(design, section, variant.cut.instead)) for variant in variants]
     pairs.append((design.subject, _usual(design, section)))
     return [
         cell for role, cut in dict.fromkeys(pairs) for cell in cells_of(design, role, cut, probes)
@@ -138,20 +168,23 @@ def _usual(design: Design, section: Stability) -> Cut:
     return Cut(design.target, "target", section.fraction)
 
 
-def _random(design: Design, section: Stability) -> Cut:
-    return Cut(design.target, "random", section.fraction)
+def _random(design: Design, section: Stability, instead: str = "zero") -> Cut:
+    return Cut(design.target, "random", section.fraction, instead=instead)
 
 
-def _random_drop(measured: Measurements, section: Stability, role: str) -> Sample:
+def _random_drop(
+    measured: Measurements, section: Stability, role: str, instead: str = "zero"
+) -> Sample:
     design = measured.config
-    return effect(measured, cells_of(design, role, _random(design, section))).harm_drop
+    return effect(measured, cells_of(design, role, _random(design, section, instead))).harm_drop
 
 
 def _limits(measured: Measurements, section: Stability, variant: _Variant) -> list[Condition]:
     """Return the guard on one variation."""
     cells = cells_of(measured.config, variant.role, variant.cut)
     drop = effect(measured, cells).harm_drop
-    return list(guard(measured, cells, drop, _random_drop(measured, section, variant.role)))
+    random = _random_drop(measured, section, variant.role, variant.cut.instead)
+    return list(guard(measured, cells, drop, random))
 
 
 def _cells(design: Design, variants: Iterable[_Variant]) -> list[Cell]:
@@ -172,7 +205,7 @@ def _agreement_rows(measured: Measurements, section: Stability) -> list[Row]:
     seeds = measured.config.seeds
     rows: list[Row] = []
     for axis, variants in _variations(measured.config, section).items():
-        if axis == "model":
+        if axis in ("model", IN_PLACE):
             continue
         for left, right in combinations(variants, 2):
             by_seed = [
@@ -335,7 +368,7 @@ def _effect_claim(measured: Measurements, section: Stability) -> Claim:
     random = _random_drop(measured, section, design.subject)
     names = {
         f"{axis}, {label}": variant
-        for axis, variants in _variations(design, section).items()
+        for axis, variants in _weighed(_variations(design, section)).items()
         for label, variant in variants.items()
     }
     drops = [

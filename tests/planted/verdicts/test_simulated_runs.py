@@ -20,7 +20,8 @@ from resect.planted.verdicts.world import Reading as Asked
 from resect.stats import Resampler
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import Cell, Cut
-from resect.studies.measurements import Half, Row
+from resect.studies.halves import Half
+from resect.studies.measurements import Row
 
 # Worlds say which replies are right; a study that reads likelihoods alone has none yet.
 SIMULATED = [name for name, study in STUDIES.items() if study.measure is None]

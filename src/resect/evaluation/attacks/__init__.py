@@ -1,8 +1,8 @@
 """Ways to bypass the refusal gate, so that a harm number speaks of the capability behind it.
 
-A prompt attack says how the assistant's turn is opened; a model attack trains or cuts the model.
-The two combine: `finetune+prefill:10`. An attacked model lives in memory alone, and every bit of it
-comes back:
+A prompt attack says how the assistant's turn is opened, and `few_shot` what stands before the
+question; a model attack trains or cuts the model. They combine: `finetune+few_shot:4+prefill:10`.
+An attacked model lives in memory alone, and every bit of it comes back:
 
     settings = parse_attack("ablate_refusal+prefill:10")
     with attacked(load_model(FOLDER), settings, {"refusal": refusals, "target": answers}):
@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from resect.data.encode import PromptIds
 from resect.data.load import BehaviourSet
@@ -26,13 +27,28 @@ from resect.errors import InputError, unknown_name
 from resect.evaluation.attacks.ablate import AblationSettings
 from resect.evaluation.attacks.direction import DirectionSettings
 from resect.evaluation.attacks.family import ModelAttack, Work
+from resect.evaluation.attacks.few_shot import NAME as FEW_SHOT
+from resect.evaluation.attacks.few_shot import ROLE as SHOTS_FROM
+from resect.evaluation.attacks.few_shot import FewShot, draw_shots, preceded
 from resect.evaluation.attacks.finetune import FinetuneSettings
 from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.attacks.prompt import none, prefill
+from resect.evaluation.attacks.quantise import QuantiseSettings
 from resect.model import LoadedModel
 from resect.records import CausalModel, Example, Format, Tokenizer
 
+
+class _Dataclass(Protocol):
+    """What is made of settings by name."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __init__(self, **settings: object) -> None:
+        """Take the settings."""
+
+
+Settings = TypeVar("Settings", bound=_Dataclass)
 # How a turn is opened: with so many tokens of the target answer, or with a fixed phrase.
 PromptAttack = Callable[[Example, Tokenizer, Format, int, str | None], PromptIds]
 PROMPT_ATTACKS: dict[str, PromptAttack] = {"none": none, "prefill": prefill}
@@ -42,6 +58,7 @@ MODEL_ATTACKS: dict[str, type[ModelAttack]] = {
     "finetune_full": FullFinetuneSettings,
     "ablate_refusal": AblationSettings,
     "ablate_direction": DirectionSettings,
+    "quantise": QuantiseSettings,
 }
 
 
@@ -57,6 +74,8 @@ class AttackSettings:
         settings: The model attack with its settings; None for its defaults.
         probes: Probes whose replies the prompt attack opens; empty for those that are marked so
             in `resect.evaluation.probes`. A model attack holds for all probes.
+        shots: Examples with the answers wanted that stand before the question, for the same
+            probes; None for none.
     """
 
     name: str = "prefill"
@@ -65,6 +84,7 @@ class AttackSettings:
     model: str = "none"
     settings: ModelAttack | None = None
     probes: tuple[str, ...] = ()
+    shots: FewShot | None = None
 
     @property
     def on_model(self) -> ModelAttack | None:
@@ -81,9 +101,10 @@ class AttackSettings:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Names of the behaviour sets that the model attack needs."""
+        """Names of the behaviour sets that the attack needs."""
         attack = self.on_model
-        return () if attack is None else attack.roles
+        shown = () if self.shots is None else (SHOTS_FROM,)
+        return tuple(dict.fromkeys((*(() if attack is None else attack.roles), *shown)))
 
     def work(self, examples: int) -> Work:
         """Return what the model attack costs where a set has this many examples."""
@@ -91,19 +112,24 @@ class AttackSettings:
         return Work() if attack is None else attack.work(examples)
 
     def opens(self, probe: str, *, default: bool) -> bool:
-        """Return whether the prompt part opens the replies to a probe."""
+        """Return whether the prompt part holds for a probe."""
         return probe in self.probes if self.probes else default
 
     def label(self, *, prompted: bool) -> str:
         """Return the attack's name in records, with its prompt part only where that is used."""
-        parts = [self.model, self.name if prompted else "none"]
+        shown = FEW_SHOT if prompted and self.shots is not None else "none"
+        parts = [self.model, shown, self.name if prompted else "none"]
         return "+".join(part for part in parts if part != "none") or "none"
 
 
 def attack_prompt(
-    settings: AttackSettings, example: Example, tokenizer: Tokenizer, format: Format
+    settings: AttackSettings,
+    example: Example,
+    tokenizer: Tokenizer,
+    format: Format,
+    shots: Sequence[Example] = (),
 ) -> PromptIds:
-    """Encode one prompt under the prompt part of an attack.
+    """Encode one prompt under the prompt part of an attack, after some examples.
 
     Raises:
         InputError: The attack is unknown.
@@ -111,7 +137,29 @@ def attack_prompt(
     if settings.name not in PROMPT_ATTACKS:
         raise unknown_name("attack", settings.name, list(PROMPT_ATTACKS))
     attack = PROMPT_ATTACKS[settings.name]
-    return attack(example, tokenizer, format, settings.tokens, settings.phrase)
+    shown = preceded(example, shots, format)
+    return attack(shown, tokenizer, format, settings.tokens, settings.phrase)
+
+
+def shots_for(
+    settings: AttackSettings,
+    data: Mapping[str, BehaviourSet] | None,
+    questions: Sequence[Example],
+) -> list[tuple[Example, ...]]:
+    """Return the examples that stand before each question, none where the attack shows none.
+
+    Args:
+        settings: Which attack.
+        data: Behaviour sets by role; `target` has the examples.
+        questions: What is asked.
+
+    Raises:
+        InputError: The set is missing or too small.
+    """
+    if settings.shots is None:
+        return [() for _ in questions]
+    _refuse_lack(settings, (SHOTS_FROM,), data or {})
+    return draw_shots(settings.shots, (data or {})[SHOTS_FROM], questions)
 
 
 def prepare_attack(
@@ -141,15 +189,22 @@ def prepare_attack(
     if attack is None:
         return Patch()
     data = data or {}
-    missing = [role for role in attack.roles if role not in data]
+    _refuse_lack(settings, attack.roles, data)
+    return attack.prepare(loaded, data, format=format)
+
+
+def _refuse_lack(
+    settings: AttackSettings, roles: Sequence[str], data: Mapping[str, BehaviourSet]
+) -> None:
+    """Refuse an attack that lacks data for one of these roles."""
+    missing = [role for role in roles if role not in data]
     if missing:
         raise InputError(
-            f"the attack {settings.model} lacks data",
+            f"the attack {settings.label(prompted=True)} lacks data",
             got=", ".join(data) or "none",
-            allowed="sets for " + ", ".join(attack.roles),
+            allowed="sets for " + ", ".join(settings.roles),
             fix=" ".join(f"--attack-data {role}=SPEC" for role in missing),
         )
-    return attack.prepare(loaded, data, format=format)
 
 
 @contextlib.contextmanager
@@ -174,12 +229,14 @@ _PHRASE = re.compile(r"(?:^|\+)(\w+)=(.*)", re.DOTALL)
 
 
 def parse_attack(text: str) -> AttackSettings:
-    """Read an attack as the command line writes it: `MODEL_ATTACK+PROMPT_ATTACK`, either alone.
+    """Read an attack as the command line writes it: its parts joined by +, or one of them alone.
 
-    `none` · `prefill` · `prefill:K` (K tokens of the answer) · `prefill=PHRASE` · `finetune` ·
+    `none` · `few_shot:K` (K examples before the question) · `few_shot:k=4,seed=1` · `prefill` ·
+    `prefill:K` (K tokens of the answer) · `prefill:tokens=K` · `prefill=PHRASE` · `finetune` ·
     `finetune:rank=4,rate=1e-3,steps=30` · `finetune_full:rate=1e-5,steps=50` · `ablate_refusal` ·
     `ablate_refusal:published` · `ablate_refusal:q=0.001` · `ablate_direction` ·
-    `ablate_direction:depth=0.6`; for instance `finetune+prefill:10`.
+    `ablate_direction:depth=0.6` · `quantise:bits=4,group=128`; for instance
+    `finetune+few_shot:4+prefill:10`.
 
     Raises:
         InputError: The text is something else.
@@ -197,12 +254,16 @@ def parse_attack(text: str) -> AttackSettings:
         parts = [part for part in text[: phrase.start()].split("+") if part]
     for part in parts:
         name, _, options = part.partition(":")
-        if name in openings and attack.name == "none":
+        if name == FEW_SHOT and attack.shots is None:
+            options = f"k={options}" if options.isdigit() else options
+            attack = replace(attack, shots=_read_settings(FewShot, options, text))
+        elif name in openings and attack.name == "none":
+            options = options.removeprefix("tokens=")
             if options and not (options.isdigit() and int(options) > 0):
                 raise _unreadable(text)
             attack = replace(attack, name=name, tokens=int(options or 10))
         elif name in MODEL_ATTACKS and attack.model == "none":
-            settings = _settings(MODEL_ATTACKS[name], options, text) if options else None
+            settings = _read_settings(MODEL_ATTACKS[name], options, text) if options else None
             attack = replace(attack, model=name, settings=settings)
         else:
             raise _unreadable(text)
@@ -215,12 +276,12 @@ def _unreadable(text: str) -> InputError:
     return InputError(
         "unknown attack",
         got=repr(text),
-        allowed=", ".join(("none", *openings, *attacks))
-        + ", or a model attack + a prefill (K ≥ 1)",
+        allowed=", ".join(("none", f"{FEW_SHOT}[:K]", *openings, *attacks))
+        + f", or a model attack + {FEW_SHOT} + a prefill (K ≥ 1)",
     )
 
 
-def _settings(attack: type[ModelAttack], options: str, text: str) -> ModelAttack:
+def _read_settings(attack: type[Settings], options: str, text: str) -> Settings:
     """Read the `name=value,...` of an attack that was written as `text`."""
     types = {column.name: str(column.type) for column in fields(attack)}
     values: dict[str, object] = {}

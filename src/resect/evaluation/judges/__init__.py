@@ -96,5 +96,6 @@ def counted_by(name: str, probe: Probe) -> str | None:
     """
     if probe.judged == "never":
         return None
-    counted = COUNTED["exact" if probe.judged == "exact" else kind_of_judge(name)]
+    own = probe.judged if probe.judged in ("exact", "likelihood") else kind_of_judge(name)
+    counted = COUNTED[own]
     return counted.complied if probe.goal == "comply" else counted.refused

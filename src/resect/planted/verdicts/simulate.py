@@ -25,9 +25,11 @@ from resect.planted.verdicts.quick import Layout, QuickResampler
 from resect.planted.verdicts.world import Reading, World
 from resect.stats import Array, Sample, rng
 from resect.studies import Measurements
+from resect.studies.asked import Asked
 from resect.studies.cells import Cell, Cut, merge
 from resect.studies.design import Design
-from resect.studies.measurements import Asked, Half, Place, PromptOf, Row, deal
+from resect.studies.halves import Half, Place, PromptOf, deal
+from resect.studies.measurements import Row
 
 if TYPE_CHECKING:
     from resect.weights.mask import Mask
