@@ -237,7 +237,10 @@ def test_what_an_older_mask_does_not_say_is_said(
     folder: Path, masks: dict[str, Mask], bound: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    measured = {"verdict": "supported", "config": hash_value(yaml.safe_load(dumped(bound)))}
+    measured: dict[str, object] = {
+        "verdict": "supported",
+        "config": hash_value(yaml.safe_load(dumped(bound))),
+    }
     measured |= {"rows": [], "attack": "none", "judge": "exact", "prompts": 8}
     old = Mask(masks[CHOSEN].tensors, {"measured": measured})
     far = tmp_path / "far" / "away" / file_of(CHOSEN)

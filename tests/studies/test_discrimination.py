@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from invented_run import Invented, Rate, invented_config
-from resect.records import Claim, Row
+from resect.records import Claim
 from resect.runs.config import RunConfig, parse_config
 from resect.stats import rng
 from resect.studies import STUDIES
 from resect.studies.cells import Cell
 from resect.studies.discrimination import auroc, discrimination, undiscerning
 from resect.studies.effects import intact_cells
+from resect.studies.measurements import Row
 
 STUDY = STUDIES["dissociation"]
 # What a variant's margin of "yes" over "no" is, by the number of the prompt; even ones are harmful.

@@ -127,9 +127,9 @@ def test_one_task_that_breaks_supports_nothing(name: str) -> None:
     """A fifth of the tasks is lost wholly, which a mean over tasks may forgive."""
 
     class OneTask(Invented):
-        def _score(self, cell: Cell, probe: str, number: int) -> float | None:
+        def _score(self, cell: Cell, probe: str, number: int, sample: int) -> float | None:
             lost = probe == "utility" and is_cut(cell) and number % 3 == 1
-            return 0.0 if lost else super()._score(cell, probe, number)
+            return 0.0 if lost else super()._score(cell, probe, number, sample)
 
     config = invented_config({name: SECTIONS.get(name, {})}, seeds=3)
     config = config.model_copy(

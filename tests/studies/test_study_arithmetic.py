@@ -17,6 +17,7 @@ from resect.studies.cells import Cell, Cut, Tuning, merge
 from resect.studies.choice import choose
 from resect.studies.compression import needed
 from resect.studies.emergent import at_level
+from resect.studies.halves import PromptOf, deal
 from resect.studies.models import agreed
 from resect.weights.algebra import chance_overlap, rank_agreement
 from resect.weights.mask import Mask, MaskTensor
@@ -140,14 +141,14 @@ def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:
 def test_halves_do_not_depend_on_the_order_of_the_file_and_keep_twins_together() -> None:
     texts = [f"{word} rye" for word in ("bake", "sell", "cut", "toast", "store", "eat")]
     twins = ["cut the rye", "how do i toast rye"]
-    prompts = [measurements.PromptOf("a", text) for text in (*texts, *twins)]
-    places = dict(zip(prompts, measurements.deal(tuple(prompts), 1.0), strict=True))
+    prompts = [PromptOf("a", text) for text in (*texts, *twins)]
+    places = dict(zip(prompts, deal(tuple(prompts), 1.0), strict=True))
     turned = tuple(prompts[::-1])
-    assert dict(zip(turned, measurements.deal(turned, 1.0), strict=True)) == places
+    assert dict(zip(turned, deal(turned, 1.0), strict=True)) == places
     halves = [places[prompt].half for prompt in prompts[: len(texts)]]
     assert halves.count("test") == halves.count("selection") == 3
     for twin, text in zip(twins, ("cut rye", "toast rye"), strict=True):
-        places_of = [places[measurements.PromptOf("a", words)] for words in (twin, text)]
+        places_of = [places[PromptOf("a", words)] for words in (twin, text)]
         assert places_of[0] == places_of[1]
 
 
