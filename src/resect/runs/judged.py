@@ -25,7 +25,6 @@ from resect.evaluation.probes import PROBES, find_probe
 from resect.files.tables import read_parquet
 from resect.files.writing import plain, write_json
 from resect.runs.config import RunConfig
-from resect.stats import ErrorRates
 from resect.studies.cells import judged_records
 from resect.studies.judged import JudgeError
 from resect.studies.measurements import Row
@@ -58,7 +57,7 @@ def judge_error(config: RunConfig) -> JudgeError | None:
     unusable = ""
     if informed.low is None or informed.low <= 0:
         unusable = f"The judge may be no better than chance ({errs}): no rate can be corrected."
-    rates: dict[str, dict[str, ErrorRates]] = {
+    rates = {
         name: {
             hit: errors,
             miss: errors.of_the_opposite(),
