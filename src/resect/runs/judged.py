@@ -59,8 +59,8 @@ def judge_error(config: RunConfig) -> JudgeError | None:
         unusable = f"The judge may be no better than chance ({errs}): no rate can be corrected."
     rates = {
         name: {
-            hit: errors,
-            miss: errors.of_the_opposite(),
+            str(hit): errors,
+            str(miss): errors.of_the_opposite(),
         }
         for name, goal in goals.items()
         for hit, miss in (OUTCOMES[fitted.means][goal],)
