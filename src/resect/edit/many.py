@@ -110,45 +110,78 @@ class _Batch:
             raise NotTogether(f"{name} got {vectors} vectors of {tokens} tokens")
 
 
-@contextlib.contextmanager
-def together(
-    model: CausalModel, variants: Sequence[Cuttable], routes: Routes, *, base: bool = True
-) -> Iterator[None]:
-    """Let stretch v of the rows of each batch see variant v while the block runs.
+class Together:
+    """Variants of one model, made ready to share passes."""
 
-    Args:
-        model: A Hugging Face causal LM, whole in memory, called with `input_ids` [B, T] of V
-            stretches of equal length.
-        variants: The V variants.
-        routes: From `resect.edit.trial.routes_of`, for this model.
-        base: Whether what most variants lack is taken out of the weights meanwhile.
+    def __init__(
+        self,
+        model: CausalModel,
+        variants: Sequence[Cuttable],
+        routes: Routes,
+        *,
+        base: bool = True,
+    ):
+        """Work out what each variant has of its own; the model is not changed yet.
 
-    Yields:
-        Nothing. After the block every bit of the weights is back.
+        Args:
+            model: A Hugging Face causal LM, whole in memory and intact.
+            variants: The V variants.
+            routes: From `resect.edit.trial.routes_of`, for this model.
+            base: Whether what most variants lack is taken out of the weights for a pass.
 
-    Raises:
-        NotTogether: The variants cannot share a pass, or a call inside is not understood.
-        MismatchError: A mask belongs to another model; nothing was changed.
-    """
-    modules = dict(model.named_modules())
-    batch = _Batch(len(variants), routes.vectors)
-    with contextlib.ExitStack() as stack:
-        by_module: dict[str, list[_Changes]] = {}
+        Raises:
+            NotTogether: The variants cannot share a pass.
+            MismatchError: A mask belongs to another model.
+        """
+        self._modules = dict(model.named_modules())
+        self._count = len(variants)
+        self._vectors = routes.vectors
+        self._changed: dict[str, list[_Changes]] = {}
+        self._sums: dict[str, _Sum] = {}
         for changes in _changes(model, variants, base=base):
-            by_module.setdefault(changes.weight.module, []).append(changes)
-            zeros = torch.zeros_like(changes.base, dtype=changes.parameter.dtype)
-            stack.enter_context(rewritten(changes.parameter, changes.base, zeros))
-        for name, changed in by_module.items():
-            corrected = [changes for changes in changed if changes.variant.numel()]
-            if corrected and name not in routes.vectors:
+            self._changed.setdefault(changes.weight.module, []).append(changes)
+        for name, changed in self._changed.items():
+            differ = any(changes.variant.numel() for changes in changed)
+            if differ and name not in routes.vectors:
                 raise NotTogether(f"it is not known how {name} is called")
-            if corrected and is_matrix(modules[name]):
-                stack.enter_context(_added(modules[name], corrected[0], batch))
-            elif corrected:
-                stack.enter_context(_in_turn(modules[name], corrected, batch))
-        handle = modules[""].register_forward_pre_hook(batch.enter, with_kwargs=True)
-        stack.callback(handle.remove)
-        yield
+            if differ and is_matrix(self._modules[name]):
+                self._sums[name] = _Sum(changed[0], self._count)
+
+    @property
+    def corrections(self) -> int:
+        """Number of entries in the corrections of all variants."""
+        return sum(
+            changes.variant.numel() for changed in self._changed.values() for changes in changed
+        )
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let stretch v of the rows of each batch see variant v while the block runs.
+
+        The model must be called with `input_ids` [B, T] of V stretches of equal length.
+
+        Yields:
+            Nothing. After the block every bit of the weights is back.
+
+        Raises:
+            NotTogether: A call inside is not understood.
+        """
+        batch = _Batch(self._count, self._vectors)
+        with contextlib.ExitStack() as stack:
+            for name, changed in self._changed.items():
+                for changes in changed:
+                    zeros = torch.zeros_like(changes.base, dtype=changes.parameter.dtype)
+                    stack.enter_context(rewritten(changes.parameter, changes.base, zeros))
+                if name in self._sums:
+                    hook = _adding(self._sums[name], name, batch)
+                    handle = self._modules[name].register_forward_hook(hook, with_kwargs=True)
+                    stack.callback(handle.remove)
+                elif any(changes.variant.numel() for changes in changed):
+                    run = _in_turn(self._modules[name], changed, batch)
+                    stack.enter_context(forward_of(self._modules[name], run))
+            entering = self._modules[""].register_forward_pre_hook(batch.enter, with_kwargs=True)
+            stack.callback(entering.remove)
+            yield
 
 
 def is_matrix(module: nn.Module) -> bool:
@@ -312,44 +345,37 @@ class _Sum:
         return flat.view(output.shape)
 
 
-@contextlib.contextmanager
-def _added(module: nn.Module, changes: _Changes, batch: _Batch) -> Iterator[None]:
-    """Add the corrections of a matrix to whatever its module returns while the block runs."""
-    corrections = _Sum(changes, batch.variants)
+def _adding(corrections: _Sum, name: str, batch: _Batch) -> Callable[..., Tensor]:
+    """Return a hook that adds corrections to whatever the module of a matrix returns."""
 
     def hook(
         _module: nn.Module, args: tuple[Tensor, ...], named: Mapping[str, Tensor], output: Tensor
     ) -> Tensor:
         vectors = args[0] if args else next(iter(named.values()))
-        batch.check(changes.weight.module, vectors.shape[:-1].numel())
+        batch.check(name, vectors.shape[:-1].numel())
         return corrections.added(vectors, output)
 
-    handle = module.register_forward_hook(hook, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return hook
 
 
-@contextlib.contextmanager
-def _in_turn(module: nn.Module, changed: Sequence[_Changes], batch: _Batch) -> Iterator[None]:
-    """Call a module for each variant by itself, with its own values, while the block runs."""
+def _in_turn(
+    module: nn.Module, changed: Sequence[_Changes], batch: _Batch
+) -> Callable[..., object]:
+    """Return a forward method that calls a module for each variant, with its own values in it."""
     forward: Callable[..., object] = module.forward
     name = changed[0].weight.module
 
     def run(*args: object, **named: object) -> object:
         tensors = [value for value in (*args, *named.values()) if isinstance(value, Tensor)]
-        vectors = tensors[0].shape[:-1].numel()
-        batch.check(name, vectors)
+        batch.check(name, tensors[0].shape[:-1].numel())
         results = []
         for number in range(batch.variants):
             stretch = _Stretch(number, batch.variants, tensors[0].shape[0], name)
             with contextlib.ExitStack() as stack:
                 for changes in changed:
                     mine = changes.variant == number
-                    stack.enter_context(
-                        rewritten(changes.parameter, changes.offset[mine], changes.value[mine])
-                    )
+                    values = changes.value[mine]
+                    stack.enter_context(rewritten(changes.parameter, changes.offset[mine], values))
                 results.append(
                     forward(
                         *(stretch.of(value) for value in args),
@@ -358,8 +384,7 @@ def _in_turn(module: nn.Module, changed: Sequence[_Changes], batch: _Batch) -> I
                 )
         return _joined(results, name)
 
-    with forward_of(module, run):
-        yield
+    return run
 
 
 class _Stretch(NamedTuple):

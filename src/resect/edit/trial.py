@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resect.edit.live import removed
-from resect.edit.many import NotTogether, Routes, together
+from resect.edit.many import NotTogether, Routes, Together
 from resect.errors import ResectError
 from resect.model.prunable import PrunableWeight, find_prunable, out_of_reach
 from resect.records import CausalModel
@@ -44,7 +44,7 @@ def routes_of(model: CausalModel, words: Sequence[int]) -> Routes:
     """Return how the modules of a model are called, once it has passed the trial.
 
     Args:
-        model: A Hugging Face causal LM in evaluation mode, intact.
+        model: A Hugging Face causal LM, intact.
         words: Token ids of which rows are drawn, as the model will be given them.
 
     Raises:
@@ -64,18 +64,36 @@ def routes_of(model: CausalModel, words: Sequence[int]) -> Routes:
     draw = rng("together/rows", 0).choice(choices, size=(ROWS, TOKENS + 1))
     ids = torch.from_numpy(draw).to(model.device)
     variants = [_drawn(model, weights, 1), _drawn(model, weights, 2), None]
-    with torch.inference_mode():
-        intact = _logits(model, ids)
-        alone = torch.cat(
-            [_alone(model, ids[row : row + 1], variant) for row, variant in enumerate(variants)],
-            dim=0,
-        )
-        watch = _Watch(model, weights)
-        with watch.installed():
-            _logits(model, ids)
-        routes = watch.routes()
-        with together(model, variants, routes):
-            joint = _logits(model, ids)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return _tried(model, weights, ids, variants)
+    finally:
+        model.train(training)
+
+
+def _tried(
+    model: CausalModel,
+    weights: Sequence[PrunableWeight],
+    ids: Tensor,
+    variants: Sequence[Mask | None],
+) -> Routes:
+    """Return the routes of a model that gives the same numbers either way.
+
+    Raises:
+        NotTogether: It does not.
+    """
+    intact = _logits(model, ids)
+    alone = torch.cat(
+        [_alone(model, ids[row : row + 1], variant) for row, variant in enumerate(variants)]
+    )
+    watch = _Watch(model, weights)
+    with watch.installed():
+        _logits(model, ids)
+    routes = watch.routes()
+    with Together(model, variants, routes).applied():
+        joint = _logits(model, ids)
     _compare(intact, alone, joint)
     return routes
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from resect.data.encode import PromptIds, check_format, encode, prompt_text, tex
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
+from resect.edit.many import Cuttable, NotTogether, Routes, Together
 from resect.edit.swap import swapped
 from resect.errors import InputError
 from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack
@@ -185,19 +187,28 @@ class Intact:
 
 @dataclass(frozen=True)
 class _Asking:
-    """Who is asked and how: a model that is a variant, then attacked, while it answers."""
+    """Who is asked and how.
+
+    Attributes:
+        loaded: The intact model and its tokenizer.
+        settings: How to ask.
+        in_force: Opens a block in which the model is what is asked.
+        intact: Where the intact model's logits are kept, if they are.
+        copies: Variants that answer side by side: so often each batch stands in its pass.
+    """
 
     loaded: LoadedModel
     settings: EvaluationSettings
-    variant: Variant
-    patch: Patch
-    intact: Intact | None
+    in_force: Callable[[], contextlib.AbstractContextManager[object]]
+    intact: Intact | None = None
+    copies: int = 1
 
-    @contextlib.contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Let variant and attack be in force while the block runs."""
-        with made(self.loaded.model, self.variant), self.patch.applied():
-            yield
+
+@contextlib.contextmanager
+def _attacked(model: CausalModel, variant: Variant, patch: Patch) -> Iterator[None]:
+    """Let variant and attack be in force while the block runs."""
+    with made(model, variant), patch.applied():
+        yield
 
 
 def made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextManager[object]:
@@ -250,32 +261,72 @@ def ask(
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
     if patch.facts and on_attack is not None:
         on_attack(patch.facts)
-    asking = _Asking(loaded, settings, variant, patch, intact)
-    if settings.measure == "likelihood":
-        return _read(asking, probes)
-    replies: list[Reply] = []
-    for name, examples in probes.items():
-        probe = find_probe(name)
-        if name == "perplexity":
-            replies += _perplexities(asking, examples)
-        elif probe.judged == "never":
-            replies += _likelihoods(asking, examples)
-        else:
-            replies += _answers(asking, probe, examples)
+    in_force = partial(_attacked, loaded.model, variant, patch)
+    return _replies(_Asking(loaded, settings, in_force, intact), probes)[0]
+
+
+def ask_together(
+    loaded: LoadedModel,
+    probes: Mapping[str, BehaviourSet],
+    settings: EvaluationSettings,
+    variants: Sequence[Cuttable],
+    routes: Routes,
+) -> list[list[Reply]]:
+    """Return the replies of several variants that share each pass (`resect.edit.many`).
+
+    The slow twin is `ask` for one variant after the other. Numbers differ from its numbers by
+    rounding, and replies where two tokens are as likely as each other but for that.
+
+    Args:
+        loaded: The intact model and its tokenizer.
+        probes: Probe name to the examples that it is put to.
+        settings: How to ask; the batch size is that of each variant.
+        variants: What is cut, for each.
+        routes: From `resect.edit.trial.routes_of`, for this model.
+
+    Returns:
+        For each variant its replies, in the order of `ask`.
+
+    Raises:
+        NotTogether: The variants cannot share a pass, or an attack changes the model.
+        InputError: As for `ask`.
+        MismatchError: A mask belongs to another model.
+    """
+    check_format(loaded.tokenizer, settings.format)
+    if settings.attack.model != "none":
+        raise NotTogether("an attack changes the model")
+    many = Together(loaded.model, variants, routes)
+    return _replies(_Asking(loaded, settings, many.applied, copies=len(variants)), probes)
+
+
+def _replies(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[list[Reply]]:
+    """Return for each copy its replies to all probes."""
+    replies: list[list[Reply]] = [[] for _ in range(asking.copies)]
+    # Of the likelihood nothing is decoded, and all sets are read under the same weights.
+    by_likelihood = asking.settings.measure == "likelihood"
+    with asking.in_force() if by_likelihood else contextlib.nullcontext():
+        for name, examples in probes.items():
+            if by_likelihood:
+                several = _read(asking, name, examples)
+            elif name == "perplexity":
+                several = _perplexities(asking, examples)
+            elif find_probe(name).judged == "never":
+                several = _likelihoods(asking, examples)
+            else:
+                several = _answers(asking, find_probe(name), examples)
+            count = len(several) // asking.copies
+            for copy, so_far in enumerate(replies):
+                so_far += several[copy * count : (copy + 1) * count]
     return replies
 
 
-def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
-    """Measure how likely the variant finds what the sets hold; nothing is decoded."""
+def _read(asking: _Asking, name: str, examples: BehaviourSet) -> list[Reply]:
+    """Measure how likely the variants find what a set holds; nothing is decoded."""
     settings = asking.settings
-    reading = Reading(settings.format, settings.generation.batch_size, settings.spans)
-    attack = settings.attack.label(prompted=False)
-    with asking.in_force():
-        return [
-            reply
-            for name, examples in probes.items()
-            for reply in read(asking.loaded, name, examples, reading, attack)
-        ]
+    reading = Reading(
+        settings.format, settings.generation.batch_size, settings.spans, asking.copies
+    )
+    return read(asking.loaded, name, examples, reading, settings.attack.label(prompted=False))
 
 
 def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
@@ -298,7 +349,8 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         for question in questions
     ]
     with asking.in_force():
-        tokens = generate(model, tokenizer, prompts, generation, streams)
+        tokens = generate(model, tokenizer, prompts, generation, streams, asking.copies)
+    questions, prompts = questions * asking.copies, prompts * asking.copies
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
         rows = [(*prompt, *reply) for prompt, reply in zip(prompts, tokens, strict=True)]
@@ -344,9 +396,11 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     windows = _windows(model, settings)
     documents = [text_ids(tokenizer, example) for example in examples.examples]
     # A long window holds as many tokens as a batch of replies.
-    together = max(1, settings.generation.batch_size * 128 // windows.length)
+    at_once = max(1, settings.generation.batch_size * 128 // windows.length)
     with asking.in_force():
-        nlls = document_nlls(model, documents, windows.length, windows.stride, together)
+        nlls = document_nlls(
+            model, documents, windows.length, windows.stride, at_once, asking.copies
+        )
     return [
         Reply(
             example_id=example.id,
@@ -359,7 +413,9 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             nll=nll,
             tokens=max(0, len(document) - 1),
         )
-        for example, document, nll in zip(examples.examples, documents, nlls, strict=True)
+        for example, document, nll in zip(
+            examples.examples * asking.copies, documents * asking.copies, nlls, strict=True
+        )
     ]
 
 
@@ -369,9 +425,9 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     encoded = encode(
         examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    measured: dict[str, Likelihood] = {}
+    measured: dict[_Name, Likelihood] = {}
     rows = [example.input_ids for example in encoded]
-    for batch in batches_for(model, rows, settings.generation.batch_size):
+    for batch in batches_for(model, rows, settings.generation.batch_size, asking.copies):
         measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
     return [
         Reply(
@@ -383,17 +439,27 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             prefix="",
             text="",
             reference=example.completion,
-            nll=measured[example.id].nll,
-            kl=measured[example.id].kl,
+            nll=measured[_Name(copy, example.id)].nll,
+            kl=measured[_Name(copy, example.id)].kl,
         )
+        for copy in range(asking.copies)
         for example in examples.examples
     ]
 
 
-def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Likelihood]:
-    """Measure one batch of encoded references, by id of the example."""
+class _Name(NamedTuple):
+    """Which reference, read under which of the variants."""
+
+    copy: int
+    example_id: str
+
+
+def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[_Name, Likelihood]:
+    """Measure one batch of encoded references, under each variant."""
     rows = [example.input_ids for example in batch]
     starts = [example.first_scored for example in batch]
+
+    copies = asking.copies
 
     def ask_intact() -> list[Tensor]:
         return scored_logits(asking.loaded.model, rows, starts)
@@ -401,8 +467,12 @@ def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Like
     # Both models see the same batch, and of what is not kept only one batch exists at a time.
     intact = asking.intact.of(batch, ask_intact) if asking.intact is not None else ask_intact()
     with asking.in_force():
-        changed = scored_logits(asking.loaded.model, rows, starts)
+        changed = scored_logits(asking.loaded.model, rows * copies, starts * copies)
+    names = [_Name(copy, example.id) for copy in range(copies) for example in batch]
+    words = [example.input_ids[example.first_scored :] for example in batch]
     return {
-        example.id: likelihood(before, after, example.input_ids[example.first_scored :])
-        for example, before, after in zip(batch, intact, changed, strict=True)
+        name: likelihood(before, after, tokens)
+        for name, tokens, before, after in zip(
+            names, words * copies, intact * copies, changed, strict=True
+        )
     }
