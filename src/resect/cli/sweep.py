@@ -11,6 +11,7 @@ import typer
 from resect.cli.options import (
     BatchSize,
     Budget,
+    CheckedCuts,
     Columns,
     DryRun,
     ExampleLimit,
@@ -22,6 +23,7 @@ from resect.cli.options import (
     Rounds,
     RunFolder,
     Skip,
+    TogetherCuts,
     refuse_idle_columns,
     with_columns,
 )
@@ -84,6 +86,8 @@ def sweep(
     seed: Seeds = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 16,
+    together: TogetherCuts = 1,
+    check_together: CheckedCuts = 0,
     columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -115,6 +119,8 @@ def sweep(
             seeds=tuple(seed or (0,)),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            together=together,
+            check_together=check_together,
         )
     )
     if dry_run:
