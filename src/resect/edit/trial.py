@@ -33,8 +33,9 @@ from resect.weights.mask import Mask, MaskTensor
 
 # Rows and tokens of the trial; of sizes that hidden sizes and numbers of heads seldom are.
 ROWS, TOKENS = 3, 7
-# Share of the weights that a trial cuts.
-SHARE = 0.02
+# Share of the weights of a tensor that a trial cuts, and a number from which on a thousandth more
+# will do: of billions of weights, lists of places have to stay small.
+SHARE, MANY = 0.02, 2000
 # Largest difference between the two ways, as a part of what the cuts change: numbers of 16 bits are
 # rounded as coarsely as a small cut changes them.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.5}
@@ -123,7 +124,7 @@ def _drawn(model: CausalModel, weights: Sequence[PrunableWeight], seed: int) -> 
     for weight in weights:
         parameter = model.get_parameter(weight.name).detach()
         for place in weight.places:
-            count = max(1, int(SHARE * place.size))
+            count = max(1, min(int(SHARE * place.size), MANY + place.size // 1000))
             draw = rng(f"together/{place.name}", seed).integers(place.size, size=count)
             index = torch.from_numpy(draw).unique()
             value = place.view(parameter).flatten()[index.to(parameter.device)].cpu()

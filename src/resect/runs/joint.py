@@ -61,8 +61,7 @@ def companions(cell: Cell, peers: Sequence[Cell], count: int) -> list[Cell]:
         count: Most cells of a pass.
     """
     queue = sorted(peers, key=_turn)
-    place = queue.index(cell)
-    start = max(0, min(place - count // 2, len(queue) - count))
+    start = queue.index(cell) // count * count
     return queue[start : start + count]
 
 
