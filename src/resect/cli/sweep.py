@@ -93,7 +93,6 @@ def sweep(
     resume: Resume = False,
 ) -> None:
     """Measure a grid of cuts, choose one within the utility budget, report it on other prompts."""
-    from resect.cli.plan import show_plan
     from resect.runs.sweep import SweepRequest, sweep_config
 
     refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
@@ -123,16 +122,17 @@ def sweep(
             check_together=check_together,
         )
     )
-    if dry_run:
-        show_plan(config)
-    else:
-        _run(config, output, resume=resume)
+    _run(config, output, resume=resume, dry_run=dry_run)
 
 
-def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
+def _run(config: RunConfig, output: Path, *, resume: bool, dry_run: bool) -> None:
+    from resect.cli.plan import show_plan
     from resect.runs.run import carry_out
     from resect.runs.sweep import chosen_rows
 
+    if dry_run:
+        show_plan(config)
+        return
     start = time.perf_counter()
     results = carry_out(config, output, resume=resume, started=start, watch=measuring(output))
     if results is not None:

@@ -6,6 +6,7 @@ Legend: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
@@ -171,7 +172,6 @@ def generate(
     if sampled and len(streams) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts to sample from, but {len(streams)} streams")
     numbers = [stream.random(settings.max_new_tokens) for stream in streams] if sampled else []
-
     fill = pad_id(tokenizer)
     stop = end_tokens(model, tokenizer)
     config = GenerationConfig(
@@ -197,8 +197,7 @@ def generate(
             finite.check()
             numbered = copied(batch, copies, len(prompts))
             for position, row in zip(numbered, output[:, ids.shape[1] :].tolist(), strict=True):
-                end = next((n for n, token in enumerate(row) if token in stop), len(row))
-                replies[position] = row[:end]
+                replies[position] = list(itertools.takewhile(lambda t: t not in stop, row))
     return replies
 
 

@@ -103,9 +103,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "together": request.together,
             "check_together": request.check_together,
         },
-        "studies": {
-            "frontier": {"utility_drop": request.budget, "methods": methods, **grid},
-        },
+        "studies": {"frontier": {"utility_drop": request.budget, "methods": methods, **grid}},
     }
     return parse_config(values, "the sweep")
 
