@@ -117,7 +117,7 @@ def questions(size: Size, count: int) -> BehaviourSet:
     examples = tuple(
         Example(id=str(number), prompt=text(), completion=text()) for number in range(count)
     )
-    return BehaviourSet(examples, hash=f"benchmark/{count}", source="benchmark")
+    return BehaviourSet("benchmark", examples, hash=f"benchmark/{count}")
 
 
 def cuts(model: Any, size: Size) -> list[Mask]:

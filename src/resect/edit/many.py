@@ -226,7 +226,7 @@ class _Entry(NamedTuple):
     """What a variant has at flat places [k] of a checkpoint tensor."""
 
     name: str
-    index: Tensor
+    flat: Tensor
     value: Tensor
 
 
@@ -274,7 +274,7 @@ def _planned(cut: _Cut, edits: Sequence[_Edit]) -> _Changes:
     values = torch.cat([edit.values.to(device, flat.dtype) for edit in edits])
     counts = torch.tensor([len(edit.offsets) for edit in edits])
     numbers = torch.tensor([edit.variant for edit in edits]).repeat_interleave(counts).to(device)
-    lacked, times = offsets[values == 0].unique(return_counts=True)
+    lacked, times = torch.unique(offsets[values == 0], return_counts=True)
     base = lacked[times >= least]
     # Who has a place of the base has there what the model has.
     keys = numbers * size + offsets
@@ -316,8 +316,10 @@ class _Sum:
             inputs, outputs = outputs, inputs
             self.inputs, self.outputs = rows, columns
         self.variants = variants
-        read, by_input = (changes.variant * self.inputs + inputs).unique(return_inverse=True)
-        changed, by_output = (changes.variant * self.outputs + outputs).unique(return_inverse=True)
+        read, by_input = torch.unique(changes.variant * self.inputs + inputs, return_inverse=True)
+        changed, by_output = torch.unique(
+            changes.variant * self.outputs + outputs, return_inverse=True
+        )
         self.read = (read // self.inputs, read % self.inputs)
         self.changed = (changed // self.outputs, changed % self.outputs)
         self.matrix = torch.sparse_coo_tensor(

@@ -126,7 +126,7 @@ def _drawn(model: CausalModel, weights: Sequence[PrunableWeight], seed: int) -> 
         for place in weight.places:
             count = max(1, min(int(SHARE * place.size), MANY + place.size // 1000))
             draw = rng(f"together/{place.name}", seed).integers(place.size, size=count)
-            index = torch.from_numpy(draw).unique()
+            index = torch.unique(torch.from_numpy(draw))
             value = place.view(parameter).flatten()[index.to(parameter.device)].cpu()
             rounds = torch.zeros(len(index), dtype=torch.uint8)
             tensors[place.name] = MaskTensor(place.shape, index, value, rounds)
@@ -156,12 +156,12 @@ def _compare(intact: Tensor, alone: Tensor, joint: Tensor) -> None:
             )
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks on while a model runs: who gets how many vectors, and who uses whose weights."""
 
     def __init__(self, model: CausalModel, weights: Sequence[PrunableWeight]):
         """Prepare to watch the modules that hold these weights; install nothing yet."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._modules = {weight.module: model.get_submodule(weight.module) for weight in weights}
         self._owners: dict[int, str] = {}
