@@ -69,7 +69,7 @@ def test_logits_are_those_of_the_cuts_one_by_one(architecture: str, left: bool) 
     before, variants, inputs = masked.state(model), variants_of(model), rows(left)
     expected = cut_by_cut(model, variants, inputs)
     # The cuts matter a hundred times more than the tolerance.
-    stretches = expected.split(3)
+    stretches = expected.chunk(len(variants))
     assert all(off(stretches[n], stretches[4], inputs) > 1e-3 for n in (0, 1, 2, 3, 5, 6))
     # Sums of the same products in another order: a few units in the last place of the largest, of
     # float32's 6e-8, through two layers.
