@@ -244,6 +244,8 @@ class _Joint:
             variants = [_cuttable(edits[peer].variant) for peer in small]
             several = ask_together(subject.loaded, probes, settings, variants, routes)
         except NotTogether as error:
+            # The next group would only find out the same.
+            self._routes[Source(cell.role, cell.seed)] = error
             return str(error)
         for peer, variant, replies in zip(small, variants, several, strict=True):
             origin = _origin(peer, edits[peer].mask, subject) | {"together": len(small)}
