@@ -248,14 +248,15 @@ class _Joint:
             self._routes[Source(cell.role, cell.seed)] = error
             return str(error)
         for peer, variant, replies in zip(small, variants, several, strict=True):
-            origin = _origin(peer, edits[peer].mask, subject) | {"together": len(small)}
-            write_parquet(asked_path(run, peer), [origin | row for row in rows_of(replies, None)])
             difference = None
             if self._checked[Source(peer.role, peer.seed)] < self._evaluation.check_together:
                 self._checked[Source(peer.role, peer.seed)] += 1
                 alone = ask(subject.loaded, probes, settings, variant)
                 difference = drift(subject.loaded.tokenizer, alone, replies)
             note_shared(run, peer, Shared(len(small), drift=difference))
+            # Last, for a cell whose replies are stored is not asked again.
+            origin = _origin(peer, edits[peer].mask, subject) | {"together": len(small)}
+            write_parquet(asked_path(run, peer), [origin | row for row in rows_of(replies, None)])
         return ""
 
     def _routes_of(
