@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from resect.evaluation.ask import made
 from resect.records import CausalModel, Encoded
+from resect.weights.fill import Filled
+from resect.weights.mask import Mask
 
 
 def example_loss(model: CausalModel, example: Encoded) -> Tensor:
@@ -117,3 +120,14 @@ def mean_states(model: CausalModel, examples: Sequence[Encoded], layer: int) -> 
         positions = [t - 1 for t in range(example.first_scored, len(example.input_ids))]
         means.append(torch.stack([states[t].double() for t in positions]).mean(dim=0))
     return torch.stack(means).mean(dim=0)
+
+
+def cut_by_cut(
+    model: CausalModel, variants: Sequence[Mask | Filled | None], inputs: dict[str, Tensor]
+) -> Tensor:
+    """Logits [V * R, T, V'] of the same rows [R, T] under one variant after the other."""
+    logits = []
+    for variant in variants:
+        with torch.inference_mode(), made(model, variant):
+            logits.append(model(**inputs, use_cache=False).logits)
+    return torch.cat(logits)

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from resect.attribution.loss import forward_of, not_finite
+from resect.attribution.loss import not_finite
 from resect.attribution.sums import EACH, Sums
+from resect.edit.forward import forward_of
 from resect.model.prunable import PrunableWeight
 from resect.records import CausalModel, Encoded
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resect import errors
+from resect.edit.forward import forward_of
 from resect.errors import InputError
 from resect.model import context_of
 from resect.records import CausalModel, Encoded
@@ -192,20 +193,3 @@ def checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
         for block in blocks:
             stack.enter_context(forward_of(block, wrap(block.forward)))
         yield
-
-
-@contextlib.contextmanager
-def forward_of(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
-    """Give one module another forward method while the block runs.
-
-    A module may have a method of its own already: accelerate's hooks, which move tensors between
-    devices, are set that way and must survive.
-    """
-    method = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.__dict__["forward"]
-        if method is not None:
-            module.forward = method

@@ -41,13 +41,13 @@ from resect.attribution.loss import (
     batch_loss,
     batches,
     check_examples,
-    forward_of,
     not_finite,
 )
 from resect.attribution.methods import rule_of
 from resect.attribution.passes import Progress, named_in_any, sums_of_all
 from resect.attribution.settings import Origin, Pass
 from resect.attribution.sums import EACH, Statistic, Sums
+from resect.edit.forward import forward_of
 from resect.errors import CoverageError, InputError, ResectError
 from resect.machine.memory import returned
 from resect.machine.processes import ALONE, Processes

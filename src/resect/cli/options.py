@@ -66,6 +66,20 @@ Columns = Annotated[
 # What is asked, and who judges.
 PromptLimit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
+TogetherCuts = Annotated[
+    int,
+    typer.Option(
+        "--together",
+        min=1,
+        help="Cuts that share each pass; numbers then differ by rounding. 1: exactly one by one.",
+    ),
+]
+CheckedCuts = Annotated[
+    int,
+    typer.Option(
+        "--check-together", min=0, help="Cuts asked alone as well, to count tokens that differ."
+    ),
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]
 Temperature = Annotated[float, typer.Option(min=0, help="0 decodes greedily.")]
 JudgeName = Annotated[

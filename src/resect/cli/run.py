@@ -11,11 +11,13 @@ import typer
 from resect.cli.options import (
     BatchSize,
     Budget,
+    CheckedCuts,
     Columns,
     ModelId,
     Resume,
     Rounds,
     RunFolder,
+    TogetherCuts,
     refuse_idle_columns,
     with_columns,
 )
@@ -81,6 +83,8 @@ def run(
     measure: MeasureName = None,
     max_new_tokens: MaxNewTokens = None,
     batch_size: BatchSize = 16,
+    together: TogetherCuts = 1,
+    check_together: CheckedCuts = 0,
     data_dir: DataDir = None,
     columns: Columns = None,
     dry_run: DryRun = False,
@@ -106,6 +110,8 @@ def run(
         measure=measure,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
+        together=together,
+        check_together=check_together,
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)

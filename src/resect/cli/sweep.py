@@ -11,6 +11,7 @@ import typer
 from resect.cli.options import (
     BatchSize,
     Budget,
+    CheckedCuts,
     Columns,
     DryRun,
     ExampleLimit,
@@ -22,6 +23,7 @@ from resect.cli.options import (
     Rounds,
     RunFolder,
     Skip,
+    TogetherCuts,
     refuse_idle_columns,
     with_columns,
 )
@@ -84,12 +86,13 @@ def sweep(
     seed: Seeds = None,
     max_new_tokens: MaxNewTokens = 256,
     batch_size: BatchSize = 16,
+    together: TogetherCuts = 1,
+    check_together: CheckedCuts = 0,
     columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
 ) -> None:
     """Measure a grid of cuts, choose one within the utility budget, report it on other prompts."""
-    from resect.cli.plan import show_plan
     from resect.runs.sweep import SweepRequest, sweep_config
 
     refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
@@ -115,18 +118,21 @@ def sweep(
             seeds=tuple(seed or (0,)),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            together=together,
+            check_together=check_together,
         )
     )
-    if dry_run:
-        show_plan(config)
-    else:
-        _run(config, output, resume=resume)
+    _run(config, output, resume=resume, dry_run=dry_run)
 
 
-def _run(config: RunConfig, output: Path, *, resume: bool) -> None:
+def _run(config: RunConfig, output: Path, *, resume: bool, dry_run: bool) -> None:
+    from resect.cli.plan import show_plan
     from resect.runs.run import carry_out
     from resect.runs.sweep import chosen_rows
 
+    if dry_run:
+        show_plan(config)
+        return
     start = time.perf_counter()
     results = carry_out(config, output, resume=resume, started=start, watch=measuring(output))
     if results is not None:

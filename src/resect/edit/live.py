@@ -190,6 +190,24 @@ def replaced(model: Model, filled: Filled) -> Iterator[Model]:
 
 
 @contextlib.contextmanager
+def rewritten(parameter: Tensor, offsets: Tensor, values: Tensor) -> Iterator[None]:
+    """Put values in single places of a parameter while the block runs; restore every bit after it.
+
+    Args:
+        parameter: The parameter, contiguous.
+        offsets: [k] flat places in it, without repeats.
+        values: [k] what stands there meanwhile, in its dtype and on its device.
+    """
+    flat = parameter.detach().view(-1)
+    saved = flat[offsets]
+    try:
+        flat[offsets] = values
+        yield
+    finally:
+        flat[offsets] = saved
+
+
+@contextlib.contextmanager
 def transplanted(
     weights: Mapping[str, Tensor], mask: Mask, donor: Mapping[str, Tensor]
 ) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from resect.data.encode import PromptIds, check_format, encode, prompt_text, tex
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
+from resect.edit.many import Cuttable, NotTogether, Routes, Together
 from resect.edit.swap import swapped
 from resect.errors import InputError
 from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack, shots_for
@@ -38,13 +40,13 @@ from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.recognition import NAME as RECOGNITION
 from resect.evaluation.recognition import recognise
 from resect.evaluation.spoken import Spoken, finish_of, spoken
+from resect.evaluation.windows import windows_of
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
 NO_ATTACK = AttackSettings(name="none")
-LONGEST_WINDOW = 2048
 # Logits of the intact model that may be kept.
 KEPT_BYTES = 2**30
 
@@ -62,7 +64,7 @@ class EvaluationSettings:
             judge.
         generation: How replies are decoded.
         window: Most tokens a pass of the perplexity probe; None for the model's context, at most
-            `LONGEST_WINDOW`.
+            `windows.LONGEST_WINDOW`.
         stride: Tokens between the starts of two windows; None for half a window.
         measure: Whether replies are decoded and judged, or the likelihood of the answers that the
             sets hold is measured, for every probe (`resect.evaluation.likelihood`).
@@ -189,20 +191,29 @@ class Intact:
 
 @dataclass(frozen=True)
 class _Asking:
-    """Who is asked and how: a model that is a variant, then attacked, while it answers."""
+    """Who is asked and how.
+
+    Attributes:
+        loaded: The intact model and its tokenizer.
+        settings: How to ask.
+        in_force: Opens a block in which the model is what is asked.
+        intact: Where the intact model's logits are kept, if they are.
+        copies: Variants that answer side by side: so often each batch stands in its pass.
+    """
 
     loaded: LoadedModel
     settings: EvaluationSettings
-    variant: Variant
-    patch: Patch
-    intact: Intact | None
+    in_force: Callable[[], contextlib.AbstractContextManager[object]]
+    intact: Intact | None = None
     attack_data: Mapping[str, BehaviourSet] | None = None
+    copies: int = 1
 
-    @contextlib.contextmanager
-    def in_force(self) -> Iterator[None]:
-        """Let variant and attack be in force while the block runs."""
-        with made(self.loaded.model, self.variant), self.patch.applied():
-            yield
+
+@contextlib.contextmanager
+def _attacked(model: CausalModel, variant: Variant, patch: Patch) -> Iterator[None]:
+    """Let variant and attack be in force while the block runs."""
+    with made(model, variant), patch.applied():
+        yield
 
 
 def made(model: CausalModel, variant: Variant) -> contextlib.AbstractContextManager[object]:
@@ -256,21 +267,8 @@ def ask(
     facts = {**patch.facts, **_shown(settings.attack, attack_data)}
     if facts and on_attack is not None:
         on_attack(facts)
-    asking = _Asking(loaded, settings, variant, patch, intact, attack_data)
-    if settings.measure == "likelihood":
-        return _read(asking, probes)
-    replies: list[Reply] = []
-    for name, examples in probes.items():
-        probe = find_probe(name)
-        if name == "perplexity":
-            replies += _perplexities(asking, examples)
-        elif name == RECOGNITION:
-            replies += _recognitions(asking, examples)
-        elif probe.judged == "never":
-            replies += _likelihoods(asking, examples)
-        else:
-            replies += _answers(asking, probe, examples)
-    return replies
+    in_force = partial(_attacked, loaded.model, variant, patch)
+    return _replies(_Asking(loaded, settings, in_force, intact, attack_data), probes)[0]
 
 
 def _shown(attack: AttackSettings, data: Mapping[str, BehaviourSet] | None) -> dict[str, object]:
@@ -281,17 +279,72 @@ def _shown(attack: AttackSettings, data: Mapping[str, BehaviourSet] | None) -> d
     return {"few_shot": asdict(attack.shots), "few_shot_data": sets.get("target")}
 
 
-def _read(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[Reply]:
-    """Measure how likely the variant finds what the sets hold; nothing is decoded."""
+def ask_together(
+    loaded: LoadedModel,
+    probes: Mapping[str, BehaviourSet],
+    settings: EvaluationSettings,
+    variants: Sequence[Cuttable],
+    routes: Routes,
+) -> list[list[Reply]]:
+    """Return the replies of several variants that share each pass (`resect.edit.many`).
+
+    The slow twin is `ask` for one variant after the other. Numbers differ from its numbers by
+    rounding, and replies where two tokens are as likely as each other but for that.
+
+    Args:
+        loaded: The intact model and its tokenizer.
+        probes: Probe name to the examples that it is put to.
+        settings: How to ask; the batch size is that of each variant.
+        variants: What is cut, for each.
+        routes: From `resect.edit.trial.routes_of`, for this model.
+
+    Returns:
+        For each variant its replies, in the order of `ask`.
+
+    Raises:
+        NotTogether: The variants cannot share a pass, or an attack changes the model.
+        InputError: As for `ask`.
+        MismatchError: A mask belongs to another model.
+    """
+    check_format(loaded.tokenizer, settings.format)
+    if settings.attack.model != "none":
+        raise NotTogether("an attack changes the model")
+    if settings.attack.shots is not None:
+        raise NotTogether("examples are shown before the questions")
+    many = Together(loaded.model, variants, routes)
+    return _replies(_Asking(loaded, settings, many.applied, copies=len(variants)), probes)
+
+
+def _replies(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[list[Reply]]:
+    """Return for each copy its replies to all probes."""
+    replies: list[list[Reply]] = [[] for _ in range(asking.copies)]
+    # Of the likelihood nothing is decoded, and all sets are read under the same weights.
+    by_likelihood = asking.settings.measure == "likelihood"
+    with asking.in_force() if by_likelihood else contextlib.nullcontext():
+        for name, examples in probes.items():
+            if by_likelihood:
+                several = _read(asking, name, examples)
+            elif name == "perplexity":
+                several = _perplexities(asking, examples)
+            elif name == RECOGNITION:
+                several = _recognitions(asking, examples)
+            elif find_probe(name).judged == "never":
+                several = _likelihoods(asking, examples)
+            else:
+                several = _answers(asking, find_probe(name), examples)
+            count = len(several) // asking.copies
+            for copy, so_far in enumerate(replies):
+                so_far += several[copy * count : (copy + 1) * count]
+    return replies
+
+
+def _read(asking: _Asking, name: str, examples: BehaviourSet) -> list[Reply]:
+    """Measure how likely the variants find what a set holds; nothing is decoded."""
     settings = asking.settings
-    reading = Reading(settings.format, settings.generation.batch_size, settings.spans)
-    attack = settings.attack.label(prompted=False)
-    with asking.in_force():
-        return [
-            reply
-            for name, examples in probes.items()
-            for reply in read(asking.loaded, name, examples, reading, attack)
-        ]
+    reading = Reading(
+        settings.format, settings.generation.batch_size, settings.spans, asking.copies
+    )
+    return read(asking.loaded, name, examples, reading, settings.attack.label(prompted=False))
 
 
 def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
@@ -317,7 +370,8 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         for question in questions
     ]
     with asking.in_force():
-        tokens = generate(model, tokenizer, prompts, generation, streams)
+        tokens = generate(model, tokenizer, prompts, generation, streams, asking.copies)
+    questions, prompts = questions * asking.copies, prompts * asking.copies
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
         rows = [(*prompt, *reply) for prompt, reply in zip(prompts, tokens, strict=True)]
@@ -336,36 +390,17 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
     ]
 
 
-class _Windows(NamedTuple):
-    """Length of the windows of the perplexity probe, and the tokens between their starts."""
-
-    length: int
-    stride: int
-
-
-def _windows(model: CausalModel, settings: EvaluationSettings) -> _Windows:
-    context = context_of(model)
-    length = settings.window or min(context or LONGEST_WINDOW, LONGEST_WINDOW)
-    stride = settings.stride or max(1, length // 2)
-    if length < 2 or not 1 <= stride < length or (context is not None and length > context):
-        raise InputError(
-            "the windows of the perplexity probe do not fit",
-            got=f"window {length}, stride {stride}",
-            allowed=f"a window of 2 to {context or 'any number of'} tokens, a shorter stride",
-            fix="set --window and --stride",
-        )
-    return _Windows(length, stride)
-
-
 def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure the NLL of held-out texts; perplexity is exp of their mean over all tokens."""
     (model, tokenizer), settings = asking.loaded, asking.settings
-    windows = _windows(model, settings)
+    windows = windows_of(context_of(model), settings.window, settings.stride)
     documents = [text_ids(tokenizer, example) for example in examples.examples]
     # A long window holds as many tokens as a batch of replies.
-    together = max(1, settings.generation.batch_size * 128 // windows.length)
+    at_once = max(1, settings.generation.batch_size * 128 // windows.length)
     with asking.in_force():
-        nlls = document_nlls(model, documents, windows.length, windows.stride, together)
+        nlls = document_nlls(
+            model, documents, windows.length, windows.stride, at_once, asking.copies
+        )
     return [
         Reply(
             example_id=example.id,
@@ -378,12 +413,16 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             nll=nll,
             tokens=max(0, len(document) - 1),
         )
-        for example, document, nll in zip(examples.examples, documents, nlls, strict=True)
+        for example, document, nll in zip(
+            examples.examples * asking.copies, documents * asking.copies, nlls, strict=True
+        )
     ]
 
 
 def _recognitions(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     """Measure how probable the variant finds the right one of two answers."""
+    if asking.copies > 1:
+        raise NotTogether("two answers to each question are read one cut at a time")
     settings = asking.settings
     attack = settings.attack.label(prompted=False)
     batch = settings.generation.batch_size
@@ -397,9 +436,9 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     encoded = encode(
         examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    measured: dict[str, Likelihood] = {}
+    measured: dict[_Name, Likelihood] = {}
     rows = [example.input_ids for example in encoded]
-    for batch in batches_for(model, rows, settings.generation.batch_size):
+    for batch in batches_for(model, rows, settings.generation.batch_size, asking.copies):
         measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
     return [
         Reply(
@@ -411,17 +450,27 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             prefix="",
             text="",
             reference=example.completion,
-            nll=measured[example.id].nll,
-            kl=measured[example.id].kl,
+            nll=measured[_Name(copy, example.id)].nll,
+            kl=measured[_Name(copy, example.id)].kl,
         )
+        for copy in range(asking.copies)
         for example in examples.examples
     ]
 
 
-def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Likelihood]:
-    """Measure one batch of encoded references, by id of the example."""
+class _Name(NamedTuple):
+    """Which reference, read under which of the variants."""
+
+    copy: int
+    example_id: str
+
+
+def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[_Name, Likelihood]:
+    """Measure one batch of encoded references, under each variant."""
     rows = [example.input_ids for example in batch]
     starts = [example.first_scored for example in batch]
+
+    copies = asking.copies
 
     def ask_intact() -> list[Tensor]:
         return scored_logits(asking.loaded.model, rows, starts)
@@ -429,8 +478,12 @@ def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[str, Like
     # Both models see the same batch, and of what is not kept only one batch exists at a time.
     intact = asking.intact.of(batch, ask_intact) if asking.intact is not None else ask_intact()
     with asking.in_force():
-        changed = scored_logits(asking.loaded.model, rows, starts)
+        changed = scored_logits(asking.loaded.model, rows * copies, starts * copies)
+    names = [_Name(copy, example.id) for copy in range(copies) for example in batch]
+    words = [example.input_ids[example.first_scored :] for example in batch]
     return {
-        example.id: likelihood(before, after, example.input_ids[example.first_scored :])
-        for example, before, after in zip(batch, intact, changed, strict=True)
+        name: likelihood(before, after, tokens)
+        for name, tokens, before, after in zip(
+            names, words * copies, intact * copies, changed, strict=True
+        )
     }

@@ -6,6 +6,7 @@ Legend: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from resect.errors import not_finite
+from resect.evaluation.picking import Draw, Finite
 from resect.records import CausalModel, Tokenizer
 
 # The logits of a pass may take so many bytes, or those of one row if that is more: 16 rows of 250
@@ -137,60 +139,13 @@ def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-class _Draw:
-    """Leave one token a row: the one at which the row's next uniform number meets the CDF.
-
-    `generate` then picks it greedily. Each row reads its own numbers, so that a reply depends on
-    its prompt and its stream, not on its neighbours in the batch or on when they end.
-    """
-
-    def __init__(self, uniforms: Tensor, temperature: float, prompt_length: int):
-        """Hold uniform numbers [B, T] in [0, 1), fp64."""
-        self.uniforms = uniforms
-        self.temperature = temperature
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return scores [B, V] that are 0 for the drawn token and -inf elsewhere."""
-        # In fp64: the tail of a cumulative sum over 100,000 tokens in fp32 is off by whole tokens.
-        cumulative = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
-        number = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]  # [B, 1]
-        # right=True: a number that equals a step belongs to the next token, so that a token of
-        # probability 0 is never drawn.
-        drawn = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
-        drawn = drawn.clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
-
-
-class _Finite:
-    """Notes whether logits overflowed, without waiting for the device at each token."""
-
-    def __init__(self) -> None:
-        """Start with nothing seen."""
-        self._odd: Tensor | None = None
-
-    def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Look at scores [B, V], and return them as they are; -inf stands for what is ruled out."""
-        odd = ~(scores < torch.inf).all()
-        self._odd = odd if self._odd is None else self._odd | odd
-        return scores
-
-    def check(self) -> None:
-        """Refuse replies that were chosen by numbers that are none.
-
-        Raises:
-            InputError: A logit was NaN or inf.
-        """
-        if self._odd is not None and bool(self._odd):
-            raise not_finite("the logits of a reply are")
-
-
 def generate(
     model: CausalModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
     settings: GenerationSettings,
     streams: Sequence[np.random.Generator] = (),
+    copies: int = 1,
 ) -> list[list[int]]:
     """Decode one reply to each prompt.
 
@@ -201,10 +156,11 @@ def generate(
         settings: How to decode; `samples` and `seed` are for those who make the streams.
         streams: For a temperature above 0 the source of randomness of each prompt, from
             `stats.rng` under a label that names the prompt and the sample.
+        copies: How often each batch stands in its pass, copy after copy (`resect.edit.many`).
 
     Returns:
         The new token ids of each prompt, in the order of `prompts`, up to and without the end
-        token.
+        token; of several copies, all prompts of the first, then all of the next.
 
     Raises:
         ValueError: Sampling without a stream for each prompt.
@@ -216,7 +172,6 @@ def generate(
     if sampled and len(streams) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts to sample from, but {len(streams)} streams")
     numbers = [stream.random(settings.max_new_tokens) for stream in streams] if sampled else []
-
     fill = pad_id(tokenizer)
     stop = end_tokens(model, tokenizer)
     config = GenerationConfig(
@@ -225,36 +180,48 @@ def generate(
         pad_token_id=fill,
         eos_token_id=sorted(stop) or None,
     )
-    replies: list[list[int]] = [[] for _ in prompts]
+    replies: list[list[int]] = [[] for _ in range(copies * len(prompts))]
     with evaluating(model), decoding_as(model, config):
         for batch in by_length(prompts, settings.batch_size):
-            ids, mask = padded([prompts[position] for position in batch], fill, left=True)
-            finite = _Finite()
-            processors: list[_Finite | _Draw] = [finite]
+            ids, mask = padded([prompts[position] for position in batch] * copies, fill, left=True)
+            finite = Finite()
+            processors: list[Finite | Draw] = [finite]
             if sampled:
-                rows = torch.tensor(np.stack([numbers[position] for position in batch]))
-                processors.append(_Draw(rows.to(model.device), settings.temperature, ids.shape[1]))
+                rows = torch.tensor(np.stack([numbers[position] for position in batch] * copies))
+                processors.append(Draw(rows.to(model.device), settings.temperature, ids.shape[1]))
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 logits_processor=processors,
             )
             finite.check()
-            for position, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                end = next((n for n, token in enumerate(row) if token in stop), len(row))
-                replies[position] = row[:end]
+            numbered = copied(batch, copies, len(prompts))
+            for position, row in zip(numbered, output[:, ids.shape[1] :].tolist(), strict=True):
+                replies[position] = list(itertools.takewhile(lambda t: t not in stop, row))
     return replies
 
 
+def copied(positions: Sequence[int], copies: int, count: int) -> list[int]:
+    """Return positions among `count` rows in each of so many copies of the rows, copy by copy."""
+    return [copy * count + position for copy in range(copies) for position in positions]
+
+
 def batches_for(
-    model: CausalModel, rows: Sequence[Sequence[int]], batch_size: int
+    model: CausalModel, rows: Sequence[Sequence[int]], batch_size: int, copies: int = 1
 ) -> list[list[int]]:
-    """Return the batches of `by_length`, of fewer rows where their logits would be too large."""
+    """Return the batches of `by_length`, of fewer rows where their logits would be too large.
+
+    Args:
+        model: Who will read them.
+        rows: Token ids.
+        batch_size: Most rows of a batch.
+        copies: How often each batch will stand in its pass.
+    """
     words = model.config.get_text_config().vocab_size
     pieces = []
     for batch in by_length(rows, batch_size):
         # The first row of a batch is its longest.
-        bytes_a_row = 4 * words * len(rows[batch[0]])
+        bytes_a_row = 4 * words * len(rows[batch[0]]) * copies
         together = max(1, LOGITS_BYTES // max(1, bytes_a_row))
         pieces += [batch[start : start + together] for start in range(0, len(batch), together)]
     return pieces
@@ -310,29 +277,32 @@ def mean_nlls(
     rows: Sequence[Sequence[int]],
     starts: Sequence[int],
     batch_size: int = 16,
+    copies: int = 1,
 ) -> list[float | None]:
     """Return for each row the mean NLL (nats per token) of its tokens from `starts` on.
 
-    None stands for a row without such tokens.
+    None stands for a row without such tokens. Of several `copies` of each batch in its pass, all
+    rows of the first come first, then all of the next.
 
     Raises:
         InputError: Logits are not finite.
     """
-    results: list[float | None] = [None] * len(rows)
+    results: list[float | None] = [None] * (copies * len(rows))
     scored = [
         position
         for position, (row, start) in enumerate(zip(rows, starts, strict=True))
         if len(row) > start
     ]
-    for batch in batches_for(model, [rows[position] for position in scored], batch_size):
+    for batch in batches_for(model, [rows[position] for position in scored], batch_size, copies):
         positions = [scored[number] for number in batch]
         logits = scored_logits(
             model,
-            [rows[position] for position in positions],
-            [starts[position] for position in positions],
+            [rows[position] for position in positions] * copies,
+            [starts[position] for position in positions] * copies,
         )
-        for position, of_row in zip(positions, logits, strict=True):
-            results[position] = mean_nll(of_row, rows[position][starts[position] :])
+        numbered = zip(copied(positions, copies, len(rows)), positions * copies, strict=True)
+        for (number, position), of_row in zip(numbered, logits, strict=True):
+            results[number] = mean_nll(of_row, rows[position][starts[position] :])
     return results
 
 
@@ -461,10 +431,12 @@ def document_nlls(
     window: int,
     stride: int,
     batch_size: int = 1,
+    copies: int = 1,
 ) -> list[float | None]:
     """Return for each document the mean NLL (nats per token) of its tokens but the first.
 
-    None stands for a document of fewer than two tokens.
+    None stands for a document of fewer than two tokens. Of several `copies` of each batch in its
+    pass, all documents of the first come first, then all of the next.
     """
     pieces = [
         _Piece(number, covered)
@@ -473,12 +445,14 @@ def document_nlls(
     ]
     rows = [documents[number][covered.start : covered.end] for number, covered in pieces]
     starts = [covered.first_scored - covered.start for _, covered in pieces]
-    means = mean_nlls(model, rows, starts, batch_size)
-    sums = [0.0] * len(documents)
-    for (number, covered), mean in zip(pieces, means, strict=True):
+    means = mean_nlls(model, rows, starts, batch_size, copies)
+    sums = [0.0] * (copies * len(documents))
+    for position, mean in enumerate(means):
+        copy, piece = divmod(position, len(pieces))
+        number, covered = pieces[piece]
         # mean_nlls knows no mean of a window without a scored token; sliding_windows makes none.
-        sums[number] += (mean or 0.0) * (covered.end - covered.first_scored)
+        sums[copy * len(documents) + number] += (mean or 0.0) * (covered.end - covered.first_scored)
     return [
         total / (len(document) - 1) if len(document) > 1 else None
-        for total, document in zip(sums, documents, strict=True)
+        for total, document in zip(sums, list(documents) * copies, strict=True)
     ]

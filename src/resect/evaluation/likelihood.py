@@ -23,13 +23,12 @@ from resect.data.load import BehaviourSet
 from resect.errors import InputError
 from resect.evaluation.decode import document_nlls
 from resect.evaluation.openings import nlls_behind
+from resect.evaluation.windows import LONGEST_WINDOW
 from resect.model import LoadedModel, context_of
 from resect.records import Encoded, Example, Format, Judgement, Reply
 
 # The probe that reads the words of its prompts, whose answers do not matter.
 PROMPTS = "prompts"
-# A text is read in windows of at most so many tokens.
-LONGEST_WINDOW = 2048
 # Stands in a conversation where the words of a prompt would; two, so that no prompt begins and ends
 # like both of them.
 BLANKS = ("0", "?")
@@ -50,11 +49,13 @@ class Reading:
         format: `raw` or `chat`.
         batch_size: Rows of a pass; changes speed, not scores.
         spans: Probe to the tokens of its answers that are scored; all of them where it is missing.
+        copies: How often each batch stands in its pass, a copy for each variant that shares it.
     """
 
     format: Format = "chat"
     batch_size: int = 16
     spans: Mapping[str, Span] = field(default_factory=dict)
+    copies: int = 1
 
 
 class _Read(NamedTuple):
@@ -62,6 +63,13 @@ class _Read(NamedTuple):
 
     nll: float
     tokens: int
+
+
+class _Name(NamedTuple):
+    """Which row of which copy."""
+
+    copy: int
+    example_id: str
 
 
 def read(
@@ -80,11 +88,14 @@ def read(
         reading: How to read them.
         attack: Name of the attack for the records.
 
+    Returns:
+        The replies in the order of the examples; of several copies, all of the first come first.
+
     Raises:
         InputError: A row has nothing to score or does not fit the model's context, or logits are
             not finite.
     """
-    measured: dict[str, _Read] = {}
+    measured: dict[_Name, _Read] = {}
     with_prompt = [example for example in examples.examples if example.prompt]
     texts = [example for example in examples.examples if not example.prompt]
     if with_prompt:
@@ -101,9 +112,10 @@ def read(
             prefix="",
             text="",
             reference="" if probe == PROMPTS else example.completion,
-            nll=measured[example.id].nll,
-            tokens=measured[example.id].tokens,
+            nll=measured[_Name(copy, example.id)].nll,
+            tokens=measured[_Name(copy, example.id)].tokens,
         )
+        for copy in range(reading.copies)
         for example in examples.examples
     ]
 
@@ -140,7 +152,7 @@ def refuse_without_answers(probe: str, examples: BehaviourSet) -> None:
 
 def _answers(
     loaded: LoadedModel, probe: str, examples: Sequence[Example], reading: Reading
-) -> dict[str, _Read]:
+) -> dict[_Name, _Read]:
     """Return what is found of answers or, for the probe `prompts`, of prompts."""
     model, tokenizer = loaded
     if probe == PROMPTS:
@@ -160,10 +172,12 @@ def _answers(
         [row.input_ids for row in encoded],
         [row.first_scored for row in encoded],
         reading.batch_size,
+        reading.copies,
     )
+    names = [_Name(copy, row.id) for copy in range(reading.copies) for row in encoded]
     return {
-        row.id: _Read(nll, row.scored_tokens)
-        for row, nll in zip(encoded, nlls, strict=True)
+        name: _Read(nll, row.scored_tokens)
+        for name, row, nll in zip(names, encoded * reading.copies, nlls, strict=True)
         if nll is not None
     }
 
@@ -215,7 +229,7 @@ def _blanked(example: Example, blank: str) -> Example:
 
 def _texts(
     loaded: LoadedModel, probe: str, examples: Sequence[Example], reading: Reading
-) -> dict[str, _Read]:
+) -> dict[_Name, _Read]:
     """Return what is found of whole texts, read in windows that overlap by half."""
     documents = [text_ids(loaded.tokenizer, example) for example in examples]
     for example, document in zip(examples, documents, strict=True):
@@ -227,9 +241,12 @@ def _texts(
                 fix="remove it",
             )
     length = min(context_of(loaded.model) or LONGEST_WINDOW, LONGEST_WINDOW)
-    nlls = document_nlls(loaded.model, documents, length, max(1, length // 2), reading.batch_size)
+    nlls = document_nlls(
+        loaded.model, documents, length, max(1, length // 2), reading.batch_size, reading.copies
+    )
+    names = [_Name(copy, example.id) for copy in range(reading.copies) for example in examples]
     return {
-        example.id: _Read(nll, len(document) - 1)
-        for example, document, nll in zip(examples, documents, nlls, strict=True)
+        name: _Read(nll, len(document) - 1)
+        for name, document, nll in zip(names, documents * reading.copies, nlls, strict=True)
         if nll is not None
     }

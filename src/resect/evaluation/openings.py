@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from resect.attribution.loss import Head, Places, logits_at
-from resect.evaluation.decode import batches_for, evaluating, mean_nll, padded
+from resect.evaluation.decode import batches_for, copied, evaluating, mean_nll, padded
 from resect.records import CausalModel
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def nlls_behind(
     rows: Sequence[Sequence[int]],
     starts: Sequence[int],
     batch_size: int = 16,
+    copies: int = 1,
 ) -> list[float | None]:
     """Return for each row the mean NLL (nats per token) of its tokens from `starts` on.
 
@@ -47,23 +48,26 @@ def nlls_behind(
         rows: Token ids, prompt and response.
         starts: For each row the position of its first scored token, at least 1.
         batch_size: Rows of a pass.
+        copies: How often each batch stands in its pass, copy after copy (`resect.edit.many`).
 
     Returns:
-        A mean for each row; None stands for a row without such tokens.
+        A mean for each row; None stands for a row without such tokens. Of several copies, all rows
+        of the first come first, then all of the next.
 
     Raises:
         InputError: Logits are not finite.
     """
-    results: list[float | None] = [None] * len(rows)
+    results: list[float | None] = [None] * (copies * len(rows))
     scored = [number for number, start in enumerate(starts) if len(rows[number]) > start]
     if not scored:
         return results
     head, opening = Head(), _opening([rows[number] for number in scored], starts)
     with evaluating(model):
-        cache = _cache(model, rows[scored[0]][:opening])
+        cache = _cache(model, rows[scored[0]][:opening], copies)
         opening = opening if cache is not None else 0
-        for batch in batches_for(model, [rows[number][opening:] for number in scored], batch_size):
-            numbers = [scored[position] for position in batch]
+        behind_opening = [rows[number][opening:] for number in scored]
+        for batch in batches_for(model, behind_opening, batch_size, copies):
+            numbers = [scored[position] for position in batch] * copies
             ids, behind = padded([rows[number][opening:] for number in numbers], 0, left=False)
             seen = torch.ones(len(numbers), opening, dtype=behind.dtype)
             places = [
@@ -79,11 +83,12 @@ def nlls_behind(
                 },
                 Places(*torch.tensor(places).T),
                 head,
-                _lent(cache, len(numbers)),
+                _lent(cache, len(batch)),
             )
             words = [rows[number][starts[number] :] for number in numbers]
+            numbered = copied(numbers[: len(batch)], copies, len(rows))
             for number, of_row, tokens in zip(
-                numbers, torch.split(logits, [len(tokens) for tokens in words]), words, strict=True
+                numbered, torch.split(logits, [len(tokens) for tokens in words]), words, strict=True
             ):
                 results[number] = mean_nll(of_row, tokens)
     return results
@@ -99,13 +104,16 @@ def _opening(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> int:
     return shared if shared >= LEAST_OPENING else 0
 
 
-def _cache(model: CausalModel, opening: Sequence[int]) -> DynamicCache | None:
-    """Return keys and values of the opening; None if the model does not keep just those."""
+def _cache(model: CausalModel, opening: Sequence[int], copies: int) -> DynamicCache | None:
+    """Return keys and values of the opening, of a row for each copy.
+
+    None stands for a model that does not keep just those.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     if not opening or model.config.model_type in BY_TOKEN or _turns_by_length(model):
         return None
-    ids = torch.tensor([list(opening)], device=model.device)
+    ids = torch.tensor([list(opening)] * copies, device=model.device)
     cache: object = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
     # A class of its own (MiniMax) keeps running sums beside its layers.
     if not isinstance(cache, DynamicCache) or type(cache) is not DynamicCache:
@@ -124,7 +132,7 @@ def _turns_by_length(model: CausalModel) -> bool:
 
 
 def _lent(cache: DynamicCache | None, rows: int) -> DynamicCache | None:
-    """Return the cache of one row as that of many."""
+    """Return the cache of one row, or of each of several, as that of so many rows."""
     if cache is None:
         return None
     lent = copy.deepcopy(cache)

@@ -67,7 +67,7 @@ def _header(file: GgufFile, facts: Mapping[str, str | int]) -> bytes:
     except OSError as error:
         raise InputError(f"cannot read {file.path}", got=error.strerror or str(error)) from error
     stay = [span for name, span in file.spans.items() if name not in facts]
-    kept = b"".join(raw[span.start : span.stop] for span in stay)
+    unchanged = b"".join(raw[span.start : span.stop] for span in stay)
     added = b"".join(_fact(name, value) for name, value in facts.items())
     counts = struct.pack("<QQ", len(file.tensors), len(stay) + len(facts))
     return raw[: begin - len(counts)] + counts + kept + added

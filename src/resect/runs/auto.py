@@ -92,6 +92,8 @@ class AutoRequest:
     measure: Measure | None = None
     max_new_tokens: int | None = None
     batch_size: int = 16
+    together: int = 1
+    check_together: int = 0
     data_dir: Path | None = None
 
 
@@ -307,6 +309,8 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
             seeds=(request.seed,),
             max_new_tokens=readings.max_new_tokens,
             batch_size=request.batch_size,
+            together=request.together,
+            check_together=request.check_together,
         )
     )
 

@@ -333,4 +333,5 @@ def _asking_memory(config: RunConfig, shaped: Shaped, assumed: Assumed) -> float
     shape, cache = shaped
     length = assumed.length + config.evaluation.max_new_tokens
     per_token = cache.blocks * cache.numbers * shape.itemsize
-    return float(shape.parameters + config.evaluation.batch_size * length * per_token)
+    rows = config.evaluation.batch_size * config.evaluation.together
+    return float(shape.parameters + rows * length * per_token)

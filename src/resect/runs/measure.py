@@ -13,6 +13,7 @@ A run folder holds
     scores/ masks/   what was located and what was cut
     changes/         where fine-tuning changed weights
     attacks/         what attacks on the weights did, and how far they reached
+    together/        which cells shared passes, where that was asked for
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
     results.json     claims and tables
@@ -24,7 +25,8 @@ A run folder holds
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -32,11 +34,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from resect.data.chat import text_ids
+from resect.data.encode import prompt_text
+from resect.data.load import BehaviourSet
+from resect.edit.many import Cuttable, NotTogether, Routes
 from resect.edit.swap import changes, restoring, snapshot
+from resect.edit.trial import routes_of
 from resect.edit.tune import TuneSettings, tune
-from resect.evaluation.ask import EvaluationSettings, Variant, ask, made
+from resect.evaluation.ask import EvaluationSettings, Variant, ask, ask_together, made
 from resect.evaluation.attacks import AttackSettings, parse_attack, shots_for
 from resect.evaluation.decode import GenerationSettings
+from resect.evaluation.drift import drift
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
 from resect.evaluation.likelihood import Span, refuse_without_answers
 from resect.evaluation.probes import find_probe
@@ -45,6 +53,16 @@ from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
 from resect.records import Example
 from resect.runs.config import RunConfig
+from resect.runs.joint import (
+    ALONE,
+    MOST_CUT,
+    TOO_LARGE,
+    Shared,
+    alike,
+    companions,
+    note_shared,
+    why_alone,
+)
 from resect.runs.look import look_once
 from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
@@ -57,6 +75,8 @@ from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
 Weights = dict[str, Tensor]
+# Rows a probe of whose words a model is tried before cuts share its passes.
+TRIED = 8
 
 
 def run_cells(
@@ -78,6 +98,7 @@ def run_cells(
     """
     report = on_progress or (lambda _done, _total: None)
     masks, subjects = Masks(config, run, keep), Subjects(config, run)
+    joint = _Joint(masks, subjects)
     report(0, len(cells))
     if config.evaluation.measure == "likelihood":
         _refuse_without_answers(cells, masks.sets)
@@ -93,6 +114,7 @@ def run_cells(
         if is_done(run, cell):
             _grade_again(record_path(run, cell))
         else:
+            joint.ask(cell, cells[position:])
             measure(cell, masks, subjects)
     report(len(cells), len(cells))
 
@@ -172,6 +194,111 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     )
     origin = _origin(cell, mask, subject)
     write_parquet(asked_path(masks.run, cell), [origin | row for row in rows_of(replies, None)])
+
+
+class _Joint:
+    """Asks cells together, as many as `evaluation.together` says, where they can share passes."""
+
+    def __init__(self, masks: Masks, subjects: Subjects):
+        """Find out nothing yet."""
+        self._masks = masks
+        self._subjects = subjects
+        self._evaluation = masks.config.evaluation
+        # What a trial said of a model: how it is called, or why its cuts are asked alone.
+        self._routes: dict[Source, Routes | NotTogether] = {}
+        self._checked: Counter[Source] = Counter()
+
+    def ask(self, cell: Cell, later: Sequence[Cell]) -> None:
+        """Ask a cell with others and store their replies, or leave it to be asked alone.
+
+        Args:
+            cell: The cell whose turn it is.
+            later: Itself and those after it.
+        """
+        run, config = self._masks.run, self._masks.config
+        if self._evaluation.together == 1 or _is_asked(run, cell):
+            return
+        settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+        why = why_alone(cell, settings.attack)
+        if not why:
+            peers = [
+                peer
+                for peer in later
+                if alike(cell, peer) and not (is_done(run, peer) or _is_asked(run, peer))
+            ]
+            peers = [peer for peer in peers if not why_alone(peer, settings.attack)]
+            why = self._ask(cell, companions(cell, peers, self._evaluation.together), settings)
+        if why:
+            note_shared(run, cell, Shared(1, why))
+
+    def _ask(self, cell: Cell, cells: Sequence[Cell], settings: EvaluationSettings) -> str:
+        """Ask cells together; return why the first of them is to be asked alone, "" if it is not.
+
+        Replies of the others are stored in any case, as far as they could be had.
+        """
+        masks, run = self._masks, self._masks.run
+        masks.turn_to(cell.role, cell.seed)
+        subject = self._subjects.load(cell.role, cell.seed)
+        probes = {name: masks.sets.asked(name, cell.seed) for name in cell.probes}
+        routes = self._routes_of(subject, probes)
+        if isinstance(routes, NotTogether):
+            return str(routes)
+        edits = {peer: masks.edit(subject, peer.cut) for peer in cells}
+        small = [
+            peer
+            for peer, edit in edits.items()
+            if edit.mask is None or edit.mask.count <= MOST_CUT * subject.prints.prunable
+        ]
+        if cell not in small or len(small) < 2:
+            return TOO_LARGE if cell not in small else ALONE
+        try:
+            variants = [_cuttable(edits[peer].variant) for peer in small]
+            several = ask_together(subject.loaded, probes, settings, variants, routes)
+        except NotTogether as error:
+            # The next group would only find out the same.
+            self._routes[Source(cell.role, cell.seed)] = error
+            return str(error)
+        for peer, variant, replies in zip(small, variants, several, strict=True):
+            difference = None
+            if self._checked[Source(peer.role, peer.seed)] < self._evaluation.check_together:
+                self._checked[Source(peer.role, peer.seed)] += 1
+                alone = ask(subject.loaded, probes, settings, variant)
+                difference = drift(subject.loaded.tokenizer, alone, replies)
+            note_shared(run, peer, Shared(len(small), drift=difference))
+            # Last, for a cell whose replies are stored is not asked again.
+            origin = _origin(peer, edits[peer].mask, subject) | {"together": len(small)}
+            write_parquet(asked_path(run, peer), [origin | row for row in rows_of(replies, None)])
+        return ""
+
+    def _routes_of(
+        self, subject: Subject, probes: Mapping[str, BehaviourSet]
+    ) -> Routes | NotTogether:
+        """Return how a model is called, or why its cuts are asked alone; tried once a model."""
+        source = Source(subject.role, subject.seed)
+        if source not in self._routes:
+            model, tokenizer = subject.loaded
+            texts = [
+                f"{prompt_text(example)} {example.completion}"
+                for examples in probes.values()
+                for example in examples.examples[:TRIED]
+            ]
+            words = [token for text in texts for token in text_ids(tokenizer, text)]
+            try:
+                self._routes[source] = routes_of(model, words)
+            except NotTogether as error:
+                self._routes[source] = error
+        return self._routes[source]
+
+
+def _cuttable(variant: Variant) -> Cuttable:
+    """Return a variant of a cell that may share passes.
+
+    Raises:
+        NotTogether: It is an edit of another kind.
+    """
+    if variant is None or isinstance(variant, Mask | Filled):
+        return variant
+    raise NotTogether("it is more than a cut of single weights")
 
 
 def _note_attack(cell: Cell, run: Path, facts: Mapping[str, object]) -> None:

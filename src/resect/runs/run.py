@@ -28,6 +28,7 @@ from resect.files.tables import read_parquet
 from resect.files.writing import is_unfinished, plain, write_json, write_text
 from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
+from resect.runs.joint import facts_of
 from resect.runs.judged import judge_error, refuse_another_judge, write_judge
 from resect.runs.measure import run_cells
 from resect.studies import STUDIES, Measurements
@@ -354,6 +355,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         **({"forced": forced} if forced else {}),
         **_scored_by(config),
         **_instrument(run),
+        **facts_of(run, config.evaluation.together),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",

@@ -42,6 +42,8 @@ class SweepRequest:
     seeds: tuple[int, ...] = (0,)
     max_new_tokens: int = 256
     batch_size: int = 16
+    together: int = 1
+    check_together: int = 0
 
 
 def sweep_config(request: SweepRequest) -> RunConfig:
@@ -98,10 +100,10 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "judge": request.judge,
             "max_new_tokens": request.max_new_tokens,
             "batch_size": request.batch_size,
+            "together": request.together,
+            "check_together": request.check_together,
         },
-        "studies": {
-            "frontier": {"utility_drop": request.budget, "methods": methods, **grid},
-        },
+        "studies": {"frontier": {"utility_drop": request.budget, "methods": methods, **grid}},
     }
     return parse_config(values, "the sweep")
 

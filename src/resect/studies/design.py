@@ -133,6 +133,12 @@ class Evaluation(Section):
         look: Rows a probe that are put to the intact model and to a destroyed one before anything
             else (`resect.evaluation.instrument`); what a probe that cannot tell them apart measures
             is not measurable. 0 takes it for granted that probes can, and is not written.
+        together: Cuts that share each pass of a model, their rows side by side (`batch_size` rows
+            of each). Numbers then differ by rounding from those of cuts that are asked one by one,
+            and so may a reply here and there; the report says so. 1 asks each cut by itself, to
+            the bit as ever, and is not written.
+        check_together: Cuts of each model that are asked alone as well, so that the report can say
+            how many of their tokens differ. 0 checks none, and is not written.
     """
 
     probes: dict[str, DataName]
@@ -144,6 +150,8 @@ class Evaluation(Section):
     alike: Annotated[float, Field(gt=0, le=1)] = 0.5
     measure: Measure = "replies"
     look: Annotated[int, Field(ge=0)] = 0
+    together: Count = 1
+    check_together: Annotated[int, Field(ge=0)] = 0
 
     @property
     def instrument(self) -> str:
@@ -153,7 +161,13 @@ class Evaluation(Section):
     @model_serializer(mode="wrap")
     def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leave out what was added later while it is not used: configurations keep their hash."""
-        later = {"measure": "replies", "coherence": None, "look": 0}
+        later = {
+            "measure": "replies",
+            "coherence": None,
+            "look": 0,
+            "together": 1,
+            "check_together": 0,
+        }
         values: dict[str, object] = write(self)
         return {key: v for key, v in values.items() if key not in later or v != later[key]}
 

@@ -55,7 +55,7 @@ def asking_of(attack: str) -> Asking:
     """
     if not is_sampled(attack):
         return Asking(attack)
-    options, _, rest = attack.removeprefix(MARK).partition("+")
+    options, _, attack_besides = attack.removeprefix(MARK).partition("+")
     values = {"temperature": f"{TEMPERATURE:g}"}
     for option in (f"k={options}" if options.isdigit() else options).split(","):
         name, _, value = option.partition("=")
@@ -66,7 +66,7 @@ def asking_of(attack: str) -> Asking:
         raise _unreadable(attack) from error
     if values or samples < 2 or not 0 < temperature < math.inf:
         raise _unreadable(attack)
-    return Asking(rest or PLAIN, samples, temperature)
+    return Asking(attack_besides or PLAIN, samples, temperature)
 
 
 def _unreadable(attack: str) -> InputError:
