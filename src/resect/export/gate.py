@@ -413,10 +413,10 @@ def _met(want: Wanted, stated: _Statements) -> list[Stated]:
     source = stated.source
     named = [claim for claim in stated.claims if _is_named(want.claim, claim)]
     if not named:
-        claims = "; ".join(f"{claim.study}: {claim.claim}" for claim in stated.claims)
+        listed = "; ".join(f"{claim.study}: {claim.claim}" for claim in stated.claims)
         raise InputError(
             f"{want} is required, and {source} makes no such claim",
-            got=claims or "no claim at all",
+            got=listed or "no claim at all",
             fix="name a study or words of one of its claims, or run the study that makes it",
         )
     if not any(map(stated.concerns, named)):

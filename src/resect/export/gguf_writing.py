@@ -70,7 +70,7 @@ def _header(file: GgufFile, facts: Mapping[str, str | int]) -> bytes:
     unchanged = b"".join(raw[span.start : span.stop] for span in stay)
     added = b"".join(_fact(name, value) for name, value in facts.items())
     counts = struct.pack("<QQ", len(file.tensors), len(stay) + len(facts))
-    return raw[: begin - len(counts)] + counts + kept + added
+    return raw[: begin - len(counts)] + counts + unchanged + added
 
 
 def _fact(name: str, value: str | int) -> bytes:
