@@ -24,12 +24,14 @@ VALUES = json.loads((DOCS / "architectures.json").read_text("utf-8"))
 TYPES: dict[str, Any] = VALUES["types"]
 BUILT = {name: row for name, row in TYPES.items() if row["state"] != "not built"}
 
-# Each has something that a fault was found in, or stands for a family: in-place embeddings, heads
-# tied under another name, state spaces, buffers, streams, joined tensors, parts without a width.
+# Forty: what a fault was found in, or what stands for a family: heads tied under another name, state
+# spaces, buffers, streams, experts in one tensor or many, joined tensors, parts without a width.
 SAMPLE = (
-    "blt", "camembert", "ctrl", "deepseek_v3", "deepseek_v4", "falcon_mamba", "gemma3",
-    "gemma4_text", "git", "gpt2", "gpt_oss", "hrm_text", "hy_v4", "jetmoe", "lfm2_moe", "llama4",
-    "mllama", "recurrent_gemma", "rwkv", "zaya",
+    "bamba", "bloom", "blt", "camembert", "cohere2", "ctrl", "deepseek_v3", "deepseek_v4", "doge",
+    "falcon", "falcon_mamba", "gemma3", "gemma3n_text", "gemma4_text", "git", "gpt2", "gpt_neox",
+    "gpt_oss", "granitemoe", "hrm_text", "hunyuan_v1_moe", "hy_v4", "jamba", "jetmoe", "lfm2_moe",
+    "llama", "llama4", "mamba2", "minimax", "mixtral", "mllama", "modernbert-decoder",
+    "nemotron_h", "opt", "phi3", "qwen3_next", "recurrent_gemma", "rwkv", "zamba2", "zaya",
 )  # fmt: skip
 
 
