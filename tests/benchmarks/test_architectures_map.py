@@ -24,8 +24,8 @@ VALUES = json.loads((DOCS / "architectures.json").read_text("utf-8"))
 TYPES: dict[str, Any] = VALUES["types"]
 BUILT = {name: row for name, row in TYPES.items() if row["state"] != "not built"}
 
-# Forty: what a fault was found in, or what stands for a family: heads tied under another name, state
-# spaces, buffers, streams, experts in one tensor or many, joined tensors, parts without a width.
+# Forty: what a fault was found in, or what stands for a family (heads tied under another name,
+# state spaces, buffers, streams, experts together or apart, joined tensors, parts of no width).
 SAMPLE = (
     "bamba", "bloom", "blt", "camembert", "cohere2", "ctrl", "deepseek_v3", "deepseek_v4", "doge",
     "falcon", "falcon_mamba", "gemma3", "gemma3n_text", "gemma4_text", "git", "gpt2", "gpt_neox",
