@@ -13,9 +13,7 @@ from resect.studies.cells import Cell
 from resect.studies.models import over_models
 
 # Claims on what was not cut: a destroyed cut is no objection to them.
-OF_THE_INTACT_MODEL = ("Refusal alone is brittle",)
-# On where weights moved, and not on replies.
-OF_WEIGHTS = ("Narrow training changes the weights",)
+OF_THE_INTACT_MODEL = ("Refusal alone is brittle", "Narrow training changes the weights")
 SECTIONS: dict[str, dict[str, object]] = {
     "specificity": {"benign": ["facts"], "matched": ["howto"]},
     "transfer": {"benign": ["facts"]},
@@ -47,11 +45,7 @@ def claims(
     study = STUDIES[name]
     section = config.section(study)
     assert section is not None
-    return [
-        claim
-        for claim in over_models(measured, study, section).claims
-        if not claim.claim.startswith(OF_WEIGHTS)
-    ]
+    return list(over_models(measured, study, section).claims)
 
 
 def is_cut(cell: Cell) -> bool:
@@ -140,7 +134,7 @@ def test_one_task_that_breaks_supports_nothing(name: str) -> None:
     assert section is not None
     measured = OneTask(config, works, prompts=120)
     for claim in study.summarise(measured, section).claims:
-        if not claim.claim.startswith((*OF_THE_INTACT_MODEL, *OF_WEIGHTS)):
+        if not claim.claim.startswith(OF_THE_INTACT_MODEL):
             assert claim.verdict != "supported", claim
 
 

@@ -396,12 +396,18 @@ def _lowered(measured: Measurements, section: Emergent, role: str) -> Claim:
 def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Claim:
     last = _compared_doses(section)[-1]
     rows = [row for row in rows if (row["rate"], row["steps"]) == last]
+    unseen = {seed: _unseen(measured, section, seed) for seed in measured.config.seeds}
+    able = [seed for seed, reason in unseen.items() if not reason]
+    rows = [row for row in rows if row["seed"] in able]
     ratios = [row["share"] / row["matched"] for row in rows if row["share"] > 0 < row["matched"]]
     effect = _geometric_mean(
         "change inside the set, over weights of the same magnitude (×)", ratios
     )
     silent = ""
-    if not ratios:
+    if 2 * len(able) < len(unseen):
+        whose = "" if len(unseen) == 1 else f"Only {len(able)} of {len(unseen)} models count. "
+        silent = whose + next(filter(None, unseen.values()))
+    elif not ratios:
         silent = "The weights of one of the sets did not change."
     elif len(ratios) == 1:
         silent = "There is one seed alone, and the interval is over seeds."
@@ -440,6 +446,18 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
     )
 
 
+def _unseen(measured: Measurements, section: Emergent, seed: int) -> str:
+    """Return why nothing can be said of what narrow training did to a model, "" if it can.
+
+    Where its weights moved needs no reply, but what they are of does: a model that can do nothing,
+    or of whose replies most have no score, is no evidence of what misalignment is.
+    """
+    subject = cells_of(measured.config, measured.config.subject, None, seeds=[seed])
+    last = _compared_doses(section)[-1]
+    tuned = [cell for cell in _cells(measured.config, section, ALONE, last) if cell.seed == seed]
+    return measured.silent(subject, utility_probe(measured.config)) or measured.silent(tuned, PROBE)
+
+
 def _geometric_mean(name: str, ratios: Sequence[float]) -> Interval:
     """Return the geometric mean with the t interval of the logarithms; one value has no bounds."""
     import numpy as np
@@ -460,6 +478,8 @@ def _over_seeds(name: str, rows: list[Row], column: str) -> Interval:
     import numpy as np
 
     values = [row[column] for row in rows]
+    if not values:
+        return Interval(name, None)
     return Interval(name, float(np.mean(values)), min(values), max(values), bounds="range")
 
 

@@ -101,7 +101,7 @@ SPOILERS = (
     _Spoiler("every model is broken", every_model_breaks, {}),
     _Spoiler("75 % of the cuts' replies unscored", cuts_unscored, INTACT_ALONE),
     _Spoiler("75 % of all replies unscored", every_model_unscored, {}),
-    _Spoiler("one model of three shows it", shown_by_first, {"emergent": {1}}),
+    _Spoiler("one model of three shows it", shown_by_first, {}),
     _Spoiler("no utility in the intact model", no_utility, {}),
     _Spoiler(
         "random cuts do as much",
