@@ -435,7 +435,8 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
         rule=(
             "The geometric mean over seeds of the share of the squared change inside the "
             "harmful-generation set over the share inside magnitude-matched weights is above 1 "
-            "(lower bound, t interval over seeds)."
+            "(lower bound, t interval over seeds); seeds count whose model can be measured, "
+            "half of them at least."
         ),
         seeds=measured.config.seeds,
         n=len(rows),
