@@ -25,7 +25,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from resect.records import Claim, Interval, StudyResult
-from resect.stats import LEVEL, Array, Sample
+from resect.stats import Array, Sample
 from resect.studies.cells import Cell, Cut, Tuning, masks_of
 from resect.studies.design import (
     FRACTION,
@@ -42,6 +42,7 @@ from resect.studies.design import (
 from resect.studies.effects import cells_of, columns, seed_groups, utility_probe
 from resect.studies.guard import Cost, affordable, broken_replies, cost_of
 from resect.studies.measurements import Measurements, Row
+from resect.studies.over_seeds import geometric_mean, range_over_seeds
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, Weighed, percent, weigh
 
@@ -400,9 +401,7 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
     able = [seed for seed, reason in unseen.items() if not reason]
     rows = [row for row in rows if row["seed"] in able]
     ratios = [row["share"] / row["matched"] for row in rows if row["share"] > 0 < row["matched"]]
-    effect = _geometric_mean(
-        "change inside the set, over weights of the same magnitude (×)", ratios
-    )
+    effect = geometric_mean("change inside the set, over weights of the same magnitude (×)", ratios)
     silent = ""
     if 2 * len(able) < len(unseen):
         whose = "" if len(unseen) == 1 else f"Only {len(able)} of {len(unseen)} models count. "
@@ -428,9 +427,9 @@ def _explained(measured: Measurements, section: Emergent, rows: list[Row]) -> Cl
         verdict=weighed.verdict,
         effect=effect,
         controls=(
-            _over_seeds("share of the squared change inside the set", rows, "share"),
-            _over_seeds("the set's share of the prunable weights", rows, "chance"),
-            _over_seeds("share inside weights of the same magnitude", rows, "matched"),
+            range_over_seeds("share of the squared change inside the set", rows, "share"),
+            range_over_seeds("the set's share of the prunable weights", rows, "chance"),
+            range_over_seeds("share inside weights of the same magnitude", rows, "matched"),
         ),
         rule=(
             "The geometric mean over seeds of the share of the squared change inside the "
@@ -457,31 +456,6 @@ def _unseen(measured: Measurements, section: Emergent, seed: int) -> str:
     last = _compared_doses(section)[-1]
     tuned = [cell for cell in _cells(measured.config, section, ALONE, last) if cell.seed == seed]
     return measured.silent(subject, utility_probe(measured.config)) or measured.silent(tuned, PROBE)
-
-
-def _geometric_mean(name: str, ratios: Sequence[float]) -> Interval:
-    """Return the geometric mean with the t interval of the logarithms; one value has no bounds."""
-    import numpy as np
-    from scipy import stats as scipy_stats
-
-    if not ratios:
-        return Interval(name, None)
-    logs = np.log(ratios)
-    mean = float(logs.mean())
-    if len(ratios) == 1:
-        return Interval(name, math.exp(mean))
-    quantile = float(scipy_stats.t.ppf(0.5 + LEVEL / 2, len(logs) - 1))
-    half = quantile * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Interval(name, math.exp(mean), math.exp(mean - half), math.exp(mean + half))
-
-
-def _over_seeds(name: str, rows: list[Row], column: str) -> Interval:
-    import numpy as np
-
-    values = [row[column] for row in rows]
-    if not values:
-        return Interval(name, None)
-    return Interval(name, float(np.mean(values)), min(values), max(values), bounds="range")
 
 
 STUDY = Study(
