@@ -146,7 +146,7 @@ def test_replies_say_why_they_ended(
     """The model says two words and its end token."""
     from resect.evaluation import ask as asking
 
-    def generate(_model: Any, _tokenizer: Any, prompts: Any, settings: Any, _streams: Any) -> Any:
+    def generate(_model: Any, _tokens: Any, prompts: Any, settings: Any, *_rest: Any) -> Any:
         return [[5, 6][: settings.max_new_tokens] for _ in prompts]
 
     monkeypatch.setattr(asking, "generate", generate)
