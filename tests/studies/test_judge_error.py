@@ -269,3 +269,13 @@ def fake_held_out(right: int, wrong: int) -> Fake:
     said = [n < right for n in range(100)] + [n >= wrong for n in range(100)]
     held = HeldOut(tuple(range(200)), ("",) * 200, hits, tuple(said), tuple(map(float, said)))
     return Fake(replace(held))
+
+
+def test_the_best_of_several_replies_is_not_measurable() -> None:
+    cells = [Cell("aligned", 0, CUT, ())]
+    measured = Judged(calls(60), calls(30), error_of(48, 45))
+    best = measured.best(cells, "generation")
+    assert math.isnan(best.value)
+    assert best.interval("").high is None
+    assert "cannot be corrected" in measured.silent(cells, "generation", shown=best)
+    assert Judged(calls(60), calls(30)).best(cells, "generation").value > 0

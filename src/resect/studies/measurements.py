@@ -246,7 +246,7 @@ class Measurements:
         Arguments are those of `strata`.
         """
         if self.error is not None:
-            return Sample(math.nan, self.resampler(probe).rate({"": [0.0]}).draws * math.nan)
+            return self.resampler(probe).mean({})
         strata: dict[str, list[Scored]] = {}
         for cell in cells:
             for row in best_of(self.asked(cell, probe), outcomes):
@@ -375,6 +375,8 @@ class Measurements:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
         sample = self.rate(cells, probe, category) if shown is None else shown
         rate = sample.value
+        if self.error is not None and shown is not None and math.isnan(rate):
+            return "The best of several replies cannot be corrected for the error of the judge."
         if not math.isnan(rate) and sample.interval(probe).high is None:
             return (
                 f"The prompts of {probe} count as {sample.trials}: they share "
