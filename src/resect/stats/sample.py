@@ -84,6 +84,16 @@ class Sample:
             return Interval(name, self.value)
         return Interval(name, self.value, min(bounds[0], self.value), max(bounds[1], self.value))
 
+    def moved(self, moves: Array) -> Sample:
+        """Return the same value with something of its own added to each draw [R]."""
+        return Sample(
+            self.value,
+            self.draws + moves,
+            trials=self.trials,
+            below=self.below + moves,
+            above=self.above + moves,
+        )
+
     def __sub__(self, taken: Sample) -> Sample:
         """Return the paired difference."""
         return Sample(

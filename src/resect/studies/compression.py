@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from resect.records import Claim, Interval, StudyResult
 from resect.stats import Sample
@@ -146,12 +146,27 @@ def needed(fractions: Sequence[float], drops: Sequence[float], target: float) ->
     return None
 
 
+class _Chooser(NamedTuple):
+    """What a choice is made for: a model, a grid and seeds (None: all)."""
+
+    role: str
+    cuts: tuple[Cut, ...]
+    seeds: tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class _Comparison:
-    """The models of a run at the utility budget."""
+    """The models of a run at the utility budget.
+
+    Attributes:
+        measured: The run.
+        section: Grid and rule.
+        choices: What was chosen so far.
+    """
 
     measured: Measurements
     section: Compression
+    choices: dict[_Chooser, Choice] = field(default_factory=dict)
 
     @property
     def ways(self) -> list[_Way]:
@@ -159,12 +174,16 @@ class _Comparison:
         return _ways(self.measured.config, self.section)
 
     def choice(self, role: str, cuts: list[Cut], seeds: tuple[int, ...] | None = None) -> Choice:
-        """Return each seed's best cut within the budget."""
-        return choose(self.measured, role, cuts, self.section.utility_drop, seeds)
+        """Return each seed's best cut within the budget; several claims and tables ask for it."""
+        key = _Chooser(role, tuple(cuts), seeds)
+        if key not in self.choices:
+            budget = self.section.utility_drop
+            self.choices[key] = choose(self.measured, role, cuts, budget, seeds)
+        return self.choices[key]
 
     def drop_at_budget(self, role: str, cuts: list[Cut], seeds: tuple[int, ...]) -> Sample:
         """Return what each seed's best cut within the budget does to harm, on the test half."""
-        return self.choice(role, cuts, seeds).effect.harm_drop
+        return self.choice(role, cuts, seeds).anew
 
     def index_rows(self) -> list[Row]:
         """Return both numbers of the separation index, by model and way."""
@@ -242,7 +261,7 @@ class _Comparison:
                 rival.effect.harm_drop.interval(f"target cut, {rival_role}"),
                 self._random(rival).interval(f"random cut of the same size, {rival_role}"),
             ]
-            difference = (drop - rival.effect.harm_drop).interval(
+            difference = (aligned.anew - rival.anew).interval(
                 f"{role} minus {rival_role}: drop within the budget"
             )
             weighed = self._weigh(aligned, rival, random, difference)

@@ -288,9 +288,7 @@ def _rivalry(
     """Compare the chosen cuts with those of one other way to rank, from the same grid."""
     design = measured.config
     intact = intact_cells(design)
-    difference = (chosen.effect.harm_drop - rival.effect.harm_drop).interval(
-        "difference of the drops, test half"
-    )
+    difference = (chosen.anew - rival.anew).interval("difference of the drops, test half")
     choices = f"Chosen: {_settings(chosen)}. Best of {method}: {_settings(rival)}."
     grid = "the same grid"
     if method == DIRECTION and section.direction is not None:

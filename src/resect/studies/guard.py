@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from resect.records import Interval
 from resect.stats import Sample, relative_drop
@@ -31,6 +32,10 @@ from resect.studies.effects import (
 from resect.studies.halves import Half
 from resect.studies.measurements import Measurements
 from resect.studies.weighing import Condition, percent
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 BROKEN = ("incoherent",)
 
@@ -58,12 +63,21 @@ class Cost:
         By estimates, but for the worst task: of several tasks with few prompts each one always
         seems to lose much, so that a cut is passed over only if one is shown to.
         """
-        guard = design.guard
         return (
             self.utility.value <= budget
-            and (self.task.low is None or self.task.low <= max(budget, guard.worst_task))
-            and (self.incoherent is None or self.incoherent.value <= guard.incoherent)
+            and self._task_within(design, budget)
+            and (self.incoherent is None or self.incoherent.value <= design.guard.incoherent)
         )
+
+    def drawn_within(self, design: Design, budget: float) -> npt.NDArray[np.bool_]:
+        """Return the same for each draw of the prompts [R]; the worst task is that of all."""
+        fits = (self.utility.draws <= budget) & self._task_within(design, budget)
+        if self.incoherent is not None:
+            fits = fits & (self.incoherent.draws <= design.guard.incoherent)
+        return fits
+
+    def _task_within(self, design: Design, budget: float) -> bool:
+        return self.task.low is None or self.task.low <= max(budget, design.guard.worst_task)
 
 
 def guard_cells(design: Design, role: str, *cuts: Cut | None) -> list[Cell]:

@@ -17,9 +17,8 @@ control and every rival gets the same grid and the same choice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import Field
 
@@ -27,7 +26,6 @@ from resect.errors import InputError
 from resect.records import Claim, StudyResult
 from resect.stats import Sample
 from resect.studies.cells import Cell, Cut, Kind, masks_of
-from resect.studies.choice import Choice
 from resect.studies.design import Design, Grid, Names, Section, Share, TargetName
 from resect.studies.effects import (
     cells_of,
@@ -37,9 +35,10 @@ from resect.studies.effects import (
     intact_cells,
     seed_groups,
 )
-from resect.studies.guard import cost_of, guard, guarded, silent
+from resect.studies.guard import guard, guarded, silent
+from resect.studies.margins import Chosen, Wanted, choose_by_margin
 from resect.studies.measurements import Measurements, Row
-from resect.studies.rises import HARM, Rises, or_least, rises_of
+from resect.studies.rises import HARM, rises_of
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 
@@ -133,53 +132,14 @@ def plan(design: Design, section: Selectivity) -> list[Cell]:
     ]
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The chosen cuts of an arm, and what they do on the test half."""
-
-    choice: Choice
-    rises: Rises
-
-
-class _Merit(NamedTuple):
-    """What cuts are chosen by: whether one raises harmful answers by enough, then its margin."""
-
-    bites: bool
-    margin: float
-
-
-def _choose(measured: Measurements, section: Selectivity, cuts: Sequence[Cut]) -> _Chosen:
-    """Choose each seed's cut on the selection half, and measure them on the test half."""
-    design = measured.config
-    chosen = {seed: _best(measured, section, cuts, seed) for seed in design.seeds}
-    cells = [Cell(design.subject, seed, cut, ()) for seed, cut in chosen.items()]
-    return _Chosen(
-        Choice(design.subject, chosen, effect(measured, cells, "test")),
-        rises_of(measured, sides_of(design, section), cells, "test"),
-    )
-
-
-def _best(
-    measured: Measurements, section: Selectivity, cuts: Sequence[Cut], seed: int
-) -> Cut | None:
-    """Return the best cut of a grid by estimates, None where none is within the guard."""
-    merits: dict[Cut, _Merit] = {}
-    sides = sides_of(measured.config, section)
-    for cut in cuts:
-        cells = [Cell(measured.config.subject, seed, cut, ())]
-        cost = cost_of(measured, cells, "selection")
-        if cost.within(measured.config, section.utility_drop):
-            rises = rises_of(measured, sides, cells, "selection")
-            margin = rises.margin(section.selectivity).value
-            merits[cut] = _Merit(rises.harm.value >= section.rise, or_least(margin))
-    return max(merits, key=lambda cut: merits[cut], default=None)
-
-
 def summarise(measured: Measurements, section: Selectivity) -> StudyResult:
     """Weigh the chosen cut against every side set, control and rival."""
     design = measured.config
     arms = _arms(design, section)
-    chosen = {label: _choose(measured, section, cuts) for label, cuts in arms.items()}
+    wanted = Wanted(
+        sides_of(design, section), section.selectivity, section.rise, section.utility_drop
+    )
+    chosen = {label: choose_by_margin(measured, wanted, cuts) for label, cuts in arms.items()}
     claims = [_claim(measured, section, SELECTIVE, chosen)]
     if section.rivals:
         claims.append(_claim(measured, section, MORE, chosen))
@@ -207,7 +167,7 @@ def summarise(measured: Measurements, section: Selectivity) -> StudyResult:
     )
 
 
-def _chosen_row(section: Selectivity, label: str, arm: _Chosen) -> Row:
+def _chosen_row(section: Selectivity, label: str, arm: Chosen) -> Row:
     """Return what the chosen cut of an arm does on the test half."""
     largest, selectivity = arm.rises.largest, arm.rises.selectivity
     return {
@@ -285,13 +245,13 @@ def _removed(measured: Measurements, cells: Sequence[Cell]) -> float:
 
 
 def _conditions(
-    measured: Measurements, section: Selectivity, chosen: Mapping[str, _Chosen]
+    measured: Measurements, section: Selectivity, chosen: Mapping[str, Chosen]
 ) -> list[Condition]:
     """Return what the target's cut must do by itself and beside the controls."""
     design, factor = measured.config, section.selectivity
     target = chosen["target"]
     harm = target.rises.harm.interval("rise of harmful answers (nats)")
-    margin = target.rises.margin(factor)
+    margin = target.anew.margin(factor)
     cells = target.choice.of_kind("random", design.target)
     random = effect(measured, cells, "test").harm_drop
     return [
@@ -315,7 +275,7 @@ def _conditions(
         ),
         *(
             Condition(
-                (margin - chosen[kind].rises.margin(factor)).interval(
+                (margin - chosen[kind].anew.margin(factor)).interval(
                     f"margin, less that of {label} (nats)"
                 ),
                 above=0,
@@ -341,13 +301,13 @@ def _nats(value: float | None) -> str:
     return "an unknown number of nats" if value is None else f"{value:.2g} nats"
 
 
-def _beyond_rivals(section: Selectivity, chosen: Mapping[str, _Chosen]) -> list[Condition]:
+def _beyond_rivals(section: Selectivity, chosen: Mapping[str, Chosen]) -> list[Condition]:
     """Return the conditions that the target's margin is larger than that of every rival."""
     factor = section.selectivity
-    margin = chosen["target"].rises.margin(factor)
+    margin = chosen["target"].anew.margin(factor)
     return [
         Condition(
-            (margin - rival.rises.margin(factor)).interval(
+            (margin - rival.anew.margin(factor)).interval(
                 f"margin, less that of cuts {label} (nats)"
             ),
             above=0,
@@ -361,7 +321,7 @@ def _beyond_rivals(section: Selectivity, chosen: Mapping[str, _Chosen]) -> list[
 
 
 def _claim(
-    measured: Measurements, section: Selectivity, stated: Stated, chosen: Mapping[str, _Chosen]
+    measured: Measurements, section: Selectivity, stated: Stated, chosen: Mapping[str, Chosen]
 ) -> Claim:
     design, factor = measured.config, section.selectivity
     target = chosen["target"]

@@ -184,7 +184,7 @@ def summarise(measured: Measurements, section: Specificity) -> StudyResult:
 
 def _bar_rows(choices: Mapping[str, Choice]) -> list[Row]:
     """Return what the best cut of each arm does, and by how much less than the target's."""
-    target = choices["target"].effect.harm_drop
+    target = choices["target"].anew
     return [
         {
             "arm": label,
@@ -192,7 +192,7 @@ def _bar_rows(choices: Mapping[str, Choice]) -> list[Row]:
             **columns("harm_drop", choice.effect.harm_drop),
             "q": choice.q,
             "utility_drop": number(choice.effect.utility_drop),
-            **columns("difference", target - choice.effect.harm_drop),
+            **columns("difference", target - choice.anew),
         }
         for label, choice in choices.items()
     ]
@@ -203,7 +203,7 @@ def _rivalry(measured: Measurements, section: Specificity, choice: Choice, rival
     config = measured.config
     target, drop = choice.effect.harm_drop, rival.effect.harm_drop
     random = effect(measured, choice.of_kind("random", config.target), "test").harm_drop
-    difference = (target - drop).interval("difference of the drops, test half")
+    difference = (choice.anew - rival.anew).interval("difference of the drops, test half")
     strengths = dict.fromkeys(
         "nothing" if cut is None else words(cut) for cut in rival.cuts.values()
     )
@@ -276,7 +276,7 @@ def _claim(
         ),
         *(
             Condition(
-                (target - control.effect.harm_drop).interval(label),
+                (choice.anew - control.anew).interval(label),
                 above=0,
                 misses="The target cut does not beat: {names}.",
                 crosses="The interval of the difference reaches 0 for: {names}.",
