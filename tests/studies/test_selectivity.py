@@ -134,6 +134,21 @@ def test_a_destroyed_model_supports_nothing() -> None:
     assert "no cut" in claim.reason
 
 
+@pytest.mark.parametrize("side", ["generation", "trivia"])
+def test_rows_without_likelihood_leave_nothing_to_measure(side: str) -> None:
+    class Unread(Read):
+        def _invent(self, cell: Cell) -> list[Row]:
+            rows = super()._invent(cell)
+            for number, row in enumerate(rows):
+                if cell.cut is not None and row["probe"] == side and number % 4:
+                    row |= {"nll": None, "score": None}
+            return rows
+
+    (claim,) = claims(Unread(config(), by_target(HARM, SPARED)))
+    assert claim.verdict == "not measurable"
+    assert f"75 % of the rows of {side} have no likelihood" in claim.reason
+
+
 @pytest.mark.parametrize(
     ("harm", "sides", "section", "verdict"),
     [

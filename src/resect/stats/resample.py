@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from resect.records import Interval
@@ -136,23 +137,9 @@ class Resampler:
                 for a mean that stands by itself. They are twice as skewed as the mean is, so that
                 both bounds then agree to second order with those of a skewed mean (Hall 1992).
         """
-        import numpy as np
-        from scipy import stats as scipy_stats  # a second to load
-
         sample = self.mean(strata, groups)
         scored = {self.prompts_of(name) for name, scores in strata.items() if any_scored(scores)}
-        freedom = sample.trials - len(scored)
-        if freedom < 1:
-            return Sample(sample.value, np.full(self.resamples, np.nan), trials=sample.trials)
-        tail = (1 - LEVEL) / 2
-        wider = float(scipy_stats.t.isf(tail, freedom) / scipy_stats.norm.isf(tail))
-        wider *= math.sqrt((freedom + 2) / freedom)
-        centred = sample.draws - sample.value
-        deviation = float(centred.std())
-        if skewed and deviation > 0:
-            third = float(((centred - centred.mean()) ** 3).mean())
-            centred = centred + third / deviation**2 / 4
-        return Sample(sample.value, sample.value + centred * wider, trials=sample.trials)
+        return widened(sample, sample.trials - len(scored), skewed=skewed)
 
     def prompts_of(self, stratum: str) -> str:
         """Return a name that strata of the same prompts share."""
@@ -195,6 +182,34 @@ class Resampler:
                     share = 1 / (len(scored) * sum(flags))
                     shares[self.prompts_of(stratum), int(member)] += share
         return 1 / math.fsum(share**2 for share in shares.values())
+
+
+@lru_cache(maxsize=256)
+def _wider(freedom: int) -> float:
+    """Return by which factor draws of a mean are spread; `Resampler.spread` says why."""
+    from scipy import stats as scipy_stats  # a second to load
+
+    tail = (1 - LEVEL) / 2
+    wider = float(scipy_stats.t.isf(tail, freedom) / scipy_stats.norm.isf(tail))
+    return wider * math.sqrt((freedom + 2) / freedom)
+
+
+def widened(sample: Sample, freedom: int, *, skewed: bool) -> Sample:
+    """Return a mean with draws that spread as Student's t of so many degrees of freedom.
+
+    `Resampler.spread` says why and how; without a degree of freedom there are no draws.
+    """
+    import numpy as np
+
+    if freedom < 1:
+        return Sample(sample.value, np.full(len(sample.draws), np.nan), trials=sample.trials)
+    wider = _wider(freedom)
+    centred = sample.draws - sample.value
+    deviation = float(centred.std())
+    if skewed and deviation > 0:
+        third = float(((centred - centred.mean()) ** 3).mean())
+        centred = centred + third / deviation**2 / 4
+    return Sample(sample.value, sample.value + centred * wider, trials=sample.trials)
 
 
 def any_scored(scores: Scores) -> bool:

@@ -105,3 +105,9 @@ def rises_of(
         measured.rise(cells, HARM, half=half),
         {side: measured.rise(cells, side, half=half) for side in sides},
     )
+
+
+def unread(measured: Measurements, cells: Sequence[Cell], probe: str) -> float:
+    """Return which share of the rows of some cells has no likelihood; 1 if there are no rows."""
+    rows = [row for cell in cells for row in measured.asked(cell, probe)]
+    return sum(row.nll is None for row in rows) / len(rows) if rows else 1.0

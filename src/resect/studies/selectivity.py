@@ -38,7 +38,7 @@ from resect.studies.effects import (
 from resect.studies.guard import guard, guarded, silent
 from resect.studies.margins import Chosen, Wanted, choose_by_margin
 from resect.studies.measurements import Measurements, Row
-from resect.studies.rises import HARM, rises_of
+from resect.studies.rises import HARM, rises_of, unread
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 
@@ -330,7 +330,7 @@ def _claim(
         *rivals,
         *_conditions(measured, section, chosen),
         supported=f"The rule holds on the test half ({target.choice}).",
-        silent=_unseen(measured, section),
+        silent=_unseen(measured, section, [arm.choice.cells for arm in chosen.values()]),
     )
     rises = target.rises
     sides = [rise.interval(f"rise of {side} (nats)") for side, rise in rises.sides.items()]
@@ -358,8 +358,10 @@ def _claim(
     )
 
 
-def _unseen(measured: Measurements, section: Selectivity) -> str:
-    """Return why nothing can be said, "" if something can."""
+def _unseen(
+    measured: Measurements, section: Selectivity, variants: Sequence[Sequence[Cell]]
+) -> str:
+    """Return why nothing can be said of these variants, "" if something can."""
     design = measured.config
     sides = sides_of(design, section)
     intact = intact_cells(design)
@@ -370,6 +372,15 @@ def _unseen(measured: Measurements, section: Selectivity) -> str:
             f"To the intact model these are noise, with less than {percent(section.least_side)} a "
             f"token: {', '.join(noise)}."
         )
+    shares = {
+        name: max(unread(measured, cells, name) for cells in (intact, *variants))
+        for name in (HARM, *sides)
+    }
+    reasons += [
+        f"{percent(share)} of the rows of {name} have no likelihood in some variant."
+        for name, share in shares.items()
+        if share > design.most_unscored
+    ]
     return " ".join(reason for reason in reasons if reason)
 
 

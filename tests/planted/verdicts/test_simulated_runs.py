@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from resect.errors import InputError
-from resect.planted.verdicts.ground import PROBES, design_of, section_of, write_sets
+from resect.planted.verdicts.ground import PROBES, READ, design_of, section_of, write_sets
 from resect.planted.verdicts.quick import QuickResampler
 from resect.planted.verdicts.scenario import FREE, Effects, flat
 from resect.planted.verdicts.simulate import REMOVED, TENSORS, Simulated, Size, planned_of
@@ -22,9 +22,6 @@ from resect.studies import STUDIES, Measurements
 from resect.studies.cells import Cell, Cut
 from resect.studies.halves import Half
 from resect.studies.measurements import Row
-
-# Worlds say which replies are right; a study that reads likelihoods alone has none yet.
-SIMULATED = [name for name, study in STUDIES.items() if study.measure is None]
 
 INTACT = Cell("aligned", 0, None, ())
 CUT = Cell("aligned", 0, Cut("generation", "target", 2e-3), ())
@@ -85,6 +82,61 @@ def test_rates_are_those_of_recorded_rows(size: Size, unscored: float) -> None:
         measured.share(cells, "refusal", refusals).value
         == recorded.share(cells, "refusal", refusals).value
     )
+
+
+READ_WORLD = World(
+    lambda reading: 0.45,
+    rise=lambda reading: 0.0 if reading.cell.cut is None else 0.4 + 300 * reading.cell.cut.q,
+)
+
+
+def read(world: World = READ_WORLD, *, draw: int = 0) -> Simulated:
+    size = Size(models=2)
+    config = design_of(size, Path("nowhere"), "selectivity")
+    cells = [replace(cell, probes=READ) for cell in (INTACT, CUT, SMALLER)]
+    cells += [replace(cell, seed=1) for cell in cells]
+    return Simulated(config, world, size=size, planned=planned_of(cells), label="read", draw=draw)
+
+
+def nlls(measured: Simulated, cell: Cell, probe: str = "trivia") -> np.ndarray:
+    return np.array([row["nll"] for row in measured.rows(cell) if row["probe"] == probe])
+
+
+def test_rises_are_those_of_recorded_rows() -> None:
+    measured = read()
+    recorded = Recorded(measured)
+    cells = [CUT, replace(CUT, seed=1)]
+    halves: tuple[Half, ...] = ("", "test")
+    for half in halves:
+        for probe in ("generation", "utility"):
+            quick, slow = (each.rise(cells, probe, half=half) for each in (measured, recorded))
+            rated = [each.rate(cells, probe, half=half) for each in (measured, recorded)]
+            for ours, theirs in ((quick, slow), rated):
+                assert ours.value == pytest.approx(theirs.value, abs=1e-12)
+                assert ours.trials == theirs.trials
+                np.testing.assert_allclose(ours.draws, theirs.draws, atol=1e-12)
+    broken = [each.share(cells, "generation", ("incoherent",)) for each in (measured, recorded)]
+    assert all(np.isnan(share.draws).all() for share in broken)
+
+
+def test_rises_hit_their_truth_and_grow_with_the_cut() -> None:
+    drawn = [read(draw=n) for n in range(30)]
+    usual = np.concatenate([nlls(measured, INTACT) for measured in drawn])
+    assert np.mean(usual) == pytest.approx(-np.log(0.45), rel=0.03)
+    for cell, rise in ((SMALLER, 0.7), (CUT, 1.0)):
+        raised = np.concatenate([nlls(measured, cell) for measured in drawn]) - usual
+        assert np.mean(raised) == pytest.approx(rise, rel=0.04)
+    smaller, larger = (nlls(drawn[0], cell) for cell in (SMALLER, CUT))
+    assert (larger > smaller).all()
+
+
+def test_what_is_broken_or_unread_has_no_likelihood() -> None:
+    broken = read(replace(READ_WORLD, broken=lambda reading: 1.0))
+    assert nlls(broken, INTACT).min() > 9
+    unread = read(replace(READ_WORLD, unscored=lambda reading: 0.75 * bool(reading.cell.cut)))
+    known = [row.nll is not None for row in unread.asked(CUT, "trivia")]
+    assert 0.1 < np.mean(known) < 0.4
+    assert unread.rise([CUT], "trivia").trials == sum(known)
 
 
 def test_quick_resampler_draws_as_the_usual_one() -> None:
@@ -224,15 +276,15 @@ def test_what_was_not_planned_is_an_error() -> None:
         simulated().rows(replace(CUT, seed=7))
 
 
-@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_ground_has_what_studies_name(name: str, tmp_path: Path) -> None:
     size = Size(models=2)
     write_sets(size, tmp_path)
-    design = design_of(size, tmp_path)
+    design = design_of(size, tmp_path, name)
     cells = STUDIES[name].plan(design, section_of(name))
     assert {cell.role for cell in cells} <= set(design.models)
     assert {cell.cut.target for cell in cells if cell.cut} <= set(design.targets)
-    assert {probe for cell in cells for probe in cell.probes} <= set(PROBES)
+    assert {probe for cell in cells for probe in cell.probes} <= set(design.evaluation.probes)
 
 
 def test_spoilers_change_what_they_say() -> None:

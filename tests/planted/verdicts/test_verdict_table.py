@@ -26,13 +26,10 @@ from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.models import over_models as weigh
 
-# Worlds say which replies are right; a study that reads likelihoods alone has none yet.
-SIMULATED = [name for name, study in STUDIES.items() if study.measure is None]
-
 NONE = {"supported": 0, "not supported": 0, "inconclusive": 0, "not measurable": 0}
 
 
-@pytest.mark.parametrize("study", SIMULATED)
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_study_has_worlds_of_every_truth(study: str) -> None:
     worlds = scenarios_of(study)
     assert len(worlds) >= 20
@@ -58,7 +55,7 @@ def test_what_is_certain_is_said_so(drop: float, verdict: str) -> None:
     assert {(count.verdict, count.number) for count in counts} == {(verdict, 2)}
 
 
-@pytest.mark.parametrize("study", SIMULATED)
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_study_can_be_simulated(study: str) -> None:
     scenario = scenarios_of(study)[0]
     counts = count_verdicts(scenario, range(1), weigh)
@@ -102,7 +99,7 @@ def test_runs_at_the_boundary_are_upper_bounds(
         verdicts(Request(boundary=-1), tmp_path / "other", weigh)
 
 
-@pytest.mark.parametrize("study", SIMULATED)
+@pytest.mark.parametrize("study", STUDIES)
 def test_each_claim_has_its_runs_at_the_boundary(study: str) -> None:
     worlds, stated = scenarios_of(study), STUDIES[study].stated
     runs = Counter[int]()

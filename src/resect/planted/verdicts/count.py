@@ -83,7 +83,7 @@ def _weighed(scenario: Scenario, draws: Sequence[int], weigh: Weigh) -> Iterator
     study, section = STUDIES[scenario.study], section_of(scenario.study)
     with tempfile.TemporaryDirectory() as folder:
         write_sets(scenario.size, Path(folder))
-        design = design_of(scenario.size, Path(folder))
+        design = design_of(scenario.size, Path(folder), scenario.study)
         planned = planned_of(study.plan(design, section))
         for draw in draws:
             measured = Simulated(

@@ -10,13 +10,16 @@ from resect.studies import STUDIES
 from resect.studies.design import Design, Evaluation, Method, Preserve, Section, Target
 
 PROBES = ("generation", "refusal", "detection", "explanation", "misalignment", "utility")
+# What a study asks that reads likelihoods alone.
+READ = ("generation", "utility", "trivia", "same_style", "prose", "prompts")
 ROLES = ("aligned", "base", "benign_tuned", "misaligned")
 TARGETS = ("generation", "benign", "matched", "refusal", "detection", "explanation", "bad_advice")
-SETS = ("hazard", "benign", "advice", *PROBES)
+SETS = ("hazard", "benign", "advice", *dict.fromkeys((*PROBES, *READ)))
 RIVAL = "rival"
 # What is added to the defaults of a study, so that all of its claims are made.
 SECTIONS: dict[str, dict[str, object]] = {
     "compression": {"second": Method(name="second ranking", target=RIVAL)},
+    "selectivity": {"rivals": (RIVAL,)},
     "frontier": {"methods": (Method(name="rival ranking", target=RIVAL),)},
 }
 
@@ -27,13 +30,20 @@ def section_of(study: str) -> Section:
     return section
 
 
-def design_of(size: Size, folder: Path) -> Design:
+def design_of(size: Size, folder: Path, study: str = "") -> Design:
     """Return the design of a simulated run.
 
     Args:
         size: How many models it has, and whether these are asked the same prompts.
         folder: Where `write_sets` has put the sets.
+        study: What it measures is what this study reads; "" for replies.
     """
+    read = study != "" and STUDIES[study].measure == "likelihood"
+    evaluation = (
+        Evaluation(probes={name: name for name in READ}, measure="likelihood")
+        if read
+        else Evaluation(probes={name: name for name in PROBES})
+    )
     place = "all" if size.same_prompts else "seed-{seed}"
     data = {name: f"{folder}/{place}/{name}.jsonl" for name in SETS}
     return Design(
@@ -43,7 +53,7 @@ def design_of(size: Size, folder: Path) -> Design:
         data=data,
         targets={name: Target(data="hazard") for name in (*TARGETS, RIVAL)},
         preserve=Preserve(data="benign"),
-        evaluation=Evaluation(probes={name: name for name in PROBES}),
+        evaluation=evaluation,
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resect.stats import Array, Resampler, Sample
-from resect.stats.resample import Groups, Scores, _members
+from resect.stats.resample import Groups, Scores, _members, widened
 
 
 class _Stratum(NamedTuple):
@@ -41,6 +41,7 @@ class Layout:
         weights: [R, groups], what each group weighs in each draw; a draw's weights are 1 in all.
         added: [R], the weight of one more prompt.
         trials: Number of different prompts.
+        freedom: The same, less one for each stratum of prompts.
     """
 
     order: np.ndarray
@@ -50,9 +51,22 @@ class Layout:
     weights: Array
     added: Array
     trials: int
+    freedom: int
 
     def rate(self, given: Array) -> Sample:
         """Return the rate of scores in [0, 1], none of them missing."""
+        mean = self.mean(given)
+        below = (1 - self.added) * mean.draws
+        return Sample(
+            mean.value, mean.draws, trials=self.trials, below=below, above=below + self.added
+        )
+
+    def spread(self, given: Array, *, skewed: bool) -> Sample:
+        """Return the mean of any numbers, none of them missing; see `Resampler.spread`."""
+        return widened(self.mean(given), self.freedom, skewed=skewed)
+
+    def mean(self, given: Array) -> Sample:
+        """Return the mean of any numbers, none of them missing."""
         if not self.order.size:
             return Sample(math.nan, np.full(len(self.added), np.nan))
         scores = given[self.order]
@@ -61,9 +75,8 @@ class Layout:
         lowest = np.minimum.reduceat(scores, self.starts).mean()
         highest = np.maximum.reduceat(scores, self.starts).mean()
         draws = np.clip(self.weights @ sums, lowest, highest)
-        below = (1 - self.added) * draws
         value = min(highest, max(lowest, float(self.shares @ scores)))
-        return Sample(value, draws, trials=self.trials, below=below, above=below + self.added)
+        return Sample(value, draws, trials=self.trials)
 
 
 class QuickResampler(Resampler):
@@ -103,7 +116,8 @@ class QuickResampler(Resampler):
         if not strata:
             nobody = np.zeros(0, dtype=np.intp)
             empty = np.zeros((self.resamples, 0))
-            return Layout(order, nobody, nobody, np.zeros(0), empty, self._even, 0)
+            return Layout(order, nobody, nobody, np.zeros(0), empty, self._even, 0, 0)
+        trials = self.trials(_flags(scored), groups)
         return Layout(
             order,
             np.cumsum([0, *lengths])[:-1],
@@ -111,7 +125,8 @@ class QuickResampler(Resampler):
             np.repeat([1 / (length * len(strata)) for length in lengths], lengths),
             np.concatenate(blocks, axis=1),
             -np.expm1(np.log1p(-self._even) / self._independent(scored, groups)),
-            self.trials(_flags(scored), groups),
+            trials,
+            trials - len({self.prompts_of(name) for name in places}),
         )
 
     def mean(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:

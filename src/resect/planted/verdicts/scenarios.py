@@ -11,6 +11,7 @@ from dataclasses import replace
 from resect.errors import InputError, unknown_name
 from resect.planted.verdicts.apart import dissociation, stability, transfer
 from resect.planted.verdicts.located import compactness, compression, frontier, specificity
+from resect.planted.verdicts.read import selectivity
 from resect.planted.verdicts.scenario import Scenario
 from resect.planted.verdicts.spoiled import spoiled
 from resect.planted.verdicts.trained import emergent, jailbreak, relearning
@@ -27,8 +28,9 @@ WORLDS: dict[str, Callable[[], list[Scenario]]] = {
     "relearning": relearning,
     "stability": stability,
     "frontier": frontier,
+    "selectivity": selectivity,
 }
-# Words of an answer: one is right or wrong, five give shares.
+# Words of an answer: one is right or wrong, five give shares. What is read has none.
 WORDS = (1, 5)
 
 
@@ -44,8 +46,11 @@ def scenarios_of(study: str) -> list[Scenario]:
         raise InputError(f"no worlds are known for {study}", allowed=", ".join(WORLDS))
     worlds = WORLDS[study]()
     worlds += spoiled(worlds[0])
+    answers = WORDS if STUDIES[study].measure is None else WORDS[:1]
     return [
-        replace(world, size=replace(world.size, words=words)) for words in WORDS for world in worlds
+        replace(world, size=replace(world.size, words=words))
+        for words in answers
+        for world in worlds
     ]
 
 

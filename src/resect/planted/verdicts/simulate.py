@@ -7,6 +7,11 @@ s (`shared`) is the share of the variance that all arms have in common: a hard p
 each of them, so that arms are paired. w (`within`) is the share that the words of one answer have
 in common. Cuts along one ranking have one arm's noise, so that a larger cut never does less.
 With one word a score is 0 or 1.
+
+In a world whose answers are read (`World.rise`) a row has an NLL, of which its score follows:
+
+    NLL    usual × a prompt's factor + rise × exp(r z - r²/2) + jitter × arm
+    score  exp(-NLL)
 """
 
 from __future__ import annotations
@@ -22,8 +27,8 @@ import numpy as np
 
 from resect.errors import InputError
 from resect.planted.verdicts.quick import Layout, QuickResampler
-from resect.planted.verdicts.world import Reading, World
-from resect.stats import Array, Sample, rng
+from resect.planted.verdicts.world import Reading, Share, World
+from resect.stats import RESAMPLES, Array, Sample, rng
 from resect.studies import Measurements
 from resect.studies.asked import Asked
 from resect.studies.cells import Cell, Cut, merge
@@ -84,6 +89,9 @@ class _Asked(NamedTuple):
     probe: str
 
 
+# Of NLLs: how much rises and intact ones differ from prompt to prompt (standard deviation of the
+# logarithm), what is added by chance and what a broken model adds (nats).
+RISES, FACTORS, JITTER, BROKEN_RISE = 0.5, 0.4, 0.02, 10.0
 OUTCOMES = ("wrong", "partial", "complied", "refused", "incoherent")
 
 
@@ -92,11 +100,14 @@ class _Replies(NamedTuple):
 
     Attributes:
         scores: [prompts], NaN where nothing could be scored.
-        kinds: [prompts], numbers of `OUTCOMES`, -1 where nothing could be scored.
+        kinds: [prompts], numbers of `OUTCOMES`, -1 where nothing could be scored or was said.
+        nlls: [prompts], nats a token, NaN where nothing could be scored; None if replies are asked
+            for.
     """
 
     scores: Array
     kinds: np.ndarray
+    nlls: Array | None = None
 
     def outcomes(self) -> list[str | None]:
         """Return an outcome a prompt, None where nothing could be scored."""
@@ -104,7 +115,11 @@ class _Replies(NamedTuple):
 
     def graded(self) -> list[float | None]:
         """Return a score a prompt, None where nothing could be scored."""
-        return [None if math.isnan(score) else score for score in self.scores.tolist()]
+        return _known(self.scores)
+
+    def read(self) -> list[float | None]:
+        """Return an NLL a prompt, None where there is none."""
+        return [None] * len(self.scores) if self.nlls is None else _known(self.nlls)
 
 
 class Simulated(Measurements):
@@ -188,6 +203,8 @@ class Simulated(Measurements):
     ) -> Sample:
         """Return what `Measurements.rate` returns but for rounding, in a fraction of its time."""
         variants = tuple(map(_bare, cells))
+        if outcomes and self.world.rise is not None:  # what is read has no outcome
+            return Sample(math.nan, np.full(RESAMPLES, np.nan))
         question = (probe, category, half, other_than, tuple(outcomes))
         if (variants, question) not in self._rates:
             columns = [self._column(cell, probe, tuple(outcomes)) for cell in variants]
@@ -197,8 +214,27 @@ class Simulated(Measurements):
                     variants, probe, category, half=half, other_than=other_than, outcomes=outcomes
                 )
             layout = self._layout(variants, probe, category, half, other_than)
-            self._rates[variants, question] = layout.rate(scores)
+            self._rates[variants, question] = (
+                layout.rate(scores)
+                if self.world.rise is None
+                else layout.spread(scores, skewed=False)
+            )
         return self._rates[variants, question]
+
+    def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
+        """Return what `Measurements.rise` returns but for rounding, in a fraction of its time."""
+        variants = tuple(map(_bare, cells))
+        rises = [np.array([np.nan])]
+        for cell in variants:
+            cut, intact = (
+                self._replies(variant, probe).nlls
+                for variant in (cell, replace(cell, cut=None, tuning=None))
+            )
+            rises.append(rises[0] if cut is None or intact is None else cut - intact)
+        known = np.concatenate(rises[1:] or rises)
+        if np.isnan(known).any():
+            return super().rise(variants, probe, half=half)
+        return self._layout(variants, probe, "", half, "").spread(known, skewed=True)
 
     def categories(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> list[str]:
         """Return what `Measurements.categories` returns; it is the same for all runs."""
@@ -323,10 +359,10 @@ class Simulated(Measurements):
         names = [name for name, n in self.size.categories(probe).items() for _ in range(n)]
         places = _dealt(texts, tuple(names), self.config.evaluation.alike)
         replies = self._replies(cell, probe)
-        for place, name, score, outcome in zip(
-            places, names, replies.graded(), replies.outcomes(), strict=True
+        for place, name, score, outcome, nll in zip(
+            places, names, replies.graded(), replies.outcomes(), replies.read(), strict=True
         ):
-            yield Asked(name, place.group, place.half, score, outcome)
+            yield Asked(name, place.group, place.half, score, outcome, nll)
 
     def _texts(self, cell: Cell, probe: str) -> tuple[str, ...]:
         place = "" if self.size.same_prompts else f"s{cell.seed}"
@@ -337,8 +373,13 @@ class Simulated(Measurements):
         names = [name for name, n in self.size.categories(probe).items() for _ in range(n)]
         rows: list[Row] = []
         replies = self._replies(cell, probe)
-        for text, category, score, outcome in zip(
-            self._texts(cell, probe), names, replies.graded(), replies.outcomes(), strict=True
+        for text, category, score, outcome, nll in zip(
+            self._texts(cell, probe),
+            names,
+            replies.graded(),
+            replies.outcomes(),
+            replies.read(),
+            strict=True,
         ):
             broken = outcome == "incoherent"
             row: Row = {
@@ -356,7 +397,9 @@ class Simulated(Measurements):
                 "repetition": 0.9 if broken else 0.02,
                 "removed_fraction": removed,
             }
-            if probe == "likelihood":
+            if replies.nlls is not None:
+                row["nll"] = nll
+            elif probe == "likelihood":
                 row["nll"] = -math.log(max(1e-3, score or 0.0))
             rows.append(row)
         return rows
@@ -369,6 +412,8 @@ class Simulated(Measurements):
         return self._said[key]
 
     def _drawn(self, cell: Cell, probe: str) -> _Replies:
+        if self.world.rise is not None:
+            return self._read(cell, probe, self.world.rise)
         rates, broken, refused, unscored, spoiled = self._by_prompt(cell, probe)
         latent = self._latent(cell, probe)
         scores = (latent < _quantiles(rates)[:, None]).mean(axis=1)
@@ -383,6 +428,25 @@ class Simulated(Measurements):
         kinds[is_refused] = OUTCOMES.index("refused")
         kinds[is_broken] = OUTCOMES.index("incoherent")
         return _Replies(np.where(hidden, np.nan, scores), np.where(hidden, -1, kinds))
+
+    def _read(self, cell: Cell, probe: str, rise: Share) -> _Replies:
+        """Return how likely a variant finds each answer, see the header."""
+        rates, broken, _, unscored, spoiled = self._by_prompt(cell, probe)
+        count, prompts, arm = len(rates), self._prompts(cell, probe), self._arm(cell, probe)
+        usual = -np.log(np.clip(rates, 1e-3, 1.0))
+        nlls = usual * _factors(self._normal("factor", *prompts, size=(count,)), FACTORS)
+        if cell.cut is not None:
+            model = self.model(cell.seed)
+            sizes = self.size.categories(probe)
+            means = [rise(Reading(cell, probe, category, model)) for category in sizes]
+            rises = np.repeat(means, list(sizes.values()))
+            nlls = nlls + rises * _factors(self._latent(cell, probe)[:, 0], RISES)
+            nlls = nlls + JITTER * self._normal("jitter", *arm, size=(count,))
+        kind = self._normal("kind", *prompts, size=(count,))
+        lost = (kind < _quantiles(broken)) | (spoiled > 0)
+        hidden = self._normal("silent", *arm, size=(count,)) < _quantiles(unscored)
+        nlls = np.where(hidden, np.nan, nlls + BROKEN_RISE * lost)
+        return _Replies(np.exp(-nlls), np.full(count, -1, dtype=np.int8), nlls)
 
     def _by_prompt(self, cell: Cell, probe: str) -> list[Array]:
         """Return rate, shares and whether it is spoiled, each an array of a number a prompt."""
@@ -467,6 +531,17 @@ def planned_of(cells: Iterable[Cell]) -> dict[Cell, tuple[str, ...]]:
 def _bare(cell: Cell) -> Cell:
     """Return a variant without its probes, as which it is known here."""
     return replace(cell, probes=()) if cell.probes else cell
+
+
+def _known(numbers: Array) -> list[float | None]:
+    """Return numbers with None in the place of NaN."""
+    return [None if math.isnan(number) else number for number in numbers.tolist()]
+
+
+def _factors(normal: Array, deviation: float) -> Array:
+    """Return log-normal factors of mean 1."""
+    factors: Array = np.exp(deviation * normal - deviation**2 / 2)
+    return factors
 
 
 def _quantiles(shares: Array) -> Array:

@@ -69,14 +69,18 @@ def no_utility(world: World) -> World:
 def random_alike(world: World) -> World:
     """Return the world in which random and magnitude-matched cuts do what the ranking's do."""
 
-    def rate(reading: Reading) -> float:
+    def located(reading: Reading) -> Reading:
         cut = reading.cell.cut
         if cut is None or cut.kind not in MATCHED_KINDS:
-            return world.rate(reading)
-        cell = replace(reading.cell, cut=replace(cut, kind="target"))
-        return world.rate(reading._replace(cell=cell))
+            return reading
+        return reading._replace(cell=replace(reading.cell, cut=replace(cut, kind="target")))
 
-    return replace(world, rate=rate)
+    rise = world.rise
+    return replace(
+        world,
+        rate=lambda reading: world.rate(located(reading)),
+        rise=None if rise is None else lambda reading: rise(located(reading)),
+    )
 
 
 @dataclass(frozen=True)

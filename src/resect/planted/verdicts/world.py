@@ -83,6 +83,9 @@ class World:
         common: Of a cut, and where its model lies: the share of its set that is taken from one
             pool. Two sets of shares a ≤ b have a of their weights in common.
         changes: Where narrow training moves the weights, by where the model lies.
+        rise: Of a world whose answers are read and not asked for: by how much a variant raises the
+            mean NLL of a probe's answers, in nats a token. `rate` is then the geometric mean of
+            the probability that the intact model gives to a token.
     """
 
     rate: Share
@@ -92,6 +95,7 @@ class World:
     spoiled: Callable[[Reading], int] = lambda _reading: 0
     common: Common = half_common
     changes: Callable[[float], Changes] = unmoved
+    rise: Share | None = None
 
 
 def expected_score(world: World, reading: Reading) -> float:
