@@ -42,6 +42,8 @@ PAGE = HERE.parent / "docs" / "benchmarks.md"
 MARKS = ("<!-- score: begin -->", "<!-- score: end -->")
 ARMS = ("naive", *REDUCTIONS)
 # An absolute value costs no memory.
+# Load average over a minute above which times mean little.
+BUSY = 0.5
 HELD = ("signed", "mean_of_abs")
 LONGEST = 16
 
@@ -357,7 +359,7 @@ def page(results: Mapping[str, Any]) -> str:
         f"Load average at the start: {host['load']:.1f}; "
         f"took {results['seconds'] / 60:.1f} minutes.",
     ]
-    if host["load"] > 0.5:
+    if host["load"] > BUSY:
         lines += ["", "**The machine was busy: times and ratios below mean little.**"]
     rows = [(t.what, t.wanted, t.measured, "met" if t.met else "MISSED") for t in targets(results)]
     lines += table("target,wanted,measured,", rows)
@@ -447,6 +449,17 @@ def fill(text: str, content: str) -> str:
     return f"{before}{MARKS[0]}\n{content}\n{MARKS[1]}{after}"
 
 
+def busy(load: float) -> str:
+    """Return why times of this machine would mean nothing, "" if they mean something."""
+    if load <= BUSY:
+        return ""
+    return (
+        f"the machine is busy: its load average over a minute is {load:.1f}, and at most {BUSY} is "
+        "allowed for a page of times. Nothing was measured or written. Next step: wait until it is "
+        "idle, or take --quick, which writes no page."
+    )
+
+
 def run(effort: Effort, threads: int) -> dict[str, Any]:
     """Measure everything."""
     start = time.perf_counter()
@@ -466,8 +479,8 @@ def run(effort: Effort, threads: int) -> dict[str, Any]:
     return results
 
 
-def main() -> None:
-    """Measure and write, or write again what was measured."""
+def main() -> int:
+    """Measure and write, or write again what was measured; 2 if the machine is busy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one small model, one round")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -476,14 +489,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     output = HERE / "results" / ("score-quick.json" if options.quick else "score.json")
+    goal = options.page or (None if options.quick else PAGE)
+    if goal is not None and not options.again and (why := busy(os.getloadavg()[0])):
+        print(why, file=sys.stderr)
+        return 2
     if not options.again:
         write_json(output, run(BRIEF if options.quick else FULL, options.threads))
     content = page(read_json(output))
     print(content)
-    goal = options.page or (None if options.quick else PAGE)
     if goal is not None:
         write_text(goal, fill(goal.read_text(encoding="utf-8"), content))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -136,3 +136,17 @@ def test_the_page_is_filled_between_its_markers() -> None:
     assert content in filled
     assert score.fill(filled, "other") == score.fill(page, "other")
     assert filled.split(score.MARKS[0])[0] == page.split(score.MARKS[0])[0]
+
+
+def test_a_busy_machine_writes_no_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(score.MARKS), encoding="utf-8")
+    monkeypatch.setattr("os.getloadavg", lambda: (3.1, 0.0, 0.0))
+    monkeypatch.setattr("sys.argv", ["score.py", "--page", str(page)])
+    monkeypatch.setattr(score, "run", lambda *_arguments: pytest.fail("it was measured"))
+    assert score.main() == 2
+    assert "load average over a minute is 3.1, and at most 0.5" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "\n".join(score.MARKS)
+    assert not score.busy(0.4)
