@@ -23,6 +23,11 @@ def markdown(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
         tables: As columns: `rows` and `totals` of the table, and `orders`.
         made: How it was made, a sentence.
     """
+    return f"{in_all(tables, made)}\n{by_world(tables['rows'])}"
+
+
+def in_all(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
+    """Return totals by truth and the order; the arguments are those of `markdown`."""
     lines = [made]
     for truth, heading in WANTED.items():
         chosen = [total for total in tables["totals"] if total["truth"] == truth]
@@ -34,10 +39,17 @@ def markdown(tables: Mapping[str, Sequence[Columns]], made: str) -> str:
         lines += [
             f"| {row['study']} | {row['runs']} | {row['reversals']} |" for row in tables["orders"]
         ]
-    for study in dict.fromkeys(row["study"] for row in tables["rows"]):
-        chosen = [row for row in tables["rows"] if row["study"] == study]
-        lines += ["", f"## {study}", "", *_scenarios(chosen)]
     return "\n".join(lines) + "\n"
+
+
+def by_world(rows: Sequence[Columns]) -> str:
+    """Return every scenario by study."""
+    studies = dict.fromkeys(row["study"] for row in rows)
+    sections = [
+        [f"## {study}", "", *_scenarios([row for row in rows if row["study"] == study])]
+        for study in studies
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
 
 def _totals(totals: Sequence[Columns]) -> list[str]:
