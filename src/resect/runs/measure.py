@@ -77,6 +77,8 @@ from resect.weights.mask import Mask
 Weights = dict[str, Tensor]
 # Rows a probe of whose words a model is tried before cuts share its passes.
 TRIED = 8
+# Apart from the seeds of a run, which are small numbers.
+NEXT_TRAINING = 100_003
 
 
 def run_cells(
@@ -400,7 +402,7 @@ def _tune_settings(tuning: Tuning, seed: int) -> TuneSettings:
         method=tuning.method,
         rank=tuning.rank,
         alpha=2 * tuning.rank,
-        seed=seed,
+        seed=seed + NEXT_TRAINING * tuning.repeat,
     )
 
 

@@ -166,6 +166,8 @@ class Tuning:
         rank: Rank of the adapter.
         hold: Hold what was cut at zero while training.
         against: Compare where the weights changed with what this cut would remove.
+        repeat: Trainings that differ in this alone start from other adapters and take the examples
+            in another order.
     """
 
     data: str
@@ -178,6 +180,7 @@ class Tuning:
     rank: int = 16
     hold: bool = False
     against: Cut | None = None
+    repeat: int = field(default=0, metadata=LEFT_OUT_BY_DEFAULT)
 
 
 @dataclass(frozen=True)
