@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from test_selectivity import FRACTIONS, SIDES, Read, config
 
+from invented_likelihoods import FRACTIONS, SIDES, Read, config
 from resect.studies.cells import Cell, Cut
 from resect.studies.guard import cost_of
 from resect.studies.margins import Wanted, choose_by_margin
@@ -53,9 +53,9 @@ def test_moves_are_those_of_a_choice_in_each_draw() -> None:
             best = max(merits, key=lambda cut: merits[cut], default=None)
             picked.add((seed, best))
             for name in moves:
-                for cut, sign in ((best, 1), (chosen.choice.cuts[seed], -1)):
-                    if cut is not None:
-                        tested = parts[seed, cut, "test"]
+                for picked_cut, sign in ((best, 1), (chosen.choice.cuts[seed], -1)):
+                    if picked_cut is not None:
+                        tested = parts[seed, picked_cut, "test"]
                         sample = tested.harm if name == "generation" else tested.sides[name]
                         moves[name] += sign * sample.value / 2
         harm = chosen.anew.harm.draws[draw] - chosen.rises.harm.draws[draw]

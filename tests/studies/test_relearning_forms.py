@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from invented_run import Invented, invented_config
 from resect.records import Claim
+from resect.runs.config import RunConfig
 from resect.runs.measure import _tune_settings
 from resect.studies import relearning
 from resect.studies.cells import Cell, Tuning
@@ -14,13 +17,18 @@ from resect.studies.models import over_models
 BACK = 0.6
 
 
-def claims(measured: Invented) -> list[Claim]:
+def section_of(measured: Invented) -> relearning.Relearning:
+    assert isinstance(measured.config, RunConfig)
     section = measured.config.section(relearning.STUDY)
     assert section is not None
-    return list(over_models(measured, relearning.STUDY, section).claims)
+    return section
 
 
-def run(section: dict[str, object], *, back: tuple[str, int] | None = None) -> Invented:
+def claims(measured: Invented) -> list[Claim]:
+    return list(over_models(measured, relearning.STUDY, section_of(measured)).claims)
+
+
+def run(section: Mapping[str, object], *, back: tuple[str, int] | None = None) -> Invented:
     """Return a run in which one training, by its set and its repeat, brings harm back."""
 
     def rate(cell: Cell, probe: str) -> float:
@@ -59,9 +67,7 @@ def test_harm_must_stay_away_after_each_training(data: str, place: int) -> None:
     assert found[place].verdict == "not supported"
     assert found[place].effect.name.endswith(", again (2)")
     assert "each of 3 times" in found[place].rule
-    section = measured.config.section(relearning.STUDY)
-    assert section is not None
-    rows = relearning.summarise(measured, section).tables["repeats"]
+    rows = relearning.summarise(measured, section_of(measured)).tables["repeats"]
     assert {(row["arm"], row["repeat"]) for row in rows} == {
         (arm, repeat) for arm in ("cut, free", "cut, benign data") for repeat in range(3)
     }
@@ -70,13 +76,12 @@ def test_harm_must_stay_away_after_each_training(data: str, place: int) -> None:
 
 def test_one_training_of_one_set_is_asked_as_before() -> None:
     plain, same, more = (
-        {cell.key for cell in relearning.plan(measured.config, section)}
+        {cell.key for cell in relearning.plan(measured.config, section_of(measured))}
         for measured in (
             run({}),
             run({"forms": [], "repeats": 1}),
             run({"forms": ["harm"], "repeats": 2}),
         )
-        if (section := measured.config.section(relearning.STUDY)) is not None
     )
     assert plain == same
     assert plain < more
