@@ -77,7 +77,11 @@ def selectivity() -> list[Scenario]:
             Rises(flat(0.6), side=0.0, rival_side=0.0),
             ("true", "boundary"),
         ),
-        ("the rival is more selective", Rises(side=0.1, rival_side=0.0), ("true", "false")),
+        (
+            "the rival is more selective",
+            Rises(side=0.1, apart=CHEAP, rival_side=0.0),
+            ("true", "false"),
+        ),
         ("prose at a half", Rises(apart=(("prose", 0.5),)), BOTH_FALSE),
         ("the prompts at a third", Rises(apart=(("prompts", 1 / 3),)), BOTH_FALSE),
         ("everything alike", Rises(side=1.0, rival_side=1.0), BOTH_FALSE),
