@@ -13,13 +13,16 @@ from resect.cli.options import (
     Budget,
     CheckedCuts,
     Columns,
+    IncludePath,
     ModelId,
+    Questions,
     Resume,
     Rounds,
     RunFolder,
     TogetherCuts,
     refuse_idle_columns,
     with_columns,
+    with_task,
 )
 from resect.cli.show import measuring, note, say, table
 from resect.records import Measure
@@ -47,7 +50,8 @@ Contrast = Annotated[
 Utility = Annotated[
     str | None,
     typer.Option(
-        metavar="SPEC", help="Questions with a key, all asked; else the preserve set's loss."
+        metavar="SPEC",
+        help="Questions with a key, all asked, or lm-eval:TASK; else the preserve set's loss.",
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
@@ -74,6 +78,8 @@ def run(
     preserve: Preserve = None,
     contrast: Contrast = None,
     utility: Utility = None,
+    questions: Questions = None,
+    include_path: IncludePath = None,
     budget: Budget = 0.05,
     rounds: Rounds = 1,
     limit: Limit = 256,
@@ -100,7 +106,7 @@ def run(
         target=with_columns(target or auto.TARGET, columns),
         preserve=with_columns(preserve or auto.PRESERVE, columns),
         contrast=with_columns(contrast, columns),
-        utility=with_columns(utility, columns),
+        utility=with_task(with_columns(utility, columns), questions, include_path),
         budget=budget,
         rounds=rounds,
         limit=limit,

@@ -17,7 +17,7 @@ from resect.report.figures.spec import Drawing
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
-from resect.report.shared import shared_passes
+from resect.report.shared import by_tasks, shared_passes
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
@@ -27,6 +27,8 @@ FORCED = (
     "model, the score of one is the geometric mean of the probabilities of its tokens, and no "
     "reply was decoded or judged. Attacks that open a reply have no part in it."
 )
+# What is put in the place of what where lm-eval measures utility.
+FORCED_HARM = ("Harm and utility are likelihoods in this run", "Harm is a likelihood in this run")
 # Panels side by side on a wide page; style.css has the same number.
 COLUMNS = 3
 
@@ -108,13 +110,17 @@ class Contents:
     @property
     def notice(self) -> str:
         """What a reader must know before any number, "" for nothing."""
-        return FORCED if self.results.provenance.get("measure") == "likelihood" else ""
+        if self.results.provenance.get("measure") != "likelihood":
+            return ""
+        marked = by_tasks(self.results.provenance)
+        return FORCED.replace(*FORCED_HARM) if marked else FORCED
 
     @property
     def scored(self) -> str:
         """Who scored the replies, and whether variants shared passes, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
-        return " ".join(filter(None, (line, shared_passes(self.results.provenance))))
+        facts = self.results.provenance
+        return " ".join(filter(None, (line, by_tasks(facts), shared_passes(facts))))
 
     @property
     def recipes(self) -> bool:
