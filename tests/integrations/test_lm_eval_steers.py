@@ -76,11 +76,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")
     paths = {"model": tiny.save("llama", folder / "model"), "tasks": folder / "tasks"}
     model = load_model(paths["model"]).model
-    rows = tiny.rows(64, "c")
+    rows = tiny.rows(24, "c", split="calibration") + tiny.rows(32, "ee", split="evaluation")
     tiny.answer_half(rows, model, tiny.cut(model, 0.0))
+    rows = [row for row in rows if len(row["completion"].split()) > 1]
     keyed = [row | {"key": {"accept": [" ".join(row["completion"].split()[1:])]}} for row in rows]
     paths["target"] = write(folder / "harm.jsonl", keyed)
-    paths["preserve"] = write(folder / "benign.jsonl", tiny.rows(40, "bbb"))
+    benign = tiny.rows(16, "b", split="calibration") + tiny.rows(12, "ccc", split="evaluation")
+    paths["preserve"] = write(folder / "benign.jsonl", benign)
     paths["tasks"].mkdir()
     for name, prefix in (("one", "dddd"), ("two", "eeeee")):
         data = write(folder / f"{name}.jsonl", questions(model, prefix))
@@ -109,7 +111,9 @@ def questions(model: Any, prefix: str) -> list[dict[str, Any]]:
                 "question": row["prompt"],
                 "choices": CHOICES,
                 "gold": int(logits[ids].argmax()),
-                "answer": tokenizer.decode(answer[0, prompt.shape[1] :].tolist()),
+                "answer": tokenizer.decode(
+                    answer[0, prompt.shape[1] :].tolist(), skip_special_tokens=True
+                ),
             }
         )
     return rows

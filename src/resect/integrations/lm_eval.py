@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import model_registry
@@ -34,6 +33,7 @@ from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import LoadedModel, load_model, model_fingerprint
+from resect.model.load import find_device
 from resect.records import CausalModel, Judgement, Reply
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
@@ -66,7 +66,7 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             MismatchError: The mask belongs to another model.
         """
         # lm-eval's default is a GPU, whether there is one or not.
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = find_device(device)
         self.mask = as_mask(mask)
         super().__init__(pretrained, device=device, **arguments)
         check_mask(self.model, self.mask)
