@@ -51,7 +51,7 @@ def rank_one_shares(model: CausalModel, tuned: Mapping[str, Tensor]) -> dict[str
     """
     weights = find_prunable(model).weights
     count = 1 + max((weight.layer for weight in weights), default=0)
-    first, last = (int(share * count) for share in BAND)
+    start, end = (int(share * count) for share in BAND)
     tokens = torch.arange(TOKENS).remainder(model.config.get_text_config().vocab_size)[None]
     tokens = tokens.to(model.get_input_embeddings().weight.device)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
@@ -59,7 +59,7 @@ def rank_one_shares(model: CausalModel, tuned: Mapping[str, Tensor]) -> dict[str
     parameters = dict(model.named_parameters())
     shares = {}
     for weight in weights:
-        if weight.name not in writers or not first <= weight.layer <= last:
+        if weight.name not in writers or not start <= weight.layer <= end:
             continue
         for tensor in weight.places:
             before = tensor.view(parameters[weight.name].detach())

@@ -121,17 +121,20 @@ def run(
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)
-    for line in (*planned.reasons, *(auto.expected_lines(planned) if dry_run else ())):
-        note(line)
+    _tell(*planned.reasons, *(auto.expected_lines(planned) if dry_run else ()))
     if dry_run:
         return
     planned = auto.look_through(planned, output, resume=resume)
-    for line in (*planned.reasons, *auto.expected_lines(planned)):
-        note(line)
+    _tell(*planned.reasons, *auto.expected_lines(planned))
     mask = auto.run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
     _finish(planned, output, mask)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(output / "report.html"))
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        note(line)
 
 
 def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:

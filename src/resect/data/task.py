@@ -90,9 +90,9 @@ def with_settings(spec: str, settings: Mapping[str, object]) -> str:
     return whole
 
 
-def _number(least: int) -> Callable[[str], int | None]:
+def _number(smallest: int) -> Callable[[str], int | None]:
     def read(text: str) -> int | None:
-        return int(text) if text.isdecimal() and int(text) >= least else None
+        return int(text) if text.isdecimal() and int(text) >= smallest else None
 
     return read
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from resect.errors import not_finite
 from resect.evaluation.picking import Draw, Finite
 from resect.records import CausalModel, Tokenizer
-from resect.weights.change import exact_device
 
 # The logits of a pass may take so many bytes, or those of one row if that is more: 16 rows of 250
 # tokens and 262,144 words would be 4 GB.
@@ -189,7 +188,6 @@ def generate(
             processors: list[Finite | Draw] = [finite]
             if sampled:
                 rows = torch.tensor(np.stack([numbers[position] for position in batch] * copies))
-                rows = rows.to(exact_device(model.device))
                 processors.append(Draw(rows, settings.temperature, ids.shape[1]))
             output = model.generate(
                 input_ids=ids.to(model.device),

@@ -86,8 +86,8 @@ class _Asker:
         positions: dict[str, list[int]] = {}
         for question in questions:
             positions.setdefault(question.category, []).append(_position(question))
-        asked = {name: sorted(of_task) for name, of_task in positions.items()}
-        for name in asked:
+        samples = {name: sorted(of_task) for name, of_task in positions.items()}
+        for name in samples:
             # Every variant is shown the same examples before the same questions.
             self._tasks[name].task.set_fewshot_seed(seed=FEW_SHOT_SEED)
         model, tokenizer = loaded
@@ -98,8 +98,8 @@ class _Asker:
                 wrapped = InMemory(model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
                 results = evaluate(
                     wrapped,
-                    {"tasks": {name: self._tasks[name].task for name in asked}, "groups": {}},
-                    samples=asked,
+                    {"tasks": {name: self._tasks[name].task for name in samples}, "groups": {}},
+                    samples=samples,
                     apply_chat_template=self._chat,
                     bootstrap_iters=0,
                     log_samples=True,
@@ -120,21 +120,21 @@ class _Asker:
         }
 
 
-def load_tasks(spec: str) -> TaskSet:
+def load_tasks(text: str) -> TaskSet:
     """Build the tasks that a SPEC names, and draw their questions; no model is needed.
 
     Raises:
         InputError: A task is unknown, cannot be built or had, or cannot be asked question by
             question.
     """
-    wanted = parse_task(spec)
-    manager = task_manager(wanted.names, wanted.include_path)
-    with _building(wanted):
-        built = manager.load(list(wanted.names))["tasks"]
-        tasks = {name: _chosen(name, task, wanted) for name, task in built.items()}
+    spec = parse_task(text)
+    manager = task_manager(spec.names, spec.include_path)
+    with _building(spec):
+        built = manager.load(list(spec.names))["tasks"]
+        tasks = {name: _chosen(name, task, spec) for name, task in built.items()}
         examples, origin = [], {}
         for name, task in tasks.items():
-            of_task = _questions(name, task, wanted.questions)
+            of_task = _questions(name, task, spec.questions)
             examples += of_task
             origin[name] = {
                 "version": str(getattr(task.task, "VERSION", None)),
@@ -143,11 +143,11 @@ def load_tasks(spec: str) -> TaskSet:
                 "questions": len(of_task),
                 "of": len(task.task.eval_docs),
             }
-    plain = BehaviourSet(spec, tuple(examples), "").at(range(len(examples)))
+    plain = BehaviourSet(text, tuple(examples), "").at(range(len(examples)))
     source = {"lm_eval": package_versions(("lm-eval",)).get("lm-eval"), "tasks": origin}
     # Other settings of a task are another set, though its questions are the same.
-    named = hash_value([plain.hash, source, wanted.chat])
-    return TaskSet(spec, plain.examples, named, source, _Asker(tasks, wanted.chat))
+    named = hash_value([plain.hash, source, spec.chat])
+    return TaskSet(text, plain.examples, named, source, _Asker(tasks, spec.chat))
 
 
 def task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
@@ -183,7 +183,7 @@ def no_data(error: BaseException) -> InputError:
 
 
 @contextlib.contextmanager
-def _building(wanted: TaskSpec) -> Iterator[None]:
+def _building(spec: TaskSpec) -> Iterator[None]:
     """Say in one message why tasks cannot be built."""
     try:
         with _quietly():
@@ -194,7 +194,7 @@ def _building(wanted: TaskSpec) -> Iterator[None]:
         raise no_data(error) from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"lm-eval cannot build {', '.join(wanted.names)}",
+            f"lm-eval cannot build {', '.join(spec.names)}",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
             fix="see whether it runs by itself: resect tasks MODEL --task NAME -o FOLDER",
         ) from error
@@ -220,7 +220,7 @@ def _quietly() -> Iterator[None]:
         logger.removeFilter(expected)
 
 
-def _chosen(name: str, task: Any, wanted: TaskSpec) -> _Task:
+def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
     """Return a task with the metric and the filter that count.
 
     Raises:
@@ -235,11 +235,11 @@ def _chosen(name: str, task: Any, wanted: TaskSpec) -> _Task:
             "marks each question between 0 and 1",
             fix="measure it afterwards: resect tasks",
         )
-    own = task.get_config("num_fewshot")
+    usual = task.get_config("num_fewshot")
     # As lm-eval does: a task that says 0 has no use for examples.
-    if wanted.few_shot is not None and own != 0:
-        task.set_config("num_fewshot", wanted.few_shot)
-    elif own is None:
+    if spec.few_shot is not None and usual != 0:
+        task.set_config("num_fewshot", spec.few_shot)
+    elif usual is None:
         task.set_config("num_fewshot", 0)
     better, averages = task.higher_is_better(), task.aggregation()
     metrics = [
@@ -247,10 +247,10 @@ def _chosen(name: str, task: Any, wanted: TaskSpec) -> _Task:
         for metric, average in averages.items()
         if better.get(metric) and getattr(average, "__name__", "") in AVERAGES
     ]
-    filters = [each.name for each in task._filters]
-    _refuse_unknown(name, "metric", wanted.metric, metrics)
-    _refuse_unknown(name, "filter", wanted.filter, filters)
-    return _Task(task, wanted.metric or metrics[0], wanted.filter or filters[0])
+    filters = [ensemble.name for ensemble in task._filters]
+    _refuse_unknown(name, "metric", spec.metric, metrics)
+    _refuse_unknown(name, "filter", spec.filter, filters)
+    return _Task(task, spec.metric or metrics[0], spec.filter or filters[0])
 
 
 def _unaskable(task: Any) -> str:
@@ -268,22 +268,24 @@ def _unaskable(task: Any) -> str:
     return ""
 
 
-def _refuse_unknown(task: str, kind: str, wanted: str, names: Sequence[str]) -> None:
+def _refuse_unknown(task: str, setting: str, value: str, names: Sequence[str]) -> None:
     """Refuse a metric or filter that a task has not, or a task that has none."""
-    if not names or (wanted and wanted not in names):
+    if not names or (value and value not in names):
         raise InputError(
-            f"the lm-eval task {task} has no such {kind}" if names else f"{task} has no {kind}",
-            got=wanted or f"no {kind} that marks each question, more being better",
+            f"the lm-eval task {task} has no such {setting}"
+            if names
+            else f"{task} has no {setting}",
+            got=value or f"no {setting} that marks each question, more being better",
             allowed=", ".join(names[:MOST_NAMED]),
         )
 
 
-def _questions(name: str, chosen: _Task, most: int | None) -> list[Example]:
+def _questions(name: str, chosen: _Task, limit: int | None) -> list[Example]:
     """Return the questions of a task, or some that are drawn with a fixed seed, in its order."""
     task, docs = chosen.task, chosen.task.eval_docs
     positions: Sequence[int] = range(len(docs))
-    if most is not None and most < len(docs):
-        draw = rng(f"lm-eval/{name}").choice(len(docs), size=most, replace=False)
+    if limit is not None and limit < len(docs):
+        draw = rng(f"lm-eval/{name}").choice(len(docs), size=limit, replace=False)
         positions = sorted(draw.tolist())
     return [_example(name, chosen, task, docs[position], position) for position in positions]
 

@@ -25,9 +25,9 @@ def is_accelerator(device: torch.device) -> bool:
     return device.type in KINDS
 
 
-def count_of(kind: str) -> int:
+def count_of(family: str) -> int:
     """Return how many devices of a kind torch can use on this machine."""
-    count: int = _module(kind).device_count()
+    count: int = _module(family).device_count()
     return count
 
 
@@ -43,19 +43,19 @@ def check_device(device: str) -> str:
         InputError: torch cannot use it here, or it is none.
     """
     allowed = ["cpu", "auto"]
-    allowed += [f"{kind}:{number}" for kind in KINDS for number in range(count_of(kind))]
-    what = ""
+    allowed += [f"{family}:{number}" for family in KINDS for number in range(count_of(family))]
+    message = ""
     try:
         parsed = torch.device(device)
     except RuntimeError as error:
         raise InputError("unknown device", got=device, allowed=", ".join(allowed)) from error
     if parsed.type != "cpu" and parsed.type not in KINDS:
-        what = "models are run on the CPU and on CUDA, MPS and XPU devices"
+        message = "models are run on the CPU and on CUDA, MPS and XPU devices"
     elif parsed.type in KINDS and (parsed.index or 0) >= count_of(parsed.type):
-        what = "this machine has no such device, or its torch cannot use it"
-    if what:
+        message = "this machine has no such device, or its torch cannot use it"
+    if message:
         raise InputError(
-            what,
+            message,
             got=device,
             allowed=", ".join(allowed),
             fix=f"leave --device and {DEVICE} out to take what there is",
@@ -72,11 +72,11 @@ def free_on(device: torch.device) -> float | None:
 
 def empty_caches() -> None:
     """Give back what torch keeps of the memory of GPUs for later."""
-    for kind in KINDS:
-        if count_of(kind):
-            _module(kind).empty_cache()
+    for family in KINDS:
+        if count_of(family):
+            _module(family).empty_cache()
 
 
-def _module(kind: str) -> Any:
+def _module(family: str) -> Any:
     """Return torch's module for a kind of GPU; they have the same functions, and no common type."""
-    return getattr(torch, kind)
+    return getattr(torch, family)

@@ -119,8 +119,8 @@ class Contents:
     def scored(self) -> str:
         """Who scored the replies, and whether variants shared passes, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
-        facts = self.results.provenance
-        return " ".join(filter(None, (line, by_tasks(facts), shared_passes(facts))))
+        origin = self.results.provenance
+        return " ".join(filter(None, (line, by_tasks(origin), shared_passes(origin))))
 
     @property
     def recipes(self) -> bool:

@@ -88,8 +88,8 @@ class Sets:
         """Write down what a data set holds; refuse another one in the same run."""
         path = self._run / "data" / f"{hash_value([name, seed])}.json"
         if not path.exists():
-            asked = {"asked": data.origin} if is_task(data.source) else {}
-            write_json(path, {"name": name, "seed": seed, "hash": data.hash} | asked)
+            origin = {"asked": data.origin} if is_task(data.source) else {}
+            write_json(path, {"name": name, "seed": seed, "hash": data.hash} | origin)
         elif read_json(path)["hash"] != data.hash:
             raise MismatchError(
                 f"the data set {name!r} is not the one that this run began with",
@@ -185,11 +185,11 @@ def _draw_of(source: Source) -> int:
 def tasks_of(run: Path) -> dict[str, str]:
     """Return what `results.json` says of the lm-eval tasks of a run; nothing if it asked none."""
     notes = [read_json(path) for path in sorted((run / "data").glob("*.json"))]
-    said = [
+    lines = [
         f"{name} ({task['metric']}; {task['questions']:,} of {task['of']:,} questions, each after "
         f"{task['few_shot']} solved ones)"
         for note in notes
         for name, task in note.get("asked", {}).get("tasks", {}).items()
     ]
     version = next((note["asked"]["lm_eval"] for note in notes if "asked" in note), "")
-    return {"utility_tasks": f"lm-eval {version}: {', '.join(said)}"} if said else {}
+    return {"utility_tasks": f"lm-eval {version}: {', '.join(lines)}"} if lines else {}

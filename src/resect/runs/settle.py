@@ -173,7 +173,9 @@ def _with_sides(config: RunConfig, sights: Sights) -> _Sided:
     sides = tuple(side for side in sides_of(config, section) if side not in noise)
     if not sides:
         # The study then says itself that nothing is measurable, and why.
-        return _Sided(config, ("no side set shows a cut of this model: nothing will be measurable",))
+        return _Sided(
+            config, ("no side set shows a cut of this model: nothing will be measurable",)
+        )
     section = section.model_copy(update={"sides": sides})
     studies = config.studies.model_copy(update={selectivity.STUDY.name: section})
     reasons = tuple(
