@@ -166,14 +166,18 @@ def test_what_a_package_packs_it_decodes_where_it_is_installed(method: str, tmp_
     )
     plain = load_model(tmp_path / "plain").model
     tokens = torch.arange(4, 12)[None]
-    with torch.no_grad():
-        assert torch.allclose(plain(tokens).logits, packed(tokens).logits, atol=0.05, rtol=0.05)
+    if "8bit" not in method:  # which rounds what its matrices are given as well
+        with torch.no_grad():
+            assert torch.allclose(plain(tokens).logits, packed(tokens).logits, atol=1e-3)
     intact = load_file(source / "model.safetensors")
     decoded = load_file(tmp_path / "plain" / "model.safetensors")
     assert decoded.keys() == intact.keys()
     changed = [name for name in intact if not torch.equal(decoded[name], intact[name])]
     assert changed
     assert all(name.endswith("_proj.weight") for name in changed)
+    widest = 0.2 if "4bit" in method else 0.02
+    for name in changed:
+        assert (decoded[name] - intact[name]).abs().max() < widest * intact[name].abs().max()
     mask = tmp_path / "a.mask.safetensors"
     tiny.cut(plain).save(mask)
     ok("prune", tmp_path / "plain", mask, "-o", tmp_path / "cut")
