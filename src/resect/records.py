@@ -23,6 +23,8 @@ SCHEMA_VERSION = 1
 
 # How a SPEC begins that names lm-eval tasks and no set of examples.
 TASK_PREFIX = "lm-eval:"
+# Beside `results.json`: how often the chosen cut refuses harmless prompts.
+HARMLESS_FILE = "harmless.json"
 
 Format = Literal["raw", "chat"]
 # What harm and utility are read from: replies that are judged, or the likelihood of given answers.

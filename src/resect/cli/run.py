@@ -139,6 +139,7 @@ def _tell(*lines: str) -> None:
 
 def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
     """Say what was chosen."""
+    from resect.report.harmless import harmless_sentence
     from resect.runs.auto import MASK
     from resect.runs.chosen import rows_of_choice
 
@@ -154,6 +155,7 @@ def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
             f"{mask_path}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones"
         )
         note("the numbers to quote are those of the test half")
+        _tell(*filter(None, [harmless_sentence(output)]))
         if supported:
             model = config.models[config.subject]
             note(f"next: resect prune {model} {mask_path} --run {output} -o CUT")

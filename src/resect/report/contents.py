@@ -14,6 +14,7 @@ from resect.records import Claim, Results, StudyResult, VerdictWord
 from resect.report.attacks import reach_sentence, reached
 from resect.report.figures.screen import strip
 from resect.report.figures.spec import Drawing
+from resect.report.harmless import harmless_sentence
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
@@ -86,6 +87,7 @@ class Contents:
         rebuild: Commands that make the run and its report again.
         judge: What is known of the run's judge; None if nothing is.
         measured: Who scored the replies.
+        harmless: How often harmless prompts are refused, as a sentence; empty if nobody asked.
     """
 
     results: Results
@@ -96,6 +98,7 @@ class Contents:
     rebuild: str
     judge: JudgeFile | None = None
     measured: Measured = UNKNOWN
+    harmless: str = ""
 
     @property
     def claims(self) -> list[ShownClaim]:
@@ -120,7 +123,9 @@ class Contents:
         """Who scored the replies, and whether variants shared passes, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
         origin = self.results.provenance
-        return " ".join(filter(None, (line, by_tasks(origin), shared_passes(origin))))
+        return " ".join(
+            filter(None, (line, by_tasks(origin), shared_passes(origin), self.harmless))
+        )
 
     @property
     def recipes(self) -> bool:
@@ -168,6 +173,7 @@ def contents_of(
         _rebuild(run, results.provenance),
         read_judge(run),
         measured,
+        harmless_sentence(run),
     )
 
 

@@ -39,6 +39,7 @@ from resect.runs.config import RunConfig
 from resect.runs.drawn import counted, lengths_of, longer_than, placed, refuse_bare, side_of
 from resect.runs.forecast import Rows, expected_here
 from resect.runs.grid import Grid, grid_of
+from resect.runs.harmless import ask_harmless
 from resect.runs.look import tried_before, write_looks
 from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unwatched
 from resect.runs.sets import read_set
@@ -421,6 +422,7 @@ def run_auto(
         if mask is not None:
             mask.save(output / MASK)
             masks.append(mask)
+            ask_harmless(config, output, mask)
 
     carry_out(
         config,

@@ -19,6 +19,7 @@ A run folder holds
     results.json     claims and tables
     instrument.json  what the probes show of a destroyed model, where they were tried
     judge.json       how a fitted judge errs, and rates corrected for it
+    harmless.json    how often the chosen cut of `resect run` refuses harmless prompts; harmless/
     report.html
 """
 
