@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,16 @@ import torch
 import tiny
 from command_line import call, write
 from resect.data.load import load_data
+from resect.edit.many import NotTogether, Routes
 from resect.errors import InputError
+from resect.evaluation.ask import EvaluationSettings, ask_together
 from resect.evaluation.lm_eval_tasks import load_tasks
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.integrations import lm_eval as door
 from resect.model import load_model
 from resect.records import Row
+from resect.report.shared import by_tasks
 from resect.runs.auto import AutoRequest, plan_auto, run_auto
 from resect.runs.config import parse_config
 from resect.runs.run import carry_out, plan_run
@@ -133,7 +135,7 @@ def swept(places: dict[str, Path], run: Path, utility: str, budget: float) -> An
             grid=grid, prefill_tokens=1, judge="exact", max_new_tokens=5, budget=budget,
         )
     )  # fmt: skip
-    carry_out(config, run, resume=False)
+    carry_out(config, run, resume=False, report=False)
     return config
 
 
@@ -162,6 +164,9 @@ def test_any_lm_eval_task_steers_the_search(
             ("two", "lm-eval", "acc,none"),
         }
         assert len(rows) == len({row["example_id"] for row in rows}) == 48
+        means[0.0 if cell.cut is None else cell.cut.q] = sum(r["score"] for r in rows) / 48
+        if cell.cut is not None and cell.cut.q < 0.2:
+            continue
         # Question by question what lm-eval reports of a model with the same weights cut.
         mask = None if cell.cut is None else Mask.load(mask_path(run, cell.role, 0, cell.cut))
         theirs = door.run_tasks(
@@ -173,7 +178,6 @@ def test_any_lm_eval_task_steers_the_search(
             if verdict.rule == "acc,none"
         }
         assert {row["example_id"]: row["score"] for row in rows}.items() <= marks.items()
-        means[0.0 if cell.cut is None else cell.cut.q] = sum(r["score"] for r in rows) / 48
     assert means[0.0] == 1
     assert means[0.2] < 0.8 < means[0.003]
     drops = {row["q"]: row["utility_drop"] for row in table(run) if row["split"] == "test"}
@@ -209,9 +213,7 @@ def test_report_and_records_name_the_tasks(sweep: tuple[Path, Any]) -> None:
     provenance = read_json(run / "results.json")["provenance"]
     said = "one (acc,none; 24 of 30 questions, each after 0 solved ones), two (acc,none; 24 of"
     assert said in provenance["utility_tasks"]
-    page = (run / "report.html").read_text("utf-8")
-    assert "Utility is asked and marked by lm-eval" in page
-    assert said in page
+    assert by_tasks(provenance).startswith("Utility is asked and marked by lm-eval 0.4")
     note = next(n for n in map(read_json, (run / "data").glob("*.json")) if n["name"] == "utility")
     assert note["asked"]["tasks"]["one"]["version"] == "1.0"
     # Records of other cells look as they did before there were marks.
@@ -249,6 +251,8 @@ def test_a_run_by_likelihood_rests_on_the_task_too(places: dict[str, Path], tmp_
     assert {row["rule"] for row in rows} == {"acc,none"}
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "Harm is a likelihood in this run" in page
+    assert "Utility is asked and marked by lm-eval" in page
+    assert "one (acc,none; 30 of 30 questions" in page
 
 
 def test_a_model_that_guesses_has_no_utility_to_lose(
@@ -267,31 +271,23 @@ def test_a_model_that_guesses_has_no_utility_to_lose(
     assert "guessing answers 33.3 %" in said
 
 
-@pytest.mark.parametrize("settings", [("chat=yes",), ("few_shot=2",)])
-def test_what_is_written_is_marked_as_lm_eval_marks_it(
-    settings: tuple[str, ...], places: dict[str, Path]
-) -> None:
+def test_what_is_written_is_marked_as_lm_eval_marks_it(places: dict[str, Path]) -> None:
     loaded = load_model(places["model"])
     pad = loaded.tokenizer.pad_token
-    asked = load_tasks(spec(places, "written", "questions=12", *settings))
-    replies = asked.answers(loaded, "utility", "none", 4)
     plain = load_tasks(spec(places, "written")).answers(loaded, "utility", "none", 4)
     assert [reply.mark for reply in plain] == [1.0] * 30
-    few = {"few_shot=2": 2}.get(settings[0])
-    theirs = door.run_tasks(
-        loaded, ("written",), settings=door.TaskSettings(
-            places["tasks"], num_fewshot=few, chat=few is None, limit=None
-        ),
-    )  # fmt: skip
-    texts = {reply.example_id: reply.text for reply in theirs.replies}
-    if few is None:
-        assert {reply.example_id: reply.text for reply in replies}.items() <= texts.items()
-    # Examples are drawn one question after the other, so that only all questions are drawn alike.
-    whole = load_tasks(spec(places, "written", *settings)).answers(loaded, "utility", "none", 4)
-    assert {reply.example_id: reply.text for reply in whole} == texts
-    assert [reply.text for reply in whole] != [reply.text for reply in plain]
+    shown = load_tasks(spec(places, "written", "chat=yes", "few_shot=2"))
+    replies = shown.answers(loaded, "utility", "none", 4)
+    settings = door.TaskSettings(places["tasks"], num_fewshot=2, chat=True)
+    theirs = door.run_tasks(loaded, ("written",), settings=settings)
+    assert [reply.text for reply in replies] == [reply.text for reply in theirs.replies]
+    assert [reply.mark for reply in replies] == [verdict.score for verdict in theirs.verdicts]
+    assert [reply.text for reply in replies] != [reply.text for reply in plain]
+    # The prompt of a question is the question, not the examples before it.
+    assert [reply.prompt for reply in replies] == [reply.prompt for reply in plain]
     assert (loaded.tokenizer.pad_token, loaded.model.training) == (pad, False)
-    assert all(reply.mark is not None and not math.isnan(reply.mark) for reply in whole)
+    with pytest.raises(NotTogether, match="lm-eval asks one variant at a time"):
+        ask_together(loaded, {"utility": shown}, EvaluationSettings(), [None, None], Routes({}))
 
 
 def test_what_lm_eval_cannot_mark_question_by_question_is_refused(

@@ -101,6 +101,8 @@ class _Asker:
                     {"tasks": {name: self._tasks[name].task for name in samples}, "groups": {}},
                     samples=samples,
                     apply_chat_template=self._chat,
+                    # The default of lm-eval's command line, and not of this function.
+                    fewshot_as_multiturn=True,
                     bootstrap_iters=0,
                     log_samples=True,
                 )
