@@ -53,7 +53,7 @@ def rank_one_shares(model: CausalModel, tuned: Mapping[str, Tensor]) -> dict[str
     count = 1 + max((weight.layer for weight in weights), default=0)
     start, end = (int(share * count) for share in BAND)
     tokens = torch.arange(TOKENS).remainder(model.config.get_text_config().vocab_size)[None]
-    tokens = tokens.to(model.get_input_embeddings().weight.device)
+    tokens = tokens.to(next(model.get_input_embeddings().parameters()).device)
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     writers = {writer.name for writer in find_writers(model, inputs)}
     parameters = dict(model.named_parameters())

@@ -146,7 +146,10 @@ def load_tasks(text: str) -> TaskSet:
                 "of": len(task.task.eval_docs),
             }
     plain = BehaviourSet(text, tuple(examples), "").at(range(len(examples)))
-    source = {"lm_eval": package_versions(("lm-eval",)).get("lm-eval"), "tasks": origin}
+    source: dict[str, object] = {
+        "lm_eval": package_versions(("lm-eval",)).get("lm-eval"),
+        "tasks": origin,
+    }
     # Other settings of a task are another set, though its questions are the same.
     named = hash_value([plain.hash, source, spec.chat])
     return TaskSet(text, plain.examples, named, source, _Asker(tasks, spec.chat))
