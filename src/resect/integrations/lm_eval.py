@@ -65,8 +65,8 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             InputError: The mask's file is missing or not a mask.
             MismatchError: The mask belongs to another model.
         """
-        # lm-eval's default is a GPU, whether there is one or not.
-        device = find_device(device)
+        # lm-eval's default is a GPU, whether there is one or not; it takes the CPU if not.
+        device = device or find_device(None)
         self.mask = as_mask(mask)
         super().__init__(pretrained, device=device, **arguments)
         check_mask(self.model, self.mask)
