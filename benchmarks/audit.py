@@ -157,8 +157,8 @@ def half(data: BehaviourSet, odd: int) -> BehaviourSet:
     return replace(data, examples=(*examples, *rows))
 
 
-def run(seed: int, output: Path) -> None:
-    """Make, audit and judge every fine-tune of one seed."""
+def run(seed: int, output: Path, kind: str = "") -> None:
+    """Make, audit and judge every fine-tune of one seed whose kind begins so, or all of them."""
     torch.set_num_threads(1)
     root = organism_root(Recipe()) / f"seed-{seed}"
     loaded = load_model(root / "aligned", device="cpu")
@@ -171,6 +171,8 @@ def run(seed: int, output: Path) -> None:
     )
     mask = harm_set(request, loaded, sets)
     for number, tuning in enumerate(TUNINGS):
+        if not tuning.kind.startswith(kind):
+            continue
         start = time.perf_counter()
         tuned = tune(tuning, root / "aligned", World(seed))
         models = Models(loaded.model, tuned, loaded.tokenizer)
@@ -375,9 +377,10 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "table"])
     parser.add_argument("place", help="seed, or folder of records")
     parser.add_argument("-o", "--output", type=Path, default=Path("audit-records"))
+    parser.add_argument("--kind", default="", help="only kinds that begin so, copy for instance")
     options = parser.parse_args()
     if options.command == "run":
-        run(int(options.place), options.output)
+        run(int(options.place), options.output, options.kind)
     else:
         print(table(Path(options.place)))
 
