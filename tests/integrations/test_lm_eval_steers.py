@@ -213,6 +213,7 @@ def test_report_and_records_name_the_tasks(sweep: tuple[Path, Any]) -> None:
     provenance = read_json(run / "results.json")["provenance"]
     said = "one (acc,none; 24 of 30 questions, each after 0 solved ones), two (acc,none; 24 of"
     assert said in provenance["utility_tasks"]
+    assert ", both: one (" in provenance["utility_tasks"]
     assert by_tasks(provenance).startswith("Utility is asked and marked by lm-eval 0.4")
     note = next(n for n in map(read_json, (run / "data").glob("*.json")) if n["name"] == "utility")
     assert note["asked"]["tasks"]["one"]["version"] == "1.0"

@@ -148,6 +148,7 @@ def load_tasks(text: str) -> TaskSet:
     plain = BehaviourSet(text, tuple(examples), "").at(range(len(examples)))
     source: dict[str, object] = {
         "lm_eval": package_versions(("lm-eval",)).get("lm-eval"),
+        "named": list(spec.names),
         "tasks": origin,
     }
     # Other settings of a task are another set, though its questions are the same.

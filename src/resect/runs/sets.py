@@ -19,6 +19,8 @@ from resect.runs.config import RunConfig
 from resect.studies.cells import at_seed
 from resect.studies.design import Target
 
+# Tasks of a run that a report names with their numbers.
+MOST_NAMED = 4
 logger = logging.getLogger(__name__)
 
 
@@ -185,11 +187,17 @@ def _draw_of(source: Source) -> int:
 def tasks_of(run: Path) -> dict[str, str]:
     """Return what `results.json` says of the lm-eval tasks of a run; nothing if it asked none."""
     notes = [read_json(path) for path in sorted((run / "data").glob("*.json"))]
+    origin = next((note["asked"] for note in notes if "asked" in note), None)
+    if origin is None:
+        return {}
     lines = [
         f"{name} ({task['metric']}; {task['questions']:,} of {task['of']:,} questions, each after "
         f"{task['few_shot']} solved ones)"
-        for note in notes
-        for name, task in note.get("asked", {}).get("tasks", {}).items()
+        for name, task in origin["tasks"].items()
     ]
-    version = next((note["asked"]["lm_eval"] for note in notes if "asked" in note), "")
-    return {"utility_tasks": f"lm-eval {version}: {', '.join(lines)}"} if lines else {}
+    if len(lines) > MOST_NAMED:
+        lines[MOST_NAMED:] = [f"and {len(lines) - MOST_NAMED} more tasks"]
+    # Names of groups say more than those of their tasks.
+    groups = [name for name in origin["named"] if name not in origin["tasks"]]
+    group = f", {', '.join(groups)}" if groups else ""
+    return {"utility_tasks": f"lm-eval {origin['lm_eval']}{group}: {', '.join(lines)}"}
