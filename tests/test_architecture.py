@@ -61,7 +61,7 @@ PACKAGES: dict[str, set[str]] = {
     "attribution": {"torch"},
     "organism": {"torch", "transformers", "trl", "peft", "datasets"},
     "export": {"torch", "jinja2", "gguf"},
-    "evaluation": {"torch", "transformers", "peft", "inspect_ai", "sklearn"},
+    "evaluation": {"torch", "transformers", "peft", "inspect_ai", "lm_eval", "sklearn"},
     "audit": {"torch"},
     "planted": {"torch", "scipy", "matplotlib", "transformers"},
     "integrations": {"torch", "transformers", "inspect_ai", "lm_eval"},

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+# How a SPEC begins that names lm-eval tasks and no set of examples.
+TASK_PREFIX = "lm-eval:"
+# Beside `results.json`: how often the chosen cut refuses harmless prompts.
+HARMLESS_FILE = "harmless.json"
+
 Format = Literal["raw", "chat"]
 # What harm and utility are read from: replies that are judged, or the likelihood of given answers.
 Measure = Literal["replies", "likelihood"]
@@ -234,7 +239,7 @@ class Example:
         category: For instance a harm type or a task; empty if there is none.
         split: "calibration", "evaluation" or empty if the set is not split.
         key: Answer key for the exact judge (`accept`, `form`, `benign`, `content`, `refusal`,
-            `aliases`).
+            `aliases`); of a question of lm-eval, what marks it (`resect.evaluation.tasks`).
         prefix_tokens: Tokens at the start of the completion that an attack wrote and not the
             model; they are never scored.
     """
@@ -296,6 +301,9 @@ class Reply:
         thought: What a reasoning model thought before it answered; None if nothing is marked so.
         finish: Why the reply ended; None where there was none to end, or in records that do not say
             so.
+        mark: Score that came with the answer, in [0, 1], from the lm-eval task that asked; None
+            where a judge scores, or where the task gave none. Record files hold it only where a
+            task asked.
     """
 
     example_id: str
@@ -314,6 +322,7 @@ class Reply:
     tokens: int | None = None
     thought: str | None = None
     finish: Finish | None = None
+    mark: float | None = None
 
 
 @dataclass(frozen=True)

@@ -318,7 +318,8 @@ def test_folders_and_an_unmerged_adapter_on_the_command_line(tmp_path: Path) -> 
     assert content["measured"][0]["name"] == "target, asked plainly"
     changed = {row["name"].split(".")[-2] for row in content["changes"] if row["changed"]}
     assert changed == {"q_proj"}
-    assert [behaviour["n"] for behaviour in content["measured"]] == [5] * 5
+    assert [behaviour["n"] for behaviour in content["measured"]] == [5] * 6
+    assert content["measured"][-1]["key"] == "preserve refusal"
     assert content["effects"]["n"] == 5
     assert len(content["effects"]["matched"]) == 19
     # The same tokenizer, and nothing moved outside of the blocks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,8 @@ def test_what_a_decoder_leaves_behind_is_not_saved(
     [
         ("gptq", "take the checkpoint that it was made from"),
         ("awq", "take the checkpoint that it was made from"),
-        ("bitsandbytes", "model.dequantize()"),
-        ("torchao", "where torchao runs"),
+        ("bitsandbytes", "pip install bitsandbytes"),
+        ("torchao", "pip install torchao"),
         ("hqq", "dequantise it and save it first"),
     ],
 )
@@ -130,6 +131,56 @@ def test_other_kinds_get_one_message(method: str, said: str, tmp_path: Path) -> 
     assert said in done.stderr
     assert not (tmp_path / "plain").exists()
     assert said in plain_weights(method)
+
+
+def packed_by(method: str, source: Path, target: Path) -> Any:
+    """Let transformers quantise a checkpoint with the package itself; return the packed model."""
+    import transformers
+
+    if method == "torchao":
+        import torchao.quantization as ao
+
+        settings: Any = transformers.TorchAoConfig(ao.Int8WeightOnlyConfig())
+    else:
+        options = {method.partition(" ")[2]: True}
+        settings = transformers.BitsAndBytesConfig(**options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=settings, device_map={"": "cpu"}
+    )
+    model.save_pretrained(target)
+    tiny.tokenizer().save_pretrained(target)
+    return model
+
+
+@pytest.mark.parametrize(
+    "method", ["bitsandbytes load_in_8bit", "bitsandbytes load_in_4bit", "torchao"]
+)
+def test_what_a_package_packs_it_decodes_where_it_is_installed(method: str, tmp_path: Path) -> None:
+    package = method.partition(" ")[0]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"pip install {package}, which is large, to run it; nothing else needs it")
+    source = tiny.save("llama", tmp_path / "m")
+    packed = packed_by(method, source, tmp_path / "packed")
+    assert f"{package} decoded to float32" in ok(
+        "import", tmp_path / "packed", "-o", tmp_path / "plain"
+    )
+    plain = load_model(tmp_path / "plain").model
+    tokens = torch.arange(4, 12)[None]
+    if "8bit" not in method:  # which rounds what its matrices are given as well
+        with torch.no_grad():
+            assert torch.allclose(plain(tokens).logits, packed(tokens).logits, atol=1e-3)
+    intact = load_file(source / "model.safetensors")
+    decoded = load_file(tmp_path / "plain" / "model.safetensors")
+    assert decoded.keys() == intact.keys()
+    changed = [name for name in intact if not torch.equal(decoded[name], intact[name])]
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+    widest = 0.2 if "4bit" in method else 0.02
+    for name in changed:
+        assert (decoded[name] - intact[name]).abs().max() < widest * intact[name].abs().max()
+    mask = tmp_path / "a.mask.safetensors"
+    tiny.cut(plain).save(mask)
+    ok("prune", tmp_path / "plain", mask, "-o", tmp_path / "cut")
 
 
 def test_a_checkpoint_of_a_package_that_is_not_here_gets_the_message(tmp_path: Path) -> None:

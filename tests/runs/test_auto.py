@@ -202,6 +202,7 @@ def test_one_command_makes_one_report_and_it_reproduces(
     # Half of the answers are the model's own and are lost with a few weights.
     assert rows
     chosen = Mask.load(run / "chosen.mask.safetensors")
+    harmless(run, places)
     assert chosen.meta["measured"]["rows"] == rows
     assert chosen.meta["q"] == rows[0]["q"]
     assert chosen.fraction == pytest.approx(rows[0]["removed_fraction"])
@@ -217,6 +218,22 @@ def test_one_command_makes_one_report_and_it_reproduces(
     assert "results: identical" in done.stdout
     assert read_json(again / "reproduction.json")["grade"] == "identical"
     broken(run, again, tmp_path)
+
+
+def harmless(run: Path, places: dict[str, Path]) -> None:
+    """Check that both models were asked harmless prompts, and that the report says how it went."""
+    facts = read_json(run / "harmless.json")
+    assert facts["prompts"] == 16
+    rows = {name: read_parquet(run / "harmless" / f"{name}.parquet") for name in ("intact", "cut")}
+    lines = places["preserve"].read_text("utf-8").splitlines()
+    assert {row["prompt"] for row in rows["cut"]} <= {json.loads(line)["prompt"] for line in lines}
+    assert [row["prompt"] for row in rows["intact"]] == [row["prompt"] for row in rows["cut"]]
+    assert [row["text"] for row in rows["intact"]] != [row["text"] for row in rows["cut"]]
+    assert {row["judge"] for row in rows["cut"]} == {"keyword"}
+    # Words of a random model are no refusals.
+    assert facts["intact"]["value"] == facts["cut"]["value"] == 0
+    page = (run / "report.html").read_text("utf-8")
+    assert "Of 16 harmless prompts of the preserve set the intact model refuses 0.0 %" in page
 
 
 def gated(run: Path, chosen: Mask, claim: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import torch
 from resect.attribution.plan import GIB, Plan, Shape, Streamed, Work, plan, shape_of, streamed
 from resect.attribution.settings import Pass
 from resect.errors import InputError
+from resect.machine.devices import is_accelerator
 from resect.machine.memory import Free, free_memory
 from resect.machine.processes import ALONE, Processes, is_sharded
 from resect.model.files import entries, weight_files
@@ -30,6 +31,11 @@ _log = logging.getLogger(__name__)
 def device_of(model: CausalModel) -> torch.device:
     """Return where a model takes its tokens in: the device of its embeddings."""
     return next(model.get_input_embeddings().parameters()).device
+
+
+def _usual_tokens(device: torch.device) -> int:
+    """Return how many tokens of a batch suit a device."""
+    return GPU_TOKENS if is_accelerator(device) else CPU_TOKENS
 
 
 def planned(
@@ -52,8 +58,7 @@ def planned(
     """
     tokens = settings.batch_tokens
     if tokens == "auto":
-        on_gpu = device_of(model).type == "cuda"
-        tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+        tokens = _usual_tokens(device_of(model))
     if settings.accumulator != "auto":
         return replace(settings, batch_tokens=tokens)
     chosen = plan_for(
@@ -92,7 +97,7 @@ def streamed_tokens(
     if settings.batch_tokens != "auto":
         return settings.batch_tokens
     device = device_of(model)
-    work = _work(encoded, settings, GPU_TOKENS if device.type == "cuda" else CPU_TOKENS, sums)
+    work = _work(encoded, settings, _usual_tokens(device), sums)
     work = replace(work, keep=settings.fraction(coverage.total))
     return streamed(shape_of(model, coverage), work, least_free({device}, processes)).tokens
 
@@ -133,8 +138,7 @@ def reading(
         InputError: There is no example, or the folder is no checkpoint of a causal LM.
         CoverageError: The model has block weights of an unknown kind.
     """
-    on_gpu = torch.device(find_device(device)).type == "cuda"
-    tokens = GPU_TOKENS if on_gpu else CPU_TOKENS
+    tokens = _usual_tokens(torch.device(find_device(device)))
 
     def work() -> Work:
         examples = encoded()

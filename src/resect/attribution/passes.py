@@ -17,6 +17,7 @@ from resect.attribution.settings import Pass
 from resect.attribution.sums import EACH, Statistic, Sums
 from resect.edit.live import shrunk
 from resect.errors import InputError
+from resect.machine.devices import empty_caches
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import ALONE, Processes, gathered, is_sharded
 from resect.model.faults import first_line
@@ -261,8 +262,7 @@ def _run_in_halves(
         message = str(error).splitlines()[0]
     # Outside of the handler, because a traceback would keep the activations alive.
     watch.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_caches()
     if len(batch) == 1:
         raise InputError(
             f"example {batch[0].id!r} does not fit into memory",

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from resect.attribution import kernel
+from resect.machine.devices import is_accelerator
 from resect.records import Encoded
 
 Item = TypeVar("Item")
@@ -251,7 +252,7 @@ class Sums:
     def _buffer(self, like: Tensor, columns: int) -> Tensor:
         """Return a reused buffer: reserving one for each product would cost page faults."""
         key = (like.dtype, like.device)
-        size = max(columns, GPU_TILE if like.is_cuda else CPU_TILE)
+        size = max(columns, GPU_TILE if is_accelerator(like.device) else CPU_TILE)
         if key not in self._buffers or self._buffers[key].numel() < size:
             self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return self._buffers[key]

@@ -23,6 +23,7 @@ from resect.audit.effects import (
 )
 from resect.audit.loading import open_tuned, shared_tokenizer
 from resect.audit.outside import OutsideChange, outside_of, outside_sentences
+from resect.audit.rank_one import rank_one_shares
 from resect.audit.request import AuditRequest, Names
 from resect.audit.rule import AuditVerdict, Thresholds, decide
 from resect.data.encode import encode
@@ -238,6 +239,8 @@ def compare(
     begin("comparing the weights, and predicting what their change does")
     encoded = _calibration(request, tokenizer, sets.get("target"))
     rows = change_of(base, after, mask, controls, encoded)
+    narrow = rank_one_shares(base, after)
+    rows = [replace(row, rank_one=narrow.get(row.name)) for row in rows]
     begin("comparing everything else")
     outside = outside_of(base, tuned)
     grouped = shares(rows)

@@ -49,6 +49,8 @@ class TensorChange:
         predicted: Σ g·Δ in nats; 0 where no gradient was taken.
         predicted_masked: Σ g·Δ in the harm set.
         predicted_controls: Σ g·Δ in each matched set.
+        rank_one: Share of the first singular direction in Σ Δ² (`resect.audit.rank_one`); None of
+            what is not looked at so, or did not change.
     """
 
     name: str
@@ -64,6 +66,7 @@ class TensorChange:
     predicted: float = 0.0
     predicted_masked: float = 0.0
     predicted_controls: tuple[float, ...] = ()
+    rank_one: float | None = None
 
     @property
     def chance(self) -> float:
@@ -89,6 +92,8 @@ class Share:
         p_value: (1 + matched sets with at least this share) / (1 + their number).
         predicted: First-order change of the loss in nats, all weights of the part.
         predicted_masked: The part of it in the harm set.
+        rank_one: Mean of the same over the matrices of the part that have it: of the model the
+            weight-recovery energy E_1; None if none has.
     """
 
     part: str
@@ -104,6 +109,7 @@ class Share:
     p_value: float | None
     predicted: float
     predicted_masked: float
+    rank_one: float | None = None
 
 
 @dataclass
@@ -279,6 +285,7 @@ def _share(name: str, rows: Sequence[TensorChange], total: float) -> Share:
     chance = sum(row.chance for row in rows)
     weights = sum(row.size for row in rows)
     matched = sum(controls) / len(controls) if controls else None
+    narrow = [row.rank_one for row in rows if row.rank_one is not None]
     return Share(
         part=name,
         weights=weights,
@@ -295,6 +302,7 @@ def _share(name: str, rows: Sequence[TensorChange], total: float) -> Share:
         else None,
         predicted=sum(row.predicted for row in rows),
         predicted_masked=sum(row.predicted_masked for row in rows),
+        rank_one=sum(narrow) / len(narrow) if narrow else None,
     )
 
 

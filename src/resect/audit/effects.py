@@ -34,12 +34,12 @@ from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
 from resect.evaluation.spoken import cut_off
 from resect.model import LoadedModel, prunable_tensors
-from resect.records import CausalModel, Interval, Reply, Tokenizer
+from resect.records import CausalModel, Example, Interval, Reply, Tokenizer
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
 
 Step = Callable[[str], None]
-Key = Literal["plain", "prefilled", "refusal", "target loss", "preserve loss"]
+Key = Literal["plain", "prefilled", "refusal", "target loss", "preserve loss", "preserve refusal"]
 Set = Literal["target", "preserve"]
 
 
@@ -109,21 +109,33 @@ class Effects:
 
 
 class _Asked(NamedTuple):
-    """One way of asking a set."""
+    """One way of asking a set, and the judge of the replies if it is not that of the request."""
 
     asked: Set
     probes: tuple[str, ...]
     attack: AttackSettings
+    judge: str = ""
 
 
 def _ways(request: AuditRequest, sets: Mapping[str, BehaviourSet]) -> list[_Asked]:
     none = AttackSettings("none")
-    ways = (
+    ways = [
         _Asked("target", ("generation", "refusal", "likelihood"), none),
         _Asked("target", ("generation",), AttackSettings("prefill", max(1, request.skip))),
         _Asked("preserve", ("likelihood",), none),
-    )
+    ]
+    harmless = _evaluation_rows(sets["preserve"], request).examples if "preserve" in sets else ()
+    # A text without a prompt can be read, and not be refused.
+    if harmless and all(example.prompt for example in harmless):
+        ways.append(_Asked("preserve", ("refusal",), none, _refusals_by(request.judge, harmless)))
     return [way for way in ways if way.asked in sets]
+
+
+def _refusals_by(judge: str, rows: Sequence[Example]) -> str:
+    """Return who finds refusals of harmless prompts: phrases, or keys that say what marks one."""
+    keyed = all(example.key.get("refusal") for example in rows)
+    family = judge.partition(":")[0]
+    return judge if family == "keyword" or (keyed and family == "exact") else "keyword"
 
 
 def refuse_unaskable(
@@ -134,7 +146,7 @@ def refuse_unaskable(
     Raises:
         InputError: A prompt cannot be put, or a prefill says all of an answer or nothing.
     """
-    for asked, _, attack in _ways(request, sets):
+    for asked, _, attack, _ in _ways(request, sets):
         rows = _evaluation_rows(sets[asked], request).examples
         try:
             questions_for(rows, tokenizer, attack, format=request.format, samples=1)
@@ -164,12 +176,12 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Ask both models and return what was measured."""
     measured: list[Measured] = []
-    for asked, probes, attack in _ways(request, sets):
+    for asked, probes, attack, judge in _ways(request, sets):
         rows = _evaluation_rows(sets[asked], request)
         settings = EvaluationSettings(
             format=request.format,
             attack=attack,
-            judge=request.judge,
+            judge=judge or request.judge,
             generation=GenerationSettings(request.max_new_tokens, request.batch_size),
         )
         answers = []
@@ -319,6 +331,7 @@ _KEYS: dict[tuple[str, str, str], Key] = {
     ("target", "refusal", "none"): "refusal",
     ("target", "likelihood", "none"): "target loss",
     ("preserve", "likelihood", "none"): "preserve loss",
+    ("preserve", "refusal", "none"): "preserve refusal",
 }
 
 
@@ -330,6 +343,7 @@ def _label(key: Key, request: AuditRequest) -> str:
         "refusal": f"refusal of {target}",
         "target loss": f"loss on {target}, nats a token",
         "preserve loss": f"loss on {preserve}, nats a token",
+        "preserve refusal": f"refusal of {preserve}, by phrases",
     }[key]
 
 

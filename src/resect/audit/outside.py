@@ -22,7 +22,7 @@ from torch import Tensor
 from resect.edit.live import lent
 from resect.model import find_prunable
 from resect.records import CausalModel
-from resect.weights.change import change
+from resect.weights.change import change, where_exact
 
 # Values that are compared at once: tables of embeddings are the largest tensors of a model.
 PIECE = 2**24
@@ -129,8 +129,8 @@ def _compared(twin: _Twin, kind: str) -> OutsideChange:
         # What is no number on both sides is no change.
         moved = (delta != 0) & ~(part_before.isnan() & part_after.to(delta.device).isnan())
         changed += int(moved.sum())
-        energy += float(delta[moved].double().square().sum())
-        before += float(part_before.double().square().sum())
+        energy += float(where_exact(delta[moved]).double().square().sum())
+        before += float(where_exact(part_before).double().square().sum())
     rows = 0
     if twin.before is not None and twin.after is not None and twin.before.dim():
         rows = twin.after.shape[0] - twin.before.shape[0]

@@ -34,7 +34,8 @@ def import_file(
 ) -> None:
     """Write a checkpoint folder of a GGUF file or of an FP8, MXFP4 or compressed-tensors folder.
 
-    Weights get the values that the quantised ones decode to.
+    Weights get the values that the quantised ones decode to. Folders of bitsandbytes and torchao
+    are decoded where the package of that name is installed.
     """
     from resect.model.decoded import import_quantised
     from resect.model.imported import import_gguf

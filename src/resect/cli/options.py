@@ -63,6 +63,15 @@ Columns = Annotated[
     ),
 ]
 
+# lm-eval tasks as utility.
+Questions = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most questions of each lm-eval task of --utility; else all."),
+]
+IncludePath = Annotated[
+    Path | None, typer.Option(help="Folder with lm-eval tasks of your own, for --utility.")
+]
+
 # What is asked, and who judges.
 PromptLimit = Annotated[int | None, typer.Option(min=1, help="Most prompts a probe.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
@@ -125,6 +134,28 @@ def with_columns(spec: str | None, columns: str | None) -> str | None:
     if spec is None or columns is None or not takes_columns(spec):
         return spec
     return f"{spec}#{columns}"
+
+
+def with_task(utility: str | None, questions: int | None, include_path: Path | None) -> str | None:
+    """Return the SPEC of utility with the settings of its lm-eval tasks.
+
+    Raises:
+        InputError: It names no task and there are settings, or they cannot be read.
+    """
+    from resect.data.task import is_task, parse_task, with_settings
+
+    folder = None if include_path is None else include_path.expanduser().absolute()
+    settings = {"questions": questions, "include_path": folder}
+    if utility is not None and is_task(utility):
+        parse_task(utility)
+        return with_settings(utility, settings)
+    if any(value is not None for value in settings.values()):
+        raise InputError(
+            "--questions and --include-path are for lm-eval tasks",
+            got=utility or "no --utility",
+            allowed="--utility lm-eval:TASK",
+        )
+    return utility
 
 
 def refuse_idle_columns(columns: str | None, *specs: str | None) -> None:

@@ -13,13 +13,16 @@ from resect.cli.options import (
     Budget,
     CheckedCuts,
     Columns,
+    IncludePath,
     ModelId,
+    Questions,
     Resume,
     Rounds,
     RunFolder,
     TogetherCuts,
     refuse_idle_columns,
     with_columns,
+    with_task,
 )
 from resect.cli.show import measuring, note, say, table
 from resect.records import Measure
@@ -47,7 +50,8 @@ Contrast = Annotated[
 Utility = Annotated[
     str | None,
     typer.Option(
-        metavar="SPEC", help="Questions with a key, all asked; else the preserve set's loss."
+        metavar="SPEC",
+        help="Questions with a key, all asked, or lm-eval:TASK; else the preserve set's loss.",
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Most examples to score.")]
@@ -74,6 +78,8 @@ def run(
     preserve: Preserve = None,
     contrast: Contrast = None,
     utility: Utility = None,
+    questions: Questions = None,
+    include_path: IncludePath = None,
     budget: Budget = 0.05,
     rounds: Rounds = 1,
     limit: Limit = 256,
@@ -100,7 +106,7 @@ def run(
         target=with_columns(target or auto.TARGET, columns),
         preserve=with_columns(preserve or auto.PRESERVE, columns),
         contrast=with_columns(contrast, columns),
-        utility=with_columns(utility, columns),
+        utility=with_task(with_columns(utility, columns), questions, include_path),
         budget=budget,
         rounds=rounds,
         limit=limit,
@@ -115,21 +121,25 @@ def run(
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)
-    for line in (*planned.reasons, *(auto.expected_lines(planned) if dry_run else ())):
-        note(line)
+    _tell(*planned.reasons, *(auto.expected_lines(planned) if dry_run else ()))
     if dry_run:
         return
     planned = auto.look_through(planned, output, resume=resume)
-    for line in (*planned.reasons, *auto.expected_lines(planned)):
-        note(line)
+    _tell(*planned.reasons, *auto.expected_lines(planned))
     mask = auto.run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
     _finish(planned, output, mask)
     note(f"done in {time.perf_counter() - start:.0f} s")
     say(str(output / "report.html"))
 
 
+def _tell(*lines: str) -> None:
+    for line in lines:
+        note(line)
+
+
 def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
     """Say what was chosen."""
+    from resect.report.harmless import harmless_sentence
     from resect.runs.auto import MASK
     from resect.runs.chosen import rows_of_choice
 
@@ -145,6 +155,7 @@ def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
             f"{mask_path}: {mask.count:,} weights, {100 * mask.fraction:.4g} % of the prunable ones"
         )
         note("the numbers to quote are those of the test half")
+        _tell(*filter(None, [harmless_sentence(output)]))
         if supported:
             model = config.models[config.subject]
             note(f"next: resect prune {model} {mask_path} --run {output} -o CUT")

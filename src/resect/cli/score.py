@@ -54,7 +54,8 @@ Purpose = Annotated[
 ]
 Keep = Annotated[float | None, typer.Option(help="Largest fraction that may be selected later.")]
 Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1; auto spreads the model over all GPUs.")
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps, xpu; auto spreads the model over all CUDA GPUs."),
 ]
 Stream = Annotated[
     bool | None,

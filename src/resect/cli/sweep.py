@@ -15,10 +15,12 @@ from resect.cli.options import (
     Columns,
     DryRun,
     ExampleLimit,
+    IncludePath,
     MaxNewTokens,
     Model,
     PromptFormat,
     PromptLimit,
+    Questions,
     Resume,
     Rounds,
     RunFolder,
@@ -26,6 +28,7 @@ from resect.cli.options import (
     TogetherCuts,
     refuse_idle_columns,
     with_columns,
+    with_task,
 )
 from resect.cli.show import measuring, note, say, table
 
@@ -45,7 +48,7 @@ Utility = Annotated[
     str | None,
     typer.Option(
         metavar="SPEC",
-        help="Questions with an answer key; else the likelihood of the preserve set.",
+        help="Questions with an answer key, or lm-eval:TASK; else the preserve set's likelihood.",
     ),
 ]
 Contrast = Annotated[
@@ -71,6 +74,8 @@ def sweep(
     output: RunFolder,
     evaluation: Evaluation = None,
     utility: Utility = None,
+    questions: Questions = None,
+    include_path: IncludePath = None,
     contrast: Contrast = None,
     rounds: Rounds = 1,
     grid: Grid = None,
@@ -96,33 +101,31 @@ def sweep(
     from resect.runs.sweep import SweepRequest, sweep_config
 
     refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
-    config = sweep_config(
-        SweepRequest(
-            model=model,
-            target=with_columns(target, columns),
-            preserve=with_columns(preserve, columns),
-            evaluation=with_columns(evaluation, columns),
-            utility=with_columns(utility, columns),
-            contrast=with_columns(contrast, columns),
-            rounds=rounds,
-            grid=grid,
-            attack=attack,
-            prefill_tokens=prefill_tokens,
-            phrase=phrase,
-            judge=judge,
-            format=format,
-            skip=skip,
-            limit=limit,
-            prompts=prompts,
-            budget=budget,
-            seeds=tuple(seed or (0,)),
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            together=together,
-            check_together=check_together,
-        )
+    request = SweepRequest(
+        model=model,
+        target=with_columns(target, columns),
+        preserve=with_columns(preserve, columns),
+        evaluation=with_columns(evaluation, columns),
+        utility=with_task(with_columns(utility, columns), questions, include_path),
+        contrast=with_columns(contrast, columns),
+        rounds=rounds,
+        grid=grid,
+        attack=attack,
+        prefill_tokens=prefill_tokens,
+        phrase=phrase,
+        judge=judge,
+        format=format,
+        skip=skip,
+        limit=limit,
+        prompts=prompts,
+        budget=budget,
+        seeds=tuple(seed or (0,)),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        together=together,
+        check_together=check_together,
     )
-    _run(config, output, resume=resume, dry_run=dry_run)
+    _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool, dry_run: bool) -> None:

@@ -25,6 +25,7 @@ from resect.data.messages import content_text, turns_of
 from resect.data.preset import Table, find_preset, preset_names, read_preset
 from resect.data.rows import SUFFIXES, hub_rows, read_rows, remarks_of, suffix_of
 from resect.data.seeds import SEED_SUFFIXES, read_seeds
+from resect.data.task import is_task
 from resect.errors import InputError
 from resect.files.origin import hash_file, hash_value
 from resect.records import Example
@@ -144,6 +145,13 @@ def load_data(
             several things; the message names the file, the line and the column.
     """
     name = str(spec)
+    if is_task(name):
+        raise InputError(
+            "an lm-eval task is no set of examples",
+            got=name,
+            allowed="as --utility of resect run and sweep, or under data for the probe utility",
+            fix="resect tasks compares an intact and a cut model by any task",
+        )
     folder = data_dir or os.environ.get(DATA_DIR) or None
     named = _named(name)
     needs = _Needs(prompts_only, prompts_only if lines is None else lines)
@@ -176,6 +184,8 @@ def name_of(spec: str) -> str:
 
 def takes_columns(spec: str) -> bool:
     """Return whether a user may say what the columns of a set mean, and has not yet."""
+    if is_task(spec):
+        return False
     named = _named(spec)
     title = named.place.partition(":")[0].partition("@")[0]
     fixed = title.endswith((*SEED_SUFFIXES, ".txt"))
@@ -185,6 +195,8 @@ def takes_columns(spec: str) -> bool:
 
 def file_of(spec: str) -> Path | None:
     """Return the file that a SPEC reads, whatever it says of columns; None for what is no file."""
+    if is_task(spec):
+        return None
     path = Path(_named(spec).place).expanduser()
     return path if path.is_file() else None
 

@@ -36,6 +36,7 @@ from resect.edit.writers import Writer, at_ends, find_writers
 from resect.errors import CoverageError, InputError, MismatchError, not_finite
 from resect.model.prunable import out_of_reach
 from resect.records import CausalModel, Encoded
+from resect.weights.change import where_exact
 from resect.weights.mask import load_artefact
 
 Model = TypeVar("Model", bound=CausalModel)
@@ -308,7 +309,7 @@ def _mean_after_blocks(model: CausalModel, encoded: Sequence[Encoded]) -> Tensor
         for row, example in enumerate(batch):
             # Token t is predicted from position t - 1.
             read = stream[row, example.first_scored - 1 : len(example.input_ids) - 1]
-            mean = read.detach().double().mean(dim=0).cpu()
+            mean = where_exact(read.detach()).double().mean(dim=0).cpu()
             sums[position] = sums.get(position, torch.zeros_like(mean)) + mean
 
     with at_ends(model, on_end), torch.no_grad(), _evaluating(model):

@@ -331,8 +331,8 @@ def _adapters(model: Wrapped) -> list[AdapterSettings]:
 
 def _now(groups: list[_Held]) -> float:
     # A GPU runs behind the program; without waiting for it the time would be that of the queue.
-    if groups and groups[0].parameter.is_cuda:
-        torch.cuda.synchronize(groups[0].parameter.device)
+    if groups and groups[0].parameter.device.type != "cpu":
+        torch.accelerator.synchronize(groups[0].parameter.device)
     return time.perf_counter()
 
 

@@ -40,6 +40,7 @@ from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.recognition import NAME as RECOGNITION
 from resect.evaluation.recognition import recognise
 from resect.evaluation.spoken import Spoken, finish_of, spoken
+from resect.evaluation.tasks import TaskSet
 from resect.evaluation.windows import windows_of
 from resect.model import LoadedModel, context_of
 from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
@@ -311,6 +312,8 @@ def ask_together(
         raise NotTogether("an attack changes the model")
     if settings.attack.shots is not None:
         raise NotTogether("examples are shown before the questions")
+    if any(isinstance(data, TaskSet) for data in probes.values()):
+        raise NotTogether("lm-eval asks one variant at a time")
     many = Together(loaded.model, variants, routes)
     return _replies(_Asking(loaded, settings, many.applied, copies=len(variants)), probes)
 
@@ -318,11 +321,16 @@ def ask_together(
 def _replies(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[list[Reply]]:
     """Return for each copy its replies to all probes."""
     replies: list[list[Reply]] = [[] for _ in range(asking.copies)]
+    settings = asking.settings
     # Of the likelihood nothing is decoded, and all sets are read under the same weights.
-    by_likelihood = asking.settings.measure == "likelihood"
+    by_likelihood = settings.measure == "likelihood"
     with asking.in_force() if by_likelihood else contextlib.nullcontext():
         for name, examples in probes.items():
-            if by_likelihood:
+            if isinstance(examples, TaskSet):
+                label, batch = settings.attack.label(prompted=False), settings.generation.batch_size
+                with contextlib.nullcontext() if by_likelihood else asking.in_force():
+                    several = examples.answers(asking.loaded, name, label, batch)
+            elif by_likelihood:
                 several = _read(asking, name, examples)
             elif name == "perplexity":
                 several = _perplexities(asking, examples)

@@ -188,7 +188,7 @@ def generate(
             processors: list[Finite | Draw] = [finite]
             if sampled:
                 rows = torch.tensor(np.stack([numbers[position] for position in batch] * copies))
-                processors.append(Draw(rows.to(model.device), settings.temperature, ids.shape[1]))
+                processors.append(Draw(rows, settings.temperature, ids.shape[1]))
             output = model.generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),

@@ -8,14 +8,16 @@ used: it must give a destroyed model a clearly lower score than the intact one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from resect.data.load import BehaviourSet
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.judging import judge_replies
+from resect.evaluation.tasks import TaskSet, chances
 from resect.model import LoadedModel, prunable_tensors
 from resect.records import Interval
 from resect.stats import Resampler, relative_drop, rng
@@ -34,7 +36,8 @@ class Sight:
     Attributes:
         intact: Mean score of the intact model.
         destroyed: Mean score of the destroyed one.
-        drop: Relative drop, paired over rows.
+        drop: Relative drop, paired over rows; of questions whose answers are chosen from several,
+            of what is above guessing.
     """
 
     intact: Interval
@@ -89,7 +92,10 @@ def can_see(
     """
     intact = _scores(loaded, probes, settings, None)
     destroyed = _scores(loaded, probes, settings, destroying(loaded))
-    return {name: _sight(name, intact[name], destroyed[name], settings) for name in probes}
+    return {
+        name: _sight(name, intact[name], destroyed[name], _Measure(settings, probes[name]))
+        for name in probes
+    }
 
 
 def _scores(
@@ -106,17 +112,38 @@ def _scores(
     return scores
 
 
+class _Measure(NamedTuple):
+    """How a probe is read, and what it is put to."""
+
+    settings: EvaluationSettings
+    data: BehaviourSet
+
+
 def _sight(
-    name: str,
-    intact: list[float | None],
-    destroyed: list[float | None],
-    settings: EvaluationSettings,
+    name: str, intact: list[float | None], destroyed: list[float | None], measure: _Measure
 ) -> Sight:
     resampler = Resampler(f"instrument/{name}")
-    average = resampler.spread if settings.measure == "likelihood" else resampler.rate
+    by_task = isinstance(measure.data, TaskSet)
+    by_likelihood = measure.settings.measure == "likelihood" and not by_task
+    average = resampler.spread if by_likelihood else resampler.rate
     before, after = average({"": intact}), average({"": destroyed})
-    drop = relative_drop(before, after).interval("drop in a destroyed model")
+    compared = before, after
+    if by_task and any(chances(measure.data.examples)):
+        # A destroyed model still guesses, and what it guesses is no sight.
+        compared = (
+            resampler.spread({"": _above(intact, measure.data)}),
+            resampler.spread({"": _above(destroyed, measure.data)}),
+        )
+    drop = relative_drop(*compared).interval("drop in a destroyed model")
+    if compared[0].value <= 0:
+        drop = Interval(drop.name, None)
     return Sight(before.interval("intact model"), after.interval("destroyed model"), drop)
+
+
+def _above(scores: Sequence[float | None], data: BehaviourSet) -> list[float | None]:
+    """Return how far above guessing the scores of questions are."""
+    pairs = zip(scores, chances(data.examples), strict=True)
+    return [None if score is None else score - chance for score, chance in pairs]
 
 
 def destroying(loaded: LoadedModel, share: float = DESTROYED, seed: int = 0) -> Mask:

@@ -22,6 +22,7 @@ from resect.evaluation.likelihood import score
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.recognition import of_two
 from resect.evaluation.spoken import lacks_answer, to_judge
+from resect.evaluation.tasks import is_marked, mark_of
 from resect.records import Judgement, Reply
 
 NOT_JUDGED = Judgement("none", "none", None, reason="measured, not judged")
@@ -58,7 +59,7 @@ def judge_answers(
             for the judge's own.
 
     A judge sees the answer alone, without a thought before it; a thought without an answer is
-    unscored, and what is below the floor is incoherent.
+    unscored, and what is below the floor is incoherent. What lm-eval has marked keeps its mark.
 
     Raises:
         InputError: An unknown judge, or a floor that cannot be read.
@@ -68,7 +69,9 @@ def judge_answers(
     judged = list(answers)
     for judged_by, judge_many in judges.items():
         positions = [
-            position for position, answer in enumerate(answers) if answer.probe.judged == judged_by
+            position
+            for position, answer in enumerate(answers)
+            if answer.probe.judged == judged_by and not is_marked(answer.reply)
         ]
         replies = {position: to_judge(answers[position].reply) for position in positions}
         floored = floor if judged_by == "configured" else None
@@ -92,12 +95,16 @@ def judge_answers(
             if floored is not None:
                 judgement = with_outcome(judgement, answers[position].probe.goal)
             judged[position] = answers[position]._replace(judgement=judgement)
-    return [
-        answer._replace(judgement=of_two(answer.reply))
-        if answer.probe.judged == "likelihood"
-        else answer
-        for answer in judged
-    ]
+    return [_measured(answer) for answer in judged]
+
+
+def _measured(answer: Answer) -> Answer:
+    """Return an answer whose score was measured with it; any other as it is."""
+    if is_marked(answer.reply):
+        return answer._replace(judgement=mark_of(answer.reply))
+    if answer.probe.judged == "likelihood":
+        return answer._replace(judgement=of_two(answer.reply))
+    return answer
 
 
 def _short_name(judge: str) -> str:
@@ -118,7 +125,7 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
         InputError: An unknown judge, or a floor of coherence that cannot be read.
     """
     if settings.measure == "likelihood":
-        return [score(reply) for reply in replies]
+        return [mark_of(reply) if is_marked(reply) else score(reply) for reply in replies]
     answers = judge_answers(answers_of(replies), settings.judge, settings.coherence)
     return [answer.judgement for answer in answers]
 
@@ -126,12 +133,14 @@ def judge_replies(replies: Sequence[Reply], settings: EvaluationSettings) -> lis
 def rows_of(replies: Sequence[Reply], judgements: Sequence[Judgement] | None) -> list[Row]:
     """Return a row for each reply; the columns of the judgement are null if there are none yet."""
     blank: Row = {column.name: None for column in fields(Judgement)}
+    marked = any(map(is_marked, replies))
+    rows: list[Row] = [asdict(reply) for reply in replies]
+    if not marked:
+        # Records look as they did before there were marks.
+        rows = [{key: value for key, value in row.items() if key != "mark"} for row in rows]
     if judgements is None:
-        return [{**asdict(reply), **blank} for reply in replies]
-    return [
-        {**asdict(reply), **asdict(judgement)}
-        for reply, judgement in zip(replies, judgements, strict=True)
-    ]
+        return [{**row, **blank} for row in rows]
+    return [{**row, **asdict(judgement)} for row, judgement in zip(rows, judgements, strict=True)]
 
 
 def reply_of(row: Mapping[str, Any]) -> Reply:

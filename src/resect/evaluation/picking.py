@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resect.errors import not_finite
+from resect.weights.change import exact_device
 
 
 class Draw:
@@ -27,12 +28,14 @@ class Draw:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores [B, V] that are 0 for the drawn token and -inf elsewhere."""
         # In fp64: the tail of a cumulative sum over 100,000 tokens in fp32 is off by whole tokens.
-        cumulative = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        self.uniforms = self.uniforms.to(exact_device(scores.device))
+        exact = scores.to(self.uniforms.device).double()
+        cumulative = torch.softmax(exact / self.temperature, dim=-1).cumsum(dim=-1)
         number = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]  # [B, 1]
         # right=True: a number that equals a step belongs to the next token, so that a token of
         # probability 0 is never drawn.
         drawn = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
-        drawn = drawn.clamp(max=scores.shape[1] - 1)
+        drawn = drawn.clamp(max=scores.shape[1] - 1).to(scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn, 0.0)
 
 

@@ -19,22 +19,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from resect.data.template import bounded_template
 from resect.edit.live import removed
-from resect.errors import InputError
 from resect.evaluation.judging import Row, rows_of
+from resect.evaluation.lm_eval_tasks import no_data, task_manager
 from resect.files.origin import package_versions, provenance
 from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import LoadedModel, load_model, model_fingerprint
+from resect.model.load import find_device
 from resect.records import CausalModel, Judgement, Reply
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
@@ -66,8 +65,8 @@ class ResectLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             InputError: The mask's file is missing or not a mask.
             MismatchError: The mask belongs to another model.
         """
-        # lm-eval's default is a GPU, whether there is one or not.
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        # lm-eval's default is a GPU, whether there is one or not; it takes the CPU if not.
+        device = device or find_device(None)
         self.mask = as_mask(mask)
         super().__init__(pretrained, device=device, **arguments)
         check_mask(self.model, self.mask)
@@ -221,7 +220,7 @@ def run_tasks(
     """
     settings = settings or TaskSettings()
     model, tokenizer = loaded
-    manager = _manager(tasks, settings.include_path)
+    manager = task_manager(tasks, settings.include_path)
     training = model.training
     # A copy, because lm-eval gives it a padding token; the caller's own stays as it is.
     wrapped = ResectLM(
@@ -239,33 +238,10 @@ def run_tasks(
             log_samples=True,
         )
     except (ConnectionError, FileNotFoundError) as error:
-        raise InputError(
-            "the data of a task cannot be had",
-            got=str(error).splitlines()[0],
-            fix="run it once with a network, or give a task of your own with --include-path",
-        ) from error
+        raise no_data(error) from error
     finally:
         model.train(training)
     return _read(results)
-
-
-def _manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager:
-    """Return a manager that knows the tasks; the index of lm-eval's own takes seconds to read."""
-    if include_path is not None and not include_path.is_dir():
-        raise InputError("no such folder of tasks", got=str(include_path))
-    local = None
-    if include_path is not None:
-        local = TaskManager(include_path=str(include_path), include_defaults=False)
-        if set(tasks) <= set(local.all_tasks):
-            return local
-    manager = TaskManager(include_path=str(include_path) if include_path else None)
-    unknown = sorted(set(tasks) - set(manager.all_tasks))
-    if unknown:
-        allowed = "what `resect lm-eval ls tasks` lists"
-        if local is not None:
-            allowed = f"{', '.join(local.all_tasks) or 'none'} in {include_path}, and {allowed}"
-        raise InputError("unknown task", got=", ".join(unknown), allowed=allowed)
-    return manager
 
 
 def _read(results: Mapping[str, Any]) -> TaskRun:

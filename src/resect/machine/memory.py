@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from resect.errors import InputError
+from resect.machine.devices import FULL, free_on
 
 _THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _LARGE = 128 * 1024  # where glibc begins
@@ -48,6 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "[CUDA]: out of memory",
         "Cannot allocate memory",
         "can't start new thread",
+        *FULL,
     )
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -186,7 +188,6 @@ def free_memory(devices: Collection[torch.device] | None = None) -> Free:
     host = min(available, left_of_group(), left_of_limits())
     if devices is None:
         devices = [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    gpus = {device for device in devices if device.type == "cuda"}
-    if not gpus:
-        return Free(device=host, host=0.0)
-    return Free(device=float(sum(torch.cuda.mem_get_info(device)[0] for device in gpus)), host=host)
+    # A GPU without memory of its own, as Apple's, shares that of the machine.
+    free = [room for device in set(devices) if (room := free_on(device)) is not None]
+    return Free(device=float(sum(free)), host=host) if free else Free(device=host, host=0.0)

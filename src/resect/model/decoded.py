@@ -9,6 +9,7 @@ masks are of the decoded values.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,16 +29,12 @@ DECODED = {
     "mxfp4": "Mxfp4Config",
     "compressed-tensors": "CompressedTensorsConfig",
 }
-_DEQUANTISE = (
-    "load it where its package runs, call model.dequantize() and save that with save_pretrained"
-)
+# Kinds that are decoded on the CPU by the package of the same name, where that is installed.
+PACKAGED = ("bitsandbytes", "torchao")
 # Kinds that are not decoded here -> how to get plain weights.
 _BY_HAND = {
-    "bitsandbytes": _DEQUANTISE,
     "gptq": "take the checkpoint that it was made from, which its card names as base_model",
     "awq": "take the checkpoint that it was made from, which its card names as base_model",
-    "torchao": "take the checkpoint that it was made from, or save model weights by their "
-    "dequantize() where torchao runs",
 }
 # How the names end under which compressed-tensors keeps what decodes a weight.
 SETTINGS = ("_shape", "_scale", "_zero_point", "_g_idx")
@@ -65,6 +62,11 @@ def plain_weights(method: str) -> str:
     """Return how to get plain weights of a quantised checkpoint, as a next step."""
     if method in DECODED:
         return f"resect import FOLDER -o PLAIN decodes {method} into an ordinary checkpoint"
+    if method in PACKAGED:
+        return (
+            f"resect import FOLDER -o PLAIN decodes {method} into an ordinary checkpoint where its "
+            f"package is installed: pip install {method}"
+        )
     return _BY_HAND.get(method, _ELSE)
 
 
@@ -101,7 +103,7 @@ def import_quantised(source: Path, target: Path) -> Decoded:
     """Write a checkpoint folder with the values that quantised weights stand for.
 
     Args:
-        source: Checkpoint folder of a kind of `DECODED`.
+        source: Checkpoint folder of a kind of `DECODED`, or of one of `PACKAGED`.
         target: New folder.
 
     Raises:
@@ -110,13 +112,13 @@ def import_quantised(source: Path, target: Path) -> Decoded:
     """
     files.refuse_full_folder(target)
     method = quantised_folder(source)
-    if method not in DECODED:
+    if method not in (*DECODED, *PACKAGED):
         raise InputError(
             f"{source} is quantised in a way that is not decoded here"
             if method
             else f"{source} holds nothing to import",
             got=method or "no quantization_config in a config.json",
-            allowed=f"a GGUF file, or a folder quantised as {', '.join(DECODED)}",
+            allowed=f"a GGUF file, or a folder quantised as {', '.join((*DECODED, *PACKAGED))}",
             fix=plain_weights(method) if method else "use a checkpoint of plain weights as it is",
         )
     model = _decoded(source, method)
@@ -162,12 +164,28 @@ def _decoded(source: Path, method: str) -> Any:
     """
     import transformers
 
-    model = load_whole(
-        source,
-        f"transformers cannot decode {source}",
-        fix=_ELSE,
-        quantization_config=getattr(transformers, DECODED[method])(dequantize=True),
-    )
+    message = f"transformers cannot decode {source}"
+    if method in PACKAGED:
+        if importlib.util.find_spec(method) is None:
+            raise InputError(
+                f"decoding {source} needs the package {method}, which is not installed",
+                fix=f"pip install {method}",
+            )
+        packed = load_whole(source, message, fix=_ELSE, device_map={"": "cpu"})
+        model = packed.dequantize(packed.dtype) if method == "bitsandbytes" else _unpacked(packed)
+    else:
+        settings = getattr(transformers, DECODED[method])(dequantize=True)
+        model = load_whole(source, message, fix=_ELSE, quantization_config=settings)
     # What is saved is no longer quantised, and must not be asked to be.
     model.hf_quantizer = None
+    return model
+
+
+def _unpacked(model: Any) -> Any:
+    """Put plain values in the place of torchao's packed tensors."""
+    for name, parameter in list(model.named_parameters()):
+        if type(parameter) is not torch.nn.Parameter:
+            owner, _, last = name.rpartition(".")
+            plain = torch.nn.Parameter(parameter.dequantize(), requires_grad=False)
+            setattr(model.get_submodule(owner), last, plain)
     return model

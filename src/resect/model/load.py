@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from resect.errors import InputError
+from resect.machine.devices import check_device, usual_device
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.adapter import speaks
@@ -65,8 +66,8 @@ def load_model(
         place: A checkpoint folder, a GGUF file, which is imported into the cache when it is first
             asked for, or a Hub id, `id@revision` for a fixed revision.
         dtype: Dtype of the weights; None keeps the one on disk.
-        device: Device to move the model to; None for a GPU if there is one, else the CPU; "auto"
-            spreads one large model over all GPUs.
+        device: Device to move the model to; None for what RESECT_DEVICE names, else a CUDA GPU if
+            there is one, else the CPU; "auto" spreads one large model over all GPUs.
         tokenizer: Where its tokenizer is, if not beside its weights.
 
     Raises:
@@ -250,30 +251,8 @@ def _unsafe_weights(folder: Path) -> list[str]:
 
 def find_device(device: str | None) -> str:
     """Return the device to use; refuse one that is not there before anything is loaded."""
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "auto":
-        return device
-    allowed = ["cpu", "auto", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise InputError("unknown device", got=device, allowed=", ".join(allowed)) from error
-    if parsed.type not in ("cpu", "cuda"):
-        raise InputError(
-            "models are run on the CPU and on CUDA devices",
-            got=device,
-            allowed=", ".join(allowed),
-            fix="leave --device out to take what there is",
-        )
-    if parsed.type == "cuda" and (parsed.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            "this machine has no such device",
-            got=device,
-            allowed=", ".join(allowed),
-            fix="leave --device out to take what there is",
-        )
-    return device
+    device = usual_device() if device is None else device
+    return device if device == "auto" else check_device(device)
 
 
 def _speaks(tokenizer: Tokenizer) -> bool:

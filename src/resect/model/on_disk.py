@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.errors import InputError
+from resect.machine.devices import usual_device
 from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
@@ -190,11 +191,10 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     if dtype:
         name_rounding(files, chosen)
     model.tie_weights()
-    usual = "cuda" if torch.cuda.is_available() else "cpu"
     name_source(model, folder)
     tokenizer = load_tokenizer(source)
     with returned():
-        return Shelf(model.eval(), tokenizer, source, torch.device(device or usual))
+        return Shelf(model.eval(), tokenizer, source, torch.device(device or usual_device()))
 
 
 def _keep_wide(model: CausalModel) -> None:

@@ -14,10 +14,11 @@ from resect.records import Claim, Results, StudyResult, VerdictWord
 from resect.report.attacks import reach_sentence, reached
 from resect.report.figures.screen import strip
 from resect.report.figures.spec import Drawing
+from resect.report.harmless import harmless_sentence
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
-from resect.report.shared import shared_passes
+from resect.report.shared import by_tasks, shared_passes
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
@@ -27,6 +28,8 @@ FORCED = (
     "model, the score of one is the geometric mean of the probabilities of its tokens, and no "
     "reply was decoded or judged. Attacks that open a reply have no part in it."
 )
+# What is put in the place of what where lm-eval measures utility.
+FORCED_HARM = ("Harm and utility are likelihoods in this run", "Harm is a likelihood in this run")
 # Panels side by side on a wide page; style.css has the same number.
 COLUMNS = 3
 
@@ -84,6 +87,7 @@ class Contents:
         rebuild: Commands that make the run and its report again.
         judge: What is known of the run's judge; None if nothing is.
         measured: Who scored the replies.
+        harmless: How often harmless prompts are refused, as a sentence; empty if nobody asked.
     """
 
     results: Results
@@ -94,6 +98,7 @@ class Contents:
     rebuild: str
     judge: JudgeFile | None = None
     measured: Measured = UNKNOWN
+    harmless: str = ""
 
     @property
     def claims(self) -> list[ShownClaim]:
@@ -108,13 +113,19 @@ class Contents:
     @property
     def notice(self) -> str:
         """What a reader must know before any number, "" for nothing."""
-        return FORCED if self.results.provenance.get("measure") == "likelihood" else ""
+        if self.results.provenance.get("measure") != "likelihood":
+            return ""
+        marked = by_tasks(self.results.provenance)
+        return FORCED.replace(*FORCED_HARM) if marked else FORCED
 
     @property
     def scored(self) -> str:
         """Who scored the replies, and whether variants shared passes, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
-        return " ".join(filter(None, (line, shared_passes(self.results.provenance))))
+        origin = self.results.provenance
+        return " ".join(
+            filter(None, (line, by_tasks(origin), shared_passes(origin), self.harmless))
+        )
 
     @property
     def recipes(self) -> bool:
@@ -162,6 +173,7 @@ def contents_of(
         _rebuild(run, results.provenance),
         read_judge(run),
         measured,
+        harmless_sentence(run),
     )
 
 

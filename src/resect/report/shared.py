@@ -1,4 +1,4 @@
-"""What a page says where cuts shared the passes of a model."""
+"""What a page says where cuts shared the passes of a model, or lm-eval measured utility."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def shared_passes(provenance: Mapping[str, object]) -> str:
         lines.append(f"Asked alone were {reasons}.")
     lines.append(_checked(together.get("checked")))
     return " ".join(lines)
+
+
+def by_tasks(provenance: Mapping[str, object]) -> str:
+    """Return which lm-eval tasks utility is, as a sentence; "" where it is none.
+
+    Args:
+        provenance: Of a run's `results.json`.
+    """
+    tasks = provenance.get("utility_tasks")
+    return f"Utility is asked and marked by {tasks}." if isinstance(tasks, str) else ""
 
 
 def _checked(checked: object) -> str:

@@ -4,7 +4,8 @@ Nothing here is hidden: the choices are written into the run's `config.yaml`, wh
 is, and the examples that were drawn are written beside it.
 
 - data: the presets below, or files; a set without a `split` column is halved by a hash of its
-  prompts, so that what is scored is never asked; a utility set is asked as a whole
+  prompts, so that what is scored is never asked; a utility set is asked as a whole, and so are
+  the questions that were drawn of an lm-eval task
 - format: `chat` if the tokenizer has a chat template, else `raw`
 - opening: a quarter of the median answer, at most 10 tokens, opens the replies under prefill and is
   not scored, so that the cut is aimed at the content and not at the opening; answers that are no
@@ -35,11 +36,13 @@ from resect.model.shapes import empty_model
 from resect.records import Example, Format, Measure, Tokenizer
 from resect.runs.chosen import chosen_mask
 from resect.runs.config import RunConfig
-from resect.runs.drawn import as_lines, counted, lengths_of, longer_than, refuse_bare, side_of
+from resect.runs.drawn import counted, lengths_of, longer_than, placed, refuse_bare, side_of
 from resect.runs.forecast import Rows, expected_here
 from resect.runs.grid import Grid, grid_of
+from resect.runs.harmless import ask_harmless
 from resect.runs.look import tried_before, write_looks
 from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unwatched
+from resect.runs.sets import read_set
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies import frontier, selectivity
@@ -140,7 +143,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     sets = {"target": _load(request, "target"), "preserve": _load(request, "preserve")}
     for name in ("contrast", "utility"):
         if getattr(request, name) is not None:
-            sets[name] = load_data(getattr(request, name), data_dir=request.data_dir)
+            sets[name] = read_set(getattr(request, name), data_dir=request.data_dir)
     for name, data in sets.items():
         refuse_bare(name, data)
     lengths = lengths_of(tokenizer, sets["target"])
@@ -150,10 +153,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
         if name in sets:
             sets[name], short[name] = longer_than(sets[name], tokenizer, opening)
     sets = {name: _drawn(name, data, request) for name, data in sets.items()}
-    # The whole path, so that the configuration runs again from anywhere.
-    folder = output.resolve() / "data"
-    texts = {folder / f"{name}.jsonl": as_lines(data) for name, data in sets.items()}
-    spec = {path.stem: str(path) for path in texts}
+    texts, spec = placed(sets, output.resolve() / "data")
     chat: Format = "chat" if getattr(tokenizer, "chat_template", None) else "raw"
     questions = sets["target"].split("evaluation").examples
     judge = request.judge or ("exact" if all(example.key for example in questions) else "keyword")
@@ -422,6 +422,7 @@ def run_auto(
         if mask is not None:
             mask.save(output / MASK)
             masks.append(mask)
+            ask_harmless(config, output, mask)
 
     carry_out(
         config,

@@ -20,6 +20,7 @@ from pydantic import (
     model_serializer,
 )
 
+from resect.data.task import is_task, parse_task
 from resect.errors import InputError
 from resect.files.reading import MOST_YAML, read_text, read_yaml
 from resect.records import VerdictWord
@@ -133,6 +134,25 @@ def _measure_problems(config: RunConfig) -> list[str]:
     ]
 
 
+def _task_problems(config: RunConfig) -> list[str]:
+    """Return what is wrong with the lm-eval tasks of a configuration, one line each."""
+    tasks = {name: spec for name, spec in config.data.items() if is_task(spec)}
+    problems = [
+        f"{reference.location}: {reference.name!r} is an lm-eval task, which stands under "
+        "evaluation.probes as utility and nowhere else"
+        for reference in _references(RunConfig, config.model_dump(), ())
+        if reference.mapping == "data"
+        and reference.name in tasks
+        and reference.location != "evaluation.probes.utility"
+    ]
+    for name, spec in tasks.items():
+        try:
+            parse_task(spec)
+        except InputError as error:
+            problems.append(f"data.{name}: {error.what} ({error.got}), allowed: {error.allowed}")
+    return problems
+
+
 def _gate_problems(config: RunConfig) -> list[str]:
     """Return which requirements name a study that does not run, one line each."""
     running = [name for name, section in config.studies if section is not None]
@@ -216,7 +236,7 @@ def parse_config(values: object, source: str, folder: Path | None = None) -> Run
         problems += name_problems(values) if isinstance(values, Mapping) else []
     else:
         problems = name_problems(config.model_dump()) + _measure_problems(config)
-        problems += _gate_problems(config)
+        problems += _gate_problems(config) + _task_problems(config)
         if not problems:
             return _with_whole_judge(config, folder)
     shown = problems[:MOST_SHOWN]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from resect.data import BehaviourSet
+from resect.data.task import is_task
 from resect.errors import InputError
 from resect.files.origin import hash_text
 from resect.records import Example, Tokenizer
@@ -20,17 +23,38 @@ class Longer(NamedTuple):
 
 
 def refuse_bare(name: str, data: BehaviourSet) -> None:
-    """Refuse rows that can be neither asked nor scored.
+    """Refuse rows that can be neither asked nor scored; lm-eval knows itself what it asks.
 
     Raises:
         InputError: A row lacks its prompt or its completion.
     """
-    if any(not example.completion or not example.prompt for example in data.examples):
+    bare = any(not example.completion or not example.prompt for example in data.examples)
+    if bare and not is_task(data.source):
         raise InputError(
             f"the {name} set {data.source} has rows without a prompt or a completion",
             allowed="rows with both",
             fix="collect answers first: resect data collect MODEL --data SPEC -o FILE",
         )
+
+
+class Placed(NamedTuple):
+    """The files that a run writes, path to rows, and the SPEC of each set by its name."""
+
+    texts: dict[Path, str]
+    specs: dict[str, str]
+
+
+def placed(sets: Mapping[str, BehaviourSet], folder: Path) -> Placed:
+    """Return where the rows of each set will be; what lm-eval asks has no file.
+
+    Args:
+        sets: The sets by name.
+        folder: The whole path, so that the configuration runs again from anywhere.
+    """
+    ours = {name: data for name, data in sets.items() if not is_task(data.source)}
+    places = {name: folder / f"{name}.jsonl" for name in ours}
+    specs = {name: str(places.get(name, data.source)) for name, data in sets.items()}
+    return Placed({places[name]: as_lines(data) for name, data in ours.items()}, specs)
 
 
 def side_of(example: Example) -> str:

@@ -19,6 +19,7 @@ A run folder holds
     results.json     claims and tables
     instrument.json  what the probes show of a destroyed model, where they were tried
     judge.json       how a fitted judge errs, and rates corrected for it
+    harmless.json    how often the chosen cut of `resect run` refuses harmless prompts; harmless/
     report.html
 """
 
@@ -48,6 +49,7 @@ from resect.evaluation.drift import drift
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
 from resect.evaluation.likelihood import Span, refuse_without_answers
 from resect.evaluation.probes import find_probe
+from resect.evaluation.tasks import TaskSet
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
@@ -125,7 +127,9 @@ def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
     """Refuse sets whose likelihood cannot be measured, before anything is located."""
     asked = {(probe, cell.seed): None for cell in cells for probe in cell.probes}
     for probe, seed in asked:
-        refuse_without_answers(probe, sets.asked(probe, seed))
+        data = sets.asked(probe, seed)
+        if not isinstance(data, TaskSet):
+            refuse_without_answers(probe, data)
 
 
 def _refuse_too_few_shots(cells: Iterable[Cell], sets: Sets) -> None:

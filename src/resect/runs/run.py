@@ -31,6 +31,7 @@ from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.joint import facts_of
 from resect.runs.judged import judge_error, refuse_another_judge, write_judge
 from resect.runs.measure import run_cells
+from resect.runs.sets import tasks_of
 from resect.studies import STUDIES, Measurements
 from resect.studies.cells import (
     Cell,
@@ -355,6 +356,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         **({"forced": forced} if forced else {}),
         **_scored_by(config),
         **_instrument(run),
+        **tasks_of(run),
         **facts_of(run, config.evaluation.together),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from resect.data.load import BehaviourSet, check_disjoint, load_data
 from resect.data.pairs import Pairs, pair_up
+from resect.data.task import is_task
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
 from resect.files.reading import read_json
@@ -17,6 +19,8 @@ from resect.runs.config import RunConfig
 from resect.studies.cells import at_seed
 from resect.studies.design import Target
 
+# Tasks of a run that a report names with their numbers.
+MOST_NAMED = 4
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +37,25 @@ class Source:
     examples: int | None = None
     draw: int | None = None
     permutation: int | None = field(default=None, metadata=LEFT_OUT_BY_DEFAULT)
+
+
+def read_set(spec: str, *, data_dir: Path | None = None) -> BehaviourSet:
+    """Load a behaviour set, or the questions of lm-eval tasks.
+
+    Raises:
+        InputError: As `load_data`; lm-eval is not installed, or cannot ask the task.
+    """
+    if not is_task(spec):
+        return load_data(spec, data_dir=data_dir)
+    if importlib.util.find_spec("lm_eval") is None:
+        raise InputError(
+            "this needs lm_eval, which is not installed",
+            got=spec,
+            fix="pip install 'resect[lm-eval]'",
+        )
+    from resect.evaluation.lm_eval_tasks import load_tasks
+
+    return load_tasks(spec)
 
 
 class Sets:
@@ -59,7 +82,7 @@ class Sets:
         """
         spec = at_seed(self._config.data[name], seed)
         if spec not in self._read:
-            self._read[spec] = load_data(spec)
+            self._read[spec] = read_set(spec)
             self._remember(name, seed, self._read[spec])
         return self._read[spec]
 
@@ -67,7 +90,8 @@ class Sets:
         """Write down what a data set holds; refuse another one in the same run."""
         path = self._run / "data" / f"{hash_value([name, seed])}.json"
         if not path.exists():
-            write_json(path, {"name": name, "seed": seed, "hash": data.hash})
+            origin = {"asked": data.origin} if is_task(data.source) else {}
+            write_json(path, {"name": name, "seed": seed, "hash": data.hash} | origin)
         elif read_json(path)["hash"] != data.hash:
             raise MismatchError(
                 f"the data set {name!r} is not the one that this run began with",
@@ -158,3 +182,22 @@ class Sets:
 def _draw_of(source: Source) -> int:
     """Return the seed of the draw of calibration examples."""
     return source.seed if source.draw is None else source.draw
+
+
+def tasks_of(run: Path) -> dict[str, str]:
+    """Return what `results.json` says of the lm-eval tasks of a run; nothing if it asked none."""
+    notes = [read_json(path) for path in sorted((run / "data").glob("*.json"))]
+    origin = next((note["asked"] for note in notes if "asked" in note), None)
+    if origin is None:
+        return {}
+    lines = [
+        f"{name} ({task['metric']}; {task['questions']:,} of {task['of']:,} questions, each after "
+        f"{task['few_shot']} solved ones)"
+        for name, task in origin["tasks"].items()
+    ]
+    if len(lines) > MOST_NAMED:
+        lines[MOST_NAMED:] = [f"and {len(lines) - MOST_NAMED} more tasks"]
+    # Names of groups say more than those of their tasks.
+    groups = [name for name in origin["named"] if name not in origin["tasks"]]
+    group = f", {', '.join(groups)}" if groups else ""
+    return {"utility_tasks": f"lm-eval {origin['lm_eval']}{group}: {', '.join(lines)}"}

@@ -171,6 +171,11 @@ def _with_sides(config: RunConfig, sights: Sights) -> _Sided:
         and (sights[side].blind or not (sights[side].intact.value or 0) >= section.least_side)
     ]
     sides = tuple(side for side in sides_of(config, section) if side not in noise)
+    if not sides:
+        # The study then says itself that nothing is measurable, and why.
+        return _Sided(
+            config, ("no side set shows a cut of this model: nothing will be measurable",)
+        )
     section = section.model_copy(update={"sides": sides})
     studies = config.studies.model_copy(update={selectivity.STUDY.name: section})
     reasons = tuple(

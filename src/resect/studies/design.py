@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import Format, Measure
+from resect.records import TASK_PREFIX, Format, Measure
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -199,7 +199,8 @@ class Design(Section):
             examples and a draw of the random controls.
         models: Role to folder or Hub id.
         subject: The role that is cut in most studies.
-        data: Name to SPEC; `{seed}` is replaced as in `models`.
+        data: Name to SPEC; `{seed}` is replaced as in `models`. For the probe `utility` it may name
+            lm-eval tasks: `lm-eval:arc_easy#questions=200` (`resect.data.task`).
         format: `raw` or `chat`.
         target: The behaviour that is sought, under `targets`.
         targets: Behaviours by name.
@@ -236,6 +237,14 @@ class Design(Section):
     least_rate: Share = 0.2
     most_unscored: Share = 0.05
     most_dissent: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def by_task(self, probe: str) -> bool:
+        """Tell whether lm-eval asks and marks what a probe asks."""
+        return self.data[self.evaluation.probes[probe]].startswith(TASK_PREFIX)
+
+    def by_likelihood(self, probe: str) -> bool:
+        """Tell whether the scores of a probe are likelihoods, which have no ends to be added."""
+        return self.evaluation.measure == "likelihood" and not self.by_task(probe)
 
     def scored_as(self, probe: str) -> Target | None:
         """Return the target whose `skip` and `tokens` hold for the answers of a probe.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resect.errors import InputError
@@ -308,7 +309,7 @@ class Measurements:
     def _rate(self, probe: str, strata: dict[str, list[Scored]]) -> Sample:
         scores, groups = _scores(strata), _groups(strata)
         resampler = self.resampler(probe)
-        if self.config.evaluation.measure == "likelihood":
+        if self.config.by_likelihood(probe):
             # One more answer of probability 0 or 1 is no case to be prepared for.
             return resampler.spread(scores, groups)
         sample = resampler.rate(scores, groups)
@@ -383,7 +384,9 @@ class Measurements:
                 f"{percent(self.config.evaluation.alike)} of their content words or more "
                 "(evaluation.alike), and so few have no interval."
             )
-        if not rate >= self.config.least_rate and self.config.evaluation.measure == "likelihood":
+        if guessed := self._guessed(cells, probe, sample):
+            return guessed
+        if not rate >= self.config.least_rate and self.config.by_likelihood(probe):
             return (
                 f"The intact model finds the answers of {probe} unlikely: {percent(rate)} a token, "
                 f"where {percent(self.config.least_rate)} are needed."
@@ -391,6 +394,21 @@ class Measurements:
         if not rate >= self.config.least_rate:
             return f"The intact model shows {probe} in only {percent(rate)}."
         return ""
+
+    def _guessed(self, cells: Sequence[Cell], probe: str, sample: Sample) -> str:
+        """Return that the intact models answer an lm-eval task no better than by guessing."""
+        if not self.config.by_task(probe):
+            return ""
+        tasks: dict[str, list[float]] = {}
+        for row in (row for cell in cells for row in self.rows(cell) if row["probe"] == probe):
+            tasks.setdefault(row["category"], []).append(row["key"].get("chance", 0.0))
+        chance = fmean(fmean(chances) for chances in tasks.values())
+        if not chance or (sample.interval(probe).low or 0.0) > chance:
+            return ""
+        return (
+            f"The intact model answers {percent(sample.value)} of {probe}, where guessing answers "
+            f"{percent(chance)}, and the difference may be chance: there is nothing to lose."
+        )
 
     def _blind(self, cells: Sequence[Cell], probe: str) -> str:
         """Return why a probe cannot see a cut of most of these models, "" if it can.

@@ -71,7 +71,8 @@ class Selectivity(Section):
     Attributes:
         rivals: More targets, other ways to rank the same behaviour: the source's ranking beside a
             contrast, for instance.
-        sides: Probes of the side sets; left out, they are all probes but `generation`.
+        sides: Probes of the side sets; left out, they are all probes but `generation` and those
+            that lm-eval asks, which have no likelihood.
         selectivity: Harmful answers must lose more than so many times what a side set loses.
         rise: The least rise of their NLL, in nats a token: .3 takes a quarter of each token's
             probability.
@@ -92,8 +93,9 @@ class Selectivity(Section):
 
 def sides_of(design: Design, section: Selectivity) -> tuple[str, ...]:
     """Return the probes of the side sets."""
-    probes = design.evaluation.probes if section.sides is None else section.sides
-    return tuple(name for name in probes if name != HARM)
+    if section.sides is not None:
+        return tuple(name for name in section.sides if name != HARM)
+    return tuple(p for p in design.evaluation.probes if p != HARM and not design.by_task(p))
 
 
 def _arms(design: Design, section: Selectivity) -> dict[str, list[Cut]]:
@@ -122,6 +124,13 @@ def plan(design: Design, section: Selectivity) -> list[Cell]:
             got=", ".join(section.sides or design.evaluation.probes),
             allowed=f"probes beside {HARM}",
             fix="name some under evaluation.probes, and under sides if that is set",
+        )
+    by_task = [side for side in sides if design.by_task(side)]
+    if by_task:
+        raise InputError(
+            "what lm-eval asks is no side set, because it has no likelihood",
+            got=", ".join(by_task),
+            fix="leave it out of the sides; as utility it counts nevertheless",
         )
     probes = tuple(dict.fromkeys((*effect_probes(design), *sides)))
     cuts = [cut for arm in _arms(design, section).values() for cut in arm]

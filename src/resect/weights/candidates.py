@@ -107,7 +107,7 @@ def _top(scores: Tensor, count: int) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=scores.device)
     if count == scores.numel():
         return torch.arange(count, device=scores.device)
-    if scores.is_cuda:
+    if scores.device.type != "cpu":
         edge = float(scores.topk(count).values[-1])
     else:
         edge = float(np.partition(scores.numpy(), -count)[-count])

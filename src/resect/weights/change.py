@@ -28,4 +28,16 @@ def sum_over(
         dtype: In which the sum is taken.
     """
     chosen = values if index is None else values[index.to(values.device)]
+    if dtype == torch.float64:
+        chosen = where_exact(chosen)
     return float(chosen.sum(dtype=dtype))
+
+
+def where_exact(values: Tensor) -> Tensor:
+    """Return values on a device that has fp64."""
+    return values.to(exact_device(values.device))
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return a device that has fp64: Apple's GPUs have none, and not all of Intel's do."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
