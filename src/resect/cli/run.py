@@ -17,6 +17,7 @@ from resect.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    SearchName,
     TogetherCuts,
     refuse_idle_columns,
     with_columns,
@@ -85,6 +86,7 @@ def run(
     batch_size: BatchSize = 16,
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
+    search: SearchName = "full",
     data_dir: DataDir = None,
     columns: Columns = None,
     dry_run: DryRun = False,
@@ -112,6 +114,7 @@ def run(
         batch_size=batch_size,
         together=together,
         check_together=check_together,
+        search=search,
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)

@@ -22,6 +22,7 @@ from resect.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    SearchName,
     Skip,
     TogetherCuts,
     refuse_idle_columns,
@@ -88,6 +89,7 @@ def sweep(
     batch_size: BatchSize = 16,
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
+    search: SearchName = "full",
     columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -120,6 +122,7 @@ def sweep(
             batch_size=batch_size,
             together=together,
             check_together=check_together,
+            search=search,
         )
     )
     _run(config, output, resume=resume, dry_run=dry_run)

@@ -17,7 +17,7 @@ from resect.report.figures.spec import Drawing
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
-from resect.report.shared import shared_passes
+from resect.report.shared import searched_grid, shared_passes
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
@@ -112,9 +112,10 @@ class Contents:
 
     @property
     def scored(self) -> str:
-        """Who scored the replies, and whether variants shared passes, in sentences."""
+        """Who scored the replies, and how variants were asked, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
-        return " ".join(filter(None, (line, shared_passes(self.results.provenance))))
+        provenance = self.results.provenance
+        return " ".join(filter(None, (line, searched_grid(provenance), shared_passes(provenance))))
 
     @property
     def recipes(self) -> bool:

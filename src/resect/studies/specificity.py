@@ -11,7 +11,7 @@ reach is what the search finds where there is nothing to tell apart (a permutati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -33,8 +33,9 @@ from resect.studies.effects import (
     number,
 )
 from resect.studies.guard import guard, guarded, silent
+from resect.studies.halving import Searched
 from resect.studies.measurements import Measurements, Row
-from resect.studies.permutation import Permuted, permuted, permuted_cuts
+from resect.studies.permutation import Permuted, permuted, permuted_cuts, permuted_grids
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 
@@ -128,6 +129,21 @@ def plan(design: Design, section: Specificity) -> list[Cell]:
         for cut in dict.fromkeys(cuts)
         for cell in cells_of(design, design.subject, cut, probes)
     ]
+
+
+def searched(design: Design, section: Specificity) -> list[Searched]:
+    """Return the choice of every arm, and of every labelling."""
+
+    def choice(cuts: Sequence[Cut], beside: tuple[Kind, ...] = ()) -> Searched:
+        return Searched(design.subject, tuple(cuts), section.utility_drop, beside)
+
+    # The guard compares the target's choice with a random cut of its size.
+    choices = [
+        choice(cuts, ("random",) if label == "target" else ())
+        for label, cuts in _arms(design, section).items()
+    ]
+    swapped = permuted_grids(design, section.permutations, _permuted_grid(section))
+    return choices + [choice(cuts) for cuts in swapped]
 
 
 def summarise(measured: Measurements, section: Specificity) -> StudyResult:
@@ -242,8 +258,9 @@ def _scored_rows(measured: Measurements, arms: dict[str, list[Cut]]) -> list[Row
     config = measured.config
     rows: list[Row] = []
     for label, cuts in arms.items():
-        role, seed, cut = config.subject, config.seeds[0], cuts[0]
-        if mask_path(measured.run, role, seed, cut).exists():
+        role, seed = config.subject, config.seeds[0]
+        masks = (cut for cut in cuts if mask_path(measured.run, role, seed, cut).exists())
+        if (cut := next(masks, None)) is not None:
             origin = measured.mask(role, seed, cut).meta["target"]
             rows.append(
                 {"arm": LABELS.get(label, label)}
@@ -320,6 +337,7 @@ STUDY = Study(
     stated=(DISTINCT, MATCHED_TOO),
     plan=plan,
     summarise=summarise,
+    searched=searched,
     template=TemplateLines(
         data=(
             "trivia: ./trivia.jsonl          # a benign behaviour",
