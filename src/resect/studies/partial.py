@@ -52,7 +52,7 @@ class Partial(Measurements):
         halves = (half,) if half else HALVES
         return all(
             is_done(self.run, cell.part(probe, name))
-            for cell in cells
+            for cell in (replace(cell, half="") for cell in cells)
             if self._is_partial(cell)
             for name in halves
         )
