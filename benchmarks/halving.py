@@ -1,27 +1,31 @@
 """How few questions a searched grid asks, and what its verdicts are worth beside the whole grid's.
 
-    python benchmarks/halving.py [--draws 20] [--boundary 400] [-o FILE] [--page PAGE]
+    python benchmarks/halving.py [--draws 4] [--boundary 200] [--lines FILE] [-o FILE] [--page PAGE]
 
 Runs are drawn from the worlds of `resect bench verdicts`, in which the truth is known, with plain
 answers. Each run is asked twice: the whole grid (`search: full`), and what the rule of
 `docs/design/halving.md` asks of it (`resect.studies.halving`, as a run does). Both read the same
 replies, so that what differs is what the rule leaves out. Counted are the questions that are asked,
-how often each model's cut is the same, and the verdicts of both, over all models of a run.
+how often each model's cut is the same, and the verdicts of both.
 
-Worlds that put a claim at its boundary get more runs. Everything is named, so that the same command
-gives the same table. With `--page` the table goes to its marked place in a page of the docs.
+`--draws` runs of each world are weighed as in a report. Worlds that put a claim at its boundary get
+more, `--boundary` a claim, of two models each and without the look at each of them alone, which can
+only make a verdict weaker (*pooled*). Everything is named, so that the same command gives the same table. `--lines`
+keeps what each run shows, so that a stopped command goes on. With `--page` the table goes to its
+marked place in a page of the docs.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +47,13 @@ from resect.studies.choice import choose
 from resect.studies.design import Design
 from resect.studies.halves import Half
 from resect.studies.halving import HARM, Searched, answer
+from resect.studies.models import over_models
 
 HALVES: tuple[Half, ...] = ("selection", "test")
 BEGIN, END = "<!-- halving: begin -->", "<!-- halving: end -->"
+# Pooled runs are other ones, numbered from here.
+POOLED = 10_000
+SEARCHES = ("full", "halving")
 # What is run: the studies whose cells a run shares.
 RUNS = {
     "frontier": ("frontier",),
@@ -116,42 +124,46 @@ def part_of(cell: Cell, probe: str, half: Half) -> _Part:
     return _Part(Cell(cell.role, cell.seed, cell.cut, ()), probe, half)
 
 
-class Amount(NamedTuple):
-    """Questions that were asked, and those of the whole grid."""
-
-    asked: int
-    grid: int
-
-
-@dataclass
-class Tally:
-    """What was counted over the runs of some studies.
+class Verdict(NamedTuple):
+    """Whether a claim is supported by the whole grid, and by the search.
 
     Attributes:
-        amounts: Questions of each run: of harm, of utility, of both.
-        cuts: Of each model's choices: how the cut lies to the one of the whole grid.
-        verdicts: By claim, truth and world: pairs of whether it was supported, by both searches.
+        study: Name of its study.
+        stated: Its position among the study's claims.
+        truth: What is true of it.
+        world: Name of the world.
+        statement: Of the `models` of a run, as in a report, or `pooled`, before each is looked at.
+        full: Whether it is supported by the whole grid.
+        halving: Whether it is by the search.
     """
-
-    amounts: dict[str, list[Amount]] = field(default_factory=dict)
-    cuts: Counter[str] = field(default_factory=Counter)
-    verdicts: dict[_Of, Counter[_Pair]] = field(default_factory=dict)
-
-
-class _Of(NamedTuple):
-    """What a verdict is on."""
 
     study: str
     stated: int
     truth: Truth
     world: str
-
-
-class _Pair(NamedTuple):
-    """Whether a claim is supported by the whole grid, and by the search."""
-
+    statement: str
     full: bool
     halving: bool
+
+
+class Outcome(NamedTuple):
+    """What one run shows.
+
+    Attributes:
+        run: Which studies it has, a key of `RUNS`.
+        label: Name of its draws.
+        draw: Its number.
+        amounts: Questions that were asked and those of the grid: of harm, of utility, of both.
+        cuts: How the chosen cuts lie to those of the whole grid.
+        verdicts: The claims of its world.
+    """
+
+    run: str
+    label: str
+    draw: int
+    amounts: dict[str, list[int]]
+    cuts: dict[str, int]
+    verdicts: list[Verdict]
 
 
 @cache
@@ -160,58 +172,63 @@ def resamplers() -> dict[str, QuickResampler]:
     return {}
 
 
-def tally(studies: Sequence[str], scenarios: Iterable[tuple[Scenario, range]]) -> Tally:
-    """Return what the runs of some worlds show, each asked in full and searched.
+def outcome_of(run: str, scenario: Scenario, draw: int, *, alone: bool) -> Outcome:
+    """Return what a run shows, asked in full and searched.
 
     Args:
-        studies: What a run has; its questions are those of all of them.
-        scenarios: Worlds of these studies, with the numbers of the runs.
+        run: Which studies it has; its questions are those of all of them.
+        scenario: The world, of one of these studies, whose claims are weighed.
+        draw: Number of the run.
+        alone: Whether to look at each model alone too, as a report does.
     """
-    counted = Tally()
-    for scenario, draws in scenarios:
-        with tempfile.TemporaryDirectory() as folder:
-            write_sets(scenario.size, Path(folder))
-            design = design_of(scenario.size, Path(folder))
-            for draw in draws:
-                _run(counted, studies, scenario, design, draw)
-    return counted
-
-
-def _run(
-    counted: Tally, studies: Sequence[str], scenario: Scenario, design: Design, draw: int
-) -> None:
-    cells = [c for name in studies for c in STUDIES[name].plan(design, section_of(name))]
-    planned = planned_of(cells)
-    measured = Halved(
-        design, scenario.world, size=scenario.size, planned=planned, label=scenario.label, draw=draw
-    ).with_resamplers(resamplers())
-    assert isinstance(measured, Halved)
+    studies = RUNS[run]
     study, section = STUDIES[scenario.study], section_of(scenario.study)
-    choices = [choice for name in studies for choice in choices_of(name, design)]
-    full = study.summarise(measured, section).claims
-    before = _chosen(measured, choices)
-    measured.parts = set()
-    for seed in design.seeds:
-        answer(measured, choices, seed, measured.ask)
-    halving = study.summarise(measured, section).claims
-    _count_amounts(counted, measured, planned)
-    for cut, usual in zip(_chosen(measured, choices), before, strict=True):
-        counted.cuts[_lies(cut, usual)] += 1
-    for claim, searched, stated in zip(full, halving, positions(study, full), strict=True):
-        truth = truth_of(scenario, stated, measured)
-        of = _Of(scenario.study, stated, truth, f"{scenario.name}, {len(design.seeds)} models")
-        pair = _Pair(_supported(claim), _supported(searched))
-        counted.verdicts.setdefault(of, Counter())[pair] += 1
+    with tempfile.TemporaryDirectory() as folder:
+        write_sets(scenario.size, Path(folder))
+        design = design_of(scenario.size, Path(folder))
+        planned = planned_of(
+            cell for name in studies for cell in STUDIES[name].plan(design, section_of(name))
+        )
+        measured = Halved(
+            design,
+            scenario.world,
+            size=scenario.size,
+            planned=planned,
+            label=scenario.label,
+            draw=draw,
+        )
+        measured.with_resamplers(resamplers())
+
+        def claims() -> tuple[Claim, ...]:
+            weigh = over_models(measured, study, section) if alone else None
+            return (weigh or study.summarise(measured, section)).claims
+
+        choices = [choice for name in studies for choice in choices_of(name, design)]
+        full, before = claims(), _chosen(measured, choices)
+        measured.parts = set()
+        for seed in design.seeds:
+            answer(measured, choices, seed, measured.ask)
+        halving, after = claims(), _chosen(measured, choices)
+    verdicts = [
+        Verdict(
+            scenario.study,
+            stated,
+            truth_of(scenario, stated, measured),
+            f"{scenario.name}, {scenario.size.models} models",
+            "models" if alone else "pooled",
+            claim.verdict == "supported",
+            searched.verdict == "supported",
+        )
+        for claim, searched, stated in zip(full, halving, positions(study, full), strict=True)
+    ]
+    cuts = Counter(map(_lies, after, before))
+    return Outcome(run, scenario.label, draw, _amounts(measured, planned), cuts, verdicts)
 
 
 def choices_of(name: str, design: Design) -> list[Searched]:
     study = STUDIES[name]
     assert study.searched is not None
     return study.searched(design, section_of(name))
-
-
-def _supported(claim: Claim) -> bool:
-    return claim.verdict == "supported"
 
 
 def _chosen(measured: Halved, choices: Iterable[Searched]) -> list[Cut | None]:
@@ -236,10 +253,8 @@ def _lies(cut: Cut | None, usual: Cut | None) -> str:
     return "smaller" if cut.q < usual.q else "larger"
 
 
-def _count_amounts(
-    counted: Tally, measured: Halved, planned: Mapping[Cell, tuple[str, ...]]
-) -> None:
-    """Count the questions of a run."""
+def _amounts(measured: Halved, planned: Mapping[Cell, tuple[str, ...]]) -> dict[str, list[int]]:
+    """Return how many questions were asked of a run, and how many the grid has."""
     assert measured.parts is not None
     sizes = _sizes(measured)
     asked: Counter[str] = Counter()
@@ -251,14 +266,13 @@ def _count_amounts(
             asked[probe] += whole if cell.cut is None else 0
     for part in measured.parts:
         asked[part.probe] += sizes[part.cell.seed, part.probe, part.half]
-    for name, probes in (("harm", (HARM,)), ("utility", ("utility",)), ("both", tuple(grid))):
-        amount = Amount(sum(asked[p] for p in probes), sum(grid[p] for p in probes))
-        counted.amounts.setdefault(name, []).append(amount)
+    amounts = {"harm": [asked[HARM], grid[HARM]], "both": [asked.total(), grid.total()]}
+    return amounts | {"utility": [asked["utility"], grid["utility"]]}
 
 
-def _sizes(measured: Halved) -> dict[tuple[int, str, Half], int]:
+def _sizes(measured: Halved) -> Counter[tuple[int, str, Half]]:
     """Return how many prompts a half has, by model and probe."""
-    sizes: dict[tuple[int, str, Half], int] = Counter()  # type: ignore[assignment]
+    sizes: Counter[tuple[int, str, Half]] = Counter()
     for seed in measured.config.seeds:
         intact = Cell(measured.config.subject, seed, None, ())
         for probe in (HARM, "utility"):
@@ -267,70 +281,113 @@ def _sizes(measured: Halved) -> dict[tuple[int, str, Half], int]:
     return sizes
 
 
-def worlds(study: str, draws: int, boundary: int) -> Iterator[tuple[Scenario, range]]:
-    """Yield the worlds of a study with plain answers, and how many runs each gets.
+def runs_of(run: str, draws: int, boundary: int) -> Iterator[partial[Outcome]]:
+    """Yield the runs of the worlds of some studies, plain answers.
 
     Args:
-        study: Its name.
-        draws: Runs of each world.
-        boundary: Runs of each claim at its boundary, dealt evenly over the worlds with it.
+        run: A key of `RUNS`.
+        draws: Runs of each world, in which each model is looked at alone too.
+        boundary: Pooled runs of each claim at its boundary, dealt evenly over the worlds with it.
     """
-    plain_answers = [world for world in scenarios_of(study) if world.size.words == 1]
-    # What is true of the drawn models themselves is at no boundary.
-    at_edge = [w for w in plain_answers if "boundary" in w.expected and w.realised is None]
-    edges = Counter(
-        number
-        for world in at_edge
-        for number, truth in enumerate(world.expected)
-        if truth == "boundary"
-    )
-    each = -(-boundary // min(edges.values())) if edges and boundary else 0
-    for world in plain_answers:
-        yield world, range(max(draws, each if world in at_edge else 0))
+    for study in RUNS[run]:
+        plain_answers = [world for world in scenarios_of(study) if world.size.words == 1]
+        # What is true of the drawn models themselves is at no boundary.
+        edges = [w for w in plain_answers if "boundary" in w.expected and w.realised is None]
+        counts = Counter(
+            stated
+            for world in edges
+            for stated, truth in enumerate(world.expected)
+            if truth == "boundary"
+        )
+        for draw in range(draws):
+            for world in plain_answers:
+                yield partial(outcome_of, run, world, draw, alone=True)
+        for draw in range(POOLED, POOLED - (-boundary // min(counts.values()))):
+            for world in edges:
+                yield partial(outcome_of, run, few_models(world), draw, alone=False)
 
 
-def rows_of(counted: Tally) -> list[dict[str, Any]]:
-    """Return a row a claim and truth, and the world in which the two searches differ most."""
-    rows = []
-    keys = dict.fromkeys((of.study, of.stated, of.truth) for of in counted.verdicts)
-    for study, stated, truth in sorted(keys, key=lambda key: (TRUTHS.index(key[2]), *key[:2])):
-        worlds_of = {
-            of.world: pairs
-            for of, pairs in counted.verdicts.items()
-            if (of.study, of.stated, of.truth) == (study, stated, truth)
-        }
-        pairs = sum(worlds_of.values(), Counter())
-        runs = sum(pairs.values())
-        row: dict[str, Any] = {
-            "study": study,
-            "claim": STUDIES[study].stated[stated].claim,
-            "truth": truth,
-            "worlds": len(worlds_of),
-            "runs": runs,
-        }
-        for name in _Pair._fields:
-            count = sum(number for pair, number in pairs.items() if getattr(pair, name))
-            bounds = wilson(count, runs)
-            row |= {name: count / runs, f"{name}_low": bounds.low, f"{name}_high": bounds.high}
-        row["by_full_alone"] = pairs[_Pair(full=True, halving=False)]
-        row["by_halving_alone"] = pairs[_Pair(full=False, halving=True)]
-        shares = {
-            world: sum(n for pair, n in counts.items() if pair.halving) / sum(counts.values())
-            for world, counts in worlds_of.items()
-        }
-        pick: Callable[..., str] = min if truth == "true" else max
-        row["worst"] = pick(shares, key=lambda world: shares[world])
-        row["worst_share"] = shares[row["worst"]]
-        rows.append(row)
-    return rows
+def few_models(world: Scenario) -> Scenario:
+    """Return a world with runs of two models, of which there are more in the same time."""
+    return replace(world, size=replace(world.size, models=2))
 
 
-def amounts_of(name: str, counted: Tally) -> dict[str, Any]:
+def simulate(runs: Iterable[partial[Outcome]], lines: Path | None) -> list[Outcome]:
+    """Return what runs show, from a file of lines as far as they are there, and write the others.
+
+    Args:
+        runs: The runs.
+        lines: A file with one outcome a line; None keeps nothing.
+    """
+    known: dict[tuple[str, str, int], Outcome] = {}
+    if lines is not None and lines.exists():
+        for line in lines.read_text(encoding="utf-8").splitlines():
+            *columns, verdicts = json.loads(line)
+            outcome = Outcome(*columns, [Verdict(*verdict) for verdict in verdicts])
+            known[outcome.run, outcome.label, outcome.draw] = outcome
+    outcomes = []
+    for once in runs:
+        run, world, draw = once.args
+        key = (run, world.label, draw)
+        if key not in known:
+            known[key] = once()
+            if lines is not None:
+                with lines.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(known[key]) + "\n")
+        outcomes.append(known[key])
+    return outcomes
+
+
+def rows_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
+    """Return a row a claim, truth and statement, with the world that is furthest from it."""
+    groups: dict[tuple[int, str, int, str], list[Verdict]] = {}
+    for outcome in outcomes:
+        for verdict in outcome.verdicts:
+            if verdict.statement == "pooled" and verdict.truth != "boundary":
+                continue
+            place = TRUTHS.index(verdict.truth)
+            key = (place, verdict.study, verdict.stated, verdict.statement)
+            groups.setdefault(key, []).append(verdict)
+    return [_row(verdicts) for _, verdicts in sorted(groups.items())]
+
+
+def _row(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    study, stated, truth, _, statement, _, _ = verdicts[0]
+    by_world: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_world.setdefault(verdict.world, []).append(verdict)
+    runs = len(verdicts)
+    row: dict[str, Any] = {
+        "study": study,
+        "claim": STUDIES[study].stated[stated].claim,
+        "truth": truth,
+        "statement": statement,
+        "worlds": len(by_world),
+        "runs": runs,
+    }
+    for name in SEARCHES:
+        count = sum(getattr(verdict, name) for verdict in verdicts)
+        bounds = wilson(count, runs)
+        row |= {name: count / runs, f"{name}_low": bounds.low, f"{name}_high": bounds.high}
+    row["by_full_alone"] = sum(v.full and not v.halving for v in verdicts)
+    row["by_halving_alone"] = sum(v.halving and not v.full for v in verdicts)
+    shares = {
+        world: sum(verdict.halving for verdict in inside) / len(inside)
+        for world, inside in by_world.items()
+    }
+    pick: Callable[..., str] = min if truth == "true" else max
+    row["worst"] = pick(shares, key=lambda world: shares[world])
+    row["worst_share"] = shares[row["worst"]]
+    return row
+
+
+def amounts_of(run: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the shares of the questions that were asked, and of choices that are the same."""
-    row: dict[str, Any] = {"run": name, "runs": len(counted.amounts["both"])}
-    for probe, amounts in counted.amounts.items():
-        shares = np.array([amount.asked / amount.grid for amount in amounts])
-        draws = rng(f"halving/{name}/{probe}").choice(shares, (1999, len(shares))).mean(axis=1)
+    row: dict[str, Any] = {"run": run, "runs": len(outcomes)}
+    for probe in ("both", "harm", "utility"):
+        amounts = np.array([outcome.amounts[probe] for outcome in outcomes])
+        shares = amounts[:, 0] / amounts[:, 1]
+        draws = rng(f"halving/{run}/{probe}").choice(shares, (1999, len(shares))).mean(axis=1)
         low, high = np.quantile(draws, (0.025, 0.975))
         row[probe] = {
             "share": float(shares.mean()),
@@ -338,11 +395,13 @@ def amounts_of(name: str, counted: Tally) -> dict[str, Any]:
             "high": float(high),
             "most": float(shares.max()),
         }
-    total = counted.cuts.total()
-    row["choices"] = total
+    cuts: Counter[str] = Counter()
+    for outcome in outcomes:
+        cuts.update(outcome.cuts)
+    row["choices"] = cuts.total()
     row["cuts"] = {
-        how: {"share": count / total, **wilson(count, total)._asdict()}
-        for how, count in counted.cuts.most_common()
+        how: {"share": count / cuts.total(), **wilson(count, cuts.total())._asdict()}
+        for how, count in cuts.most_common()
     }
     return row
 
@@ -368,17 +427,16 @@ def markdown(results: Mapping[str, Any], made: str) -> str:
         lines.append(f"| {row['run']} | {row['choices']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| study | claim | truth | worlds | runs | supported: full | supported: halving | "
+        "| study | claim | truth | of | worlds | runs | supported: full | supported: halving | "
         "by full alone | by halving alone | halving at worst |",
-        "|---|---|---|--:|--:|---|---|--:|--:|---|",
+        "|---|---|---|---|--:|--:|---|---|--:|--:|---|",
     ]
     for row in results["verdicts"]:
-        shares = [
-            share(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in _Pair._fields
-        ]
+        shares = [share(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SEARCHES]
         lines.append(
-            f"| {row['study']} | {row['claim']} | {row['truth']} | {row['worlds']} | {row['runs']} "
-            f"| {' | '.join(shares)} | {row['by_full_alone']} | {row['by_halving_alone']} | "
+            f"| {row['study']} | {row['claim']} | {row['truth']} | {row['statement']} | "
+            f"{row['worlds']} | {row['runs']} | {' | '.join(shares)} | "
+            f"{row['by_full_alone']} | {row['by_halving_alone']} | "
             f"{100 * row['worst_share']:.1f} % ({row['worst']}) |"
         )
     return "\n".join(lines) + "\n"
@@ -391,22 +449,22 @@ def _share(row: Mapping[str, float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, print the tables, and write them where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--boundary", type=int, default=400)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--boundary", type=int, default=200)
     parser.add_argument("--run", nargs="*", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--lines", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {"amounts": [], "verdicts": []}
-    for name in options.run:
-        studies = RUNS[name]
-        # Together they claim what they claim apart; only their questions differ.
-        boundary = options.boundary if len(studies) == 1 else 0
-        cases = [case for study in studies for case in worlds(study, options.draws, boundary)]
-        counted = tally(studies, cases)
-        results["amounts"].append(amounts_of(name, counted))
-        if len(studies) == 1:
-            results["verdicts"] += rows_of(counted)
+    for run in options.run:
+        # Studies together claim what they claim apart; only their questions differ.
+        apart = len(RUNS[run]) == 1
+        runs = runs_of(run, options.draws if apart else 1, options.boundary if apart else 0)
+        outcomes = simulate(runs, options.lines)
+        results["amounts"].append(amounts_of(run, outcomes))
+        if apart:
+            results["verdicts"] += rows_of(outcomes)
     words = ["python benchmarks/halving.py", f"--draws {options.draws}"]
     words.append(f"--boundary {options.boundary}")
     table = markdown(results, f"Written by `{' '.join(words)} --page PAGE`.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from command_line import call, ok
+import tiny
+from command_line import call, write
 from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.files.tables import read_parquet
@@ -182,7 +184,28 @@ def test_one_process_asks(values: dict[str, Any], tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert "one process" in refused.stdout + refused.stderr
         assert not (tmp_path / "run").exists()
-    assert "of the questions of these cells at most" in ok("study", "run", file, "--dry-run")
+
+
+def test_plans_say_the_largest_number_of_questions(tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    rows = tiny.rows(16, "c", split="calibration") + tiny.rows(16, "ee", split="evaluation")
+    benign = tiny.rows(12, "bbb", split="calibration") + tiny.rows(10, "dddd", split="evaluation")
+    words = [model, "--target", write(tmp_path / "harm.jsonl", rows)]
+    words += ["--preserve", write(tmp_path / "benign.jsonl", benign)]
+    words += ["--search", "halving", "--dry-run", "-o", tmp_path / "run"]
+    swept = call("sweep", *words, "--prompts", 10)
+    assert swept.returncode == 0, swept.stderr
+    # 26 cells of two probes; at most one of them whole, 20 on one half, and one and its control.
+    most = 10 * (2 + 20 + 1 + 0.5)
+    assert f"at most {most:.0f} of 520, {100 * most / 520:.3g} % are asked" in spaced(swept.stderr)
+    planned = call("run", *words, "--prompts", 10)
+    assert planned.returncode == 0, planned.stderr
+    assert re.search(r"questions at most \d+ of \d+, [\d.]+ % are asked", spaced(planned.stderr))
+    assert not (tmp_path / "run").exists()
+
+
+def spaced(text: str) -> str:
+    return " ".join(text.split())
 
 
 def test_configurations_without_it_keep_their_hash(values: dict[str, Any]) -> None:
