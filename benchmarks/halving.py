@@ -10,9 +10,9 @@ how often each model's cut is the same, and the verdicts of both.
 
 `--draws` runs of each world are weighed as in a report. Worlds that put a claim at its boundary get
 more, `--boundary` a claim, of two models each and without the look at each of them alone, which can
-only make a verdict weaker (*pooled*). Everything is named, so that the same command gives the same table. `--lines`
-keeps what each run shows, so that a stopped command goes on. With `--page` the table goes to its
-marked place in a page of the docs.
+only make a verdict weaker (*pooled*). Everything is named, so that the same command gives the same
+table. `--lines` keeps what each run shows, so that a stopped command goes on. With `--page` the
+table goes to its marked place in a page of the docs.
 """
 
 from __future__ import annotations

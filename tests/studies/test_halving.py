@@ -28,7 +28,8 @@ from resect.studies.halving import (
     WEAK,
     Searched,
     answer,
-    most_parts,
+    on_selection,
+    on_test,
 )
 
 DESIGN = design_of(Size(models=1), Path("nowhere"))
@@ -129,11 +130,12 @@ def test_the_choice_is_that_of_the_whole_grid(below: float) -> None:
         answered(measured, searched)
         assert chosen(measured, searched) == usual, (harm, cost, broken)
         assert measured.parts is not None
-        on_test = [part for part in measured.parts if part.half == "test"]
-        assert {part.cut for part in on_test} == ({usual} if usual else set())
+        tests = [part for part in measured.parts if part.half == "test"]
+        assert {part.cut for part in tests} == ({usual} if usual else set())
         asked.append(len(measured.parts))
     # Of the 16 parts of the grid; the rule says at most so many.
-    assert max(asked) <= len(most_parts(DESIGN, searched, 0)) == 10
+    most = [*on_selection(DESIGN, searched, 0), *on_test(DESIGN, searched, 0, GRID[0])]
+    assert max(asked) <= len(most) == 10
     assert sum(asked) / len(asked) < 16 / 3
 
 
@@ -195,5 +197,6 @@ def test_studies_search_what_they_plan(name: str) -> None:
     assert study.searched is not None
     planned = {replace(cell, probes=()): cell.probes for cell in study.plan(DESIGN, section)}
     for choice in study.searched(DESIGN, section):
-        for part in most_parts(DESIGN, choice, 0):
+        parts = on_selection(DESIGN, choice, 0)
+        for part in parts + on_test(DESIGN, choice, 0, choice.cuts[-1]):
             assert set(part.probes) <= set(planned[replace(part, probes=(), half="")])

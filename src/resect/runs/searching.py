@@ -23,7 +23,7 @@ from resect.runs.measure import Measuring
 from resect.studies import STUDIES, Measurements, Study
 from resect.studies.cells import Cell, is_done, needed_keep
 from resect.studies.effects import columns, effect, utility_probe
-from resect.studies.halving import HARM, Searched, answer, most_parts
+from resect.studies.halving import HARM, Searched, answer, on_selection, on_test
 from resect.studies.measurements import Row
 from resect.studies.partial import measurements_of
 
@@ -143,17 +143,17 @@ def search_all(
     write_json(run / FILE, {"rule": RULE, "why": why})
 
 
-def _parts(config: RunConfig, choices: Iterable[Searched], whole: Iterable[Cell]) -> list[Cell]:
-    """Return what is asked at most beside whole cells, each part once."""
+def _parts(config: RunConfig, choices: Sequence[Searched], whole: Iterable[Cell]) -> list[Cell]:
+    """Return what is asked at most beside whole cells."""
     apart = {replace(cell, probes=()) for cell in whole}
-    parts = {
-        part: None
-        for seed in config.seeds
-        for choice in choices
-        for part in most_parts(config, choice, seed)
-        if replace(part, probes=(), half="") not in apart
-    }
-    return list(parts)
+    parts: list[Cell] = []
+    for seed in config.seeds:
+        grids = (part for choice in choices for part in on_selection(config, choice, seed))
+        parts += dict.fromkeys(grids)
+        # Two choices from one ranking may be of two cuts.
+        for choice in choices:
+            parts += on_test(config, choice, seed, choice.cuts[-1])
+    return [part for part in parts if replace(part, probes=(), half="") not in apart]
 
 
 @dataclass(frozen=True)

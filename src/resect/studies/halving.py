@@ -24,8 +24,9 @@ from typing import NamedTuple
 from resect.studies.cells import Cell, Cut, Kind
 from resect.studies.choice import choose
 from resect.studies.design import Design
-from resect.studies.effects import effect, effect_probes, intact_of, utility_probe
+from resect.studies.effects import effect, effect_probes, intact_of
 from resect.studies.guard import BROKEN, cost_of
+from resect.studies.halves import Half
 from resect.studies.measurements import Measurements
 
 HARM = "generation"
@@ -57,10 +58,6 @@ class Searched:
     cuts: tuple[Cut, ...]
     budget: float
     beside: tuple[Kind, ...] = ()
-
-    def controls(self, design: Design, cut: Cut) -> list[Cut]:
-        """Return the controls of a cut's size."""
-        return [Cut(design.target, kind, cut.q) for kind in self.beside]
 
 
 def rankings_of(cuts: Iterable[Cut]) -> list[list[Cut]]:
@@ -108,9 +105,7 @@ class _Ranking:
 
     def is_asked(self, place: int) -> bool:
         """Return whether a cut was asked for both."""
-        return all(
-            self._measured.covers([cell], cell.probes[0], cell.half) for cell in self.both(place)
-        )
+        return _covered(self._measured, [self._cells[place]], "selection")
 
     def is_coherent(self, place: int) -> bool:
         """Return whether replies stay coherent, by estimate; where nobody tells, they do."""
@@ -235,29 +230,24 @@ def _or_least(value: float) -> float:
 
 def tested(measured: Measurements, searched: Searched, seed: int) -> list[Cell]:
     """Return what must be asked on the test half: the chosen cut of a model and its controls."""
-    design = measured.config
     cut = choose(measured, searched.role, searched.cuts, searched.budget, [seed]).cuts[seed]
-    if cut is None:
-        return []
+    return [] if cut is None else on_test(measured.config, searched, seed, cut)
+
+
+def on_test(design: Design, searched: Searched, seed: int, cut: Cut) -> list[Cell]:
+    """Return what a claim compares if a cut is chosen: it, and controls of its size."""
     chosen = Cell(searched.role, seed, cut, ())
-    controls = [Cell(searched.role, seed, c, ()) for c in searched.controls(design, cut)]
+    controls = [replace(chosen, cut=Cut(design.target, kind, cut.q)) for kind in searched.beside]
     return [
         *(chosen.part(probe, "test") for probe in effect_probes(design)),
         *(control.part(HARM, "test") for control in controls),
     ]
 
 
-def most_parts(design: Design, searched: Searched, seed: int) -> list[Cell]:
-    """Return what is asked of one model at most, a choice on the largest cut among it."""
+def on_selection(design: Design, searched: Searched, seed: int) -> list[Cell]:
+    """Return all that a search may ask of the half on which a cut is chosen."""
     cells = [Cell(searched.role, seed, cut, ()) for cut in searched.cuts]
-    probes = effect_probes(design)
-    if not cells:
-        return []
-    parts = [cell.part(probe, "selection") for cell in cells for probe in probes]
-    last = cells[-1]
-    parts += [last.part(probe, "test") for probe in probes]
-    controls = searched.controls(design, searched.cuts[-1])
-    return parts + [replace(last, cut=cut).part(HARM, "test") for cut in controls]
+    return [cell.part(probe, "selection") for cell in cells for probe in effect_probes(design)]
 
 
 def answer(
@@ -295,12 +285,13 @@ def answer(
         _ask(measured, batch, ask)
     needed = [cell for searched in choices for cell in tested(measured, searched, seed)]
     _ask(measured, dict.fromkeys(needed), ask)
-    return {
-        cut: why.get(cut, UNCHOSEN)
-        for searched in choices
-        for cut in searched.cuts
-        if not _is_whole(measured, Cell(searched.role, seed, cut, ()))
-    }
+    reasons: dict[Cut, str] = {}
+    for searched in choices:
+        for cut in searched.cuts:
+            cells = [Cell(searched.role, seed, cut, ())]
+            if not _covered(measured, cells, ""):
+                reasons[cut] = UNCHOSEN if _covered(measured, cells, "selection") else why[cut]
+    return reasons
 
 
 def _ask(measured: Measurements, cells: Iterable[Cell], ask: Callable[[list[Cell]], None]) -> None:
@@ -309,5 +300,5 @@ def _ask(measured: Measurements, cells: Iterable[Cell], ask: Callable[[list[Cell
         ask(todo)
 
 
-def _is_whole(measured: Measurements, cell: Cell) -> bool:
-    return all(measured.covers([cell], probe) for probe in (HARM, utility_probe(measured.config)))
+def _covered(measured: Measurements, cells: list[Cell], half: Half) -> bool:
+    return all(measured.covers(cells, probe, half) for probe in effect_probes(measured.config))
