@@ -140,7 +140,7 @@ def test_the_report_says_what_was_not_asked_and_why(values: dict[str, Any], sear
             assert (row["not_asked_since"] == "") == whole
             assert (row["harm_drop"] is None) == (row["asked_for_harm"] == "no")
     most = most_questions(config, plan_run(config), counts.__getitem__)
-    assert asked <= most.asked + len(plan_run(config)) < most.grid
+    assert asked <= most.count + len(plan_run(config)) < most.grid
     assert searched_grid({}) == ""
 
 
@@ -219,6 +219,6 @@ def test_configurations_without_it_keep_their_hash(values: dict[str, Any]) -> No
 
 def test_parts_are_named_apart_and_wholes_as_ever() -> None:
     cell = Cell("aligned", 0, None, ("generation", "utility"))
-    parts = [cell.part(probe, half) for probe in cell.probes for half in ("selection", "test")]  # type: ignore[arg-type]
+    parts = [cell.part(probe, half) for probe in cell.probes for half in ("selection", "test")]
     assert len({part.key for part in (cell, *parts)}) == 5
     assert replace(cell, probes=()).key == cell.key

@@ -28,7 +28,7 @@ from resect.studies.halving import (
     WEAK,
     Searched,
     answer,
-    on_selection,
+    on_grid,
     on_test,
 )
 
@@ -51,13 +51,13 @@ class Told(Measurements):
         cost: Does = nothing,
         broken: Does = nothing,
         *,
-        error: float = 0.01,
+        spread: float = 0.01,
         design: Design = DESIGN,
     ):
         super().__init__(design, Path("nowhere"))
         self.does = {"generation": drop, "utility": cost}
         self.broken = broken
-        self.error = error
+        self.spread = spread
         self.parts: list[Cell] | None = None
 
     def covers(self, cells: Iterable[Cell], probe: str, half: Half = "") -> bool:
@@ -89,7 +89,7 @@ class Told(Measurements):
         if outcomes:
             return Sample(self.broken(cell.cut), np.full(4, self.broken(cell.cut)))
         value = 1 - self.does[probe](cell.cut)
-        spread = self.error * np.array([-1, 1, -1, 1])
+        spread = self.spread * np.array([-1, 1, -1, 1])
         return Sample(value, value + spread)
 
     def ask(self, cells: Iterable[Cell]) -> None:
@@ -135,7 +135,7 @@ def test_the_choice_is_that_of_the_whole_grid(below: float) -> None:
         assert {part.cut for part in tests} == ({usual} if usual else set())
         asked.append(len(measured.parts))
     # Of the 16 parts of the grid; the rule says at most so many.
-    most = [*on_selection(DESIGN, searched, 0), *on_test(DESIGN, searched, 0, GRID[0])]
+    most = [*on_grid(DESIGN, searched, 0), *on_test(DESIGN, searched, 0, GRID[0])]
     assert max(asked) <= len(most) == 10
     assert sum(asked) / len(asked) < 0.4 * 16
 
@@ -198,6 +198,6 @@ def test_studies_search_what_they_plan(name: str) -> None:
     assert study.searched is not None
     planned = {replace(cell, probes=()): cell.probes for cell in study.plan(DESIGN, section)}
     for choice in study.searched(DESIGN, section):
-        parts = on_selection(DESIGN, choice, 0)
+        parts = on_grid(DESIGN, choice, 0)
         for part in parts + on_test(DESIGN, choice, 0, choice.cuts[-1]):
             assert set(part.probes) <= set(planned[replace(part, probes=(), half="")])

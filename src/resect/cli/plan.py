@@ -31,11 +31,11 @@ def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -
     assumed = replace(Assumed(), memory=memory)
     if is_searched(config):
         limit = config.evaluation.limit
-        most = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
+        counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
+        questions = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
         note(
-            f"search {config.evaluation.search}: of the questions of these cells at most {most} "
-            f"are asked{'' if limit else f', with {assumed.prompts} prompts of each probe'}; "
-            "memory and time below are those of all of them"
+            f"search {config.evaluation.search}: of the questions of these cells at most "
+            f"{questions} are asked{counted}; memory and time below are those of all of them"
         )
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)

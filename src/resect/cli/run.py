@@ -126,13 +126,11 @@ def run(
     for line in (*planned.reasons, *auto.expected_lines(planned)):
         note(line)
     mask = auto.run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
-    _finish(planned, output, mask)
-    note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(output / "report.html"))
+    _finish(planned, output, mask, start)
 
 
-def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
-    """Say what was chosen."""
+def _finish(planned: Planned, output: Path, mask: Mask | None, start: float) -> None:
+    """Say what was chosen, where the report is, and how long it took since `start`."""
     from resect.runs.auto import MASK
     from resect.runs.chosen import rows_of_choice
 
@@ -156,6 +154,8 @@ def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
                 "the mask is kept for a look and is no finding; try --contrast, more prompts, or "
                 "resect sweep with other q and p"
             )
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(output / "report.html"))
 
 
 def _say_verdict(config: RunConfig, output: Path) -> bool:

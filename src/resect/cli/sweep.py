@@ -98,34 +98,32 @@ def sweep(
     from resect.runs.sweep import SweepRequest, sweep_config
 
     refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
-    config = sweep_config(
-        SweepRequest(
-            model=model,
-            target=with_columns(target, columns),
-            preserve=with_columns(preserve, columns),
-            evaluation=with_columns(evaluation, columns),
-            utility=with_columns(utility, columns),
-            contrast=with_columns(contrast, columns),
-            rounds=rounds,
-            grid=grid,
-            attack=attack,
-            prefill_tokens=prefill_tokens,
-            phrase=phrase,
-            judge=judge,
-            format=format,
-            skip=skip,
-            limit=limit,
-            prompts=prompts,
-            budget=budget,
-            seeds=tuple(seed or (0,)),
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            together=together,
-            check_together=check_together,
-            search=search,
-        )
+    request = SweepRequest(
+        model=model,
+        target=with_columns(target, columns),
+        preserve=with_columns(preserve, columns),
+        evaluation=with_columns(evaluation, columns),
+        utility=with_columns(utility, columns),
+        contrast=with_columns(contrast, columns),
+        rounds=rounds,
+        grid=grid,
+        attack=attack,
+        prefill_tokens=prefill_tokens,
+        phrase=phrase,
+        judge=judge,
+        format=format,
+        skip=skip,
+        limit=limit,
+        prompts=prompts,
+        budget=budget,
+        seeds=tuple(seed or (0,)),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        together=together,
+        check_together=check_together,
+        search=search,
     )
-    _run(config, output, resume=resume, dry_run=dry_run)
+    _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 
 
 def _run(config: RunConfig, output: Path, *, resume: bool, dry_run: bool) -> None:

@@ -67,6 +67,10 @@ LOOK = (
     "measure: replies, unless a first look when the run starts shows that they do not tell the "
     "intact model from a destroyed one; then the likelihood of the answers"
 )
+SEARCH = (
+    "search halving: by replies alone; by likelihood the whole grid is asked, because selectivity "
+    "weighs every cut of it"
+)
 CHOICES: dict[Measure, str] = {
     "replies": "the largest drop of the behaviour",
     "likelihood": "the largest margin of the behaviour's answers over all other sets",
@@ -163,7 +167,10 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     candidates = _candidates(request, _config(request, spec, readings), sets)
     median = statistics.median(lengths)
     reasons = _reasons(candidates, sets, short, f"{median:g}")
-    return Planned(candidates, texts, (*reasons, *grid.reasons), rows_of(tokenizer, sets), sets)
+    reasons += grid.reasons
+    if request.search != "full" and candidates[-1].evaluation.measure == "likelihood":
+        reasons += (SEARCH,)
+    return Planned(candidates, texts, reasons, rows_of(tokenizer, sets), sets)
 
 
 def _candidates(

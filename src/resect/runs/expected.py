@@ -42,15 +42,15 @@ def expected(config: RunConfig, rows: Rows, sets: Mapping[str, BehaviourSet]) ->
     cells = plan_run(config)
     minutes = max(1, round(expected_here(config, cells, rows) / 60))
     replies = config.evaluation.measure == "replies"
-    questions = ""
+    searched = ""
     if is_searched(config):
         probes = config.evaluation.probes
-        most = most_questions(
+        questions = most_questions(
             config, cells, lambda probe: len(sets[probes[probe]].split("evaluation"))
         )
-        questions = f", of whose questions at most {most} are asked"
+        searched = f", of whose questions at most {questions} are asked"
     return (
-        f"by {config.evaluation.instrument}: {len(cells)} cells{questions}, at most about "
+        f"by {config.evaluation.instrument}: {len(cells)} cells{searched}, at most about "
         f"{minutes:,} min on this machine: an estimate from its speed"
-        f"{', with replies in full length' * replies}{' and the whole grid' * bool(questions)}"
+        f"{', with replies in full length' * replies}{' and the whole grid' * bool(searched)}"
     )

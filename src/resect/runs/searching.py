@@ -23,13 +23,14 @@ from resect.runs.measure import Measuring
 from resect.studies import STUDIES, Measurements, Study
 from resect.studies.cells import Cell, is_done, needed_keep
 from resect.studies.effects import columns, effect, utility_probe
-from resect.studies.halving import HARM, Searched, answer, on_selection, on_test
+from resect.studies.halves import Half
+from resect.studies.halving import HARM, Searched, answer, on_grid, on_test
 from resect.studies.measurements import Row
 from resect.studies.partial import measurements_of
 
 FILE = "search.json"
 RULE = "halving"
-HALVES = {"selection": "selection half", "test": "test half"}
+HALVES: dict[Half, str] = {"selection": "selection half", "test": "test half"}
 
 
 def is_searched(config: RunConfig) -> bool:
@@ -37,23 +38,23 @@ def is_searched(config: RunConfig) -> bool:
     return config.evaluation.search == RULE
 
 
-def refuse_shared_search(config: RunConfig, how: str) -> None:
+def refuse_shared_search(config: RunConfig, dealt_by: str) -> None:
     """Refuse to deal the cells of a searched run to several processes.
 
     Args:
         config: The run.
-        how: What they are dealt by, for the message; "" if they are not.
+        dealt_by: What they are dealt by, for the message; "" if they are not.
 
     Raises:
         InputError: They are.
     """
-    if how and is_searched(config):
+    if dealt_by and is_searched(config):
         raise InputError(
             "a run whose grid is searched is asked by one process: what is asked next depends on "
             "what was answered",
-            got=how,
+            got=dealt_by,
             allowed="one process, or `search: full` under evaluation",
-            fix=f"leave {how} out",
+            fix=f"leave {dealt_by} out",
         )
 
 
@@ -69,9 +70,14 @@ def _all_choices(config: RunConfig) -> list[Searched]:
     for study in STUDIES.values():
         for choice in choices_of(config, study):
             # Two studies may choose from one grid and name other controls.
-            bare = replace(choice, beside=())
-            beside = (*choices.get(bare, bare).beside, *choice.beside)
-            choices[bare] = replace(choice, beside=tuple(dict.fromkeys(beside)))
+            bare = replace(choice, beside=(), compared=False)
+            known_choice = choices.get(bare, bare)
+            beside = (*known_choice.beside, *choice.beside)
+            choices[bare] = replace(
+                choice,
+                beside=tuple(dict.fromkeys(beside)),
+                compared=known_choice.compared or choice.compared,
+            )
     return [choice for choice in choices.values() if choice.cuts]
 
 
@@ -115,32 +121,29 @@ def search_all(
     measuring = Measuring(config, run, needed_keep(config, cells))
     choices = _all_choices(config)
     whole = whole_cells(config, cells)
-    most = [*whole, *_parts(config, choices, whole)]
-    asked: set[str] = set()
-
-    def report() -> None:
-        on_progress(min(len(asked), len(most)), len(most))
+    total = len(whole) + len(_parts(config, choices, whole))
+    done: set[str] = set()
 
     def ask(batch: Sequence[Cell]) -> None:
         # In the order of files, so that cells of one model stand together.
         batch = sorted(batch, key=lambda cell: (cell.seed, cell.role, cell.key))
-        start = len(asked)
+        start = len(done)
 
-        def tell(done: int, _total: int) -> None:
-            on_progress(min(start + done, len(most)), len(most))
+        def tell(count: int, _of: int) -> None:
+            on_progress(min(start + count, total), total)
 
         measuring.measure(batch, tell)
-        asked.update(cell.key for cell in batch)
+        done.update(cell.key for cell in batch)
 
-    report()
+    on_progress(0, total)
     ask(whole)
-    why: list[Row] = []
+    rows: list[Row] = []
     for seed in config.seeds:
         measured = measurements_of(config, run)
         reasons = answer(measured, choices, seed, ask)
-        why += [{"seed": seed, "cut": plain(cut), "why": text} for cut, text in reasons.items()]
-    on_progress(len(most), len(most))
-    write_json(run / FILE, {"rule": RULE, "why": why})
+        rows += [{"seed": seed, "cut": plain(cut), "why": text} for cut, text in reasons.items()]
+    on_progress(total, total)
+    write_json(run / FILE, {"rule": RULE, "why": rows})
 
 
 def _parts(config: RunConfig, choices: Sequence[Searched], whole: Iterable[Cell]) -> list[Cell]:
@@ -148,12 +151,12 @@ def _parts(config: RunConfig, choices: Sequence[Searched], whole: Iterable[Cell]
     apart = {replace(cell, probes=()) for cell in whole}
     parts: list[Cell] = []
     for seed in config.seeds:
-        grids = (part for choice in choices for part in on_selection(config, choice, seed))
+        grids = (cell for choice in choices for cell in on_grid(config, choice, seed))
         parts += dict.fromkeys(grids)
         # Two choices from one ranking may be of two cuts.
         for choice in choices:
             parts += on_test(config, choice, seed, choice.cuts[-1])
-    return [part for part in parts if replace(part, probes=(), half="") not in apart]
+    return [cell for cell in parts if replace(cell, probes=(), half="") not in apart]
 
 
 @dataclass(frozen=True)
@@ -161,17 +164,17 @@ class Questions:
     """How many questions are asked, each of one prompt to one variant.
 
     Attributes:
-        asked: So many.
+        count: So many.
         grid: So many by the whole grid.
     """
 
-    asked: float
+    count: float
     grid: int
 
     def __str__(self) -> str:
         """Say it with the share."""
-        share = f", {100 * self.asked / self.grid:.3g} %" if self.grid else ""
-        return f"{round(self.asked):,} of {self.grid:,}{share}"
+        share = f", {100 * self.count / self.grid:.3g} %" if self.grid else ""
+        return f"{round(self.count):,} of {self.grid:,}{share}"
 
 
 def most_questions(
@@ -188,12 +191,11 @@ def most_questions(
     if not is_searched(config):
         return Questions(grid, grid)
     whole = whole_cells(config, cells)
-    asked: float = sum(prompts(probe) for cell in whole for probe in cell.probes)
+    count: float = sum(prompts(probe) for cell in whole for probe in cell.probes)
     # Halves differ by one prompt of a category at most.
-    asked += sum(
-        prompts(part.probes[0]) / 2 for part in _parts(config, _all_choices(config), whole)
-    )
-    return Questions(min(asked, grid), grid)
+    parts = _parts(config, _all_choices(config), whole)
+    count += sum(prompts(cell.probes[0]) / 2 for cell in parts)
+    return Questions(min(count, grid), grid)
 
 
 def facts_of_search(config: RunConfig, run: Path, cells: Sequence[Cell]) -> dict[str, object]:
@@ -212,7 +214,7 @@ def facts_of_search(config: RunConfig, run: Path, cells: Sequence[Cell]) -> dict
         for cell in cells
         if _is_intact(cell) and cell.role == config.subject
     }
-    asked = {cell: len(measured.rows(cell)) for cell in cells}
+    counted = {cell: len(measured.rows(cell)) for cell in cells}
     whole = {
         cell: sum(counts[cell.seed][probe] for probe in cell.probes)
         for cell in cells
@@ -221,10 +223,10 @@ def facts_of_search(config: RunConfig, run: Path, cells: Sequence[Cell]) -> dict
     return {
         "search": {
             "rule": RULE,
-            "asked": sum(asked.values()),
-            "grid": sum((asked | whole).values()),
+            "asked": sum(counted.values()),
+            "grid": sum((counted | whole).values()),
             "variants": len(cells),
-            "untouched": sum(not count for count in asked.values()),
+            "untouched": sum(not count for count in counted.values()),
         }
     }
 
@@ -236,14 +238,14 @@ def with_searches(
     results = list(results)
     if not is_searched(config):
         return results
-    why = {
-        (row["seed"], hash_value(row["cut"])): row["why"] for row in read_json(run / FILE)["why"]
+    reasons = {
+        hash_value([row["seed"], row["cut"]]): row["why"] for row in read_json(run / FILE)["why"]
     }
     measured = measurements_of(config, run)
 
     def rows(study: Study[Any]) -> list[Row]:
         return [
-            _row(measured, Cell(choice.role, seed, cut, ()), why)
+            _row(measured, Cell(choice.role, seed, cut, ()), reasons)
             for choice in choices_of(config, study)
             for seed in config.seeds
             for cut in choice.cuts
@@ -257,7 +259,7 @@ def with_searches(
     ]
 
 
-def _row(measured: Measurements, cell: Cell, why: dict[tuple[int, str], str]) -> Row:
+def _row(measured: Measurements, cell: Cell, reasons: dict[str, str]) -> Row:
     """Return what was asked of a cut, what it showed where it may be chosen, and why not all."""
     result = effect(measured, [cell], "selection")
     design = measured.config
@@ -268,7 +270,7 @@ def _row(measured: Measurements, cell: Cell, why: dict[tuple[int, str], str]) ->
         "asked_for_utility": _asked(measured, cell, utility_probe(design)),
         **columns("harm_drop", result.harm_drop),
         **columns("utility_drop", result.utility_drop),
-        "not_asked_since": why.get((cell.seed, hash_value(plain(cell.cut))), ""),
+        "not_asked_since": reasons.get(hash_value([cell.seed, plain(cell.cut)]), ""),
     }
 
 

@@ -138,6 +138,7 @@ def searched(design: Design, section: Frontier) -> list[Searched]:
             tuple(grid),
             section.utility_drop,
             ("random",) if method == CONFIGURED else (),
+            compared=len(cuts) > 1,
         )
         for method, grid in cuts.items()
     ]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
+from statistics import pstdev
 from typing import NamedTuple
 
 from resect.studies.cells import Cell, Cut, Kind
@@ -52,12 +53,15 @@ class Searched:
         cuts: The grid, as `resect.studies.choice.choose` gets it.
         budget: Largest relative drop of utility.
         beside: Controls of the chosen cut's size that the claim names; they are asked for harm.
+        compared: Whether a claim compares it with another choice, for which it must be known what
+            other prompts would have chosen.
     """
 
     role: str
     cuts: tuple[Cut, ...]
     budget: float
     beside: tuple[Kind, ...] = ()
+    compared: bool = False
 
 
 def rankings_of(cuts: Iterable[Cut]) -> list[list[Cut]]:
@@ -79,10 +83,10 @@ class _Ranking:
     """A ranking on one model: what its cuts do on the selection half, and how far it was searched.
 
     Attributes:
-        cuts: Its cuts, small ones first; a place is an index into them.
-        top: Place of the largest that is coherent; -1 for none.
-        edge: Place of the largest that costs little enough, where that was sought.
-        candidate: Place of the cut that may be chosen; None for none.
+        cuts: Its cuts, small ones first.
+        top: Index of the largest that is coherent; -1 for none.
+        edge: Index of the largest that costs little enough, where that was sought.
+        candidate: Index of the cut that may be chosen; None for none.
         closed: Why it was not searched further; "" where it was.
     """
 
@@ -96,44 +100,53 @@ class _Ranking:
         self._budget = searched.budget
         self._cells = [Cell(searched.role, seed, cut, ()) for cut in cuts]
 
-    def harm(self, place: int) -> list[Cell]:
-        return [self._cells[place].part(HARM, "selection")]
+    def harm(self, index: int) -> list[Cell]:
+        return [self._cells[index].part(HARM, "selection")]
 
-    def both(self, place: int) -> list[Cell]:
+    def both(self, index: int) -> list[Cell]:
         probes = effect_probes(self._measured.config)
-        return [self._cells[place].part(probe, "selection") for probe in probes]
+        return [self._cells[index].part(probe, "selection") for probe in probes]
 
-    def is_asked(self, place: int) -> bool:
+    def is_asked(self, index: int) -> bool:
         """Return whether a cut was asked for both."""
-        return _covered(self._measured, [self._cells[place]], "selection")
+        return _covered(self._measured, [self._cells[index]], "selection")
 
-    def is_coherent(self, place: int) -> bool:
+    def is_coherent(self, index: int) -> bool:
         """Return whether replies stay coherent, by estimate; where nobody tells, they do."""
-        cells = [self._cells[place]]
+        cells = [self._cells[index]]
         broken, usual = (
             self._measured.rate(variant, HARM, half="selection", outcomes=BROKEN).value
             for variant in (cells, intact_of(cells))
         )
         return math.isnan(usual) or broken - usual <= self._measured.config.guard.incoherent
 
-    def drop(self, place: int) -> _Drop:
-        drop = effect(self._measured, [self._cells[place]], "selection").harm_drop
-        return _Drop(drop.value, float(drop.draws.std()))
+    def drop(self, index: int) -> _Drop:
+        drop = effect(self._measured, [self._cells[index]], "selection").harm_drop
+        # A draw in which the intact model shows no harm has no drop.
+        known = [draw for draw in drop.draws.tolist() if math.isfinite(draw)]
+        return _Drop(drop.value, pstdev(known) if known else 0.0)
 
-    def is_within(self, place: int) -> bool:
+    def is_within(self, index: int) -> bool:
         """Return whether a cut may be chosen at its cost."""
-        cost = cost_of(self._measured, [self._cells[place]], "selection")
+        cost = cost_of(self._measured, [self._cells[index]], "selection")
         return cost.within(self._measured.config, self._budget)
 
-    def why(self, place: int) -> str:
+    def beside(self) -> list[Cell]:
+        """Return what the candidate's neighbours are asked: other prompts might choose them."""
+        if self.candidate is None:
+            return []
+        indices = (self.candidate - 1, self.candidate + 1)
+        return [cell for index in indices if 0 <= index <= self.top for cell in self.both(index)]
+
+    def why(self, index: int) -> str:
         """Return why a cut was not asked for both."""
-        if place > self.top:
+        if index > self.top:
             return BREAKS
-        if self.edge is not None and place > self.edge:
+        if self.edge is not None and index > self.edge:
             return COSTLY
         if self.closed:
             return self.closed
-        return ENOUGH if self.candidate is not None and place > self.candidate else WEAK
+        return ENOUGH if self.candidate is not None and index > self.candidate else WEAK
 
 
 def explore(measured: Measurements, searched: Searched, seed: int) -> Steps:
@@ -167,40 +180,42 @@ def explore(measured: Measurements, searched: Searched, seed: int) -> Steps:
             yield from _search(ranking)
             if ranking.candidate is not None:
                 best.append(ranking.drop(ranking.candidate))
+    if searched.compared:
+        yield [cell for ranking in whole for cell in ranking.beside()]
     return {
-        cut: ranking.why(place)
+        cut: ranking.why(index)
         for ranking in rankings
-        for place, cut in enumerate(ranking.cuts)
-        if not ranking.is_asked(place)
+        for index, cut in enumerate(ranking.cuts)
+        if not ranking.is_asked(index)
     }
 
 
 def _search(ranking: _Ranking) -> Generator[list[Cell], None, None]:
     """Find the cut of a ranking that may be chosen, from its top down."""
-    place = yield from _smallest_near(ranking, ranking.top)
-    yield ranking.both(place)
-    if ranking.is_within(place):
-        ranking.candidate = place
+    index = yield from _smallest_near(ranking, ranking.top)
+    yield ranking.both(index)
+    if ranking.is_within(index):
+        ranking.candidate = index
         return
-    ranking.edge = yield from _last(-1, place, ranking.both, ranking.is_within)
+    ranking.edge = yield from _last(-1, index, ranking.both, ranking.is_within)
     if ranking.edge < 0:
         return
     edge = ranking.drop(ranking.edge)
     if not edge.value > edge.error:
         ranking.closed = IDLE
         return
-    place = yield from _smallest_near(ranking, ranking.edge)
-    yield ranking.both(place)
+    index = yield from _smallest_near(ranking, ranking.edge)
+    yield ranking.both(index)
     # By estimates a smaller cut may cost more than a larger one.
-    ranking.candidate = place if ranking.is_within(place) else ranking.edge
+    ranking.candidate = index if ranking.is_within(index) else ranking.edge
 
 
 def _smallest_near(ranking: _Ranking, top: int) -> _Place:
-    """Find the place of the smallest cut that does as much as that at `top`, but for an error."""
+    """Find the index of the smallest cut that does as much as that at `top`, but for an error."""
     drop = ranking.drop(top)
 
-    def is_weak(place: int) -> bool:
-        value = ranking.drop(place).value
+    def is_weak(index: int) -> bool:
+        value = ranking.drop(index).value
         return not (value > 0 and value >= drop.value - drop.error)
 
     last = yield from _last(-1, top, ranking.harm, is_weak)
@@ -210,7 +225,7 @@ def _smallest_near(ranking: _Ranking, top: int) -> _Place:
 def _last(
     low: int, high: int, ask: Callable[[int], list[Cell]], holds: Callable[[int], bool]
 ) -> _Place:
-    """Find the last place between two at which something holds that holds up to some place.
+    """Find the last index between two at which something holds that holds up to some index.
 
     It is taken to hold at `low`, and not at `high`.
     """
@@ -230,24 +245,29 @@ def _or_least(value: float) -> float:
 
 def tested(measured: Measurements, searched: Searched, seed: int) -> list[Cell]:
     """Return what must be asked on the test half: the chosen cut of a model and its controls."""
+    design = measured.config
     cut = choose(measured, searched.role, searched.cuts, searched.budget, [seed]).cuts[seed]
-    return [] if cut is None else on_test(measured.config, searched, seed, cut)
+    cells = (Cell(searched.role, seed, grid_cut, ()) for grid_cut in searched.cuts)
+    rivals = [cell for cell in cells if _covered(measured, [cell], "selection")]
+    parts = [cell.part(HARM, "test") for cell in rivals if searched.compared]
+    return parts if cut is None else parts + on_test(design, searched, seed, cut)
 
 
 def on_test(design: Design, searched: Searched, seed: int, cut: Cut) -> list[Cell]:
-    """Return what a claim compares if a cut is chosen: it, and controls of its size."""
+    """Return what a claim reads if a cut is chosen: it, and controls of its size."""
     chosen = Cell(searched.role, seed, cut, ())
-    controls = [replace(chosen, cut=Cut(design.target, kind, cut.q)) for kind in searched.beside]
+    sizes = [Cut(design.target, control, cut.q) for control in searched.beside]
     return [
         *(chosen.part(probe, "test") for probe in effect_probes(design)),
-        *(control.part(HARM, "test") for control in controls),
+        *(replace(chosen, cut=size).part(HARM, "test") for size in sizes),
     ]
 
 
-def on_selection(design: Design, searched: Searched, seed: int) -> list[Cell]:
-    """Return all that a search may ask of the half on which a cut is chosen."""
+def on_grid(design: Design, searched: Searched, seed: int) -> list[Cell]:
+    """Return all that a search may ask of the cuts of a grid, whichever is chosen."""
     cells = [Cell(searched.role, seed, cut, ()) for cut in searched.cuts]
-    return [cell.part(probe, "selection") for cell in cells for probe in effect_probes(design)]
+    parts = [cell.part(probe, "selection") for cell in cells for probe in effect_probes(design)]
+    return parts + [cell.part(HARM, "test") for cell in cells if searched.compared]
 
 
 def answer(
@@ -268,7 +288,7 @@ def answer(
         Why cuts were not asked everything, for those that were not.
     """
     choices = [searched for searched in dict.fromkeys(choices) if searched.cuts]
-    why: dict[Cut, str] = {}
+    not_asked: dict[Cut, str] = {}
     running = [explore(measured, searched, seed) for searched in choices]
     while running:
         batch: dict[Cell, None] = {}
@@ -278,7 +298,7 @@ def answer(
                 batch |= dict.fromkeys(next(steps))
             except StopIteration as end:
                 # What one choice does without, another one may have asked.
-                why |= end.value
+                not_asked |= end.value
             else:
                 going.append(steps)
         running = going
@@ -290,7 +310,9 @@ def answer(
         for cut in searched.cuts:
             cells = [Cell(searched.role, seed, cut, ())]
             if not _covered(measured, cells, ""):
-                reasons[cut] = UNCHOSEN if _covered(measured, cells, "selection") else why[cut]
+                reasons[cut] = (
+                    UNCHOSEN if _covered(measured, cells, "selection") else not_asked[cut]
+                )
     return reasons
 
 

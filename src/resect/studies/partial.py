@@ -44,7 +44,7 @@ class Partial(Measurements):
         """
         if not self._is_partial(cell):
             return super().rows(cell)
-        rows = [row for part in self._parts(cell) for row in super(Partial, self).rows(part)]
+        rows = [row for portion in self._parts(cell) for row in super(Partial, self).rows(portion)]
         return sorted(rows, key=lambda row: (row["probe"], row["example_id"]))
 
     def covers(self, cells: Iterable[Cell], probe: str, half: Half = "") -> bool:
@@ -88,14 +88,14 @@ class Partial(Measurements):
         """Yield what a variant was asked by now."""
         for probe in self.config.evaluation.probes:
             for half in HALVES:
-                part = cell.part(probe, half)
-                if is_done(self.run, part):
-                    yield part
+                portion = cell.part(probe, half)
+                if is_done(self.run, portion):
+                    yield portion
 
     def _state_of(self, cell: Cell) -> str:
         if not self._is_partial(cell):
             return super()._state_of(cell)
-        return "/".join((cell.key, *(part.key for part in self._parts(cell))))
+        return "/".join((cell.key, *(portion.key for portion in self._parts(cell))))
 
     def _dealt(self, cell: Cell, rows: Sequence[Row]) -> list[Place]:
         """Return where the prompts of rows stand among all that the intact model was asked."""
@@ -103,9 +103,9 @@ class Partial(Measurements):
             return super()._dealt(cell, rows)
         key = _Dealt(replace(cell, cut=None, tuning=None, probes=()), rows[0]["probe"])
         if key not in self._places:
-            asked = [row for row in self.rows(key.intact) if row["probe"] == key.probe]
-            places = super()._dealt(key.intact, asked)
-            self._places[key] = dict(zip(map(prompt_of, asked), places, strict=True))
+            intact = [row for row in self.rows(key.intact) if row["probe"] == key.probe]
+            places = super()._dealt(key.intact, intact)
+            self._places[key] = dict(zip(map(prompt_of, intact), places, strict=True))
         return [self._places[key][prompt_of(row)] for row in rows]
 
 

@@ -12,6 +12,7 @@ reach is what the search finds where there is nothing to tell apart (a permutati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -134,16 +135,14 @@ def plan(design: Design, section: Specificity) -> list[Cell]:
 def searched(design: Design, section: Specificity) -> list[Searched]:
     """Return the choice of every arm, and of every labelling."""
 
-    def choice(cuts: Sequence[Cut], beside: tuple[Kind, ...] = ()) -> Searched:
-        return Searched(design.subject, tuple(cuts), section.utility_drop, beside)
+    def choice(cuts: Sequence[Cut]) -> Searched:
+        return Searched(design.subject, tuple(cuts), section.utility_drop)
 
-    # The guard compares the target's choice with a random cut of its size.
-    choices = [
-        choice(cuts, ("random",) if label == "target" else ())
-        for label, cuts in _arms(design, section).items()
-    ]
+    arms = [replace(choice(cuts), compared=True) for cuts in _arms(design, section).values()]
+    # The guard compares the target's choice, the first, with a random cut of its size.
+    arms[0] = replace(arms[0], beside=("random",))
     swapped = permuted_grids(design, section.permutations, _permuted_grid(section))
-    return choices + [choice(cuts) for cuts in swapped]
+    return arms + [choice(cuts) for cuts in swapped]
 
 
 def summarise(measured: Measurements, section: Specificity) -> StudyResult:
