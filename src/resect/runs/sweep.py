@@ -75,7 +75,6 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "utility": request.utility,
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
-    questions = "evaluation" if request.evaluation else "target"
     grid: dict[str, list[object]] = {
         "fractions": [*request.fractions],
         "protected": [*request.protected],
@@ -96,7 +95,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "phrase": request.phrase,
         },
         "evaluation": {
-            "probes": {"generation": questions, **utility},
+            "probes": {"generation": "evaluation" if request.evaluation else "target", **utility},
             "limit": request.prompts,
             "judge": request.judge,
             "max_new_tokens": request.max_new_tokens,
