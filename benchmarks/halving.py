@@ -8,9 +8,10 @@ answers. Each run is asked twice: the whole grid (`search: full`), and what the 
 replies, so that what differs is what the rule leaves out. Counted are the questions that are asked,
 how often each model's cut is the same, and the verdicts of both.
 
-`--draws` runs of each world are weighed as in a report. Worlds that put a claim at its boundary get
-more, `--boundary` a claim, of two models each and without the look at each of them alone, which can
-only make a verdict weaker (*pooled*). Everything is named, so that the same command gives the same
+A run has two models, so that there are more runs in the same time, and its bounds rest on 399
+draws. `--draws` runs of each world are weighed as in a report. Worlds that put a claim at its
+boundary get more, `--boundary` a claim, without the look at each model alone, which can only make a
+verdict weaker (*pooled*). Everything is named, so that the same command gives the same
 table. `--lines` keeps what each run shows, so that a stopped command goes on. With `--page` the
 table goes to its marked place in a page of the docs.
 """
@@ -40,7 +41,7 @@ from resect.planted.verdicts.scenarios import scenarios_of
 from resect.planted.verdicts.simulate import Simulated, planned_of
 from resect.planted.verdicts.text import filled, share
 from resect.records import Claim
-from resect.stats import Sample, rng, wilson
+from resect.stats import Resampler, Sample, rng, wilson
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import choose
@@ -53,6 +54,9 @@ HALVES: tuple[Half, ...] = ("selection", "test")
 BEGIN, END = "<!-- halving: begin -->", "<!-- halving: end -->"
 # Pooled runs are other ones, numbered from here.
 POOLED = 10_000
+DRAWS = 399
+# A world that is false of three models or more.
+OF_THREE = "one model of three shows it"
 SEARCHES = ("full", "halving")
 # What is run: the studies whose cells a run shares.
 RUNS = {
@@ -69,6 +73,15 @@ class _Part(NamedTuple):
     cell: Cell
     probe: str
     half: Half
+
+
+class FewDraws(QuickResampler):
+    """A resampler whose bounds are whole draws of fewer ones."""
+
+    def __init__(self, label: str, *, together: bool = False):
+        """Name the draws by `label`."""
+        super().__init__(label, together=together)
+        Resampler.__init__(self, label, DRAWS, together=together)
 
 
 class Halved(Simulated):
@@ -113,6 +126,12 @@ class Halved(Simulated):
         return super().rate(
             cells, probe, category, half=half, other_than=other_than, outcomes=outcomes
         )
+
+    def resampler(self, probe: str) -> QuickResampler:
+        """Return what resamples a probe's prompts."""
+        if probe not in self._quick:
+            self._quick[probe] = FewDraws(probe, together=super().resampler(probe).together)
+        return self._quick[probe]
 
     def ask(self, cells: Iterable[Cell]) -> None:
         """Ask cells of one probe and one half."""
@@ -214,7 +233,7 @@ def outcome_of(run: str, scenario: Scenario, draw: int, *, alone: bool) -> Outco
             scenario.study,
             stated,
             truth_of(scenario, stated, measured),
-            f"{scenario.name}, {scenario.size.models} models",
+            scenario.name,
             "models" if alone else "pooled",
             claim.verdict == "supported",
             searched.verdict == "supported",
@@ -290,9 +309,13 @@ def runs_of(run: str, draws: int, boundary: int) -> Iterator[partial[Outcome]]:
         boundary: Pooled runs of each claim at its boundary, dealt evenly over the worlds with it.
     """
     for study in RUNS[run]:
-        plain_answers = [world for world in scenarios_of(study) if world.size.words == 1]
-        # What is true of the drawn models themselves is at no boundary.
-        edges = [w for w in plain_answers if "boundary" in w.expected and w.realised is None]
+        # What is true of the drawn models themselves needs more of them, and is at no boundary.
+        plain_answers = [
+            replace(world, size=replace(world.size, models=2))
+            for world in scenarios_of(study)
+            if world.size.words == 1 and world.realised is None and world.name != OF_THREE
+        ]
+        edges = [world for world in plain_answers if "boundary" in world.expected]
         counts = Counter(
             stated
             for world in edges
@@ -304,12 +327,7 @@ def runs_of(run: str, draws: int, boundary: int) -> Iterator[partial[Outcome]]:
                 yield partial(outcome_of, run, world, draw, alone=True)
         for draw in range(POOLED, POOLED - (-boundary // min(counts.values()))):
             for world in edges:
-                yield partial(outcome_of, run, few_models(world), draw, alone=False)
-
-
-def few_models(world: Scenario) -> Scenario:
-    """Return a world with runs of two models, of which there are more in the same time."""
-    return replace(world, size=replace(world.size, models=2))
+                yield partial(outcome_of, run, world, draw, alone=False)
 
 
 def simulate(runs: Iterable[partial[Outcome]], lines: Path | None) -> list[Outcome]:
