@@ -58,7 +58,9 @@ def full(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def searched(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(
+    values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, without_paper: None
+) -> Path:
     run = tmp_path_factory.mktemp("searched") / "run"
     carry_out(config_of(values, "halving"), run, resume=False)
     return run
