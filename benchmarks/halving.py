@@ -8,11 +8,12 @@ answers. Each run is asked twice: the whole grid (`search: full`), and what the 
 replies, so that what differs is what the rule leaves out. Counted are the questions that are asked,
 how often each model's cut is the same, and the verdicts of both.
 
-A run has two models, so that there are more runs in the same time, and its bounds rest on 399
-draws. `--draws` runs of each world are weighed as in a report. Worlds that put a claim at its
-boundary get more, `--boundary` a claim, without the look at each model alone, which can only make a
-verdict weaker (*pooled*). Everything is named, so that the same command gives the same
-table. `--lines` keeps what each run shows, so that a stopped command goes on. With `--page` the
+A run has two models of 250 prompts and 670 questions of utility each, as many in all as the table
+of verdicts has of five, and its bounds rest on 399 draws, so that there are more runs in the same
+time. Verdicts are those before each model is looked at alone, which can only make them weaker. Each world
+has `--draws` runs, and those that put a claim at its boundary as many that each claim has
+`--boundary` of them. Everything is named, so that the same command gives the same table. `--lines`
+keeps what each run shows, so that a stopped command goes on. With `--page` the
 table goes to its marked place in a page of the docs.
 """
 
@@ -21,10 +22,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -38,9 +40,8 @@ from resect.planted.verdicts.ground import design_of, section_of, write_sets
 from resect.planted.verdicts.quick import QuickResampler
 from resect.planted.verdicts.scenario import TRUTHS, Scenario, Truth
 from resect.planted.verdicts.scenarios import scenarios_of
-from resect.planted.verdicts.simulate import Simulated, planned_of
+from resect.planted.verdicts.simulate import Simulated, Size, planned_of
 from resect.planted.verdicts.text import filled, share
-from resect.records import Claim
 from resect.stats import Resampler, Sample, rng, wilson
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
@@ -48,13 +49,11 @@ from resect.studies.choice import choose
 from resect.studies.design import Design
 from resect.studies.halves import Half
 from resect.studies.halving import HARM, Searched, answer
-from resect.studies.models import over_models
 
 HALVES: tuple[Half, ...] = ("selection", "test")
 BEGIN, END = "<!-- halving: begin -->", "<!-- halving: end -->"
-# Pooled runs are other ones, numbered from here.
-POOLED = 10_000
 DRAWS = 399
+SIZE = Size(models=2, prompts=250, tasks=670)
 # A world that is false of three models or more.
 OF_THREE = "one model of three shows it"
 SEARCHES = ("full", "halving")
@@ -151,7 +150,6 @@ class Verdict(NamedTuple):
         stated: Its position among the study's claims.
         truth: What is true of it.
         world: Name of the world.
-        statement: Of the `models` of a run, as in a report, or `pooled`, before each is looked at.
         full: Whether it is supported by the whole grid.
         halving: Whether it is by the search.
     """
@@ -160,7 +158,6 @@ class Verdict(NamedTuple):
     stated: int
     truth: Truth
     world: str
-    statement: str
     full: bool
     halving: bool
 
@@ -191,14 +188,13 @@ def resamplers() -> dict[str, QuickResampler]:
     return {}
 
 
-def outcome_of(run: str, scenario: Scenario, draw: int, *, alone: bool) -> Outcome:
+def outcome_of(run: str, scenario: Scenario, draw: int) -> Outcome:
     """Return what a run shows, asked in full and searched.
 
     Args:
         run: Which studies it has; its questions are those of all of them.
         scenario: The world, of one of these studies, whose claims are weighed.
         draw: Number of the run.
-        alone: Whether to look at each model alone too, as a report does.
     """
     studies = RUNS[run]
     study, section = STUDIES[scenario.study], section_of(scenario.study)
@@ -218,23 +214,20 @@ def outcome_of(run: str, scenario: Scenario, draw: int, *, alone: bool) -> Outco
         )
         measured.with_resamplers(resamplers())
 
-        def claims() -> tuple[Claim, ...]:
-            weigh = over_models(measured, study, section) if alone else None
-            return (weigh or study.summarise(measured, section)).claims
-
         choices = [choice for name in studies for choice in choices_of(name, design)]
-        full, before = claims(), _chosen(measured, choices)
+        full = study.summarise(measured, section).claims
+        before = _chosen(measured, choices)
         measured.parts = set()
         for seed in design.seeds:
             answer(measured, choices, seed, measured.ask)
-        halving, after = claims(), _chosen(measured, choices)
+        halving = study.summarise(measured, section).claims
+        after = _chosen(measured, choices)
     verdicts = [
         Verdict(
             scenario.study,
             stated,
             truth_of(scenario, stated, measured),
             scenario.name,
-            "models" if alone else "pooled",
             claim.verdict == "supported",
             searched.verdict == "supported",
         )
@@ -300,34 +293,36 @@ def _sizes(measured: Halved) -> Counter[tuple[int, str, Half]]:
     return sizes
 
 
-def runs_of(run: str, draws: int, boundary: int) -> Iterator[partial[Outcome]]:
-    """Yield the runs of the worlds of some studies, plain answers.
+def runs_of(run: str, draws: int, boundary: int) -> list[partial[Outcome]]:
+    """Return the runs of the worlds of some studies, world by world and then again.
 
     Args:
         run: A key of `RUNS`.
-        draws: Runs of each world, in which each model is looked at alone too.
-        boundary: Pooled runs of each claim at its boundary, dealt evenly over the worlds with it.
+        draws: Runs of each world.
+        boundary: Runs of each claim at its boundary, dealt evenly over the worlds with it.
     """
+    numbered: list[tuple[Scenario, int]] = []
     for study in RUNS[run]:
-        # What is true of the drawn models themselves needs more of them, and is at no boundary.
-        plain_answers = [
-            replace(world, size=replace(world.size, models=2))
+        # What is true of the drawn models themselves needs more of them.
+        worlds = [
+            replace(world, size=replace(SIZE, same_prompts=world.size.same_prompts))
             for world in scenarios_of(study)
             if world.size.words == 1 and world.realised is None and world.name != OF_THREE
         ]
-        edges = [world for world in plain_answers if "boundary" in world.expected]
-        counts = Counter(
+        edges = Counter(
             stated
-            for world in edges
+            for world in worlds
             for stated, truth in enumerate(world.expected)
             if truth == "boundary"
         )
-        for draw in range(draws):
-            for world in plain_answers:
-                yield partial(outcome_of, run, world, draw, alone=True)
-        for draw in range(POOLED, POOLED - (-boundary // min(counts.values()))):
-            for world in edges:
-                yield partial(outcome_of, run, world, draw, alone=False)
+        each = math.ceil(boundary / min(edges.values()))
+        numbered += [(w, max(draws, each * ("boundary" in w.expected))) for w in worlds]
+    return [
+        partial(outcome_of, run, world, draw)
+        for draw in range(max(number for _, number in numbered))
+        for world, number in numbered
+        if draw < number
+    ]
 
 
 def simulate(runs: Iterable[partial[Outcome]], lines: Path | None) -> list[Outcome]:
@@ -357,20 +352,17 @@ def simulate(runs: Iterable[partial[Outcome]], lines: Path | None) -> list[Outco
 
 
 def rows_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """Return a row a claim, truth and statement, with the world that is furthest from it."""
-    groups: dict[tuple[int, str, int, str], list[Verdict]] = {}
+    """Return a row a claim and truth, with the world that is furthest from it."""
+    groups: dict[tuple[int, str, int], list[Verdict]] = {}
     for outcome in outcomes:
         for verdict in outcome.verdicts:
-            if verdict.statement == "pooled" and verdict.truth != "boundary":
-                continue
-            place = TRUTHS.index(verdict.truth)
-            key = (place, verdict.study, verdict.stated, verdict.statement)
+            key = (TRUTHS.index(verdict.truth), verdict.study, verdict.stated)
             groups.setdefault(key, []).append(verdict)
     return [_row(verdicts) for _, verdicts in sorted(groups.items())]
 
 
 def _row(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    study, stated, truth, _, statement, _, _ = verdicts[0]
+    study, stated, truth = verdicts[0][:3]
     by_world: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_world.setdefault(verdict.world, []).append(verdict)
@@ -379,7 +371,6 @@ def _row(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "study": study,
         "claim": STUDIES[study].stated[stated].claim,
         "truth": truth,
-        "statement": statement,
         "worlds": len(by_world),
         "runs": runs,
     }
@@ -445,14 +436,14 @@ def markdown(results: Mapping[str, Any], made: str) -> str:
         lines.append(f"| {row['run']} | {row['choices']} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| study | claim | truth | of | worlds | runs | supported: full | supported: halving | "
+        "| study | claim | truth | worlds | runs | supported: full | supported: halving | "
         "by full alone | by halving alone | halving at worst |",
-        "|---|---|---|---|--:|--:|---|---|--:|--:|---|",
+        "|---|---|---|--:|--:|---|---|--:|--:|---|",
     ]
     for row in results["verdicts"]:
         shares = [share(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in SEARCHES]
         lines.append(
-            f"| {row['study']} | {row['claim']} | {row['truth']} | {row['statement']} | "
+            f"| {row['study']} | {row['claim']} | {row['truth']} | "
             f"{row['worlds']} | {row['runs']} | {' | '.join(shares)} | "
             f"{row['by_full_alone']} | {row['by_halving_alone']} | "
             f"{100 * row['worst_share']:.1f} % ({row['worst']}) |"
