@@ -10,11 +10,11 @@ how often each model's cut is the same, and the verdicts of both.
 
 A run has two models of 250 prompts and 670 questions of utility each, as many in all as the table
 of verdicts has of five, and its bounds rest on 399 draws, so that there are more runs in the same
-time. Verdicts are those before each model is looked at alone, which can only make them weaker. Each world
-has `--draws` runs, and those that put a claim at its boundary as many that each claim has
+time. Verdicts are those before each model is looked at alone, which can only make them weaker. Each
+world has `--draws` runs, and those that put a claim at its boundary so many that each claim has
 `--boundary` of them. Everything is named, so that the same command gives the same table. `--lines`
-keeps what each run shows, so that a stopped command goes on. With `--page` the
-table goes to its marked place in a page of the docs.
+keeps what each run shows, so that a stopped command goes on. With `--page` the table goes to its
+marked place in a page of the docs.
 """
 
 from __future__ import annotations
