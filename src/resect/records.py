@@ -29,6 +29,8 @@ HARMLESS_FILE = "harmless.json"
 Format = Literal["raw", "chat"]
 # What harm and utility are read from: replies that are judged, or the likelihood of given answers.
 Measure = Literal["replies", "likelihood"]
+# How the cuts of a grid are asked: all of them everything, or what the claims need.
+Search = Literal["full", "halving"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]

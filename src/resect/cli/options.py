@@ -9,7 +9,7 @@ import typer
 
 from resect.cli.show import note
 from resect.errors import InputError
-from resect.records import Format, Scope
+from resect.records import Format, Scope, Search
 
 # Models and masks.
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")]
@@ -87,6 +87,13 @@ CheckedCuts = Annotated[
     int,
     typer.Option(
         "--check-together", min=0, help="Cuts asked alone as well, to count tokens that differ."
+    ),
+]
+SearchName = Annotated[
+    Search,
+    typer.Option(
+        "--search",
+        help="full asks every cut of the grid everything; halving asks what the claims need.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]

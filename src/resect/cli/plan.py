@@ -24,10 +24,19 @@ def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -
     from resect.errors import ResectError
     from resect.runs.forecast import Assumed, forecast
     from resect.runs.run import plan_run
+    from resect.runs.searching import is_searched, most_questions
 
     cells = plan_run(config)
     table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
     assumed = replace(Assumed(), memory=memory)
+    if is_searched(config):
+        limit = config.evaluation.limit
+        counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
+        questions = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
+        note(
+            f"search {config.evaluation.search}: of the questions of these cells at most "
+            f"{questions} are asked{counted}; memory and time below are those of all of them"
+        )
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)
     try:

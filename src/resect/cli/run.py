@@ -19,6 +19,7 @@ from resect.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    SearchName,
     TogetherCuts,
     refuse_idle_columns,
     with_columns,
@@ -91,6 +92,7 @@ def run(
     batch_size: BatchSize = 16,
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
+    search: SearchName = "full",
     data_dir: DataDir = None,
     columns: Columns = None,
     dry_run: DryRun = False,
@@ -118,6 +120,7 @@ def run(
         batch_size=batch_size,
         together=together,
         check_together=check_together,
+        search=search,
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)
@@ -127,9 +130,7 @@ def run(
     planned = auto.look_through(planned, output, resume=resume)
     _tell(*planned.reasons, *auto.expected_lines(planned))
     mask = auto.run_auto(planned, output, resume=resume, watch=measuring(output), started=start)
-    _finish(planned, output, mask)
-    note(f"done in {time.perf_counter() - start:.0f} s")
-    say(str(output / "report.html"))
+    _finish(planned, output, mask, start)
 
 
 def _tell(*lines: str) -> None:
@@ -137,8 +138,8 @@ def _tell(*lines: str) -> None:
         note(line)
 
 
-def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
-    """Say what was chosen."""
+def _finish(planned: Planned, output: Path, mask: Mask | None, start: float) -> None:
+    """Say what was chosen, where the report is, and how long it took since `start`."""
     from resect.report.harmless import harmless_sentence
     from resect.runs.auto import MASK
     from resect.runs.chosen import rows_of_choice
@@ -164,6 +165,8 @@ def _finish(planned: Planned, output: Path, mask: Mask | None) -> None:
                 "the mask is kept for a look and is no finding; try --contrast, more prompts, or "
                 "resect sweep with other q and p"
             )
+    note(f"done in {time.perf_counter() - start:.0f} s")
+    say(str(output / "report.html"))
 
 
 def _say_verdict(config: RunConfig, output: Path) -> bool:

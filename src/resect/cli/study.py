@@ -198,6 +198,7 @@ def run_study(
     from resect.cli.plan import show_plan
     from resect.runs.recipes import read_config
     from resect.runs.run import carry_out, parse_shard, plan_run
+    from resect.runs.searching import refuse_shared_search
 
     start = time.perf_counter()
     part = None if shard is None else parse_shard(shard)
@@ -207,6 +208,7 @@ def run_study(
         show_plan(config, memory=memory, tflops=tflops)
         return
     if part is not None:
+        refuse_shared_search(config, "--shard")
         _measure_part(config, output, cells, part)
         return
     launch = None

@@ -24,6 +24,7 @@ from resect.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    SearchName,
     Skip,
     TogetherCuts,
     refuse_idle_columns,
@@ -93,6 +94,7 @@ def sweep(
     batch_size: BatchSize = 16,
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
+    search: SearchName = "full",
     columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -124,6 +126,7 @@ def sweep(
         batch_size=batch_size,
         together=together,
         check_together=check_together,
+        search=search,
     )
     _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 

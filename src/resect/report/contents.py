@@ -18,7 +18,7 @@ from resect.report.harmless import harmless_sentence
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
-from resect.report.shared import by_tasks, shared_passes
+from resect.report.shared import by_tasks, searched_grid, shared_passes
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
@@ -120,12 +120,13 @@ class Contents:
 
     @property
     def scored(self) -> str:
-        """Who scored the replies, and whether variants shared passes, in sentences."""
+        """Who scored the replies, and how variants were asked, in sentences."""
         line = self.measured.line or "It is not recorded which judge scored the replies."
         origin = self.results.provenance
-        return " ".join(
-            filter(None, (line, by_tasks(origin), shared_passes(origin), self.harmless))
+        parts = (
+            line, by_tasks(origin), searched_grid(origin), shared_passes(origin), self.harmless
         )
+        return " ".join(filter(None, parts))
 
     @property
     def recipes(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a page says where cuts shared the passes of a model, or lm-eval measured utility."""
+"""What a page says of how cuts were asked: together, not everything, or by lm-eval."""
 
 from __future__ import annotations
 
@@ -34,6 +34,24 @@ def by_tasks(provenance: Mapping[str, object]) -> str:
     """
     tasks = provenance.get("utility_tasks")
     return f"Utility is asked and marked by {tasks}." if isinstance(tasks, str) else ""
+
+
+def searched_grid(provenance: Mapping[str, object]) -> str:
+    """Return sentences on what a search left out; "" where the whole grid was asked.
+
+    Args:
+        provenance: Of a run's `results.json`; `search` is what `resect.runs.searching` says.
+    """
+    search = provenance.get("search")
+    if not isinstance(search, Mapping):
+        return ""
+    share = 100 * search["asked"] / search["grid"] if search["grid"] else 100.0
+    return (
+        f"The grid was searched by {search['rule']}: {search['asked']:,} of its {search['grid']:,} "
+        f"questions were asked ({share:.3g} %), and {search['untouched']} of its "
+        f"{search['variants']} variants none. What was not asked has no number here; the tables "
+        "named search say of each cut what was asked and why the rest was not."
+    )
 
 
 def _checked(checked: object) -> str:

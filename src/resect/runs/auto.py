@@ -33,15 +33,23 @@ from resect.evaluation.judges import find_judge
 from resect.model import Coverage, find_prunable
 from resect.model.load import load_model, load_tokenizer
 from resect.model.shapes import empty_model
-from resect.records import Example, Format, Measure, Tokenizer
+from resect.records import Example, Format, Measure, Search
 from resect.runs.chosen import chosen_mask
 from resect.runs.config import RunConfig
-from resect.runs.drawn import counted, lengths_of, longer_than, placed, refuse_bare, side_of
-from resect.runs.forecast import Rows, expected_here
+from resect.runs.drawn import (
+    counted,
+    lengths_of,
+    longer_than,
+    placed,
+    refuse_bare,
+    side_of,
+)
+from resect.runs.expected import expected, rows_of
+from resect.runs.forecast import Rows
 from resect.runs.grid import Grid, grid_of
 from resect.runs.harmless import ask_harmless
 from resect.runs.look import tried_before, write_looks
-from resect.runs.run import Steps, Watch, carry_out, plan_run, refuse_taken, unwatched
+from resect.runs.run import Steps, Watch, carry_out, refuse_taken, unwatched
 from resect.runs.sets import read_set
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
@@ -55,8 +63,6 @@ PRESERVE = "alpaca_cleaned"
 MASK = "chosen.mask.safetensors"
 
 LONGEST_OPENING = 10
-# Rows of a set whose length is measured for the estimate of the time.
-MEASURED = 64
 # Fewer rows on a side than this say nothing.
 FEWEST = 8
 
@@ -70,6 +76,10 @@ BLIND = (
 LOOK = (
     "measure: replies, unless a first look when the run starts shows that they do not tell the "
     "intact model from a destroyed one; then the likelihood of the answers"
+)
+SEARCH = (
+    "search halving: by replies alone; by likelihood the whole grid is asked, because selectivity "
+    "weighs every cut of it"
 )
 CHOICES: dict[Measure, str] = {
     "replies": "the largest drop of the behaviour",
@@ -97,6 +107,7 @@ class AutoRequest:
     batch_size: int = 16
     together: int = 1
     check_together: int = 0
+    search: Search = "full"
     data_dir: Path | None = None
 
 
@@ -163,7 +174,10 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     candidates = _candidates(request, _config(request, spec, readings), sets)
     median = statistics.median(lengths)
     reasons = _reasons(candidates, sets, short, f"{median:g}")
-    return Planned(candidates, texts, (*reasons, *grid.reasons), _rows(tokenizer, sets), sets)
+    reasons += grid.reasons
+    if request.search != "full" and candidates[-1].evaluation.measure == "likelihood":
+        reasons += (SEARCH,)
+    return Planned(candidates, texts, reasons, rows_of(tokenizer, sets), sets)
 
 
 def _candidates(
@@ -225,39 +239,13 @@ def _needs(
     return (str(said),)
 
 
-def _rows(tokenizer: Tokenizer, sets: dict[str, BehaviourSet]) -> Rows:
-    """Return how many rows are scored and asked at most, and how long a few of them are."""
-    counts = {
-        split: max(sum(row.split == split for row in data.examples) for data in sets.values())
-        for split in ("calibration", "evaluation")
-    }
-    texts = [
-        f"{example.prompt} {example.completion}"
-        for data in sets.values()
-        for example in data.examples[:MEASURED]
-    ]
-    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    return Rows(round(statistics.mean(lengths)), counts["calibration"], counts["evaluation"])
-
-
 def expected_lines(planned: Planned) -> tuple[str, ...]:
     """Return how many cells a run has and how long it takes here at most, in words.
 
     There is a line for each run that still comes into question.
     """
-    if planned.instrument is not None:
-        return (_expected(planned.config, planned.rows),)
-    return tuple(_expected(config, planned.rows) for config in planned.candidates)
-
-
-def _expected(config: RunConfig, rows: Rows) -> str:
-    cells = plan_run(config)
-    minutes = max(1, round(expected_here(config, cells, rows) / 60))
-    replies = config.evaluation.measure == "replies"
-    return (
-        f"by {config.evaluation.instrument}: {len(cells)} cells, at most about {minutes:,} min on "
-        f"this machine: an estimate from its speed{', with replies in full length' * replies}"
-    )
+    configs = planned.candidates if planned.instrument is None else (planned.config,)
+    return tuple(expected(config, planned.rows, planned.sets) for config in configs)
 
 
 @dataclass(frozen=True)
@@ -311,6 +299,7 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
             batch_size=request.batch_size,
             together=request.together,
             check_together=request.check_together,
+            search=request.search,
         )
     )
 

@@ -20,6 +20,7 @@ from resect.studies.effects import columns, effect
 from resect.studies.frontier import CONFIGURED
 from resect.studies.halves import Half
 from resect.studies.measurements import Measurements, Row
+from resect.studies.partial import measurements_of
 from resect.weights.mask import Mask
 
 
@@ -52,7 +53,7 @@ def rows_of_choice(config: RunConfig, run: Path, results: Path) -> list[Row]:
     cut = _selective(config, results)
     if cut is None:
         return []
-    measured = Measurements(config, run)
+    measured = measurements_of(config, run)
     cells = [Cell(config.subject, config.seeds[0], cut, ())]
     halves: tuple[Half, ...] = ("selection", "test")
     return [_row(measured, cells, cut, half) for half in halves]

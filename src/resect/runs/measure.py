@@ -100,27 +100,44 @@ def run_cells(
         keep: From `needed_keep` over all cells, so that shards share their scores.
         on_progress: Called with cells done and cells in all.
     """
-    report = on_progress or (lambda _done, _total: None)
-    masks, subjects = Masks(config, run, keep), Subjects(config, run)
-    joint = _Joint(masks, subjects)
-    report(0, len(cells))
-    if config.evaluation.measure == "likelihood":
-        _refuse_without_answers(cells, masks.sets)
-    _refuse_too_few_shots(cells, masks.sets)
-    look_once(config, run, evaluation_settings(config), masks.sets, subjects)
-    locate(
-        [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
-        masks,
-        subjects,
-    )
-    for position, cell in enumerate(cells):
-        report(position, len(cells))
-        if is_done(run, cell):
-            _grade_again(record_path(run, cell))
-        else:
-            joint.ask(cell, cells[position:])
-            measure(cell, masks, subjects)
-    report(len(cells), len(cells))
+    Measuring(config, run, keep).measure(cells, on_progress)
+
+
+class Measuring:
+    """Measures cells of a run, and has its model and its masks at hand from call to call."""
+
+    def __init__(self, config: RunConfig, run: Path, keep: float):
+        """Load nothing yet; arguments are those of `run_cells`."""
+        self._config = config
+        self._run = run
+        self._masks = Masks(config, run, keep)
+        self._subjects = Subjects(config, run)
+        self._joint = _Joint(self._masks, self._subjects)
+
+    def measure(
+        self, cells: list[Cell], on_progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Locate and measure the cells that are not done yet; arguments as for `run_cells`."""
+        report = on_progress or (lambda _done, _total: None)
+        config, run, masks, subjects = self._config, self._run, self._masks, self._subjects
+        report(0, len(cells))
+        if config.evaluation.measure == "likelihood":
+            _refuse_without_answers(cells, masks.sets)
+        _refuse_too_few_shots(cells, masks.sets)
+        look_once(config, run, evaluation_settings(config), masks.sets, subjects)
+        locate(
+            [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
+            masks,
+            subjects,
+        )
+        for position, cell in enumerate(cells):
+            report(position, len(cells))
+            if is_done(run, cell):
+                _grade_again(record_path(run, cell))
+            else:
+                self._joint.ask(cell, cells[position:])
+                measure(cell, masks, subjects)
+        report(len(cells), len(cells))
 
 
 def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
@@ -185,7 +202,7 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     config, sets = masks.config, masks.sets
     mask, cut = masks.edit(subject, cell.cut)
     variant: Variant = cut
-    probes = {name: sets.asked(name, cell.seed) for name in cell.probes}
+    probes = masks.sets.questions(cell)
     settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
@@ -245,7 +262,7 @@ class _Joint:
         masks, run = self._masks, self._masks.run
         masks.turn_to(cell.role, cell.seed)
         subject = self._subjects.load(cell.role, cell.seed)
-        probes = {name: masks.sets.asked(name, cell.seed) for name in cell.probes}
+        probes = masks.sets.questions(cell)
         routes = self._routes_of(subject, probes)
         if isinstance(routes, NotTogether):
             return str(routes)

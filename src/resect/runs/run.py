@@ -31,8 +31,15 @@ from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.joint import facts_of
 from resect.runs.judged import judge_error, refuse_another_judge, write_judge
 from resect.runs.measure import run_cells
+from resect.runs.searching import (
+    facts_of_search,
+    is_searched,
+    refuse_shared_search,
+    search_all,
+    with_searches,
+)
 from resect.runs.sets import tasks_of
-from resect.studies import STUDIES, Measurements
+from resect.studies import STUDIES
 from resect.studies.cells import (
     Cell,
     asked_path,
@@ -45,6 +52,7 @@ from resect.studies.cells import (
 )
 from resect.studies.measurements import INSTRUMENT_FILE
 from resect.studies.models import over_models
+from resect.studies.partial import measurements_of
 from resect.weights.fit import all_forced
 
 if TYPE_CHECKING:
@@ -214,10 +222,12 @@ def carry_out(
         The path of `results.json`; None if `steps.measure` has left cells for later.
 
     Raises:
-        InputError: The folder is in use or holds something else, or a step met a problem that the
-            user can fix.
+        InputError: The folder is in use or holds something else, several processes are to search
+            a grid, or a step met a problem that the user can fix.
     """
     steps = steps or Steps()
+    dealt = "" if jobs <= 1 else f"-j {jobs}"
+    refuse_shared_search(config, "the launcher" if steps.measure else dealt)
     open_run(config, run, resume=resume)
     steps.check()
     with locked(run):
@@ -257,8 +267,11 @@ def measure_all(
         InputError: A worker met a problem that the user can fix; it is raised here again.
     """
     cells = plan_run(config)
-    todo = [cell for cell in cells if not is_done(run, cell)]
     report = on_progress or _silent
+    if is_searched(config):
+        search_all(config, run, cells, report)
+        return
+    todo = [cell for cell in cells if not is_done(run, cell)]
     report(len(cells) - len(todo), len(cells))
     if not todo:
         return
@@ -298,14 +311,14 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     Returns:
         The path of `results.json`.
     """
-    measured = Measurements(config, run, judge_error(config))
+    measured = measurements_of(config, run, judge_error(config))
     results = [
         over_models(measured, study, config.section(study))
         for study in (STUDIES[name] for name in chosen_studies(config))
     ]
     from resect.report.traced import write_traces
 
-    results = write_traces(run, results, _traced(config))
+    results = write_traces(run, with_searches(config, run, results), _traced(config, run))
     origin = _facts(config, run, seconds)
     write_json(run / "manifest.json", origin)
     path = run / "results.json"
@@ -314,14 +327,17 @@ def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None)
     return path
 
 
-def _traced(config: RunConfig) -> list[TracedMask]:
-    """Return the masks that a run keeps, each once."""
+def _traced(config: RunConfig, run: Path) -> list[TracedMask]:
+    """Return the masks that a run keeps, each once; a search makes those that it needs alone."""
     from resect.report.traced import TracedMask
 
     masks: dict[str, TracedMask] = {}
     for cell in plan_run(config):
         if cell.cut is not None and cell.cut.kind in ("target", "damage"):
-            name = mask_path(Path(), cell.role, cell.seed, cell.cut).name
+            path = mask_path(run, cell.role, cell.seed, cell.cut)
+            if is_searched(config) and not path.exists():
+                continue
+            name = path.name
             masks[name] = TracedMask(name, cell.role, cell.seed, cell.cut.described)
     return list(masks.values())
 
@@ -358,6 +374,7 @@ def _facts(config: RunConfig, run: Path, seconds: float | None) -> dict[str, obj
         **_instrument(run),
         **tasks_of(run),
         **facts_of(run, config.evaluation.together),
+        **facts_of_search(config, run, plan_run(config)),
         "seeds": list(config.seeds),
         "command": shlex.join(["resect", *sys.argv[1:]]),
         "rebuild": f"resect study run {shlex.quote(str(run / 'config.yaml'))} -o NEW_FOLDER",

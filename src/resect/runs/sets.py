@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from resect.data.load import BehaviourSet, check_disjoint, load_data
@@ -16,8 +16,9 @@ from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.config import RunConfig
-from resect.studies.cells import at_seed
+from resect.studies.cells import Cell, at_seed
 from resect.studies.design import Target
+from resect.studies.partial import measurements_of
 
 # Tasks of a run that a report names with their numbers.
 MOST_NAMED = 4
@@ -162,6 +163,31 @@ class Sets:
             data = self.named(name, seed)
             self._asked[spec] = data.split("evaluation").limit(evaluation.limit)
         return self._asked[spec]
+
+    def questions(self, cell: Cell) -> dict[str, BehaviourSet]:
+        """Return what the probes of a cell ask: all of their sets, or the half that it names.
+
+        Raises:
+            InputError: It names a half, and the intact model was not asked yet.
+        """
+        sets = {name: self.asked(name, cell.seed) for name in cell.probes}
+        if not cell.half:
+            return sets
+        intact = replace(cell, cut=None, probes=(), half="")
+        measured = measurements_of(self._config, self._run)
+        halves = {
+            name: {row.example: row.half for row in measured.asked(intact, name)} for name in sets
+        }
+        return {
+            name: data.at(
+                [
+                    position
+                    for position, example in enumerate(data.examples)
+                    if halves[name][example.id] == cell.half
+                ]
+            )
+            for name, data in sets.items()
+        }
 
     def of_attack(self, role: str, seed: int) -> BehaviourSet:
         """Return what an attack trains on, cuts with or shows, by the role that the data play.

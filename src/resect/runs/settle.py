@@ -68,6 +68,8 @@ def by_likelihood(config: RunConfig, contrast: bool) -> RunConfig:
     probes |= {"prompts": "target"}
     values["name"] = config.name.replace("frontier of ", "selectivity of ", 1)
     values["evaluation"] |= {"measure": "likelihood", "probes": probes, "judge": "exact"}
+    # Selectivity reads every cut of the grid.
+    values["evaluation"].pop("search", None)
     common = {"fractions": grid["fractions"], "utility_drop": grid["utility_drop"]}
     rivals = [name for name in ("plain",) if name in config.targets]
     values["studies"] = {

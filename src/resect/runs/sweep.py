@@ -8,7 +8,7 @@ from typing import Any
 
 from resect.errors import InputError
 from resect.files.reading import read_json
-from resect.records import Format
+from resect.records import Format, Search
 from resect.runs.config import RunConfig, parse_config, read_values
 
 # What an 8B model lives at; a grid of one's own is a file.
@@ -44,6 +44,7 @@ class SweepRequest:
     batch_size: int = 16
     together: int = 1
     check_together: int = 0
+    search: Search = "full"
 
 
 def sweep_config(request: SweepRequest) -> RunConfig:
@@ -74,7 +75,6 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "utility": request.utility,
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
-    questions = "evaluation" if request.evaluation else "target"
     grid: dict[str, list[object]] = {
         "fractions": [*request.fractions],
         "protected": [*request.protected],
@@ -95,13 +95,14 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "phrase": request.phrase,
         },
         "evaluation": {
-            "probes": {"generation": questions, **utility},
+            "probes": {"generation": "evaluation" if request.evaluation else "target", **utility},
             "limit": request.prompts,
             "judge": request.judge,
             "max_new_tokens": request.max_new_tokens,
             "batch_size": request.batch_size,
             "together": request.together,
             "check_together": request.check_together,
+            "search": request.search,
         },
         "studies": {"frontier": {"utility_drop": request.budget, "methods": methods, **grid}},
     }

@@ -21,6 +21,7 @@ from resect.errors import InputError
 from resect.files.origin import hash_value
 from resect.records import LEFT_OUT_BY_DEFAULT, Scope
 from resect.studies.design import Design
+from resect.studies.halves import Half
 
 if TYPE_CHECKING:
     from resect.weights.fill import Filling
@@ -196,6 +197,8 @@ class Cell:
         attack: Attack of the probes that are put under one; "" for the configuration's.
         samples: Replies to each prompt; more than one only when sampling.
         temperature: 0 decodes greedily; above 0 samples.
+        half: The prompts that it is asked, "" for all. What is asked of a half is a record of its
+            own, by its probes (`resect.studies.halving`).
     """
 
     role: str
@@ -206,6 +209,7 @@ class Cell:
     attack: str = ""
     samples: int = field(default=1, metadata=LEFT_OUT_BY_DEFAULT)
     temperature: float = field(default=0.0, metadata=LEFT_OUT_BY_DEFAULT)
+    half: Half = field(default="", metadata=LEFT_OUT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         """Refuse replies that cannot be had.
@@ -235,8 +239,12 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Name of the cell's files; the probes are not part of it."""
+        """Name of the cell's files; the probes are part of it only where a half is asked."""
         return _key_of(self)
+
+    def part(self, probe: str, half: Half) -> Cell:
+        """Return the same variant, asked one probe on one half of its prompts."""
+        return replace(self, probes=(probe,), half=half)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -247,6 +255,8 @@ def _key_of(cell: Cell) -> str:
         for entry in fields(cell)
         if entry.metadata == LEFT_OUT_BY_DEFAULT and getattr(cell, entry.name) != entry.default
     }
+    if cell.half:
+        later["probes"] = cell.probes
     return hash_value([*values, later] if later else values)
 
 

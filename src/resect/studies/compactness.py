@@ -24,6 +24,7 @@ from resect.studies.effects import (
     intact_of,
 )
 from resect.studies.guard import guard, guarded, silent
+from resect.studies.halving import Searched
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
@@ -73,12 +74,22 @@ def plan(design: Design, section: Compactness) -> list[Cell]:
     ]
 
 
+def searched(design: Design, section: Compactness) -> list[Searched]:
+    """Return the choice among the cuts that are small enough, with its two controls."""
+    cuts = _small_enough(design, section)
+    return [Searched(design.subject, cuts, section.utility_drop, ("random", "magnitude"))]
+
+
+def _small_enough(design: Design, section: Compactness) -> tuple[Cut, ...]:
+    fractions = [q for q in section.fractions if q <= section.largest_fraction]
+    return tuple(Cut(design.target, "target", q) for q in fractions)
+
+
 def summarise(measured: Measurements, section: Compactness) -> StudyResult:
     """Weigh the curve against the rule."""
     config = measured.config
     arms = _arms(config, section)
-    fractions = [q for q in section.fractions if q <= section.largest_fraction]
-    cuts = [Cut(config.target, "target", q) for q in fractions]
+    cuts = _small_enough(config, section)
     choice = choose(measured, config.subject, cuts, section.utility_drop)
     smallest = Cut(config.target, "target", min(section.fractions))
     where = next((cut for cut in choice.cuts.values() if cut is not None), smallest)
@@ -173,9 +184,10 @@ def outcome_rows(measured: Measurements, role: str, arms: list[Arm]) -> list[Row
     """Return the share of each outcome of generation, by arm and fraction."""
     rows: list[Row] = []
     for label, cut in arms:
+        cells = cells_of(measured.config, role, cut)
         outcomes = [
             row.outcome
-            for cell in cells_of(measured.config, role, cut)
+            for cell in (cells if measured.covers(cells, "generation") else ())
             for row in measured.asked(cell, "generation")
             if row.outcome is not None
         ]
@@ -187,11 +199,16 @@ def outcome_rows(measured: Measurements, role: str, arms: list[Arm]) -> list[Row
 
 
 def where_rows(measured: Measurements, cut: Cut) -> list[Row]:
-    """Return how many weights of each checkpoint tensor a cut removes, summed over seeds."""
+    """Return how many weights of each checkpoint tensor a cut removes, summed over seeds.
+
+    Of the seeds that were asked it.
+    """
     config = measured.config
     removed: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for seed in config.seeds:
+        if not measured.removed([Cell(config.subject, seed, cut, ())]):
+            continue
         for name, tensor in measured.mask(config.subject, seed, cut).tensors.items():
             removed[name] += tensor.index.numel()
             sizes[name] += tensor.size
@@ -215,6 +232,7 @@ STUDY = Study(
     stated=(COMPACT,),
     plan=plan,
     summarise=summarise,
+    searched=searched,
     template=TemplateLines(
         values={"fractions": [2e-6, 5e-6, 1e-5, 2e-5, 5e-5], "largest_fraction": 5e-5}
     ),

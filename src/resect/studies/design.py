@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import TASK_PREFIX, Format, Measure
+from resect.records import TASK_PREFIX, Format, Measure, Search
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -139,6 +139,9 @@ class Evaluation(Section):
             the bit as ever, and is not written.
         check_together: Cuts of each model that are asked alone as well, so that the report can say
             how many of their tokens differ. 0 checks none, and is not written.
+        search: How studies that choose a cut from a grid look for it. `full` asks every cut all
+            prompts, and is not written; `halving` asks what their claims need
+            (docs/design/halving.md).
     """
 
     probes: dict[str, DataName]
@@ -152,6 +155,7 @@ class Evaluation(Section):
     look: Annotated[int, Field(ge=0)] = 0
     together: Count = 1
     check_together: Annotated[int, Field(ge=0)] = 0
+    search: Search = "full"
 
     @property
     def instrument(self) -> str:
@@ -167,6 +171,7 @@ class Evaluation(Section):
             "look": 0,
             "together": 1,
             "check_together": 0,
+            "search": "full",
         }
         values: dict[str, object] = write(self)
         return {key: v for key, v in values.items() if key not in later or v != later[key]}

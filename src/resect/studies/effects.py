@@ -118,7 +118,8 @@ def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) ->
     result = effect(measured, cells)
     q = 0.0 if arm.cut is None else arm.cut.q
     row: Row = {"seed": group.seed, "arm": arm.label, "q": q}
-    row["removed_fraction"] = fmean(measured.rows(cell)[0]["removed_fraction"] for cell in cells)
+    removed = measured.removed(cells)
+    row["removed_fraction"] = fmean(removed) if removed else None
     row |= columns("harm", result.harm) | columns("harm_drop", result.harm_drop)
     row["harm_exact"] = number(measured.share(cells, "generation", ("complied",)))
     row |= columns("utility", result.utility) | columns("utility_drop", result.utility_drop)
@@ -126,7 +127,9 @@ def _curve_row(measured: Measurements, role: str, arm: Arm, group: SeedGroup) ->
     row["repetition"] = measured.mean(cells, "generation", "repetition")
     row["preserve_nll"] = measured.mean(cells, "likelihood", "nll")
     row["preserve_kl"] = measured.mean(cells, "likelihood", "kl")
-    row["n"] = measured.prompts(cells, "generation")
+    row["n"] = None
+    if measured.covers(cells, "generation"):
+        row["n"] = measured.prompts(cells, "generation")
     return row
 
 

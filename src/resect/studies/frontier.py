@@ -32,6 +32,7 @@ from resect.studies.effects import (
 )
 from resect.studies.guard import guard, guarded, silent
 from resect.studies.halves import Half
+from resect.studies.halving import Searched
 from resect.studies.measurements import Measurements, Row
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
@@ -126,6 +127,23 @@ def plan(design: Design, section: Frontier) -> list[Cell]:
     ]
 
 
+def searched(design: Design, section: Frontier) -> list[Searched]:
+    """Return the choice of every way to rank; the configured one has a random cut beside it."""
+    cuts: dict[str, list[Cut]] = {}
+    for point in _points(design, section):
+        cuts.setdefault(point.method, []).append(point.cut)
+    return [
+        Searched(
+            design.subject,
+            tuple(grid),
+            section.utility_drop,
+            ("random",) if method == CONFIGURED else (),
+            compared=len(cuts) > 1,
+        )
+        for method, grid in cuts.items()
+    ]
+
+
 def _front(effects: list[Effect]) -> list[bool]:
     """Return which points no other point beats in both harm and utility."""
     return [not any(_beats(rival, result) for rival in effects) for result in effects]
@@ -151,7 +169,8 @@ def _grid_rows(measured: Measurements, points: list[_Point], chosen: Choice) -> 
             for point, cells, result, front in zip(
                 points, arms, effects, _front(effects), strict=True
             ):
-                removed = [measured.rows(cell)[0]["removed_fraction"] for cell in cells]
+                removed = measured.removed(cells)
+                asked = all(measured.covers(cells, probe, half) for probe in effect_probes(design))
                 rows.append(
                     {
                         "seed": group.seed,
@@ -161,10 +180,10 @@ def _grid_rows(measured: Measurements, points: list[_Point], chosen: Choice) -> 
                         "rounds": point.cut.rounds,
                         "p": point.p,
                         "q": point.cut.q,
-                        "removed_fraction": sum(removed) / len(removed),
+                        "removed_fraction": sum(removed) / len(removed) if removed else None,
                         **columns("harm_drop", result.harm_drop),
                         **columns("utility_drop", result.utility_drop),
-                        "on_front": front,
+                        "on_front": front and asked,
                         "chosen": point.cut in cuts,
                     }
                 )
@@ -329,6 +348,7 @@ STUDY = Study(
     stated=(CHOSEN, RIVAL),
     plan=plan,
     summarise=summarise,
+    searched=searched,
     template=TemplateLines(
         data=("same_style: ./same_style.jsonl  # harmless answers to the harmful prompts",),
         targets=(

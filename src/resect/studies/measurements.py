@@ -17,7 +17,7 @@ from resect.stats import Resampler, Sample, normalised
 from resect.studies.asked import Asked, best_of
 from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
-from resect.studies.halves import Half, PromptOf, deal
+from resect.studies.halves import Half, Place, PromptOf, deal
 from resect.studies.judged import CALLED, JudgeError
 from resect.studies.weighing import percent
 
@@ -85,7 +85,7 @@ class Measurements:
     def of_seed(self, seed: int) -> Measurements:
         """Return the measurements of one seed, without tables; what was read stays read."""
         config = self.config.model_copy(update={"seeds": (seed,)})
-        measured = Measurements(config, self.run, self.error)
+        measured = type(self)(config, self.run, self.error)
         measured.tabled = False
         measured._rows, measured._resamplers = self._rows, self._resamplers
         measured._asked, measured._samples = self._asked, self._samples
@@ -108,6 +108,16 @@ class Measurements:
             )
         return self._rows[cell.key]
 
+    def covers(self, cells: Iterable[Cell], probe: str, half: Half = "") -> bool:
+        """Return whether all variants were asked a probe on a half of its prompts, or on both."""
+        del cells, probe, half
+        return True
+
+    def removed(self, cells: Iterable[Cell]) -> list[float]:
+        """Return the share of the weights that each variant lacks; none if one was not asked."""
+        rows = [self.rows(cell) for cell in cells]
+        return [row[0]["removed_fraction"] for row in rows] if all(rows) else []
+
     def mask(self, role: str, seed: int, cut: Cut) -> Mask:
         """Return the mask of a target cut; loads torch.
 
@@ -129,11 +139,10 @@ class Measurements:
 
     def asked(self, cell: Cell, probe: str) -> list[Asked]:
         """Return what a cell's rows say of the prompts of a probe, in their order."""
-        key = _Question(cell.key, probe)
+        key = _Question(self._state_of(cell), probe)
         if key not in self._asked:
             rows = [row for row in self.rows(cell) if row["probe"] == probe]
-            prompts = tuple(PromptOf(row["category"], _prompt(row)) for row in rows)
-            dealt = deal(prompts, self.config.evaluation.alike)
+            dealt = self._dealt(cell, rows)
             self._asked[key] = [
                 Asked(
                     row["category"],
@@ -147,6 +156,15 @@ class Measurements:
                 for row, place in zip(rows, dealt, strict=True)
             ]
         return self._asked[key]
+
+    def _state_of(self, cell: Cell) -> str:
+        """Return what names the rows of a variant that there are by now."""
+        return cell.key
+
+    def _dealt(self, cell: Cell, rows: Sequence[Row]) -> list[Place]:
+        """Return where the prompts of rows stand: all of a probe that were put to a variant."""
+        del cell
+        return deal(tuple(map(prompt_of, rows)), self.config.evaluation.alike)
 
     def strata(
         self,
@@ -471,14 +489,14 @@ def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
     return {name: [row.group for row in rows] for name, rows in strata.items()}
 
 
-def _prompt(row: Row) -> str:
+def prompt_of(row: Row) -> PromptOf:
     """Return what a row's score is about: the prompt, and for likelihood the reference too.
 
     A text without a prompt is its reference alone.
     """
     text: str = row["prompt"]
     about = not text or row["probe"] == "likelihood"
-    return _spelled(f"{text}\n{row['reference']}" if about else text)
+    return PromptOf(row["category"], _spelled(f"{text}\n{row['reference']}" if about else text))
 
 
 # A row is read for every rate that it is part of.

@@ -72,9 +72,16 @@ def permuted_cuts(design: Design, permutations: int, fractions: Sequence[float])
 
     Those of the true labels (permutation 0) are the first: they are of the same pairs.
     """
+    return [cut for grid in permuted_grids(design, permutations, fractions) for cut in grid]
+
+
+def permuted_grids(
+    design: Design, permutations: int, fractions: Sequence[float]
+) -> list[list[Cut]]:
+    """Return the same cuts, those of each labelling by themselves."""
     if not permutations or design.targets[design.target].contrast is None:
         return []
-    return [cut for number in range(permutations + 1) for cut in _grid(design, fractions, number)]
+    return [_grid(design, fractions, number) for number in range(permutations + 1)]
 
 
 def _grid(design: Design, fractions: Sequence[float], number: int) -> list[Cut]:

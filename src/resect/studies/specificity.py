@@ -11,7 +11,8 @@ reach is what the search finds where there is nothing to tell apart (a permutati
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import Field
@@ -33,8 +34,9 @@ from resect.studies.effects import (
     number,
 )
 from resect.studies.guard import guard, guarded, silent
+from resect.studies.halving import Searched
 from resect.studies.measurements import Measurements, Row
-from resect.studies.permutation import Permuted, permuted, permuted_cuts
+from resect.studies.permutation import Permuted, permuted, permuted_cuts, permuted_grids
 from resect.studies.study import Stated, Study, TemplateLines
 from resect.studies.weighing import Condition, percent, weigh
 
@@ -128,6 +130,19 @@ def plan(design: Design, section: Specificity) -> list[Cell]:
         for cut in dict.fromkeys(cuts)
         for cell in cells_of(design, design.subject, cut, probes)
     ]
+
+
+def searched(design: Design, section: Specificity) -> list[Searched]:
+    """Return the choice of every arm, and of every labelling."""
+
+    def choice(cuts: Sequence[Cut]) -> Searched:
+        return Searched(design.subject, tuple(cuts), section.utility_drop)
+
+    arms = [replace(choice(cuts), compared=True) for cuts in _arms(design, section).values()]
+    # The guard compares the target's choice, the first, with a random cut of its size.
+    arms[0] = replace(arms[0], beside=("random",))
+    swapped = permuted_grids(design, section.permutations, _permuted_grid(section))
+    return arms + [choice(cuts) for cuts in swapped]
 
 
 def summarise(measured: Measurements, section: Specificity) -> StudyResult:
@@ -242,8 +257,9 @@ def _scored_rows(measured: Measurements, arms: dict[str, list[Cut]]) -> list[Row
     config = measured.config
     rows: list[Row] = []
     for label, cuts in arms.items():
-        role, seed, cut = config.subject, config.seeds[0], cuts[0]
-        if mask_path(measured.run, role, seed, cut).exists():
+        role, seed = config.subject, config.seeds[0]
+        masks = (cut for cut in cuts if mask_path(measured.run, role, seed, cut).exists())
+        if (cut := next(masks, None)) is not None:
             origin = measured.mask(role, seed, cut).meta["target"]
             rows.append(
                 {"arm": LABELS.get(label, label)}
@@ -320,6 +336,7 @@ STUDY = Study(
     stated=(DISTINCT, MATCHED_TOO),
     plan=plan,
     summarise=summarise,
+    searched=searched,
     template=TemplateLines(
         data=(
             "trivia: ./trivia.jsonl          # a benign behaviour",

@@ -9,6 +9,7 @@ from typing import Generic, NamedTuple, TypeVar
 from resect.records import Measure, StudyResult
 from resect.studies.cells import Cell
 from resect.studies.design import Design, Section
+from resect.studies.halving import Searched
 from resect.studies.measurements import Measurements
 from resect.studies.weighing import percent
 
@@ -69,6 +70,8 @@ class Study(Generic[SectionType]):
         summarise: Measurements to a result; reads records, never models.
         template: What `resect study init` prints beside the section.
         measure: The only `evaluation.measure` that it can be run with; None for either.
+        searched: The choices that it makes from grids, where `evaluation.search` may leave out the
+            rest of them; None where it reads everything that it plans.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Study(Generic[SectionType]):
     summarise: Callable[[Measurements, SectionType], StudyResult]
     template: TemplateLines = TemplateLines()
     measure: Measure | None = None
+    searched: Callable[[Design, SectionType], list[Searched]] | None = None
 
     def rules(self, section: SectionType | None = None) -> list[Stated]:
         """Return the claims with the thresholds of a section filled in; None for the defaults."""
