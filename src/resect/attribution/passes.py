@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from resect.attribution.feeder import Identity, Scored
+from resect.attribution.head import Head
 from resect.attribution.hooks import Watch, observing
-from resect.attribution.loss import Head, batch_loss, batches, checkpointed
+from resect.attribution.loss import batch_loss, batches, checkpointed
 from resect.attribution.settings import Pass
 from resect.attribution.sums import EACH, Statistic, Sums
 from resect.edit.live import shrunk

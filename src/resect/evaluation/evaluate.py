@@ -26,6 +26,7 @@ from resect.evaluation.corrected import (
 )
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.differences import SETS
+from resect.evaluation.divergence import Intact
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import (
     Answer,
@@ -179,6 +180,7 @@ def evaluate_model(
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, object]] = {}
+    intact = Intact()
     with files.atomic_folder(output) as folder:
         for done, (name, variant) in enumerate(variants.items()):
             if on_progress is not None:
@@ -190,6 +192,7 @@ def evaluate_model(
                 variant,
                 attack_data=attack_data,
                 on_attack=partial(attacks.__setitem__, name),
+                intact=intact,
             )
         provenance = _provenance(request, probes) | {
             "model_fingerprint": prints.model,
