@@ -199,7 +199,8 @@ def test_no_table_of_all_logits_is_made(needs: str, monkeypatch: pytest.MonkeyPa
     whole = 4 * SCORED * largest.WORDS
 
     def most() -> int:
-        with largest.Largest() as watched:
+        watched = largest.Largest()
+        with watched:
             settings = Pass(dense=True, batch_size=len(BATCH))
             attribute_many(model, tiny.tokenizer(), BATCH, reductions=(needs,), settings=settings)
         return watched.bytes

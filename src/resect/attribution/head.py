@@ -196,14 +196,14 @@ class Top:
     Attributes:
         states: [S, H] what the head is given at the wanted places; with their gradient, if the pass
             had one.
-        first: [1, V] logits of the first of them, from the pass itself.
+        witness: [1, V] logits of the first of them, from the pass itself.
     """
 
-    def __init__(self, states: Tensor, first: Tensor, again: Callable[[Tensor], Tensor]):
-        """Hold what a pass has left; `again` returns the logits [s, V] of states [s, H]."""
+    def __init__(self, states: Tensor, witness: Tensor, logits: Callable[[Tensor], Tensor]):
+        """Hold what a pass has left; `logits` returns the logits [s, V] of states [s, H]."""
         self.states = states
-        self.first = first
-        self.logits = again
+        self.witness = witness
+        self.logits = logits
 
 
 def opened(
@@ -225,8 +225,8 @@ def opened(
         cache: As for `logits_at`.
     """
     module, trunks = model.get_output_embeddings(), _trunks(model)
-    if not head.whole:
-        head.whole = _why_whole(model, module, trunks)
+    if not head.whole and (why := _why_whole(model, module, trunks)):
+        _whole(head, why)
     if module is None or head.whole:
         return None
     outputs: dict[nn.Module, list[object]] = {trunk: [] for trunk in trunks}
@@ -245,22 +245,23 @@ def opened(
             )
             stack.callback(hook.remove)
         stack.enter_context(_before(module, give_one))
-        first = _run(model, inputs, copy.deepcopy(cache))
+        logits = _run(model, inputs, copy.deepcopy(cache))
     called = [trunk for trunk in trunks if len(outputs[trunk]) == 1]
-    if len(states) != 1 or first.shape[:2] != (1, 1):
-        return _whole(head, "its head is not called once, with states of every token")
+    if len(states) != 1 or logits.shape[:2] != (1, 1):
+        _whole(head, "its head is not called once, with states of every token")
+        return None
     if not called:
-        return _whole(head, "what comes before its head is not called once, as one module")
-    output = outputs[called[0]][0]
-    again = _again(model, module, _Still(called[0], output), inputs, cache)
-    top = Top(states[0], first[0], again)
+        _whole(head, "what comes before its head is not called once, as one module")
+        return None
+    still = _Still(called[0], outputs[called[0]][0])
+    top = Top(states[0], logits[0], _again(model, module, still, inputs, cache))
     if not head.tried:
         with torch.no_grad():
-            same = torch.equal(top.logits(top.states[:1].detach()), top.first)
+            same = torch.equal(top.logits(top.states[:1].detach()), top.witness)
         if not same:
-            return _whole(head, "its head does not give the same logits twice")
-        head.tried = True
-    return top
+            _whole(head, "its head does not give the same logits twice")
+        head.tried = same
+    return top if head.tried else None
 
 
 class _Still(NamedTuple):

@@ -144,18 +144,21 @@ class Comparison:
         def look() -> list[Tensor]:
             with evaluating(self.model):
                 top = opened(self.model, *_inputs(self.model, batch), head)
-                return [] if top is None else [top.states, top.first]
+                return [] if top is None else [top.states, top.witness]
 
         seen = self._seen(batch, look, "states")
         if seen:
-            states, first = seen
+            states, witness = seen
             with self.in_force(), evaluating(self.model):
                 batches = list(batch) * self.copies
                 top = opened(self.model, *_inputs(self.model, batches), head)
-                if top is not None and torch.equal(top.logits(states[:1]), first):
+                if top is not None and torch.equal(top.logits(states[:1]), witness):
                     return self._compared(batch, states, top)
         # Its head cannot be run in pieces, or the variant has another one.
-        return {name: found for example in batch for name, found in self._whole([example]).items()}
+        measured: dict[Name, Likelihood] = {}
+        for example in batch:
+            measured |= self._whole([example])
+        return measured
 
     def _compared(
         self, batch: Sequence[Encoded], states: Tensor, top: Top
