@@ -129,19 +129,17 @@ def log_probs_at(
     top = opened(model, inputs, places, head, cache) if len(targets) > at_once(model) else None
     if top is not None:
         picked = [
-            _log_probs(top.logits(top.states[piece]), targets[piece])
+            log_probs(top.logits(top.states[piece]), targets[piece])
             for piece in pieces(model, len(targets))
         ]
     else:
         logits = logits_at(model, inputs, places, head, cache)
-        picked = [
-            _log_probs(logits[piece], targets[piece]) for piece in pieces(model, len(targets))
-        ]
+        picked = [log_probs(logits[piece], targets[piece]) for piece in pieces(model, len(targets))]
     return torch.cat(picked)
 
 
-def _log_probs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the log-probabilities [s] of tokens under logits [s, V]."""
+def log_probs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the log-probabilities [s], in fp32, of tokens under logits [s, V]."""
     words = targets.to(logits.device)[:, None]
     return torch.log_softmax(logits.float(), dim=-1).gather(1, words).squeeze(1)
 

@@ -20,11 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from resect import errors
-from resect.attribution.head import Head, Places, Top, at_once, logits_at, opened, pieces
+from resect.attribution.head import (
+    Head,
+    Places,
+    Top,
+    at_once,
+    log_probs,
+    logits_at,
+    opened,
+    pieces,
+)
 from resect.edit.forward import forward_of
 from resect.errors import InputError
 from resect.model import context_of
 from resect.records import CausalModel, Encoded
+
+# Rows of a piece whose softmax is in memory beside its logits.
+ROWS = 16
 
 
 def check_examples(encoded: Sequence[Encoded], model: CausalModel) -> None:
@@ -126,23 +138,44 @@ def _in_pieces(model: CausalModel, top: Top, targets: Tensor, share: Tensor) -> 
         targets: [S] the scored tokens.
         share: [S] weight of each, fp32.
     """
-    wants = torch.is_grad_enabled() and top.states.requires_grad
-    slope, nlls = torch.zeros_like(top.states), []
+    if not (torch.is_grad_enabled() and top.states.requires_grad):
+        nll = torch.cat(
+            [
+                -log_probs(top.logits(top.states[piece]), targets[piece])
+                for piece in pieces(model, len(targets))
+            ]
+        )
+        return _Summed(nll, (nll * share.to(nll.device)).sum())
+    nlls, slope = [], torch.zeros_like(top.states)
     for piece in pieces(model, len(targets)):
-        leaf = top.states[piece].detach().requires_grad_(wants)
-        logits = top.logits(leaf)
-        word = targets[piece].to(logits.device)[:, None]
-        table = torch.log_softmax(logits.detach().float(), dim=-1)  # [s, V]
-        nlls.append(-table.gather(1, word).squeeze(1))
-        if wants:
-            weight = share[piece].to(logits.device)[:, None]
-            table.exp_().mul_(weight).scatter_add_(1, word, -weight)
-            (slope[piece],) = torch.autograd.grad(logits, leaf, table.to(logits.dtype))
+        leaf = top.states[piece].detach().requires_grad_()
+        needed: set[int] = set()
+
+        def note(saved: Tensor, needed: set[int] = needed) -> Tensor:
+            needed.add(saved.untyped_storage().data_ptr())
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            logits = top.logits(leaf)
+        # Their gradient takes the place of logits that the backward pass does not need.
+        table = logits.detach()
+        table = table.clone() if table.untyped_storage().data_ptr() in needed else table
+        nlls.append(_turned(table, targets[piece].to(table.device), share[piece].to(table.device)))
+        (slope[piece],) = torch.autograd.grad(logits, leaf, table)
     nll = torch.cat(nlls)
     loss = (nll * share.to(nll.device)).sum()
-    if wants:
-        loss = _Known.apply(top.states, loss, slope)  # type: ignore[no-untyped-call]
-    return _Summed(nll, loss)
+    return _Summed(nll, _Known.apply(top.states, loss, slope))  # type: ignore[no-untyped-call]
+
+
+def _turned(table: Tensor, targets: Tensor, share: Tensor) -> Tensor:
+    """Turn logits [s, V] into the gradient of Σ share · NLL there; return the NLLs [s] in fp32."""
+    nlls = []
+    parts = (tensor.split(ROWS) for tensor in (table, targets[:, None], share[:, None]))
+    for logits, words, weight in zip(*parts, strict=True):
+        rows = torch.log_softmax(logits.float(), dim=-1)
+        nlls.append(-rows.gather(1, words).squeeze(1))
+        logits.copy_(rows.exp_().mul_(weight).scatter_add_(1, words, -weight))
+    return torch.cat(nlls)
 
 
 class _Known(torch.autograd.Function):
