@@ -30,9 +30,11 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from resect.attribution.choices import CPU_TOKENS
+from resect.attribution.choices import cpu_tokens
 from resect.attribution.engine import attribute_many
-from resect.attribution.loss import Head, batch_loss, batches
+from resect.attribution.head import Head, at_once
+from resect.attribution.loss import batch_loss, batches
+from resect.attribution.plan import shape_of
 from resect.attribution.settings import AttributeSettings
 from resect.model.prunable import blocks, find_prunable
 from resect.records import Encoded
@@ -184,10 +186,12 @@ def memory_parts(model: Any, encoded: Sequence[Encoded]) -> dict[str, int]:
 
     Activations are what autograd saves for the backward pass of the largest batch, counted once a
     storage and without the weights, and two more arrays of the size of the scored logits: their
-    gradient, and that of their softmax.
+    gradient, and that of their softmax. Where logits are made in pieces, which are not saved, it is
+    three arrays of a piece.
     """
     coverage = find_prunable(model)
-    batch = next(batches(encoded, size=None, tokens=CPU_TOKENS))
+    tokens = cpu_tokens(shape_of(model, coverage))
+    batch = next(batches(encoded, size=None, tokens=tokens))
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
 
@@ -201,13 +205,14 @@ def memory_parts(model: Any, encoded: Sequence[Encoded]) -> dict[str, int]:
         loss = batch_loss(model, batch, Head())
     del loss
     scored = sum(example.scored_tokens for example in batch)
+    logits = 2 * scored if scored <= at_once(model) else 3 * at_once(model)
     layers = [
         sum(p.numel() * p.element_size() for p in block.parameters()) for block in blocks(model)
     ]
     return {
         "model": sum(p.numel() * p.element_size() for p in model.parameters()),
         "accumulator": 4 * coverage.total,
-        "activations": sum(saved.values()) + 2 * 4 * scored * model.config.vocab_size,
+        "activations": sum(saved.values()) + 4 * logits * model.config.vocab_size,
         "gradient": max(layers),
     }
 

@@ -12,14 +12,8 @@ import torch
 
 import tiny
 from resect import stats
-from resect.evaluation.decode import (
-    GenerationSettings,
-    distinct,
-    document_nlls,
-    generate,
-    repetition,
-    sliding_windows,
-)
+from resect.evaluation.decode import GenerationSettings, distinct, generate, repetition
+from resect.evaluation.windows import document_nlls, sliding_windows
 
 PROMPTS = [[4, 5, 6], [7, 8, 9, 10, 11], [12], [4, 9], [30, 31, 32, 33]]
 

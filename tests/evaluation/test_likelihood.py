@@ -14,7 +14,7 @@ import tiny
 from oracles import reference_nll
 from resect.edit.live import removed
 from resect.errors import InputError
-from resect.evaluation import ask, decode
+from resect.evaluation import decode, divergence
 from resect.evaluation.decode import (
     batches_for,
     likelihood,
@@ -133,8 +133,8 @@ def test_logits_of_the_intact_model_are_kept_while_there_is_room(
         return scored_logits(model, ROWS[:2], STARTS[:2])
 
     size = sum(of_row.nbytes for of_row in compute())
-    monkeypatch.setattr(ask, "KEPT_BYTES", size)
-    intact, calls = ask.Intact(), 0
+    monkeypatch.setattr(divergence, "KEPT_BYTES", size)
+    intact, calls = divergence.Intact(), 0
     fresh = compute()
     # Rows of another set may have the same ids.
     others = [replace(example, input_ids=(*example.input_ids, 5)) for example in EXAMPLES[:2]]

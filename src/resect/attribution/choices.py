@@ -10,7 +10,17 @@ from typing import NamedTuple
 
 import torch
 
-from resect.attribution.plan import GIB, Plan, Shape, Streamed, Work, plan, shape_of, streamed
+from resect.attribution.plan import (
+    GIB,
+    Plan,
+    Shape,
+    Streamed,
+    Work,
+    activations_a_token,
+    plan,
+    shape_of,
+    streamed,
+)
 from resect.attribution.settings import Pass
 from resect.errors import InputError
 from resect.machine.devices import is_accelerator
@@ -24,6 +34,9 @@ from resect.records import CausalModel, Encoded
 
 # Measured on two CPU cores: batches of 4 to 8 rows of 128 tokens are quickest, 32 are slower.
 CPU_TOKENS = 1024
+# On a CPU activations of a batch take so many bytes at most, or those of one example: from about a
+# hundred million weights on, larger batches cost memory and save no time that could be told.
+CPU_ACTIVATIONS = 2**29
 GPU_TOKENS = 8192
 _log = logging.getLogger(__name__)
 
@@ -58,7 +71,8 @@ def planned(
     """
     tokens = settings.batch_tokens
     if tokens == "auto":
-        tokens = _usual_tokens(device_of(model))
+        on_gpu = is_accelerator(device_of(model))
+        tokens = GPU_TOKENS if on_gpu else cpu_tokens(shape_of(model, coverage))
     if settings.accumulator != "auto":
         return replace(settings, batch_tokens=tokens)
     chosen = plan_for(
@@ -73,6 +87,11 @@ def planned(
         checkpoint=settings.checkpoint or chosen.checkpoint,
         batch_tokens=chosen.batch_tokens,
     )
+
+
+def cpu_tokens(shape: Shape) -> int:
+    """Return the most tokens of a batch of a model on a CPU."""
+    return max(1, min(CPU_TOKENS, int(CPU_ACTIVATIONS / activations_a_token(shape))))
 
 
 def streamed_tokens(

@@ -2,7 +2,8 @@
 
 For example e with scored tokens T_e the loss is L_e = -(1/|T_e|) Σ_t log p(token t), in nats; every
 example weighs the same. Batches are padded on the right, where nothing that is scored can see the
-padding.
+padding. Where the logits of a batch are a large table, they are made in pieces
+(`resect.attribution.head`).
 
 Legend: B examples of a batch, T their padded tokens, S scored tokens of a batch, V vocabulary.
 """
@@ -10,21 +11,32 @@ Legend: B examples of a batch, T their padded tokens, S scored tokens of a batch
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from resect import errors
+from resect.attribution.head import (
+    Head,
+    Places,
+    Top,
+    at_once,
+    log_probs,
+    logits_at,
+    opened,
+    pieces,
+)
 from resect.edit.forward import forward_of
 from resect.errors import InputError
 from resect.model import context_of
 from resect.records import CausalModel, Encoded
+
+# Rows of a piece whose softmax is in memory beside its logits.
+ROWS = 16
 
 
 def check_examples(encoded: Sequence[Encoded], model: CausalModel) -> None:
@@ -72,18 +84,6 @@ def batches(
         done += count
 
 
-@dataclass
-class Head:
-    """How the output head of a model is reached; found out by the first batch.
-
-    Attributes:
-        gathers: Scored rows are gathered before the head; False where a model does not call its
-            head as a module on [B, T, *].
-    """
-
-    gathers: bool = True
-
-
 def batch_loss(model: CausalModel, batch: Sequence[Encoded], head: Head) -> Tensor:
     """Return Σ_e weight_e · L_e over a batch, a scalar with gradient.
 
@@ -100,81 +100,103 @@ def batch_loss(model: CausalModel, batch: Sequence[Encoded], head: Head) -> Tens
     rows = torch.tensor([r for r, e in enumerate(batch) for _ in range(e.scored_tokens)])
     positions = torch.tensor([t for e in batch for t in range(e.first_scored, len(e.input_ids))])
     inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-    logits = logits_at(model, inputs, Places(rows, positions - 1), head)
-    targets = ids[rows, positions].to(logits.device)
-    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # [S]
-    share = [e.weight / e.scored_tokens for e in batch for _ in range(e.scored_tokens)]
-    loss = (nll * torch.tensor(share, device=nll.device)).sum()
+    places, wanted = Places(rows, positions - 1), ids[rows, positions]
+    share = torch.tensor([w for e in batch for w in [e.weight / e.scored_tokens] * e.scored_tokens])
+    top = opened(model, inputs, places, head) if len(rows) > at_once(model) else None
+    if top is not None:
+        nll, loss = _in_pieces(model, top, wanted, share)
+    else:
+        logits = logits_at(model, inputs, places, head)
+        targets = wanted.to(logits.device)
+        nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")  # [S]
+        loss = (nll * share.to(nll.device)).sum()
     if not math.isfinite(loss.item()):
         bad = int((~nll.isfinite()).nonzero()[0])
         raise not_finite("loss", batch[int(rows[bad])])
     return loss
 
 
-def not_finite(quantity: str, example: Encoded) -> InputError:
-    """Return the error that names the example whose loss or gradient is not a number."""
-    return errors.not_finite(f"the {quantity} of example {example.id!r} is")
+class _Summed(NamedTuple):
+    """The NLL of each scored token [S] in fp32, and their weighted sum, with gradient."""
+
+    nll: Tensor
+    loss: Tensor
 
 
-class Places(NamedTuple):
-    """Where logits are wanted: rows [S] of the batch and positions [S] in them."""
+def _in_pieces(model: CausalModel, top: Top, targets: Tensor, share: Tensor) -> _Summed:
+    """Return NLLs [S] and Σ share · NLL, with logits of a few places in memory at a time.
 
-    rows: Tensor
-    positions: Tensor
+    The gradient of a piece with respect to its states is taken while its logits are there,
 
+        ∂ Σ share · NLL / ∂ logits = share · (softmax(logits) - one-hot(target))
 
-def logits_at(
-    model: CausalModel,
-    inputs: Mapping[str, Tensor],
-    places: Places,
-    head: Head,
-    cache: object = None,
-) -> Tensor:
-    """Return logits [S, V] where they are wanted.
-
-    The hidden states are gathered before the output head, because the vocabulary projection is
-    often the largest tensor of a pass. What a model does to its logits afterwards (soft-capping,
-    scaling) still works, since it works on any shape.
+    and goes through the head at once, so that the backward pass begins at the states.
 
     Args:
         model: The model.
-        inputs: What it is called with: `input_ids` [B, T] and `attention_mask`.
-        places: Where logits are wanted.
-        head: What is known of its head; another model's will not do.
-        cache: What the rows go on from, as transformers' `past_key_values`; it is copied, for a
-            pass adds to it. None begins with the first token.
+        top: What is above its trunk.
+        targets: [S] the scored tokens.
+        share: [S] weight of each, fp32.
     """
-    rows, positions = places
+    if not (torch.is_grad_enabled() and top.states.requires_grad):
+        nll = torch.cat(
+            [
+                -log_probs(top.logits(top.states[piece]), targets[piece])
+                for piece in pieces(model, len(targets))
+            ]
+        )
+        return _Summed(nll, (nll * share.to(nll.device)).sum())
+    nlls, slope = [], torch.zeros_like(top.states)
+    for piece in pieces(model, len(targets)):
+        leaf = top.states[piece].detach().requires_grad_()
+        needed: set[int] = set()
 
-    def run() -> Tensor:
-        if cache is None:
-            logits: Tensor = model(**inputs, use_cache=False).logits
-        else:
-            logits = model(**inputs, use_cache=True, past_key_values=copy.deepcopy(cache)).logits
-        return logits
+        def note(saved: Tensor, needed: set[int] = needed) -> Tensor:
+            needed.add(saved.untyped_storage().data_ptr())
+            return saved
 
-    module = model.get_output_embeddings()
-    if head.gathers and module is not None:
-        seen: list[bool] = []
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            logits = top.logits(leaf)
+        # Their gradient takes the place of logits that the backward pass does not need.
+        table = logits.detach()
+        table = table.clone() if table.untyped_storage().data_ptr() in needed else table
+        nlls.append(_turned(table, targets[piece].to(table.device), share[piece].to(table.device)))
+        (slope[piece],) = torch.autograd.grad(logits, leaf, table)
+    nll = torch.cat(nlls)
+    loss = (nll * share.to(nll.device)).sum()
+    return _Summed(nll, _Known.apply(top.states, loss, slope))  # type: ignore[no-untyped-call]
 
-        def gather(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            fits = args[0].shape[:2] == inputs["input_ids"].shape
-            seen.append(fits)
-            hidden = args[0]
-            if fits:
-                hidden = hidden[rows.to(hidden.device), positions.to(hidden.device)].unsqueeze(0)
-            return (hidden, *args[1:])
 
-        hook = module.register_forward_pre_hook(gather)
-        try:
-            logits = run()
-        finally:
-            hook.remove()
-        if seen == [True] and logits.shape[:2] == (1, len(rows)):
-            return logits[0]
-        head.gathers = False
-    logits = run()
-    return logits[rows.to(logits.device), positions.to(logits.device)]
+def _turned(table: Tensor, targets: Tensor, share: Tensor) -> Tensor:
+    """Turn logits [s, V] into the gradient of Σ share · NLL there; return the NLLs [s] in fp32."""
+    nlls = []
+    parts = (tensor.split(ROWS) for tensor in (table, targets[:, None], share[:, None]))
+    for logits, words, weight in zip(*parts, strict=True):
+        rows = torch.log_softmax(logits.float(), dim=-1)
+        nlls.append(-rows.gather(1, words).squeeze(1))
+        logits.copy_(rows.exp_().mul_(weight).scatter_add_(1, words, -weight))
+    return torch.cat(nlls)
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradient with respect to some states is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, loss: Tensor, slope: Tensor) -> Tensor:  # noqa: ARG004
+        """Return the loss, a scalar; `slope` is its gradient, shaped as the states."""
+        ctx.save_for_backward(slope)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of the states."""
+        (slope,) = ctx.saved_tensors
+        return slope * gradient.to(slope.device), None, None
+
+
+def not_finite(quantity: str, example: Encoded) -> InputError:
+    """Return the error that names the example whose loss or gradient is not a number."""
+    return errors.not_finite(f"the {quantity} of example {example.id!r} is")
 
 
 @contextlib.contextmanager

@@ -35,14 +35,9 @@ from torch import Tensor, nn
 from resect.attribution.choices import device_of, streamed_tokens
 from resect.attribution.engine import as_files_hold, harvest, needs_of
 from resect.attribution.feeder import Identity, Scored
+from resect.attribution.head import Head
 from resect.attribution.hooks import Watch, observing
-from resect.attribution.loss import (
-    Head,
-    batch_loss,
-    batches,
-    check_examples,
-    not_finite,
-)
+from resect.attribution.loss import batch_loss, batches, check_examples, not_finite
 from resect.attribution.methods import rule_of
 from resect.attribution.passes import Progress, named_in_any, sums_of_all
 from resect.attribution.settings import Origin, Pass

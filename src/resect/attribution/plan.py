@@ -8,7 +8,8 @@ In memory at once are
   bytes a hidden feature and layer for norms and attention (measured: 10 for Llama, 20 for Qwen3),
   and once more the widest block for the backward pass. Attention that keeps its weights (`eager`)
   needs more. With checkpointing, block inputs and one block;
-- logits: 12 bytes for each scored token and word.
+- logits: 12 bytes for each scored token and word, of no more than are made at once
+  (`resect.attribution.head`); a model whose head has to be run whole needs them for all of a batch.
 When a pass is done, activations and logits are gone, and weight by weight is ranked while the sums
 are still there:
 - ranking: 14 bytes a weight of the largest parameter (a score, its factors or the copy that is
@@ -31,6 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from resect.attribution.head import CPU_PIECE, GPU_PIECE
 from resect.machine.memory import Free
 from resect.model.prunable import Coverage, find_prunable
 from resect.records import CausalModel
@@ -258,13 +260,10 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
     whole = layers >= len(order)
     sums = 4.0 * work.sums * (shape.total if whole else max(groups.values()))
     passes = work.points * (1 if whole else len(groups))
-    blocks = [shape.itemsize * shape.features[layer] + NORM_BYTES * shape.hidden for layer in order]
-    stored = shape.itemsize * shape.hidden * len(order) if checkpoint else sum(blocks)
-    share = work.scored / work.tokens
     once = {
         "gradient": float(shape.largest * shape.itemsize),
-        "activations": float(tokens * (stored + max(blocks) * (2 if checkpoint else 1))),
-        "logits": tokens * share * shape.vocabulary * LOGIT_BYTES,
+        "activations": tokens * activations_a_token(shape, checkpoint=checkpoint),
+        "logits": _logits(shape, work, tokens, GPU_PIECE if free.host else CPU_PIECE),
     }
     candidates = _candidates(shape, work)
     # With one pass they come while sums go.
@@ -300,6 +299,22 @@ def _made(shape: Shape, work: Work, free: Free, choice: _Choice) -> Plan:
         sparse=candidates_kept * ((1 if work.keep > 1 / 300 else 2) + 4 + shape.itemsize),
         dense=4.0 * shape.total,
     )
+
+
+def activations_a_token(shape: Shape, *, checkpoint: bool = False) -> float:
+    """Return the bytes of activations that a token takes in a pass with gradients."""
+    blocks = [
+        shape.itemsize * features + NORM_BYTES * shape.hidden
+        for features in shape.features.values()
+    ]
+    stored = shape.itemsize * shape.hidden * len(blocks) if checkpoint else sum(blocks)
+    return float(stored + max(blocks) * (2 if checkpoint else 1))
+
+
+def _logits(shape: Shape, work: Work, tokens: int, piece: int) -> float:
+    """Return the most bytes of logits of a batch, where `piece` bytes in fp32 are made at once."""
+    places = min(tokens * work.scored / work.tokens, max(1.0, piece / 4 / shape.vocabulary))
+    return places * shape.vocabulary * LOGIT_BYTES
 
 
 def _candidates(shape: Shape, work: Work) -> float:
@@ -363,7 +378,7 @@ def _streamed(shape: Shape, work: Work, tokens: int) -> Streamed:
         shape.itemsize * features + NORM_BYTES * shape.hidden
         for features in shape.features.values()
     )
-    logits = tokens * work.scored / work.tokens * shape.vocabulary * LOGIT_BYTES
+    logits = _logits(shape, work, tokens, GPU_PIECE)
     outside = shape.parameters - shape.itemsize * shape.total
     batch = 2.0 * tokens * inside + shape.largest * shape.itemsize
     opened = block * (shape.itemsize + 4 * work.sums) + max(batch, _ranking(shape, work))

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from resect.attribution.loss import Head, batch_loss, batches, check_examples
+from resect.attribution.head import Head
+from resect.attribution.loss import batch_loss, batches, check_examples
 from resect.errors import MismatchError
 from resect.model import find_prunable
 from resect.model.prunable import PrunableWeight

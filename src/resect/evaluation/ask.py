@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -24,32 +24,22 @@ from resect.edit.swap import swapped
 from resect.errors import InputError
 from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack, shots_for
 from resect.evaluation.attacks.patch import Patch
-from resect.evaluation.decode import (
-    GenerationSettings,
-    Likelihood,
-    batches_for,
-    document_nlls,
-    generate,
-    likelihood,
-    mean_nlls,
-    repetition,
-    scored_logits,
-)
+from resect.evaluation.decode import GenerationSettings, generate, mean_nlls, repetition
+from resect.evaluation.divergence import Comparison, Intact, Name
 from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.recognition import NAME as RECOGNITION
 from resect.evaluation.recognition import recognise
+from resect.evaluation.sharing import rows_each
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.evaluation.tasks import TaskSet
-from resect.evaluation.windows import windows_of
+from resect.evaluation.windows import document_nlls, windows_of
 from resect.model import LoadedModel, context_of
-from resect.records import CausalModel, Encoded, Example, Format, Measure, Reply, Tokenizer
+from resect.records import CausalModel, Example, Format, Measure, Reply, Tokenizer
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
 NO_ATTACK = AttackSettings(name="none")
-# Logits of the intact model that may be kept.
-KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -166,30 +156,6 @@ def refuse_long(questions: Sequence[Question], context: int | None, fix: str = "
             )
 
 
-class Intact:
-    """Logits of the intact model on references, kept from one variant to the next.
-
-    Beyond `KEPT_BYTES` nothing more is kept, and is computed again.
-    """
-
-    def __init__(self) -> None:
-        """Begin with nothing."""
-        self._kept: dict[tuple[tuple[tuple[int, ...], int], ...], list[Tensor]] = {}
-        self._room = KEPT_BYTES
-
-    def of(self, batch: Sequence[Encoded], compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Return the logits of a batch, for each row those that predict its scored tokens."""
-        name = tuple((example.input_ids, example.first_scored) for example in batch)
-        if name in self._kept:
-            return self._kept[name]
-        logits = [of_row.clone() for of_row in compute()]
-        size = sum(of_row.nbytes for of_row in logits)
-        if size <= self._room:
-            self._room -= size
-            self._kept[name] = logits
-        return logits
-
-
 @dataclass(frozen=True)
 class _Asking:
     """Who is asked and how.
@@ -198,7 +164,7 @@ class _Asking:
         loaded: The intact model and its tokenizer.
         settings: How to ask.
         in_force: Opens a block in which the model is what is asked.
-        intact: Where the intact model's logits are kept, if they are.
+        intact: Where what the intact model says is kept, if it is.
         copies: Variants that answer side by side: so often each batch stands in its pass.
     """
 
@@ -208,6 +174,10 @@ class _Asking:
     intact: Intact | None = None
     attack_data: Mapping[str, BehaviourSet] | None = None
     copies: int = 1
+
+    def rows(self, rows: int, tokens: int) -> int:
+        """Return the rows of each variant in a pass, of so many if it were alone."""
+        return rows_each(self.loaded.model, rows, tokens, self.copies)
 
 
 @contextlib.contextmanager
@@ -250,7 +220,7 @@ def ask(
         attack_data: What the attack needs, by role. One on weights comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the attack did to the model or showed it, if it did.
-        intact: Where the probe likelihood keeps the intact model's logits, for calls with the same
+        intact: Where the probe likelihood keeps what the intact model says, for calls with the same
             model.
 
     Raises:
@@ -286,6 +256,8 @@ def ask_together(
     settings: EvaluationSettings,
     variants: Sequence[Cuttable],
     routes: Routes,
+    *,
+    intact: Intact | None = None,
 ) -> list[list[Reply]]:
     """Return the replies of several variants that share each pass (`resect.edit.many`).
 
@@ -298,6 +270,7 @@ def ask_together(
         settings: How to ask; the batch size is that of each variant.
         variants: What is cut, for each.
         routes: From `resect.edit.trial.routes_of`, for this model.
+        intact: As for `ask`.
 
     Returns:
         For each variant its replies, in the order of `ask`.
@@ -315,7 +288,8 @@ def ask_together(
     if any(isinstance(data, TaskSet) for data in probes.values()):
         raise NotTogether("lm-eval asks one variant at a time")
     many = Together(loaded.model, variants, routes)
-    return _replies(_Asking(loaded, settings, many.applied, copies=len(variants)), probes)
+    asking = _Asking(loaded, settings, many.applied, intact, copies=len(variants))
+    return _replies(asking, probes)
 
 
 def _replies(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> list[list[Reply]]:
@@ -377,8 +351,10 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         stats.rng(f"reply/{probe.name}/{question.example.id}/{question.sample}", generation.seed)
         for question in questions
     ]
+    longest = max(map(len, prompts), default=0) + generation.max_new_tokens
+    several = replace(generation, batch_size=asking.rows(generation.batch_size, longest))
     with asking.in_force():
-        tokens = generate(model, tokenizer, prompts, generation, streams, asking.copies)
+        tokens = generate(model, tokenizer, prompts, several, streams, asking.copies)
     questions, prompts = questions * asking.copies, prompts * asking.copies
     nlls: list[float | None] = [None] * len(tokens)
     if probe.coherent:
@@ -404,7 +380,10 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     windows = windows_of(context_of(model), settings.window, settings.stride)
     documents = [text_ids(tokenizer, example) for example in examples.examples]
     # A long window holds as many tokens as a batch of replies.
-    at_once = max(1, settings.generation.batch_size * 128 // windows.length)
+    at_once = asking.rows(
+        max(1, settings.generation.batch_size * 128 // windows.length),
+        min(windows.length, max(map(len, documents), default=1)),
+    )
     with asking.in_force():
         nlls = document_nlls(
             model, documents, windows.length, windows.stride, at_once, asking.copies
@@ -444,10 +423,10 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
     encoded = encode(
         examples.examples, tokenizer, format=settings.format, max_length=context_of(model)
     )
-    measured: dict[_Name, Likelihood] = {}
-    rows = [example.input_ids for example in encoded]
-    for batch in batches_for(model, rows, settings.generation.batch_size, asking.copies):
-        measured |= _likelihoods_of(asking, [encoded[position] for position in batch])
+    comparison = Comparison(model, asking.in_force, asking.intact, asking.copies)
+    longest = max((len(example.input_ids) for example in encoded), default=1)
+    rows = asking.rows(settings.generation.batch_size, longest)
+    measured = comparison.likelihoods(encoded, rows)
     return [
         Reply(
             example_id=example.id,
@@ -458,40 +437,9 @@ def _likelihoods(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             prefix="",
             text="",
             reference=example.completion,
-            nll=measured[_Name(copy, example.id)].nll,
-            kl=measured[_Name(copy, example.id)].kl,
+            nll=measured[Name(copy, example.id)].nll,
+            kl=measured[Name(copy, example.id)].kl,
         )
         for copy in range(asking.copies)
         for example in examples.examples
     ]
-
-
-class _Name(NamedTuple):
-    """Which reference, read under which of the variants."""
-
-    copy: int
-    example_id: str
-
-
-def _likelihoods_of(asking: _Asking, batch: Sequence[Encoded]) -> dict[_Name, Likelihood]:
-    """Measure one batch of encoded references, under each variant."""
-    rows = [example.input_ids for example in batch]
-    starts = [example.first_scored for example in batch]
-
-    copies = asking.copies
-
-    def ask_intact() -> list[Tensor]:
-        return scored_logits(asking.loaded.model, rows, starts)
-
-    # Both models see the same batch, and of what is not kept only one batch exists at a time.
-    intact = asking.intact.of(batch, ask_intact) if asking.intact is not None else ask_intact()
-    with asking.in_force():
-        changed = scored_logits(asking.loaded.model, rows * copies, starts * copies)
-    names = [_Name(copy, example.id) for copy in range(copies) for example in batch]
-    words = [example.input_ids[example.first_scored :] for example in batch]
-    return {
-        name: likelihood(before, after, tokens)
-        for name, tokens, before, after in zip(
-            names, words * copies, intact * copies, changed, strict=True
-        )
-    }

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resect.attribution.head import Head, Places, at_once, can_piece, log_probs_at
 from resect.errors import not_finite
 from resect.evaluation.picking import Draw, Finite
 from resect.records import CausalModel, Tokenizer
 
-# The logits of a pass may take so many bytes, or those of one row if that is more: 16 rows of 250
-# tokens and 262,144 words would be 4 GB.
+# Logits of a pass that cannot be made in pieces (`resect.attribution.head`) may take so many bytes,
+# or those of one row if that is more: 16 rows of 250 tokens and 262,144 words would be 4 GB.
 LOGITS_BYTES = 2**28
 # Places whose distributions are in memory together, in fp32.
 PLACES = 64
@@ -207,24 +208,36 @@ def copied(positions: Sequence[int], copies: int, count: int) -> list[int]:
 
 
 def batches_for(
-    model: CausalModel, rows: Sequence[Sequence[int]], batch_size: int, copies: int = 1
+    model: CausalModel,
+    rows: Sequence[Sequence[int]],
+    batch_size: int,
+    copies: int = 1,
+    head: Head | None = None,
 ) -> list[list[int]]:
-    """Return the batches of `by_length`, of fewer rows where their logits would be too large.
+    """Return the batches of `by_length`; of fewer rows where the logits of one would be too large.
 
     Args:
         model: Who will read them.
         rows: Token ids.
         batch_size: Most rows of a batch.
         copies: How often each batch will stand in its pass.
+        head: What is known of the model's head, for those who read large batches in pieces if they
+            can; that is then found out. None makes all logits of a pass at once.
     """
     words = model.config.get_text_config().vocab_size
-    pieces = []
-    for batch in by_length(rows, batch_size):
-        # The first row of a batch is its longest.
+    batches = by_length(rows, batch_size)
+    # The first row of a batch is its longest.
+    places = [len(rows[batch[0]]) * len(batch) * copies for batch in batches]
+    if head is not None and max(places, default=0) > at_once(model):
+        with evaluating(model):
+            if can_piece(model, rows[batches[0][0]], copies, head):
+                return batches
+    smaller = []
+    for batch in batches:
         bytes_a_row = 4 * words * len(rows[batch[0]]) * copies
         together = max(1, LOGITS_BYTES // max(1, bytes_a_row))
-        pieces += [batch[start : start + together] for start in range(0, len(batch), together)]
-    return pieces
+        smaller += [batch[start : start + together] for start in range(0, len(batch), together)]
+    return smaller
 
 
 def scored_logits(
@@ -293,17 +306,49 @@ def mean_nlls(
         for position, (row, start) in enumerate(zip(rows, starts, strict=True))
         if len(row) > start
     ]
-    for batch in batches_for(model, [rows[position] for position in scored], batch_size, copies):
+    head = Head()
+    chosen = [rows[position] for position in scored]
+    for batch in batches_for(model, chosen, batch_size, copies, head):
         positions = [scored[number] for number in batch]
-        logits = scored_logits(
+        nlls = _nlls(
             model,
             [rows[position] for position in positions] * copies,
             [starts[position] for position in positions] * copies,
+            head,
         )
-        numbered = zip(copied(positions, copies, len(rows)), positions * copies, strict=True)
-        for (number, position), of_row in zip(numbered, logits, strict=True):
-            results[number] = mean_nll(of_row, rows[position][starts[position] :])
+        for number, nll in zip(copied(positions, copies, len(rows)), nlls, strict=True):
+            results[number] = nll
     return results
+
+
+def _nlls(
+    model: CausalModel, rows: Sequence[Sequence[int]], starts: Sequence[int], head: Head
+) -> list[float]:
+    """Return the mean NLL of each row of a batch, from logits in pieces where there are many."""
+    words = [row[start:] for row, start in zip(rows, starts, strict=True)]
+    if head.whole or len(rows) * max(map(len, rows)) <= at_once(model):
+        logits = scored_logits(model, rows, starts)
+        return [mean_nll(*pair) for pair in zip(logits, words, strict=True)]
+    ids, mask = padded(rows, 0, left=False)
+    with evaluating(model):
+        log_probs = log_probs_at(
+            model,
+            {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)},
+            places_of(rows, starts),
+            torch.tensor([word for of_row in words for word in of_row]),
+            head,
+        )
+        return [mean_of(of_row) for of_row in torch.split(log_probs, list(map(len, words)))]
+
+
+def places_of(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Places:
+    """Return the places of a batch that predict the tokens of its rows from `starts` on."""
+    places = [
+        (row, place - 1)
+        for row, (ids, start) in enumerate(zip(rows, starts, strict=True))
+        for place in range(start, len(ids))
+    ]
+    return Places(*torch.tensor(places).T)
 
 
 class Likelihood(NamedTuple):
@@ -330,9 +375,18 @@ def likelihood(before: Tensor, after: Tensor, tokens: Sequence[int]) -> Likeliho
             usual, changed = (torch.log_softmax(piece.float(), dim=-1) for piece in pair)
             if bool(usual.isnan().any()):
                 raise not_finite("the logits of a response are")
-            divergences.append((usual.exp() * (usual - changed)).sum(dim=-1))
+            divergences.append(kl_at(usual, changed))
         divergence = float(torch.cat(divergences).mean())
     return Likelihood(mean_nll(after, tokens), divergence)
+
+
+def kl_at(usual: Tensor, changed: Tensor) -> Tensor:
+    """Return KL(usual || changed) at each place [s], in nats, of log-probabilities [s, V].
+
+    Both are in fp32, and `changed` is written over.
+    """
+    gap = torch.sub(usual, changed, out=changed)
+    return usual.exp().mul_(gap).sum(dim=-1)
 
 
 def mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
@@ -351,7 +405,16 @@ def mean_nll(logits: Tensor, tokens: Sequence[int]) -> float:
                 )
             ]
         )
-        nll = float(-log_probs.mean())
+        return mean_of(log_probs)
+
+
+def mean_of(log_probs: Tensor) -> float:
+    """Return the mean NLL in nats of tokens with these log-probabilities.
+
+    Raises:
+        InputError: Logits are not finite: then the log-probability of every word is NaN.
+    """
+    nll = float(-log_probs.mean())
     if nll != nll:
         raise not_finite("the logits of a response are")
     return nll
@@ -380,79 +443,3 @@ def distinct(rows: Sequence[Sequence[object]], order: int = 2) -> float | None:
         tuple(row[start : start + order]) for row in rows for start in range(len(row) - order + 1)
     ]
     return len(set(grams)) / len(grams) if grams else None
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a document that goes through the model in one pass.
-
-    Attributes:
-        start: Position of its first token in the document.
-        first_scored: Position in the document of the first token that is scored here.
-        end: Position after its last token.
-    """
-
-    start: int
-    first_scored: int
-    end: int
-
-
-def sliding_windows(length: int, window: int, stride: int) -> list[Window]:
-    """Cover a document so that each token but the first is scored once.
-
-    A token is scored in the first window that holds it. All but those of the first window then
-    see at least `window - stride` tokens before them.
-
-    Args:
-        length: Tokens of the document.
-        window: Most tokens a pass.
-        stride: Tokens between the starts of two windows, 1 to `window` - 1: with a stride of a
-            whole window, a window's first token would be scored without context.
-    """
-    windows: list[Window] = []
-    scored, start = 1, 0
-    while scored < length:
-        end = min(start + window, length)
-        windows.append(Window(start, scored, end))
-        scored, start = end, start + stride
-    return windows
-
-
-class _Piece(NamedTuple):
-    """A window of one of several documents."""
-
-    document: int
-    window: Window
-
-
-def document_nlls(
-    model: CausalModel,
-    documents: Sequence[Sequence[int]],
-    window: int,
-    stride: int,
-    batch_size: int = 1,
-    copies: int = 1,
-) -> list[float | None]:
-    """Return for each document the mean NLL (nats per token) of its tokens but the first.
-
-    None stands for a document of fewer than two tokens. Of several `copies` of each batch in its
-    pass, all documents of the first come first, then all of the next.
-    """
-    pieces = [
-        _Piece(number, covered)
-        for number, document in enumerate(documents)
-        for covered in sliding_windows(len(document), window, stride)
-    ]
-    rows = [documents[number][covered.start : covered.end] for number, covered in pieces]
-    starts = [covered.first_scored - covered.start for _, covered in pieces]
-    means = mean_nlls(model, rows, starts, batch_size, copies)
-    sums = [0.0] * (copies * len(documents))
-    for position, mean in enumerate(means):
-        copy, piece = divmod(position, len(pieces))
-        number, covered = pieces[piece]
-        # mean_nlls knows no mean of a window without a scored token; sliding_windows makes none.
-        sums[copy * len(documents) + number] += (mean or 0.0) * (covered.end - covered.first_scored)
-    return [
-        total / (len(document) - 1) if len(document) > 1 else None
-        for total, document in zip(sums, list(documents) * copies, strict=True)
-    ]

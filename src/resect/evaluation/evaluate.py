@@ -26,6 +26,7 @@ from resect.evaluation.corrected import (
 )
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.differences import SETS
+from resect.evaluation.divergence import Intact
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import (
     Answer,
@@ -179,18 +180,12 @@ def evaluate_model(
         variants["cut"] = mask
     replies: dict[str, list[Reply]] = {}
     attacks: dict[str, Mapping[str, object]] = {}
+    put = partial(ask, loaded, probes, settings, attack_data=attack_data, intact=Intact())
     with files.atomic_folder(output) as folder:
         for done, (name, variant) in enumerate(variants.items()):
             if on_progress is not None:
                 on_progress(done, len(variants))
-            replies[name] = ask(
-                loaded,
-                probes,
-                settings,
-                variant,
-                attack_data=attack_data,
-                on_attack=partial(attacks.__setitem__, name),
-            )
+            replies[name] = put(variant, on_attack=partial(attacks.__setitem__, name))
         provenance = _provenance(request, probes) | {
             "model_fingerprint": prints.model,
             "tokenizer_fingerprint": prints.tokenizer,

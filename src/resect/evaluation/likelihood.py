@@ -21,11 +21,11 @@ from typing import NamedTuple
 from resect.data.encode import encode, encode_prompt, prompt_text, text_ids
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
-from resect.evaluation.decode import document_nlls
 from resect.evaluation.openings import nlls_behind
-from resect.evaluation.windows import LONGEST_WINDOW
+from resect.evaluation.sharing import rows_each
+from resect.evaluation.windows import LONGEST_WINDOW, document_nlls
 from resect.model import LoadedModel, context_of
-from resect.records import Encoded, Example, Format, Judgement, Reply
+from resect.records import CausalModel, Encoded, Example, Format, Judgement, Reply
 
 # The probe that reads the words of its prompts, whose answers do not matter.
 PROMPTS = "prompts"
@@ -47,7 +47,7 @@ class Reading:
 
     Attributes:
         format: `raw` or `chat`.
-        batch_size: Rows of a pass; changes speed, not scores.
+        batch_size: Rows of a pass, of each copy; changes speed, not scores.
         spans: Probe to the tokens of its answers that are scored; all of them where it is missing.
         copies: How often each batch stands in its pass, a copy for each variant that shares it.
     """
@@ -56,6 +56,10 @@ class Reading:
     batch_size: int = 16
     spans: Mapping[str, Span] = field(default_factory=dict)
     copies: int = 1
+
+    def rows(self, model: CausalModel, longest: int) -> int:
+        """Return the rows of each copy in a pass, of which the longest has so many tokens."""
+        return rows_each(model, self.batch_size, longest, self.copies)
 
 
 class _Read(NamedTuple):
@@ -171,7 +175,7 @@ def _answers(
         model,
         [row.input_ids for row in encoded],
         [row.first_scored for row in encoded],
-        reading.batch_size,
+        reading.rows(model, max(len(row.input_ids) for row in encoded)),
         reading.copies,
     )
     names = [_Name(copy, row.id) for copy in range(reading.copies) for row in encoded]
@@ -241,9 +245,8 @@ def _texts(
                 fix="remove it",
             )
     length = min(context_of(loaded.model) or LONGEST_WINDOW, LONGEST_WINDOW)
-    nlls = document_nlls(
-        loaded.model, documents, length, max(1, length // 2), reading.batch_size, reading.copies
-    )
+    rows = reading.rows(loaded.model, min(length, max(map(len, documents))))
+    nlls = document_nlls(loaded.model, documents, length, max(1, length // 2), rows, reading.copies)
     names = [_Name(copy, example.id) for copy in range(reading.copies) for example in examples]
     return {
         name: _Read(nll, len(document) - 1)

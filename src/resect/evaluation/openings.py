@@ -17,8 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from resect.attribution.loss import Head, Places, logits_at
-from resect.evaluation.decode import batches_for, copied, evaluating, mean_nll, padded
+from resect.attribution.head import Head, log_probs_at, one_place
+from resect.evaluation.decode import (
+    batches_for,
+    copied,
+    evaluating,
+    mean_of,
+    padded,
+    places_of,
+)
 from resect.records import CausalModel
 
 if TYPE_CHECKING:
@@ -66,31 +73,27 @@ def nlls_behind(
         cache = _cache(model, rows[scored[0]][:opening], copies)
         opening = opening if cache is not None else 0
         behind_opening = [rows[number][opening:] for number in scored]
-        for batch in batches_for(model, behind_opening, batch_size, copies):
+        for batch in batches_for(model, behind_opening, batch_size, copies, head):
             numbers = [scored[position] for position in batch] * copies
-            ids, behind = padded([rows[number][opening:] for number in numbers], 0, left=False)
-            seen = torch.ones(len(numbers), opening, dtype=behind.dtype)
-            places = [
-                (row, place - opening)
-                for row, number in enumerate(numbers)
-                for place in range(starts[number] - 1, len(rows[number]) - 1)
-            ]
-            logits = logits_at(
+            behind = [rows[number][opening:] for number in numbers]
+            ids, mask = padded(behind, 0, left=False)
+            seen = torch.ones(len(numbers), opening, dtype=mask.dtype)
+            words = [rows[number][starts[number] :] for number in numbers]
+            log_probs = log_probs_at(
                 model,
                 {
                     "input_ids": ids.to(model.device),
-                    "attention_mask": torch.cat([seen, behind], dim=1).to(model.device),
+                    "attention_mask": torch.cat([seen, mask], dim=1).to(model.device),
                 },
-                Places(*torch.tensor(places).T),
+                places_of(behind, [starts[number] - opening for number in numbers]),
+                torch.tensor([word for of_row in words for word in of_row]),
                 head,
                 _lent(cache, len(batch)),
             )
-            words = [rows[number][starts[number] :] for number in numbers]
             numbered = copied(numbers[: len(batch)], copies, len(rows))
-            for number, of_row, tokens in zip(
-                numbered, torch.split(logits, [len(tokens) for tokens in words]), words, strict=True
-            ):
-                results[number] = mean_nll(of_row, tokens)
+            of_rows = torch.split(log_probs, list(map(len, words)))
+            for number, of_row in zip(numbered, of_rows, strict=True):
+                results[number] = mean_of(of_row)
     return results
 
 
@@ -114,7 +117,8 @@ def _cache(model: CausalModel, opening: Sequence[int], copies: int) -> DynamicCa
     if not opening or model.config.model_type in BY_TOKEN or _turns_by_length(model):
         return None
     ids = torch.tensor([list(opening)] * copies, device=model.device)
-    cache: object = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    with one_place(model):
+        cache: object = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
     # A class of its own (MiniMax) keeps running sums beside its layers.
     if not isinstance(cache, DynamicCache) or type(cache) is not DynamicCache:
         return None

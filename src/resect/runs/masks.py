@@ -29,7 +29,7 @@ from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit.direction import Ablation, find_ablation
 from resect.errors import InputError
-from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Intact, ask
+from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, ask
 from resect.evaluation.decode import GenerationSettings
 from resect.files.origin import hash_value
 from resect.model import context_of, prunable_tensors
@@ -188,19 +188,16 @@ class Masks:
         path = mask_path(self.run, subject.role, subject.seed, cut)
         if path.exists():
             return Mask.load(path)
-        intact = Intact()
         mask = damage_matched(
             matched,
             prunable_tensors(subject.loaded.model),
-            lambda candidate: self._divergence(
-                subject, self.variant(subject, cut, candidate), intact
-            ),
+            lambda candidate: self._divergence(subject, self.variant(subject, cut, candidate)),
             label=_label(cut),
             seed=subject.seed,
         )
         return self._saved(mask, subject, cut, path)
 
-    def _divergence(self, subject: Subject, variant: Mask | Filled, intact: Intact) -> float:
+    def _divergence(self, subject: Subject, variant: Mask | Filled) -> float:
         """Return the mean KL(intact || variant), nats per token, on texts of the preserve kind."""
         evaluation = self.config.evaluation
         probe = "likelihood"
@@ -220,7 +217,7 @@ class Masks:
             generation=GenerationSettings(batch_size=evaluation.batch_size),
         )
         few = texts.at(range(min(DAMAGE_TEXTS, len(texts))))
-        replies = ask(subject.loaded, {"likelihood": few}, settings, variant, intact=intact)
+        replies = ask(subject.loaded, {"likelihood": few}, settings, variant, intact=subject.intact)
         return float(np.mean([reply.kl for reply in replies]))
 
     def _target_mask(self, subject: Subject, cut: Cut) -> Mask:

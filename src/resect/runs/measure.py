@@ -214,6 +214,7 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
         variant,
         attack_data=attack_data,
         on_attack=partial(_note_attack, cell, masks.run),
+        intact=subject.intact,
     )
     origin = _origin(cell, mask, subject)
     write_parquet(asked_path(masks.run, cell), [origin | row for row in rows_of(replies, None)])
@@ -276,7 +277,9 @@ class _Joint:
             return TOO_LARGE if cell not in small else ALONE
         try:
             variants = [_cuttable(edits[peer].variant) for peer in small]
-            several = ask_together(subject.loaded, probes, settings, variants, routes)
+            several = ask_together(
+                subject.loaded, probes, settings, variants, routes, intact=subject.intact
+            )
         except NotTogether as error:
             # The next group would only find out the same.
             self._routes[Source(cell.role, cell.seed)] = error
@@ -285,7 +288,7 @@ class _Joint:
             difference = None
             if self._checked[Source(peer.role, peer.seed)] < self._evaluation.check_together:
                 self._checked[Source(peer.role, peer.seed)] += 1
-                alone = ask(subject.loaded, probes, settings, variant)
+                alone = ask(subject.loaded, probes, settings, variant, intact=subject.intact)
                 difference = drift(subject.loaded.tokenizer, alone, replies)
             note_shared(run, peer, Shared(len(small), drift=difference))
             # Last, for a cell whose replies are stored is not asked again.

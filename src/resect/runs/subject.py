@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from resect.edit.checkpoint import forced_of
 from resect.errors import MismatchError
+from resect.evaluation.divergence import Intact
 from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.model import (
@@ -39,6 +40,7 @@ class Subject:
         place: Folder or Hub id.
         loaded: The model and its tokenizer.
         prints: What tells it from others.
+        intact: What it says of references, for all its variants.
     """
 
     role: str
@@ -46,6 +48,7 @@ class Subject:
     place: str
     loaded: LoadedModel
     prints: Prints
+    intact: Intact = field(default_factory=Intact)
 
 
 class Subjects:
