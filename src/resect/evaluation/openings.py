@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from resect.attribution.loss import Head, Places, logits_at
-from resect.evaluation.decode import batches_for, copied, evaluating, mean_nll, padded
+from resect.evaluation.decode import batches_for, copied, evaluating, mean_nll
+from resect.evaluation.padding import padded
 from resect.records import CausalModel
 
 if TYPE_CHECKING:

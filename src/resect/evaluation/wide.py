@@ -1,0 +1,237 @@
+"""Replies to many prompts side by side, each the same to the token as in a batch of its own.
+
+More rows a call cost little more where a call costs overhead or the reading of weights, and a row
+that has ended costs nothing once it leaves. Both change the numbers of the rows that stay: products
+of another number of rows are summed in another order. So the loop notes by how much each token led:
+
+    lead = (largest logit - second largest) / largest absolute logit of the row
+
+A reply all of whose leads are larger than rounding can be (`resect.evaluation.tried`) is the one
+that its own batch gives. The others are decoded again, as they always were.
+
+Prompts go through the model in the batches they always had. Their rows then join those that are
+under way, longest prompts first, as soon as there is room: the last tokens of all rows stand in the
+same column, and since those that come later are no longer, they fit.
+
+Legend: B rows, V vocabulary, U prompts under way, C copies of each (`resect.edit.many`). Row u of
+copy c is row c · U + u.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from resect.evaluation.padding import Padded
+from resect.evaluation.picking import Finite
+from resect.evaluation.steps import Ending, Steps
+
+if TYPE_CHECKING:
+    from resect.evaluation.room import Room
+
+# Columns beyond those of the longest row, so that columns are seldom moved to make room.
+SPARE = 64
+# Rows leave when this part of them has ended.
+LEAVING = 1 / 8
+
+
+class Batch(NamedTuple):
+    """Prompts that go through the model together.
+
+    Attributes:
+        prompts: Their C · B rows, copy after copy.
+        numbers: The number of each of the B prompts.
+    """
+
+    prompts: Padded
+    numbers: list[int]
+
+
+class Name(NamedTuple):
+    """Which reply."""
+
+    copy: int
+    number: int
+
+
+class Answer(NamedTuple):
+    """A reply, and how sure it is.
+
+    Attributes:
+        tokens: New tokens, the end token among them.
+        lead: The smallest lead of a token.
+    """
+
+    tokens: list[int]
+    lead: float
+
+
+def leads(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return by how much tokens [B] lead in logits [B, V], as a part of the largest, [B]."""
+    best = logits.gather(1, tokens[:, None])
+    second = logits.scatter(1, tokens[:, None], -torch.inf).amax(1, keepdim=True)
+    return ((best - second) / scale_of(logits))[:, 0]
+
+
+def scale_of(logits: Tensor) -> Tensor:
+    """Return the largest absolute logit [B, 1] of each row of logits [B, V] that is finite."""
+    best, least = logits.amax(1, keepdim=True).abs(), logits.amin(1, keepdim=True).abs()
+    return torch.where(least.isinf(), best, torch.maximum(best, least)).clamp(min=1e-30)
+
+
+@dataclass
+class _Row:
+    """A reply under way."""
+
+    name: Name
+    start: int
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+class Wide:
+    """Decodes greedily, as many prompts at once as there is room for."""
+
+    def __init__(self, steps: Steps, ending: Ending, finite: Finite, most: int, copies: int = 1):
+        """Prepare.
+
+        Args:
+            steps: Calls of the model.
+            ending: Where replies end.
+            finite: Notes whether logits overflow.
+            most: Prompts that may be under way at once.
+            copies: Rows of each of them.
+        """
+        self._steps, self._ending, self._finite = steps, ending, finite
+        self._most, self._copies = most, copies
+        self._stop = set(ending.stop)
+        self._rows: list[_Row] = []
+        self._live = 0
+        self._queue: deque[Batch] = deque()
+        self._room: Room
+        self._answers: dict[Name, Answer] = {}
+
+    def answers(self, batches: Sequence[Batch]) -> dict[Name, Answer]:
+        """Return the replies to batches of prompts, the longest first."""
+        self._queue.extend(batches)
+        self._begin(batches[0])
+        while self._queue or self._rows:
+            while self._queue and self._live + len(self._queue[0].numbers) <= self._most:
+                self._join(self._queue.popleft())
+            self._leave(LEAVING)
+            if self._rows:
+                self._step()
+        return self._answers
+
+    def _begin(self, longest: Batch) -> None:
+        """Take memory for what all batches need."""
+        from resect.evaluation.room import Room
+
+        rows, width = self._most * self._copies, longest.prompts.ids.shape[1]
+        columns = width + self._ending.longest + SPARE
+        device = longest.prompts.ids.device
+        self._room = Room(self._steps.model, rows, columns)
+        self._seen = torch.zeros(rows, columns, dtype=torch.long, device=device)
+        self._last = torch.zeros(rows, dtype=torch.long, device=device)
+        self._places = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self._ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._leads = torch.full((rows,), torch.inf, device=device)
+
+    def _join(self, batch: Batch) -> None:
+        """Let prompts through the model and put their rows to those that are under way."""
+        self._leave(0)
+        ids, mask = batch.prompts
+        (rows, width), before = ids.shape, len(self._rows)
+        room, logits = self._steps.prefilled(batch.prompts, width)
+        if not before:
+            self._room.open(room, width)
+        self._room.join(room, torch.arange(rows), before)
+        end = self._room.end
+        news = slice(before, before + rows)
+        self._seen[news] = 0
+        self._seen[news, end - width : end] = mask
+        self._places[news] = mask.sum(dim=1, keepdim=True)
+        self._ended[news] = False
+        self._leads[news] = torch.inf
+        names = [Name(copy, number) for copy in range(self._copies) for number in batch.numbers]
+        lengths = mask.sum(dim=1).tolist()
+        self._rows += [_Row(n, end - length) for n, length in zip(names, lengths, strict=True)]
+        self._live += len(batch.numbers)
+        self._take(logits, news)
+        if before and self._copies > 1:
+            order = sorted(range(len(self._rows)), key=lambda row: self._rows[row].name.copy)
+            self._keep(order)
+
+    def _leave(self, share: float) -> None:
+        """Let prompts go whose replies have all ended, if they are more than a share of all."""
+        gone = len(self._rows) - self._live * self._copies
+        if gone <= share * len(self._rows):
+            return
+        live = {row.name.number for row in self._rows if not row.ended}
+        smallest = self._leads[: len(self._rows)].tolist()
+        for row, lead in zip(self._rows, smallest, strict=True):
+            if row.name.number not in live:
+                self._answers[row.name] = Answer(row.tokens, lead)
+        self._keep([n for n, row in enumerate(self._rows) if row.name.number in live])
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        self._rows = [self._rows[row] for row in rows]
+        if not rows:
+            return
+        index = torch.tensor(rows, device=self._seen.device)
+        self._room.keep(index)
+        for held in (self._seen, self._last, self._places, self._ended, self._leads):
+            held[: len(rows)] = held[index]
+
+    def _step(self) -> None:
+        """Decode one more token of each row."""
+        rows = len(self._rows)
+        self._make_room()
+        first, end = self._room.first, self._room.end
+        self._seen[:rows, end] = 1
+        seen = self._seen[:rows, first : end + 1]
+        logits = self._steps.logits(
+            self._last[:rows, None],
+            None if bool(seen.all()) else seen,
+            self._places[:rows],
+            self._room,
+        )
+        # Not of those that have ended: a model may know no place behind its last one.
+        self._places[:rows] += ~self._ended[:rows, None]
+        self._take(logits, slice(0, rows))
+
+    def _make_room(self) -> None:
+        """Leave columns out that no row has a token in; move the others if there is no room."""
+        start, end = min(row.start for row in self._rows if not row.ended), self._room.end
+        if self._queue:
+            start = min(start, end - self._queue[0].prompts.ids.shape[1])
+        self._room.forget(start - self._room.first)
+        if self._room.full:
+            self._room.shift()
+            self._seen[:, : end - start] = self._seen[:, start:end].clone()
+            for row in self._rows:
+                row.start -= start
+
+    def _take(self, logits: Tensor, places: slice) -> None:
+        """Take the likeliest next token of these rows, and note where a reply has ended."""
+        self._finite.see(logits)
+        tokens = logits.argmax(-1)
+        lead = leads(logits, tokens).masked_fill(self._ended[places], torch.inf)
+        self._leads[places] = torch.minimum(self._leads[places], lead)
+        ending = False
+        for row, token in zip(self._rows[places], tokens.tolist(), strict=True):
+            if not row.ended:
+                row.tokens.append(token)
+                row.ended = token in self._stop or len(row.tokens) == self._ending.longest
+                ending |= row.ended
+        if ending:
+            ended = torch.tensor([row.ended for row in self._rows[places]])
+            self._ended[places] = ended.to(self._ended.device)
+            self._live = len({row.name.number for row in self._rows if not row.ended})
+        self._last[places] = tokens.masked_fill(self._ended[places], self._ending.fill)
