@@ -128,8 +128,9 @@ def test_greedy(architecture: str) -> None:
     assert len({len(answer) for answer in answers}) > 2
     assert ways(model).own == (architecture in OWN)
     if architecture in OWN:
-        # Rounding of float32 through two layers.
-        assert tried.LEAST <= ways(model).rounding < 1e-4
+        # Rounding of float32 through two layers; where experts are chosen it can be anything.
+        continuous = tried.LEAST <= ways(model).rounding < 1e-5
+        assert continuous == (architecture != "qwen3_moe")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
@@ -256,11 +257,35 @@ def test_numbers_that_are_none_are_refused() -> None:
         decoded(model, PROMPTS, settings)
 
 
-def test_copies_are_those_of_one() -> None:
-    model, settings = build("llama"), GenerationSettings(NEW, 2)
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "bloom"])
+def test_what_all_prompts_open_with(architecture: str) -> None:
+    """It goes through the model once, of each copy."""
+    model, settings = build(architecture), GenerationSettings(NEW, 3)
+    prompts = [[5, 9, 20, 33, 8, 11, 40, 41, 42, *prompt] for prompt in PROMPTS]
     model.generation_config.eos_token_id = some_ends(model, settings)
-    twin = generated(model, PROMPTS, settings)
-    assert ours(model, tiny.tokenizer(), PROMPTS, settings, copies=3) == twin * 3
+    twin = generated(model, prompts, settings)
+    for copies in (1, 3):
+        ours(model, tiny.tokenizer(), prompts[:2], settings, copies=copies)  # the trial
+        seen = Rows(model)
+        assert ours(model, tiny.tokenizer(), prompts, settings, copies=copies) == twin * copies
+        assert (copies, 9) in seen.calls
+        assert (3 * copies, max(LENGTHS)) in seen.calls
+
+
+def test_the_likeliest_by_blocks() -> None:
+    for words in (64, 4096, 4097, 5000):
+        logits = torch.randn(6, words, generator=torch.Generator().manual_seed(words))
+        logits[0, -1], logits[1, 3], logits[2] = 50, logits[1].max(), 1.0
+        logits[3, 7] = -torch.inf
+        two = logits.topk(2).values
+        tokens, best, leads = wide.picked(logits)
+        assert torch.equal(tokens, logits.argmax(-1))
+        assert torch.equal(best, two[:, 0])
+        assert leads[1] == leads[2] == 0
+        scale = logits.abs().masked_fill(logits.isinf(), 0).amax(1)
+        far = [0, 1, 2, 4, 5]
+        assert torch.allclose(leads[far], ((two[:, 0] - two[:, 1]) / scale)[far])
+        assert 0 < leads[3] < torch.inf
 
 
 def test_views_are_what_transformers_joins() -> None:

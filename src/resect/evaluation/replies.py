@@ -81,7 +81,14 @@ class Decoding:
         rows = min(MOST_ROWS, MOST_BYTES // max(1, bytes_a_row))
         most = min(max(largest, rows // self.copies), sum(map(len, batches)))
         finite = Finite()
-        wide = Wide(steps, self.ending, finite, most, self.copies)
+        wide = Wide(
+            steps,
+            self.ending,
+            finite,
+            most=most,
+            copies=self.copies,
+            opening=_opening(self.prompts),
+        )
         answers = wide.answers([Batch(self._batch(batch), list(batch)) for batch in batches])
         finite.check()
         replies = {name: self._reply(answer.tokens) for name, answer in answers.items()}
@@ -142,3 +149,12 @@ class Decoding:
 
 def _joined(replies: Iterable[Mapping[Name, list[int]]]) -> dict[Name, list[int]]:
     return {name: reply for some in replies for name, reply in some.items()}
+
+
+def _opening(prompts: Sequence[Sequence[int]]) -> Sequence[int]:
+    """Return the tokens that all prompts open with, and go on from; none of a single prompt."""
+    if len(prompts) < 2:
+        return ()
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    return [column[0] for column in alike]

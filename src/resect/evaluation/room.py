@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import (
     CacheLayerMixin,
@@ -157,6 +158,24 @@ class Room:
             for kept, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
                 chosen = new[rows.to(new.device), :, lent.first : lent.end]
                 kept[places, :, columns] = chosen
+
+    def lend(self, opening: Room, rows: Tensor, gaps: Tensor) -> None:
+        """Begin with what all rows open with, as far as it fits into its columns behind a gap.
+
+        Args:
+            opening: The cache of the opening, all columns of which are in use.
+            rows: [B] int64, which of its rows each row here begins with.
+            gaps: [B] int64, columns before the first token of each row.
+        """
+        for layer, lent in zip(self._layers, opening._layers, strict=True):
+            layer.end = lent.end
+            if not lent.is_initialized:
+                continue
+            layer.lazy_initialization(lent.keys, lent.values)
+            columns = torch.arange(lent.end, device=gaps.device) - gaps[:, None]
+            places = (rows[:, None].to(lent.device), columns.clamp(min=0).to(lent.device))
+            for kept, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
+                kept[: len(rows), :, : lent.end] = new.transpose(1, 2)[places].transpose(1, 2)
 
     def forget(self, columns: int) -> None:
         """Leave the first columns in use out: no row has a token there any more."""

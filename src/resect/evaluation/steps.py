@@ -82,14 +82,28 @@ class Steps:
         if "logits_to_keep" in takes:
             self._named["logits_to_keep"] = 1
 
-    def prefilled(self, prompts: Padded, columns: int) -> Prefilled:
-        """Let prompts through, with room for so many columns."""
+    def prefilled(
+        self, prompts: Padded, columns: int, opening: Prefilled | None = None
+    ) -> Prefilled:
+        """Let prompts through.
+
+        Args:
+            prompts: [B, T] tokens.
+            columns: For how many there is to be room.
+            opening: What all prompts open with, of a row for each of several stretches of B; it is
+                not let through again. It is shorter than the shortest prompt.
+        """
         from resect.evaluation.room import Room
 
         ids, mask = prompts
-        room = Room(self.model, len(ids), columns)
+        room, before = Room(self.model, len(ids), columns), 0
         positions = (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)
-        return Prefilled(room, self.logits(ids, prompts.seen, positions, room))
+        if opening is not None:
+            before, stretches = opening.room.end, len(opening.logits)
+            rows = torch.arange(len(ids), device=ids.device) // (len(ids) // stretches)
+            room.lend(opening.room, rows, ids.shape[1] - mask.sum(dim=1))
+        news = slice(before, None)
+        return Prefilled(room, self.logits(ids[:, news], prompts.seen, positions[:, news], room))
 
     def logits(self, ids: Tensor, seen: Tensor | None, positions: Tensor, room: Room) -> Tensor:
         """Return the logits [B, V] of the next token of each row, float32.
@@ -104,7 +118,7 @@ class Steps:
         named = self._named | ({"position_ids": positions} if self._positions else {})
         output = self.model(input_ids=ids, attention_mask=seen, past_key_values=room.cache, **named)
         logits: Tensor = output.logits[:, -1]
-        return logits.to(copy=True, dtype=torch.float32)
+        return logits.float()
 
 
 def stepped(

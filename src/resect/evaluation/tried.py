@@ -13,16 +13,19 @@ Legend: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from resect.evaluation.lengths import turns_by_length
 from resect.evaluation.padding import Padded, padded
-from resect.evaluation.steps import Ending, Steps, stepped
+from resect.evaluation.steps import Ending, Prefilled, Steps, stepped
 from resect.evaluation.wide import scale_of
 from resect.records import CausalModel
 
@@ -32,6 +35,10 @@ ROWS, WIDTH, NEW = 4, 12, 3
 SAFETY = 8.0
 # Rounding that is assumed at least: four units in the last place of the largest logit.
 LEAST = 2.0**-22
+# A model in which more than that changes needs nearly all of its tokens again.
+MOST = 2.0**-12
+# Operations of which the least change of the input can change the output by much.
+CHOICES = {"topk", "sort", "argsort", "argmax", "argmin", "kthvalue", "round", "floor", "ceil"}
 # More columns before the first token than in the batch that is compared.
 SHIFT = 3
 
@@ -47,7 +54,7 @@ class Ways(NamedTuple):
     """
 
     own: bool
-    rounding: float = float("inf")
+    rounding: float = math.inf
     bytes_a_token: int = 0
 
 
@@ -101,7 +108,7 @@ def distrust(model: CausalModel) -> None:
     """Have a model's batches decoded one by one from now on: a lead said too much."""
     known = _WAYS.get(model, {})
     for settings, ways in known.items():
-        known[settings] = ways._replace(rounding=float("inf"))
+        known[settings] = ways._replace(rounding=math.inf)
 
 
 def _tried(
@@ -118,7 +125,11 @@ def _tried(
     steps = Steps(model)
     if not _is_generate(steps, batch, ending):
         return Ways(own=False)
-    return _rounding(steps, batch, copies)
+    prompts = steps.prefilled(batch, batch.ids.shape[1])
+    bytes_a_token = prompts.room.bytes_a_token
+    if turns_by_length(model):  # Rows are not independent: all turn as the longest does.
+        return Ways(own=True, bytes_a_token=bytes_a_token)
+    return Ways(True, _rounding(steps, batch, prompts, copies), bytes_a_token)
 
 
 class _Generated(Protocol):
@@ -151,17 +162,21 @@ def _is_generate(steps: Steps, batch: Padded, ending: Ending) -> bool:
     )
 
 
-def _rounding(steps: Steps, batch: Padded, copies: int) -> Ways:
-    """Return what rounding changes in the logits of a token behind prompts."""
+def _rounding(steps: Steps, batch: Padded, prompts: Prefilled, copies: int) -> float:
+    """Return what rounding changes in logits: of prompts in two parts, and of a token behind them.
+
+    inf stands for a model whose numbers depend on its batch by more than that, or can: which
+    experts a token goes to is one thing or another, however small the rounding.
+    """
     from resect.evaluation.room import Room
 
     (rows, width), device = batch.ids.shape, batch.ids.device
-    units = rows // copies
-    room, logits = steps.prefilled(batch, width + 1)
+    units, half = rows // copies, width // 2
+    room, logits = prompts
     tokens, places = logits.argmax(-1), batch.mask.sum(dim=1, keepdim=True)
 
-    def logits_of(chosen: Sequence[int], shift: int) -> Tensor:
-        """Return the next logits of prompts, together, with columns before the first token."""
+    def behind(chosen: Sequence[int], shift: int) -> _Compared:
+        """Return the next logits of some prompts, with columns before the first token."""
         numbers = [copy * units + unit for copy in range(copies) for unit in chosen]
         index = torch.tensor(numbers, device=device)
         peer = Room(steps.model, len(index), width + shift + 1)
@@ -170,15 +185,58 @@ def _rounding(steps: Steps, batch: Padded, copies: int) -> Ways:
         seen = batch.mask.new_zeros(len(index), width + shift + 1)
         seen[:, shift:-1], seen[:, -1] = batch.mask[index], 1
         mask = None if bool(seen.all()) else seen
-        return steps.logits(tokens[index][:, None], mask, places[index], peer)
+        again = steps.logits(tokens[index][:, None], mask, places[index], peer)
+        return _Compared(again, index)
 
-    whole = logits_of(range(units), 0)
-    scale = scale_of(whole)
-    largest = LEAST
+    begun = Room(steps.model, rows, width)
+    positions = (batch.mask.cumsum(-1) - 1).masked_fill(batch.mask == 0, 0)
+    with _Choices() as choices:
+        for columns in (slice(half), slice(half, width)):
+            seen = batch.mask[:, : columns.stop]
+            again = steps.logits(batch.ids[:, columns], seen, positions[:, columns], begun)
+    if choices.seen:
+        return math.inf
+    largest = max(LEAST, _off(logits, _Compared(again, torch.arange(rows, device=device))))
+    whole = behind(range(units), 0).logits
     for chosen in ([0], range(units // 2 + 1), [*range(units)] * 4):
-        again = logits_of(chosen, SHIFT)
-        numbers = [copy * units + unit for copy in range(copies) for unit in chosen]
-        off = ((again - whole[numbers]).abs() / scale[numbers]).nan_to_num(torch.inf)
-        # -inf stands for words that are ruled out, either way.
-        largest = max(largest, float(off.masked_fill(again == whole[numbers], 0).max()))
-    return Ways(own=True, rounding=largest, bytes_a_token=room.bytes_a_token)
+        largest = max(largest, _off(whole, behind(chosen, SHIFT)))
+    return largest if largest <= MOST else math.inf
+
+
+class _Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks on while a model runs: whether it takes the best of several, or rounds.
+
+    Attributes:
+        seen: Whether it does.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = False
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Carry out an operation, and note whether it is one of `CHOICES`."""
+        self.seen |= str(func).split(".")[1] in CHOICES
+        return func(*args, **(kwargs or {}))
+
+
+class _Compared(NamedTuple):
+    """Logits [B, V] of some rows, by their numbers [B] in another batch."""
+
+    logits: Tensor
+    rows: Tensor
+
+
+def _off(whole: Tensor, again: _Compared) -> float:
+    """Return by how much logits differ, as a part of the largest of a row."""
+    same = whole[again.rows]
+    off = ((again.logits - same).abs() / scale_of(same)).nan_to_num(math.inf)
+    # -inf stands for words that are ruled out, either way.
+    return float(off.masked_fill(again.logits == same, 0).max())
