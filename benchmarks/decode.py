@@ -176,7 +176,7 @@ def serve() -> None:
 
 def _none(*_: object) -> Any:
     """Say that a model can only be decoded by `generate`."""
-    return import_module("resect.evaluation.tried").Ways(own=False)
+    return import_module("resect.evaluation.tried").Ways(ours=False)
 
 
 class Worker:

@@ -126,7 +126,7 @@ def test_greedy(architecture: str) -> None:
     answers = decoded(model, PROMPTS, settings)
     assert answers == generated(model, PROMPTS, settings)
     assert len({len(answer) for answer in answers}) > 2
-    assert ways(model).own == (architecture in OWN)
+    assert ways(model).ours == (architecture in OWN)
     if architecture in OWN:
         # Rounding of float32 through two layers; where experts are chosen it can be anything.
         continuous = tried.LEAST <= ways(model).rounding < 1e-5
@@ -245,7 +245,7 @@ def test_a_model_that_minds_the_cache_is_decoded_by_generate(
 
     monkeypatch.setattr(type(model), "forward", minding)
     assert decoded(model, PROMPTS, settings) == generated(model, PROMPTS, settings)
-    assert not ways(model).own
+    assert not ways(model).ours
 
 
 def test_numbers_that_are_none_are_refused() -> None:

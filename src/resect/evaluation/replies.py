@@ -62,7 +62,7 @@ class Decoding:
         if not batches:
             return {}
         ways = ways_of(self.model, self.prompts, self.ending, self.copies)
-        if not ways.own:
+        if not ways.ours:
             return _joined(self._by_generate(batch) for batch in batches)
         steps = Steps(self.model)
         drawn, exact = self.uniforms is not None, self.model.dtype == torch.float32

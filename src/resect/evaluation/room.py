@@ -10,12 +10,11 @@ Legend: B rows, H heads, T columns, D numbers of a head.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import (
-    CacheLayerMixin,
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -24,7 +23,21 @@ from transformers.cache_utils import (
 from resect.records import CausalModel
 
 
-class _Layer(DynamicLayer):
+class _Views(NamedTuple):
+    """What a layer shows the model: keys and values [B, H, T, D]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class _Sizes(NamedTuple):
+    """How many columns new tokens see, and how many before them they do not."""
+
+    length: int
+    offset: int
+
+
+class _Layer(DynamicLayer):  # type: ignore[misc]
     """Keys and values [B, H, T, D] of a layer; the columns `first` to `end` are in use.
 
     A layer with a window shows the model what `DynamicSlidingWindowLayer` does.
@@ -32,7 +45,7 @@ class _Layer(DynamicLayer):
 
     def __init__(self, rows: int, columns: int, window: int | None):
         """Plan for so many rows and columns; memory is taken when the first tokens come."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.rows, self.columns, self.window = rows, columns, window
         self.is_sliding = window is not None
         self.first = self.end = 0
@@ -50,7 +63,7 @@ class _Layer(DynamicLayer):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_named: object
-    ) -> tuple[Tensor, Tensor]:
+    ) -> _Views:
         """Add a column for each new token; return views of all keys and values that are seen."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -60,15 +73,17 @@ class _Layer(DynamicLayer):
         self.keys[:rows, :, columns] = key_states
         self.values[:rows, :, columns] = value_states
         self.end += new
-        return self.keys[:rows, :, start : self.end], self.values[:rows, :, start : self.end]
+        seen = slice(start, self.end)
+        return _Views(self.keys[:rows, :, seen], self.values[:rows, :, seen])
 
     def get_seq_length(self) -> int:
         """Return the number of columns in use."""
         return self.end - self.first
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: int) -> _Sizes:
         """Return how many columns the next tokens see, theirs included, and how many not."""
-        return self.get_seq_length() - self._offset() + query_length, self._offset()
+        offset = self._offset()
+        return _Sizes(self.get_seq_length() - offset + query_length, offset)
 
     def _offset(self) -> int:
         """Return how many columns in use lie before the window of the next token."""
@@ -87,7 +102,7 @@ class Room:
         self.cache = DynamicCache(config=cast("Any", model.config.get_text_config()))
         windows = [getattr(layer, "sliding_window", None) for layer in self.cache.layers]
         self._layers = [_Layer(rows, columns, window) for window in windows]
-        self.cache.layers = cast("list[CacheLayerMixin]", list(self._layers))
+        self.cache.layers = list(self._layers)
         self._columns = columns
 
     @staticmethod
@@ -115,9 +130,9 @@ class Room:
     def bytes_a_token(self) -> int:
         """Bytes of keys and values of one token of one row."""
         return sum(
-            kept.shape[1] * kept.shape[3] * kept.element_size()
+            states.shape[1] * states.shape[3] * states.element_size()
             for layer in self._used()
-            for kept in (layer.keys, layer.values)
+            for states in (layer.keys, layer.values)
         )
 
     @property
@@ -129,10 +144,10 @@ class Room:
         """Keep only these rows, [B] int64, in that order, as the first ones."""
         for layer in self._used():
             columns = slice(layer.first, layer.end)
-            for kept in (layer.keys, layer.values):
-                kept[: len(rows), :, columns] = kept[rows.to(kept.device), :, columns]
+            for states in (layer.keys, layer.values):
+                states[: len(rows), :, columns] = states[rows.to(states.device), :, columns]
 
-    def open(self, peer: Room, end: int) -> None:
+    def ready(self, peer: Room, end: int) -> None:
         """Take memory for rows like those of another cache; the next token's column will be `end`.
 
         Whatever is in use here is left out.
@@ -155,9 +170,9 @@ class Room:
             if not lent.is_initialized:
                 continue
             columns = slice(layer.end - lent.end + lent.first, layer.end)
-            for kept, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
+            for states, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
                 chosen = new[rows.to(new.device), :, lent.first : lent.end]
-                kept[places, :, columns] = chosen
+                states[places, :, columns] = chosen
 
     def lend(self, opening: Room, rows: Tensor, gaps: Tensor) -> None:
         """Begin with what all rows open with, as far as it fits into its columns behind a gap.
@@ -174,8 +189,8 @@ class Room:
             layer.lazy_initialization(lent.keys, lent.values)
             columns = torch.arange(lent.end, device=gaps.device) - gaps[:, None]
             places = (rows[:, None].to(lent.device), columns.clamp(min=0).to(lent.device))
-            for kept, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
-                kept[: len(rows), :, : lent.end] = new.transpose(1, 2)[places].transpose(1, 2)
+            for states, new in ((layer.keys, lent.keys), (layer.values, lent.values)):
+                states[: len(rows), :, : lent.end] = new.transpose(1, 2)[places].transpose(1, 2)
 
     def forget(self, columns: int) -> None:
         """Leave the first columns in use out: no row has a token there any more."""
@@ -185,9 +200,11 @@ class Room:
     def shift(self) -> None:
         """Move the columns in use to the front."""
         for layer in self._used():
-            for kept in (layer.keys, layer.values):
+            for states in (layer.keys, layer.values):
                 # Not at once: the places overlap.
-                kept[:, :, : layer.end - layer.first] = kept[:, :, layer.first : layer.end].clone()
+                states[:, :, : layer.end - layer.first] = states[
+                    :, :, layer.first : layer.end
+                ].clone()
         for layer in self._layers:
             layer.first, layer.end = 0, layer.end - layer.first
 

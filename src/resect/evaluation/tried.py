@@ -47,13 +47,13 @@ class Ways(NamedTuple):
     """How a model may be decoded.
 
     Attributes:
-        own: Whether our own loop does what `generate` does.
+        ours: Whether our own loop does what `generate` does.
         rounding: What rounding changes in logits, as a part of the largest of a row; inf where that
             is not known, so that no lead is large enough.
         bytes_a_token: Of keys and values, in each row.
     """
 
-    own: bool
+    ours: bool
     rounding: float = math.inf
     bytes_a_token: int = 0
 
@@ -95,20 +95,20 @@ def ways_of(
     device = str(model.device)
     attention = str(getattr(model.config, "_attn_implementation", ""))
     settings = _Settings(copies > 1, model.dtype, device, attention)
-    known = _WAYS.setdefault(model, {})
-    if settings not in known:
+    ways = _WAYS.setdefault(model, {})
+    if settings not in ways:
         try:
-            known[settings] = _tried(model, prompts, ending, copies)
+            ways[settings] = _tried(model, prompts, ending, copies)
         except _ODD:
-            known[settings] = Ways(own=False)
-    return known[settings]
+            ways[settings] = Ways(ours=False)
+    return ways[settings]
 
 
 def distrust(model: CausalModel) -> None:
     """Have a model's batches decoded one by one from now on: a lead said too much."""
-    known = _WAYS.get(model, {})
-    for settings, ways in known.items():
-        known[settings] = ways._replace(rounding=math.inf)
+    ways = _WAYS.get(model, {})
+    for settings, way in ways.items():
+        ways[settings] = way._replace(rounding=math.inf)
 
 
 def _tried(
@@ -117,19 +117,19 @@ def _tried(
     from resect.evaluation.room import Room
 
     if getattr(model.config, "is_encoder_decoder", False) or not Room.fits(model):
-        return Ways(own=False)
+        return Ways(ours=False)
     order = sorted(range(len(prompts)), key=lambda position: len(prompts[position]))
     chosen = order[:: max(1, len(order) // ROWS)][:ROWS]
     pieces = [prompts[place][-(WIDTH - row) :] for row, place in enumerate(chosen)]
     batch = padded(pieces * copies, ending.fill, left=True).to(model.device)
     steps = Steps(model)
     if not _is_generate(steps, batch, ending):
-        return Ways(own=False)
-    prompts = steps.prefilled(batch, batch.ids.shape[1])
-    bytes_a_token = prompts.room.bytes_a_token
+        return Ways(ours=False)
+    prefilled = steps.prefilled(batch, batch.ids.shape[1])
+    bytes_a_token = prefilled.room.bytes_a_token
     if turns_by_length(model):  # Rows are not independent: all turn as the longest does.
-        return Ways(own=True, bytes_a_token=bytes_a_token)
-    return Ways(True, _rounding(steps, batch, prompts, copies), bytes_a_token)
+        return Ways(ours=True, bytes_a_token=bytes_a_token)
+    return Ways(True, _rounding(steps, batch, prefilled, copies), bytes_a_token)
 
 
 class _Generated(Protocol):
@@ -155,14 +155,14 @@ def _is_generate(steps: Steps, batch: Padded, ending: Ending) -> bool:
             input_ids=batch.ids, attention_mask=batch.mask, generation_config=config
         ),
     )
-    ours = stepped(steps, batch, replace(ending, longest=NEW))
+    our_steps = stepped(steps, batch, replace(ending, longest=NEW))
     return all(
         torch.equal(logits.float(), step.logits)
-        for logits, step in zip(generated.logits, ours, strict=True)
+        for logits, step in zip(generated.logits, our_steps, strict=True)
     )
 
 
-def _rounding(steps: Steps, batch: Padded, prompts: Prefilled, copies: int) -> float:
+def _rounding(steps: Steps, batch: Padded, prefilled: Prefilled, copies: int) -> float:
     """Return what rounding changes in logits: of prompts in two parts, and of a token behind them.
 
     inf stands for a model whose numbers depend on its batch by more than that, or can: which
@@ -172,7 +172,7 @@ def _rounding(steps: Steps, batch: Padded, prompts: Prefilled, copies: int) -> f
 
     (rows, width), device = batch.ids.shape, batch.ids.device
     units, half = rows // copies, width // 2
-    room, logits = prompts
+    room, logits = prefilled
     tokens, places = logits.argmax(-1), batch.mask.sum(dim=1, keepdim=True)
 
     def behind(chosen: Sequence[int], shift: int) -> _Compared:
@@ -180,7 +180,7 @@ def _rounding(steps: Steps, batch: Padded, prompts: Prefilled, copies: int) -> f
         numbers = [copy * units + unit for copy in range(copies) for unit in chosen]
         index = torch.tensor(numbers, device=device)
         peer = Room(steps.model, len(index), width + shift + 1)
-        peer.open(room, width + shift)
+        peer.ready(room, width + shift)
         peer.join(room, index, 0)
         seen = batch.mask.new_zeros(len(index), width + shift + 1)
         seen[:, shift:-1], seen[:, -1] = batch.mask[index], 1

@@ -97,7 +97,7 @@ def picked(logits: Tensor) -> Picked:
     """
     width = BLOCK if logits.shape[1] >= MANY_WORDS else logits.shape[1]
     whole = logits.shape[1] // width * width
-    largest = logits[:, :whole].unflatten(1, (-1, width)).amax(-1)
+    largest = logits[:, :whole].reshape(len(logits), -1, width).amax(-1)
     if whole < logits.shape[1]:
         largest = torch.cat([largest, logits[:, whole:].amax(1, keepdim=True)], dim=1)
     block = largest.argmax(1, keepdim=True)
@@ -200,7 +200,7 @@ class Wide:
         (rows, width), before = ids.shape, len(self._rows)
         room, logits = self._steps.prefilled(batch.prompts, width, self._opening)
         if not before:
-            self._room.open(room, width)
+            self._room.ready(room, width)
         self._room.join(room, torch.arange(rows), before)
         end = self._room.end
         news = slice(before, before + rows)
@@ -237,8 +237,8 @@ class Wide:
             return
         index = torch.tensor(rows, device=self._seen.device)
         self._room.keep(index)
-        for held in (self._seen, self._last, self._places, self._ended, self._leads):
-            held[: len(rows)] = held[index]
+        for state in (self._seen, self._last, self._places, self._ended, self._leads):
+            state[: len(rows)] = state[index]
 
     def _step(self) -> None:
         """Decode one more token of each row."""
