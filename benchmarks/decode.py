@@ -1,4 +1,4 @@
-"""What replies cost, against an earlier build: ratios of arms that take turns, each in a process.
+"""What replies cost, against an earlier build: ratios of arms that take turns.
 
     python benchmarks/decode.py [--quick] [--before DIR/src] [--model FOLDER] [-o FILE]
 
@@ -19,6 +19,7 @@ else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -26,6 +27,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import import_module, util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +37,7 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).resolve()
-ARMS = ("before", "generate", "now", "floor")
+ARMS = ("generate", "now", "floor")
 
 
 class Size(NamedTuple):
@@ -81,7 +84,8 @@ CASES = ("one length", "ends")
 ONE_END_OF = 24
 
 
-def build(size: Size) -> Any:
+@lru_cache(maxsize=1)
+def model_of(size: Size) -> Any:
     """Return the model; a random one has the same weights in every process."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -153,39 +157,47 @@ def floor(model: Any, size: Size) -> None:
                 nn.functional.linear(inputs[weight], weight)
 
 
-def serve() -> None:
-    """Answer requests that come as lines, each with an arm, a size and a case."""
-    torch.set_num_threads(1)
-    size, arm = None, ""
-    for line in sys.stdin:
-        request = json.loads(line)
-        wished = Size(*request["size"][:8], tuple(request["size"][8]), *request["size"][9:])
-        if wished != size:
-            size, arm = wished, request["arm"]
-            model = build(size)
-        if arm == "generate":
-            ways = import_module("resect.evaluation.tried")
-            ways.ways_of = import_module("resect.evaluation.replies").ways_of = _none
-        start = time.process_time()
-        answers = None if arm == "floor" else replies(model, size, request["case"])
-        if arm == "floor":
-            floor(model, size)
-        seconds = time.process_time() - start
-        print(json.dumps({"seconds": seconds, "replies": answers}), flush=True)
+class Here:
+    """An arm in this process."""
 
-
-def _none(*_: object) -> Any:
-    """Say that a model can only be decoded by `generate`."""
-    return import_module("resect.evaluation.tried").Ways(ours=False)
-
-
-class Worker:
-    """A process with a build of its own."""
-
-    def __init__(self, arm: str, source: Path):
-        """Start it."""
-        environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+    def __init__(self, arm: str):
+        """Begin without a model."""
         self.arm = arm
+
+    def ask(self, size: Size, case: str) -> Any:
+        """Return seconds of processor time, and replies."""
+        model, answers = model_of(size), None
+        start = time.process_time()
+        if self.arm == "floor":
+            floor(model, size)
+        else:
+            with by_generate() if self.arm == "generate" else contextlib.nullcontext():
+                answers = replies(model, size, case)
+        return {"seconds": time.process_time() - start, "replies": answers}
+
+    def end(self) -> None:
+        """Let it end."""
+
+
+@contextlib.contextmanager
+def by_generate() -> Iterator[None]:
+    """Take every model for one that can only be decoded by transformers' loop."""
+    decoding = import_module("resect.evaluation.replies")
+    ways_of, ways = decoding.ways_of, import_module("resect.evaluation.tried").Ways(ours=False)
+    decoding.ways_of = lambda *_: ways
+    try:
+        yield
+    finally:
+        decoding.ways_of = ways_of
+
+
+class Before:
+    """An earlier build, in a process of its own."""
+
+    def __init__(self, source: Path):
+        """Start it."""
+        self.arm = "before"
+        environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE), "--serve"],
             stdin=subprocess.PIPE,
@@ -195,14 +207,10 @@ class Worker:
         )
 
     def ask(self, size: Size, case: str) -> Any:
-        """Return seconds and replies."""
+        """Return seconds of processor time, and replies."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(
-            json.dumps({"arm": self.arm, "size": size, "case": case}),
-            file=self.process.stdin,
-            flush=True,
-        )
+        print(json.dumps({"size": size, "case": case}), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
     def end(self) -> None:
@@ -210,7 +218,15 @@ class Worker:
         self.process.communicate()
 
 
-def measure(workers: list[Worker], size: Size, case: str, rounds: int) -> dict[str, Any]:
+def serve() -> None:
+    """Answer requests that come as lines, each with a size and a case."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        values = [tuple(value) if isinstance(value, list) else value for value in request["size"]]
+        print(json.dumps(Here("before").ask(Size(*values), request["case"])), flush=True)
+
+
+def measure(workers: Sequence[Here | Before], size: Size, case: str, rounds: int) -> dict[str, Any]:
     """Measure the arms of a case in turn; the round before the first warms up."""
     seconds: list[dict[str, float]] = []
     answers: dict[str, list[list[int]]] = {}
@@ -280,20 +296,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--before", type=Path, help="src folder of an earlier build")
     parser.add_argument("--model", default="", help="checkpoint folder in the place of SmolLM2")
     parser.add_argument("--only", default="", help="sizes whose name holds this")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each case")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help="write all numbers there, as JSON")
     options = parser.parse_args(arguments)
     if options.serve:
+        torch.set_num_threads(1)
         serve()
         return 0
     sizes = [TINY] if options.quick else [size for size in SIZES if options.only in size.name]
-    source = HERE.parent.parent / "src"
-    workers = [
-        Worker(arm, options.before if arm == "before" else source)
-        for arm in ARMS
-        if arm != "before" or options.before
-    ]
+    torch.set_num_threads(1)
+    workers: list[Here | Before] = [Here(arm) for arm in ARMS]
+    if options.before:
+        workers.insert(0, Before(options.before))
     measured = []
     for size in sizes:
         folder = options.model if size.name.startswith("SmolLM2") else ""

@@ -196,13 +196,13 @@ def test_a_lead_that_said_too_much_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     model, settings = build("llama"), GenerationSettings(NEW, 3)
     twin = generated(model, PROMPTS, settings)
     decoded(model, PROMPTS, settings)
-    # One reply is not sure, so that its batch is decoded again, and the others do not agree.
+    # One reply is not sure, so that its batch is decoded again; the others do not agree with that.
     answers = wide.Wide.answers
 
     def unsure(way: wide.Wide, batches: Sequence[wide.Batch]) -> dict[wide.Name, wide.Answer]:
         several = answers(way, batches)
         name = wide.Name(0, batches[0].numbers[0])
-        return several | {name: several[name]._replace(lead=0.0)}
+        return several | {name: several[name]._replace(unsure=[0])}
 
     monkeypatch.setattr(wide.Wide, "answers", unsure)
     shifted = Shifted(monkeypatch)

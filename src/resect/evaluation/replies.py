@@ -24,7 +24,7 @@ from resect.evaluation.padding import Padded, padded
 from resect.evaluation.picking import Draw, Finite
 from resect.evaluation.steps import Ending, Steps, stepped
 from resect.evaluation.tried import SAFETY, distrust, ways_of
-from resect.evaluation.wide import SPARE, Batch, Name, Wide
+from resect.evaluation.wide import SPARE, Answer, Batch, Name, Wide
 from resect.records import CausalModel
 
 # Rows that are under way at once, and bytes of their keys and values, unless a batch has more.
@@ -86,22 +86,47 @@ class Decoding:
             self.ending,
             finite,
             most=most,
+            enough=SAFETY * ways.rounding,
             copies=self.copies,
             opening=_opening(self.prompts),
         )
         answers = wide.answers([Batch(self._batch(batch), list(batch)) for batch in batches])
         finite.check()
-        replies = {name: self._reply(answer.tokens) for name, answer in answers.items()}
+        replies = {name: answer.tokens for name, answer in answers.items()}
         for batch in batches:
-            names = self._names(batch)
-            unsure = {name for name in names if answers[name].lead <= SAFETY * ways.rounding}
-            if unsure:
-                again = self._by_steps(steps, batch)
-                if any(again[name] != replies[name] for name in names if name not in unsure):
+            if any(answers[name].unsure for name in self._names(batch)):
+                again = self._again(steps, batch, answers)
+                if again is None:
                     distrust(self.model)
-                    return _joined(self._by_steps(steps, batch) for batch in batches)
+                    return _joined(self._by_steps(steps, alone) for alone in batches)
                 replies |= again
-        return replies
+        return {name: self._reply(tokens) for name, tokens in replies.items()}
+
+    def _again(
+        self, steps: Steps, batch: Sequence[int], answers: Mapping[Name, Answer]
+    ) -> dict[Name, list[int]] | None:
+        """Decode a batch by itself, up to the last token that is not sure if all are as before.
+
+        Returns:
+            The replies that differ from those that were not sure; None if a sure token differs.
+        """
+        names, finite = self._names(batch), Finite()
+        last = max(place for name in names for place in answers[name].unsure)
+        again: dict[Name, list[int]] = {name: [] for name in names}
+        different: set[Name] = set()
+        for place, step in enumerate(stepped(steps, self._batch(batch), self.ending)):
+            finite.see(step.logits)
+            for name, token in zip(names, step.tokens.tolist(), strict=True):
+                again[name].append(token)
+                tokens, unsure = answers[name]
+                if name not in different and place < len(tokens) and token != tokens[place]:
+                    if place not in unsure:
+                        return None
+                    different.add(name)
+            if place >= last and not different:
+                break
+        finite.check()
+        return {name: again[name] for name in different}
 
     def _by_steps(self, steps: Steps, batch: Sequence[int]) -> dict[Name, list[int]]:
         """Return the replies to one batch by our own loop."""

@@ -7,7 +7,8 @@ of another number of rows are summed in another order. So the loop notes by how 
     lead = (largest logit - second largest) / largest absolute logit of the row
 
 A reply all of whose leads are larger than rounding can be (`resect.evaluation.tried`) is the one
-that its own batch gives. The others are decoded again, as they always were.
+that its own batch gives. The batches of the others are decoded again, as they always were, up to
+the last token that is not sure.
 
 Prompts go through the model in the batches they always had. Their rows then join those that are
 under way, longest prompts first, as soon as there is room: the last tokens of all rows stand in the
@@ -68,11 +69,11 @@ class Answer(NamedTuple):
 
     Attributes:
         tokens: New tokens, the end token among them.
-        lead: The smallest lead of a token.
+        unsure: Places of the tokens that did not lead by enough.
     """
 
     tokens: list[int]
-    lead: float
+    unsure: list[int]
 
 
 class Picked(NamedTuple):
@@ -126,6 +127,7 @@ class _Row:
     name: Name
     start: int
     tokens: list[int] = field(default_factory=list)
+    unsure: list[int] = field(default_factory=list)
     ended: bool = False
 
 
@@ -139,6 +141,7 @@ class Wide:
         finite: Finite,
         *,
         most: int,
+        enough: float,
         copies: int = 1,
         opening: Sequence[int] = (),
     ):
@@ -149,11 +152,12 @@ class Wide:
             ending: Where replies end.
             finite: Notes whether logits overflow.
             most: Prompts that may be under way at once.
+            enough: The lead above which a token is sure.
             copies: Rows of each of them.
             opening: Tokens that all prompts open with, and go on from.
         """
         self._steps, self._ending, self._finite = steps, ending, finite
-        self._most, self._copies = most, copies
+        self._most, self._copies, self._enough = most, copies, enough
         self._words = opening if len(opening) >= LEAST_OPENING else ()
         self._opening: Prefilled | None = None
         self._stop = set(ending.stop)
@@ -191,7 +195,6 @@ class Wide:
         self._last = torch.zeros(rows, dtype=torch.long, device=device)
         self._places = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._ended = torch.zeros(rows, dtype=torch.bool, device=device)
-        self._leads = torch.full((rows,), torch.inf, device=device)
 
     def _join(self, batch: Batch) -> None:
         """Let prompts through the model and put their rows to those that are under way."""
@@ -208,7 +211,6 @@ class Wide:
         self._seen[news, end - width : end] = mask
         self._places[news] = mask.sum(dim=1, keepdim=True)
         self._ended[news] = False
-        self._leads[news] = torch.inf
         names = [Name(copy, number) for copy in range(self._copies) for number in batch.numbers]
         lengths = mask.sum(dim=1).tolist()
         self._rows += [_Row(n, end - length) for n, length in zip(names, lengths, strict=True)]
@@ -224,10 +226,9 @@ class Wide:
         if gone <= share * len(self._rows):
             return
         live = {row.name.number for row in self._rows if not row.ended}
-        smallest = self._leads[: len(self._rows)].tolist()
-        for row, lead in zip(self._rows, smallest, strict=True):
+        for row in self._rows:
             if row.name.number not in live:
-                self._answers[row.name] = Answer(row.tokens, lead)
+                self._answers[row.name] = Answer(row.tokens, row.unsure)
         self._keep([n for n, row in enumerate(self._rows) if row.name.number in live])
 
     def _keep(self, rows: Sequence[int]) -> None:
@@ -237,7 +238,7 @@ class Wide:
             return
         index = torch.tensor(rows, device=self._seen.device)
         self._room.keep(index)
-        for state in (self._seen, self._last, self._places, self._ended, self._leads):
+        for state in (self._seen, self._last, self._places, self._ended):
             state[: len(rows)] = state[index]
 
     def _step(self) -> None:
@@ -271,13 +272,13 @@ class Wide:
 
     def _take(self, logits: Tensor, places: slice) -> None:
         """Take the likeliest next token of these rows, and note where a reply has ended."""
-        tokens, best, lead = picked(logits)
+        tokens, best, leads = picked(logits)
         self._finite.see(best)
-        lead = lead.masked_fill(self._ended[places], torch.inf)
-        self._leads[places] = torch.minimum(self._leads[places], lead)
+        close = (leads <= self._enough).tolist()
         ending = False
-        for row, token in zip(self._rows[places], tokens.tolist(), strict=True):
+        for row, token, near in zip(self._rows[places], tokens.tolist(), close, strict=True):
             if not row.ended:
+                row.unsure += [len(row.tokens)] if near else []
                 row.tokens.append(token)
                 row.ended = token in self._stop or len(row.tokens) == self._ending.longest
                 ending |= row.ended
