@@ -55,6 +55,7 @@ class Size(NamedTuple):
         lengths: Words of the shortest and of the longest prompt.
         tokens: Most new tokens of a reply.
         batch: Prompts of a batch.
+        opening: Words that all prompts open with, as by a chat template.
         folder: A checkpoint that stands in the place of the random model.
     """
 
@@ -69,6 +70,7 @@ class Size(NamedTuple):
     lengths: tuple[int, int] = (24, 48)
     tokens: int = 48
     batch: int = 16
+    opening: int = 0
     folder: str = ""
 
 
@@ -77,6 +79,7 @@ SIZES = (
     Size("organism, batches of 64", 128, 384, 4, 4, 4, 512, lengths=(8, 20), batch=64),
     Size("SmolLM2, batches of 16", 576, 1536, 30, 9, 3, 49152),
     Size("SmolLM2, batches of 64", 576, 1536, 30, 9, 3, 49152, batch=64),
+    Size("SmolLM2 behind a system prompt", 576, 1536, 30, 9, 3, 49152, opening=24),
 )
 TINY = Size("tiny", 16, 24, 2, 2, 1, 64, prompts=5, lengths=(3, 6), tokens=4, batch=2)
 CASES = ("one length", "ends")
@@ -84,8 +87,13 @@ CASES = ("one length", "ends")
 ONE_END_OF = 24
 
 
-@lru_cache(maxsize=1)
 def model_of(size: Size) -> Any:
+    """Return the model, the same one for other prompts."""
+    return _model(size._replace(name="", prompts=0, lengths=(0, 0), tokens=0, batch=0, opening=0))
+
+
+@lru_cache(maxsize=1)
+def _model(size: Size) -> Any:
     """Return the model; a random one has the same weights in every process."""
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -124,8 +132,9 @@ def prompts_of(size: Size) -> list[list[int]]:
     def drawn(low: int, high: int, count: int) -> list[int]:
         return torch.randint(low, high, (count,), generator=draw).tolist()
 
+    opening = drawn(2, size.words, size.opening)
     lengths = drawn(size.lengths[0], size.lengths[1] + 1, size.prompts)
-    return [drawn(2, size.words, length) for length in lengths]
+    return [opening + drawn(2, size.words, length)[size.opening // 2 :] for length in lengths]
 
 
 def replies(model: Any, size: Size, case: str) -> list[list[int]]:
@@ -227,18 +236,19 @@ def serve() -> None:
 
 
 def measure(workers: Sequence[Here | Before], size: Size, case: str, rounds: int) -> dict[str, Any]:
-    """Measure the arms of a case in turn; the round before the first warms up."""
+    """Measure the arms of a case in turn, after a few prompts to warm up, with its trial."""
+    for worker in workers:
+        worker.ask(size._replace(prompts=3, tokens=2), case)
     seconds: list[dict[str, float]] = []
     answers: dict[str, list[list[int]]] = {}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         took = {}
         for worker in workers[:: 1 if number % 2 == 0 else -1]:
             answer = worker.ask(size, case)
             took[worker.arm] = answer["seconds"]
             answers[worker.arm] = answer["replies"]
-        if number:
-            seconds.append(took)
-            print(size.name, case, {arm: round(s, 2) for arm, s in took.items()}, flush=True)
+        seconds.append(took)
+        print(size.name, case, {arm: round(s, 2) for arm, s in took.items()}, flush=True)
     first = workers[0].arm
     return {
         "size": size._asdict(),
@@ -296,6 +306,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--before", type=Path, help="src folder of an earlier build")
     parser.add_argument("--model", default="", help="checkpoint folder in the place of SmolLM2")
     parser.add_argument("--only", default="", help="sizes whose name holds this")
+    parser.add_argument("--case", default="", help="cases whose name holds this")
+    parser.add_argument("--arms", default=",".join(ARMS), help="with commas between")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help="write all numbers there, as JSON")
@@ -306,13 +318,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     sizes = [TINY] if options.quick else [size for size in SIZES if options.only in size.name]
     torch.set_num_threads(1)
-    workers: list[Here | Before] = [Here(arm) for arm in ARMS]
+    workers: list[Here | Before] = [Here(arm) for arm in options.arms.split(",")]
     if options.before:
         workers.insert(0, Before(options.before))
     measured = []
     for size in sizes:
         folder = options.model if size.name.startswith("SmolLM2") else ""
-        for case in CASES:
+        for case in [case for case in CASES if options.case in case]:
             asked = size._replace(folder=folder)
             measured.append(measure(workers, asked, case, options.rounds))
     for worker in workers:
