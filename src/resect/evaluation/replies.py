@@ -14,6 +14,7 @@ second way. Legend: B batch, T tokens.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,9 +66,9 @@ class Decoding:
         if not ways.ours:
             return _joined(self._by_generate(batch) for batch in batches)
         steps = Steps(self.model)
-        drawn, exact = self.uniforms is not None, self.model.dtype == torch.float32
+        drawn = self.uniforms is not None
         alike = len(batches) == 1 and (not self.ending.stop or len(batches[0]) == 1)
-        if drawn or not exact or alike or ways.rounding == float("inf"):
+        if drawn or alike or ways.rounding == math.inf:
             return _joined(self._by_steps(steps, batch) for batch in batches)
         return self._side_by_side(steps, batches)
 

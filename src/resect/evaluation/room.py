@@ -22,6 +22,9 @@ from transformers.cache_utils import (
 
 from resect.records import CausalModel
 
+# Columns that memory is taken for beyond those that are needed, if there may be so many.
+SPARE = 32
+
 
 class _Views(NamedTuple):
     """What a layer shows the model: keys and values [B, H, T, D]."""
@@ -51,15 +54,26 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self.first = self.end = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take memory for keys and values like these."""
+        """Take memory for keys and values like these, as far as columns are in use."""
 
-        # Of zeros: what is masked has the weight 0, and 0 times what may lie there is not always 0.
         def room(like: Tensor) -> Tensor:
-            return like.new_zeros(self.rows, like.shape[1], self.columns, like.shape[3])
+            return like.new_zeros(self.rows, like.shape[1], self.end, like.shape[3])
 
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = room(key_states), room(value_states)
         self.is_initialized = True
+
+    def grow(self, new: int) -> None:
+        """Have memory for so many new columns: more of it the more there is, for few copies."""
+        needed, present = self.end + new, self.keys.shape[2]
+        if needed <= present:
+            return
+        more = min(self.columns, needed + SPARE + present // 2) - present
+        # Of zeros: what is masked has the weight 0, and 0 times what may lie there is not always 0.
+        self.keys, self.values = (
+            torch.cat([states, states.new_zeros(*states.shape[:2], more, states.shape[3])], dim=2)
+            for states in (self.keys, self.values)
+        )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_named: object
@@ -67,6 +81,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         """Add a column for each new token; return views of all keys and values that are seen."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self.grow(key_states.shape[-2])
         rows, new = key_states.shape[0], key_states.shape[-2]
         start = self.first + self._offset()
         columns = slice(self.end, self.end + new)

@@ -127,7 +127,9 @@ def _tried(
         return Ways(ours=False)
     prefilled = steps.prefilled(batch, batch.ids.shape[1])
     bytes_a_token = prefilled.room.bytes_a_token
-    if turns_by_length(model):  # Rows are not independent: all turn as the longest does.
+    # Of 16 bits, rounding is as large as many leads. In the other case all rows of a batch turn
+    # their keys as the longest does.
+    if model.dtype != torch.float32 or turns_by_length(model):
         return Ways(ours=True, bytes_a_token=bytes_a_token)
     return Ways(True, _rounding(steps, batch, prefilled, copies), bytes_a_token)
 
