@@ -301,3 +301,12 @@ def test_views_are_what_transformers_joins() -> None:
             mine, joined = (cache.update(*pair, layer) for cache in (room.cache, usual))
             assert all(torch.equal(a, b) for a, b in zip(mine, joined, strict=True))
         assert room.cache.get_seq_length() == usual.get_seq_length()
+
+
+@pytest.mark.parametrize("prompts", [[[5]], [[5], [6]], [[5, 6, 7], [9]]])
+def test_few_and_short_prompts(prompts: list[list[int]]) -> None:
+    for architecture in ("gpt2", "qwen3_moe"):
+        model, settings = build(architecture), GenerationSettings(4, 3)
+        assert decoded(model, prompts, settings) == generated(model, prompts, settings)
+        assert ways(model).ours
+        assert (ways(model).rounding < 1) == (architecture == "gpt2")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from resect.edit.many import NotTogether
 from resect.evaluation.lengths import turns_by_length
 from resect.evaluation.padding import Padded, padded
 from resect.evaluation.steps import Ending, Prefilled, Steps, stepped
@@ -31,6 +31,8 @@ from resect.records import CausalModel
 
 # Prompts of the trial, tokens of the longest of them, and new ones.
 ROWS, WIDTH, NEW = 4, 12, 3
+# No word. Without one of its own, a trial would end where the replies of the model do.
+NEVER = 2**31 - 1
 # A lead counts that is so many times the rounding that the trial has seen.
 SAFETY = 8.0
 # Rounding that is assumed at least: four units in the last place of the largest logit.
@@ -99,7 +101,7 @@ def ways_of(
     if settings not in ways:
         try:
             ways[settings] = _tried(model, prompts, ending, copies)
-        except _ODD:
+        except (NotTogether, *_ODD):
             ways[settings] = Ways(ours=False)
     return ways[settings]
 
@@ -121,6 +123,7 @@ def _tried(
     order = sorted(range(len(prompts)), key=lambda position: len(prompts[position]))
     chosen = order[:: max(1, len(order) // ROWS)][:ROWS]
     pieces = [prompts[place][-(WIDTH - row) :] for row, place in enumerate(chosen)]
+    pieces += [pieces[-1][1:]] if len(pieces[-1]) > 1 else []  # so that one is filled up
     batch = padded(pieces * copies, ending.fill, left=True).to(model.device)
     steps = Steps(model)
     if not _is_generate(steps, batch, ending):
@@ -148,6 +151,7 @@ def _is_generate(steps: Steps, batch: Padded, ending: Ending) -> bool:
         max_new_tokens=NEW,
         do_sample=False,
         pad_token_id=ending.fill,
+        eos_token_id=NEVER,
         return_dict_in_generate=True,
         output_logits=True,
     )
@@ -157,7 +161,7 @@ def _is_generate(steps: Steps, batch: Padded, ending: Ending) -> bool:
             input_ids=batch.ids, attention_mask=batch.mask, generation_config=config
         ),
     )
-    our_steps = stepped(steps, batch, replace(ending, longest=NEW))
+    our_steps = stepped(steps, batch, Ending(frozenset(), NEW, ending.fill))
     return all(
         torch.equal(logits.float(), step.logits)
         for logits, step in zip(generated.logits, our_steps, strict=True)
@@ -190,16 +194,16 @@ def _rounding(steps: Steps, batch: Padded, prefilled: Prefilled, copies: int) ->
         again = steps.logits(tokens[index][:, None], mask, places[index], peer)
         return _Compared(again, index)
 
-    begun = Room(steps.model, rows, width)
+    begun, again = Room(steps.model, rows, width), logits
     positions = (batch.mask.cumsum(-1) - 1).masked_fill(batch.mask == 0, 0)
     with _Choices() as choices:
-        for columns in (slice(half), slice(half, width)):
+        for columns in (slice(half), slice(half, width)) if half else ():
             seen = batch.mask[:, : columns.stop]
             again = steps.logits(batch.ids[:, columns], seen, positions[:, columns], begun)
+        whole = behind(range(units), 0).logits
     if choices.seen:
         return math.inf
     largest = max(LEAST, _off(logits, _Compared(again, torch.arange(rows, device=device))))
-    whole = behind(range(units), 0).logits
     for chosen in ([0], range(units // 2 + 1), [*range(units)] * 4):
         largest = max(largest, _off(whole, behind(chosen, SHIFT)))
     return largest if largest <= MOST else math.inf
