@@ -6,7 +6,6 @@ Legend: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
@@ -17,7 +16,10 @@ from torch import Tensor
 
 from resect.attribution.head import Head, Places, at_once, can_piece, log_probs_at
 from resect.errors import not_finite
-from resect.evaluation.picking import Draw, Finite
+from resect.evaluation.padding import padded
+from resect.evaluation.replies import Decoding
+from resect.evaluation.steps import Ending
+from resect.evaluation.wide import Name
 from resect.records import CausalModel, Tokenizer
 
 # Logits of a pass that cannot be made in pieces (`resect.attribution.head`) may take so many bytes,
@@ -107,30 +109,6 @@ def end_tokens(model: CausalModel, tokenizer: Tokenizer) -> set[int]:
     return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
 
 
-class _Padded(NamedTuple):
-    """A batch of rows of one length.
-
-    Attributes:
-        ids: [B, T] token ids, int64.
-        mask: [B, T] 1 where a row has a token, 0 where it is filled up, int64.
-    """
-
-    ids: Tensor
-    mask: Tensor
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> _Padded:
-    """Fill rows up to the length of the longest one."""
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), fill, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for position, row in enumerate(rows):
-        columns = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[position, columns] = torch.tensor(row, dtype=torch.long)
-        mask[position, columns] = 1
-    return _Padded(ids, mask)
-
-
 def by_length(rows: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Return batches of positions with rows of similar length, longest first.
 
@@ -172,7 +150,6 @@ def generate(
     sampled = settings.temperature > 0
     if sampled and len(streams) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts to sample from, but {len(streams)} streams")
-    numbers = [stream.random(settings.max_new_tokens) for stream in streams] if sampled else []
     fill = pad_id(tokenizer)
     stop = end_tokens(model, tokenizer)
     config = GenerationConfig(
@@ -181,25 +158,21 @@ def generate(
         pad_token_id=fill,
         eos_token_id=sorted(stop) or None,
     )
-    replies: list[list[int]] = [[] for _ in range(copies * len(prompts))]
+    uniforms = None
+    if sampled and prompts:
+        rows = [stream.random(settings.max_new_tokens) for stream in streams]
+        uniforms = torch.tensor(np.stack(rows))
+    decoding = Decoding(
+        model,
+        prompts,
+        Ending(frozenset(stop), settings.max_new_tokens, fill),
+        copies,
+        uniforms,
+        settings.temperature,
+    )
     with evaluating(model), decoding_as(model, config):
-        for batch in by_length(prompts, settings.batch_size):
-            ids, mask = padded([prompts[position] for position in batch] * copies, fill, left=True)
-            finite = Finite()
-            processors: list[Finite | Draw] = [finite]
-            if sampled:
-                rows = torch.tensor(np.stack([numbers[position] for position in batch] * copies))
-                processors.append(Draw(rows, settings.temperature, ids.shape[1]))
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                logits_processor=processors,
-            )
-            finite.check()
-            numbered = copied(batch, copies, len(prompts))
-            for position, row in zip(numbered, output[:, ids.shape[1] :].tolist(), strict=True):
-                replies[position] = list(itertools.takewhile(lambda t: t not in stop, row))
-    return replies
+        replies = decoding.replies(by_length(prompts, settings.batch_size))
+    return [replies[Name(copy, number)] for copy in range(copies) for number in range(len(prompts))]
 
 
 def copied(positions: Sequence[int], copies: int, count: int) -> list[int]:

@@ -34,10 +34,10 @@ from resect.evaluation.decode import (
     kl_at,
     likelihood,
     mean_of,
-    padded,
     places_of,
     scored_logits,
 )
+from resect.evaluation.padding import padded
 from resect.records import CausalModel, Encoded
 
 # Bytes that may be kept of what the intact model said.

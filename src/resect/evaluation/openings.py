@@ -18,14 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from resect.attribution.head import Head, log_probs_at, one_place
-from resect.evaluation.decode import (
-    batches_for,
-    copied,
-    evaluating,
-    mean_of,
-    padded,
-    places_of,
-)
+from resect.evaluation.decode import batches_for, copied, evaluating, mean_of, places_of
+from resect.evaluation.lengths import turns_by_length
+from resect.evaluation.padding import padded
 from resect.records import CausalModel
 
 if TYPE_CHECKING:
@@ -33,8 +28,6 @@ if TYPE_CHECKING:
 
 # A shorter opening is not worth a pass of its own.
 LEAST_OPENING = 8
-# Kinds of positions by which keys of a long row are not those of its opening.
-BY_LENGTH = ("dynamic", "longrope")
 # Types that go on from a cache by a single token and no more.
 BY_TOKEN = ("prophetnet",)
 
@@ -114,7 +107,7 @@ def _cache(model: CausalModel, opening: Sequence[int], copies: int) -> DynamicCa
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    if not opening or model.config.model_type in BY_TOKEN or _turns_by_length(model):
+    if not opening or model.config.model_type in BY_TOKEN or turns_by_length(model):
         return None
     ids = torch.tensor([list(opening)] * copies, device=model.device)
     with one_place(model):
@@ -123,16 +116,6 @@ def _cache(model: CausalModel, opening: Sequence[int], copies: int) -> DynamicCa
     if not isinstance(cache, DynamicCache) or type(cache) is not DynamicCache:
         return None
     return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
-
-
-def _turns_by_length(model: CausalModel) -> bool:
-    """Tell whether a model turns its keys by frequencies that depend on the length of a row."""
-    for module in model.modules():
-        kinds = getattr(module, "rope_type", None)
-        named = kinds.values() if isinstance(kinds, dict) else (kinds,)
-        if any(word in str(kind) for kind in named for word in BY_LENGTH):
-            return True
-    return False
 
 
 def _lent(cache: DynamicCache | None, rows: int) -> DynamicCache | None:

@@ -27,11 +27,15 @@ class Draw:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores [B, V] that are 0 for the drawn token and -inf elsewhere."""
+        return self.at(input_ids.shape[1] - self.prompt_length, scores)
+
+    def at(self, step: int, scores: Tensor) -> Tensor:
+        """Return the same for so many tokens behind the prompt."""
         # In fp64: the tail of a cumulative sum over 100,000 tokens in fp32 is off by whole tokens.
         self.uniforms = self.uniforms.to(exact_device(scores.device))
         exact = scores.to(self.uniforms.device).double()
         cumulative = torch.softmax(exact / self.temperature, dim=-1).cumsum(dim=-1)
-        number = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]  # [B, 1]
+        number = self.uniforms[:, step, None]  # [B, 1]
         # right=True: a number that equals a step belongs to the next token, so that a token of
         # probability 0 is never drawn.
         drawn = torch.searchsorted(cumulative, number * cumulative[:, -1:], right=True)
@@ -48,9 +52,13 @@ class Finite:
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
         """Look at scores [B, V], and return them as they are; -inf stands for what is ruled out."""
+        self.see(scores)
+        return scores
+
+    def see(self, scores: Tensor) -> None:
+        """Look at scores [B, V]."""
         odd = ~(scores < torch.inf).all()
         self._odd = odd if self._odd is None else self._odd | odd
-        return scores
 
     def check(self) -> None:
         """Refuse replies that were chosen by numbers that are none.

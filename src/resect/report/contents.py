@@ -124,7 +124,11 @@ class Contents:
         line = self.measured.line or "It is not recorded which judge scored the replies."
         origin = self.results.provenance
         parts = (
-            line, by_tasks(origin), searched_grid(origin), shared_passes(origin), self.harmless
+            line,
+            by_tasks(origin),
+            searched_grid(origin),
+            shared_passes(origin),
+            self.harmless,
         )
         return " ".join(filter(None, parts))
 
