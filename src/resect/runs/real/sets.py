@@ -67,6 +67,23 @@ class Size:
     fractions: int
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a model's own answers are had.
+
+    Attributes:
+        temperature: 0 takes the likeliest tokens; above 0 they are drawn, by a stream that is named
+            by the prompt.
+        opening: What opens a line that is no part of an answer any more, "" for nothing.
+    """
+
+    temperature: float = 0.0
+    opening: str = ""
+
+
+PLAIN = Manner()
+
+
 class _Sets(NamedTuple):
     """What is elicited: prompts by the name of their set."""
 
@@ -81,6 +98,8 @@ def make_sets(
     folder: Path,
     size: Size,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    manner: Manner = PLAIN,
 ) -> dict[str, Path]:
     """Return the file of each set; what was made before is not made again.
 
@@ -91,11 +110,14 @@ def make_sets(
         folder: Where they are; in it they get a folder that is named by model, size and templates.
         size: How much.
         on_progress: Called with prompts done and prompts in all, while answers are elicited.
+        manner: How answers are had.
 
     Raises:
         InputError: There are too few prompts, or the model gave too few answers.
     """
-    depends = [model, asdict(size), REFUSALS, SKIP, FEW]
+    depends: list[object] = [model, asdict(size), REFUSALS, SKIP, FEW]
+    # Answers that were collected before there were manners keep their folder.
+    depends += [] if manner == PLAIN else [asdict(manner)]
     folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
     names = ("harm", "benign", "few", "facts", "harmless", "prose")
     paths = {name: folder / f"{name}.jsonl" for name in names}
@@ -110,11 +132,12 @@ def make_sets(
             data=str(folder / "prompts.jsonl"),
             attack="none",
             judge="keyword",
+            temperature=manner.temperature,
             max_new_tokens=size.tokens,
             batch_size=BATCH,
         )
         collect(request, answers, on_progress)
-    rows = _long_enough(read_rows(answers), model)
+    rows = _long_enough(_ended(read_rows(answers), manner.opening), model)
     sets = {name: [row for row in rows if row["set"] == name] for name in _Sets._fields}
     sets["few"] = [row for row in sets["benign"] if row["split"] == "evaluation"][:FEW]
     sets["harmless"] = _harmless(sets["harm"])
@@ -148,6 +171,17 @@ def _asked(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str
             for place in places
         ]
     return rows
+
+
+def _ended(rows: Sequence[Mapping[str, object]], opening: str) -> list[dict[str, object]]:
+    """Return answers without what a base model goes on with: a text of its own."""
+    mark = f"\n{opening}"
+    return [
+        {**row, "completion": str(row["completion"]).partition(mark)[0].rstrip()}
+        if opening
+        else dict(row)
+        for row in rows
+    ]
 
 
 def _long_enough(rows: Sequence[Mapping[str, object]], model: str) -> list[dict[str, Any]]:
