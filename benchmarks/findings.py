@@ -2,10 +2,11 @@
 
     python benchmarks/findings.py RUN
     python benchmarks/findings.py RUN --page findings-real
+    python benchmarks/findings.py RUN --page findings-real --section gemma
 
-It writes docs/findings.json and the marked place in docs/findings.md, or those of another page. The
-JSON file holds the claims of the run and where they come from, so that a test can hold the page to
-it without the run.
+It writes docs/findings.json and the marked place in docs/findings.md, or those of another page; a
+section has a place and a file of its own. The JSON file holds the claims of the run and where they
+come from, so that a test can hold the page to it without the run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from resect.files.reading import read_json
 from resect.files.writing import write_json, write_text
@@ -24,12 +25,33 @@ from resect.report.words import SIGNS, interval
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
+SIZES = "sizes.json"
 PROVENANCE = ("command", "git_commit", "portable", "python", "resect_version", "seeds", "versions")
 Values = Mapping[str, Any]
 
 
-def kept(results: Values) -> dict[str, Any]:
-    """Return what the page needs of a run's results."""
+class Place(NamedTuple):
+    """Where a page of docs/ holds the numbers of a run, and the file beside it that does."""
+
+    page: str
+    section: str = ""
+
+    @property
+    def numbers(self) -> Path:
+        """The file with what the place was written from."""
+        return DOCS / f"{'-'.join(filter(None, self))}.json"
+
+    def filled(self, document: str, text: str) -> str:
+        """Return the page with another text in this place."""
+        begin, end = (
+            mark.replace("findings", f"findings {self.section}") if self.section else mark
+            for mark in (BEGIN, END)
+        )
+        return filled(document, text, f"{self.page}.md", begin, end)
+
+
+def kept(results: Values, sizes: Values | None = None) -> dict[str, Any]:
+    """Return what the page needs of a run's results, and of its sizes if it says them."""
     claims = [
         {
             "study": claim["study"],
@@ -52,13 +74,15 @@ def kept(results: Values) -> dict[str, Any]:
     origin = {name: results["provenance"][name] for name in PROVENANCE}
     # Where the run lay and how many processes it had changes no number.
     origin["command"] = re.sub(r" (-o|--output|--jobs) \S+", "", origin["command"])
-    return {"claims": claims, "provenance": origin} | ({"tables": tables} if tables else {})
+    beside = {"tables": tables, "sizes": sizes}
+    return {"claims": claims, "provenance": origin} | {k: v for k, v in beside.items() if v}
 
 
 def tables(values: Values) -> str:
-    """Return what stands in the marked place: the claims, then what cuts did to each set."""
+    """Return what stands in the marked place: sizes, claims, then what cuts did to each set."""
     beside = values.get("tables", {})
-    parts = [table(values)]
+    parts = [_sizes(values["sizes"])] if "sizes" in values else []
+    parts.append(table(values))
     if beside.get("rises"):
         parts += [
             "\n### Rise of the mean NLL of each set, nats a token\n\n",
@@ -70,6 +94,15 @@ def tables(values: Values) -> str:
             _shares(beside["shares"]),
         ]
     return "".join(parts)
+
+
+def _sizes(sizes: Values) -> str:
+    """Return how much the run measured, which the run after it need not do."""
+    return (
+        "This run: {asked} prompts asked of each set; draws of the calibration set: {seeds}, of "
+        "{scored} out of {pool} other prompts each; answers of up to {tokens} tokens; sizes of "
+        "cut: {fractions}.\n\n"
+    ).format(**sizes)
 
 
 def _rises(rows: Sequence[Values]) -> str:
@@ -130,11 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--page", default="findings", help="its name in docs/, without .md")
+    parser.add_argument("--section", default="", help="its section, if it has several")
     options = parser.parse_args(arguments)
-    values = kept(read_json(options.run / "results.json"))
+    place, sizes = Place(options.page, options.section), options.run / SIZES
+    values = kept(
+        read_json(options.run / "results.json"), read_json(sizes) if sizes.is_file() else None
+    )
     page = DOCS / f"{options.page}.md"
-    text = filled(page.read_text(encoding="utf-8"), tables(values), page.name, BEGIN, END)
-    write_json(DOCS / f"{options.page}.json", values)
+    text = place.filled(page.read_text(encoding="utf-8"), tables(values))
+    write_json(place.numbers, values)
     write_text(page, text)
 
 

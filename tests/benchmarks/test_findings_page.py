@@ -55,14 +55,20 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "left out" not in (tmp_path / "findings.json").read_text("utf-8")
 
 
-def test_the_page_of_the_real_model_is_that_of_its_run_or_says_that_there_is_none() -> None:
-    path = ROOT / "docs" / "findings-real.json"
+@pytest.mark.parametrize("section", ["", "gemma"])
+def test_the_page_of_real_models_is_that_of_its_runs_or_says_that_there_is_none(
+    section: str,
+) -> None:
+    place = findings.Place("findings-real", section)
     page = (ROOT / "docs" / "findings-real.md").read_text("utf-8")
     text = "No run is recorded yet.\n"
-    if path.exists():
-        text = findings.tables(json.loads(path.read_text("utf-8")))
-    assert findings.filled(page, text, "", findings.BEGIN, findings.END) == page
-    assert page.count(findings.BEGIN) == 1
+    if place.numbers.exists():
+        text = findings.tables(json.loads(place.numbers.read_text("utf-8")))
+    assert place.filled(page, text) == page
+    # A place of its own, and no text of another one.
+    assert place.filled(page, "vorp\n").count("vorp") == 1
+    # Sizes are those of the run that is shown, which the next one need not have.
+    assert not place.numbers.exists() or text.startswith("This run: ")
 
 
 def test_another_page_is_written_beside_its_own_numbers(
@@ -87,13 +93,26 @@ def test_another_page_is_written_beside_its_own_numbers(
         ],
     }
     (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
-    (tmp_path / "vorp.md").write_text(f"a\n{findings.BEGIN}\nold\n{findings.END}\nb\n", "utf-8")
+    places = [f"{findings.BEGIN}\nold\n{findings.END}\n"]
+    places.append(places[0].replace("findings", "findings dim"))
+    (tmp_path / "vorp.md").write_text("a\n" + "b\n".join(places) + "c\n", "utf-8")
     monkeypatch.setattr(findings, "DOCS", tmp_path)
     findings.main([str(tmp_path), "--page", "vorp"])
     text = (tmp_path / "vorp.md").read_text("utf-8")
-    assert "old" not in text
+    assert text.count("old") == 1
+    assert "This run" not in text
     assert "| cut | of all weights | generation | prose |" in text
     assert text.count("| target | 2e-06 | 0.50 [0.25, –] | 0.50 [0.25, –] |") == 1
     assert "| target | 2e-06 | prose | 0.10 [0.05, 0.20] |  |" in text
     assert "| x | 2e-06 | prose | 0.10 [0.05, 0.20] | 0.30 [-0.10, 0.40] |" in text
     assert (tmp_path / "vorp.json").is_file()
+    # The other section has a place and a file of its own, and says how much its run measured.
+    sizes = {"asked": 7, "pool": 9, "scored": 8, "tokens": 5, "seeds": 3, "fractions": 2}
+    (tmp_path / findings.SIZES).write_text(json.dumps(sizes), "utf-8")
+    findings.main([str(tmp_path), "--page", "vorp", "--section", "dim"])
+    whole = (tmp_path / "vorp.md").read_text("utf-8")
+    assert whole.startswith(text.partition("findings dim")[0])
+    assert "old" not in whole
+    assert "This run: 7 prompts asked of each set; draws of the calibration set: 3, of 8" in whole
+    values = json.loads((tmp_path / "vorp-dim.json").read_text("utf-8"))
+    assert values["sizes"] == sizes

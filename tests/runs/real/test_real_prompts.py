@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from invented_wheels import PROMPTS, files_of, prompts
+from invented_wheels import PROMPTS, TYPES, files_of, prompts
 from resect.errors import InputError
 from resect.runs.real.prompts import facts, first_sentences, harmful, prose, writing
 
@@ -23,7 +23,7 @@ def wheel(tmp_path: Path) -> Path:
 
 def test_prompts_are_those_of_the_files(wheel: Path) -> None:
     assert [prompt.text for prompt in harmful(wheel)] == prompts("spoil")
-    assert {prompt.category for prompt in harmful(wheel)} == {"Dim"}
+    assert {prompt.category for prompt in harmful(wheel)} == set(TYPES)
     # The request that is not English is left out,
     assert [prompt.text for prompt in writing(wheel)] == prompts("Write a long tale of")
     # and so is the question whose premise is false.

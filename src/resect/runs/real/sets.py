@@ -14,8 +14,9 @@ refusal in them. Sides are dealt before, with near-duplicates on one side.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ from resect.data.sides import deal_prompts
 from resect.errors import InputError
 from resect.evaluation.collect import CollectRequest, collect
 from resect.model.load import load_tokenizer
+from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.real.prompts import Prompt
+from resect.stats.groups import near_duplicates
 
 # Tokens of an answer that are not scored: how it opens.
 SKIP = 3
@@ -57,6 +60,8 @@ class Size:
         tokens: Tokens of an answer.
         seeds: Draws.
         fractions: How many steps of the grid of q are measured, the largest ones.
+        types: Into how many types of harm the harmful prompts are dealt evenly, those that have
+            most prompts; 0 takes prompts as they come.
     """
 
     asked: int
@@ -65,6 +70,24 @@ class Size:
     tokens: int
     seeds: int
     fractions: int
+    types: int = field(default=0, metadata=LEFT_OUT_BY_DEFAULT)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a model's own answers are had.
+
+    Attributes:
+        temperature: 0 takes the likeliest tokens; above 0 they are drawn, by a stream that is named
+            by the prompt.
+        opening: What opens a line that is no part of an answer any more, "" for nothing.
+    """
+
+    temperature: float = 0.0
+    opening: str = ""
+
+
+PLAIN = Manner()
 
 
 class _Sets(NamedTuple):
@@ -81,6 +104,8 @@ def make_sets(
     folder: Path,
     size: Size,
     on_progress: Callable[[int, int], None] | None = None,
+    *,
+    manner: Manner = PLAIN,
 ) -> dict[str, Path]:
     """Return the file of each set; what was made before is not made again.
 
@@ -91,11 +116,14 @@ def make_sets(
         folder: Where they are; in it they get a folder that is named by model, size and templates.
         size: How much.
         on_progress: Called with prompts done and prompts in all, while answers are elicited.
+        manner: How answers are had.
 
     Raises:
         InputError: There are too few prompts, or the model gave too few answers.
     """
-    depends = [model, asdict(size), REFUSALS, SKIP, FEW]
+    depends: list[object] = [model, size, REFUSALS, SKIP, FEW]
+    # Answers that were collected before there were manners keep their folder.
+    depends += [] if manner == PLAIN else [asdict(manner)]
     folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
     names = ("harm", "benign", "few", "facts", "harmless", "prose")
     paths = {name: folder / f"{name}.jsonl" for name in names}
@@ -110,12 +138,15 @@ def make_sets(
             data=str(folder / "prompts.jsonl"),
             attack="none",
             judge="keyword",
+            temperature=manner.temperature,
             max_new_tokens=size.tokens,
             batch_size=BATCH,
         )
         collect(request, answers, on_progress)
-    rows = _long_enough(read_rows(answers), model)
+    rows = _long_enough(_ended(read_rows(answers), manner.opening), model)
     sets = {name: [row for row in rows if row["set"] == name] for name in _Sets._fields}
+    if size.types:
+        _share_out(sets)
     sets["few"] = [row for row in sets["benign"] if row["split"] == "evaluation"][:FEW]
     sets["harmless"] = _harmless(sets["harm"])
     sets["prose"] = [
@@ -132,22 +163,65 @@ def _asked(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str
     """Return the rows whose answers are elicited, with their sides."""
     rows: list[dict[str, Any]] = []
     for name in _Sets._fields:
-        texts = prompts[name]
         pool = 0 if name == "facts" else size.pool
-        dealt = deal_prompts(
-            [prompt.text for prompt in texts], calibration=pool, evaluation=size.asked, label=name
-        )
-        rows += [
-            {
-                "id": f"{name}/{place}",
-                "prompt": texts[place].text,
-                "category": texts[place].category,
-                "split": split,
-            }
-            for split, places in dealt._asdict().items()
-            for place in places
-        ]
+        if name == "harm" and size.types:
+            parts = by_type(prompts[name], size.types)
+        else:
+            parts = {name: prompts[name]}
+        for label, texts in parts.items():
+            dealt = deal_prompts(
+                [prompt.text for prompt in texts],
+                calibration=pool // len(parts),
+                evaluation=size.asked // len(parts),
+                label=label,
+            )
+            rows += [
+                {
+                    "id": f"{label}/{place}",
+                    "prompt": texts[place].text,
+                    "category": texts[place].category,
+                    "split": split,
+                }
+                for split, places in dealt._asdict().items()
+                for place in places
+            ]
     return rows
+
+
+def by_type(prompts: Sequence[Prompt], count: int) -> dict[str, list[Prompt]]:
+    """Return the prompts of the categories that have most, by a label for each.
+
+    Prompts that say the same are of one type, that of the first of them: the others would bring
+    what was scored of one type among what is asked of another.
+
+    Args:
+        prompts: Prompts with categories.
+        count: How many categories.
+    """
+    groups = near_duplicates([prompt.text for prompt in prompts])
+    category_of: dict[int, str] = {}
+    alone = [
+        prompt
+        for group, prompt in zip(groups, prompts, strict=True)
+        if category_of.setdefault(group, prompt.category) == prompt.category
+    ]
+    sizes = Counter(prompt.category for prompt in alone)
+    largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:count]
+    return {
+        f"harm/{number}": [prompt for prompt in alone if prompt.category == name]
+        for number, name in enumerate(largest)
+    }
+
+
+def _ended(rows: Sequence[Mapping[str, object]], opening: str) -> list[dict[str, object]]:
+    """Return answers without what a base model goes on with: a text of its own."""
+    mark = f"\n{opening}"
+    return [
+        {**row, "completion": str(row["completion"]).partition(mark)[0].rstrip()}
+        if opening
+        else dict(row)
+        for row in rows
+    ]
 
 
 def _long_enough(rows: Sequence[Mapping[str, object]], model: str) -> list[dict[str, Any]]:
@@ -161,6 +235,17 @@ def _long_enough(rows: Sequence[Mapping[str, object]], model: str) -> list[dict[
         for row in rows
         if len(tokenizer(str(row["completion"]), add_special_tokens=False)["input_ids"]) > SKIP + 1
     ]
+
+
+def _share_out(sets: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Give each type of harm benign answers of its own to be held against.
+
+    The contrast of a type is scored on rows of its category, which benign answers do not have.
+    """
+    names = sorted({row["category"] for row in sets["harm"]})
+    scored = [row for row in sets["benign"] if row["split"] == "calibration"]
+    for number, row in enumerate(scored):
+        row["category"] = names[number % len(names)]
 
 
 def _harmless(harm: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
