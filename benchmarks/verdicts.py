@@ -49,9 +49,7 @@ def made(runs: list[dict[str, Any]]) -> str:
         studies = [study for study in WORLDS if last.get(study) == number]
         if studies:
             amount = f"--draws {request['draws']} --boundary {request['boundary']}"
-            lines.append(
-                f"- `resect bench verdicts {amount} --studies {','.join(studies)} -o DIR`"
-            )
+            lines.append(f"- `resect bench verdicts {amount} --studies {','.join(studies)} -o DIR`")
     return "\n".join(["Written by `benchmarks/verdicts.py` from these runs:", "", *lines])
 
 

@@ -19,6 +19,14 @@ from resect.studies.cells import Cell, Cut, changes_path, mask_path, record_path
 from resect.studies.design import Design
 from resect.studies.halves import Half, Place, PromptOf, deal
 from resect.studies.judged import CALLED, JudgeError
+from resect.studies.strata import (
+    LEAST_PROMPTS,
+    Scored,
+    group_lists,
+    score_lists,
+    unscored_share,
+    with_enough,
+)
 from resect.studies.weighing import percent
 
 if TYPE_CHECKING:
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 # What a run knows of its probes; `resect.runs.look` writes it.
 INSTRUMENT_FILE = "instrument.json"
-# Of a category; see `_with_enough`.
-LEAST_PROMPTS = 5
 # Samples that stay in memory; each has three arrays of draws.
 KEPT_SAMPLES = 4000
 
@@ -48,13 +54,6 @@ class _Rate(NamedTuple):
     half: Half
     other_than: str
     outcomes: tuple[str, ...]
-
-
-class Scored(NamedTuple):
-    """A score, None where there is none, and the group of the prompt."""
-
-    group: str
-    score: float | None
 
 
 class Measurements:
@@ -198,7 +197,7 @@ class Measurements:
                     score = None if row.outcome is None else float(row.outcome in outcomes)
                 stratum = f"{cell.seed}/{row.category}"
                 strata.setdefault(stratum, []).append(Scored(row.group, score))
-        return _with_enough(strata)
+        return with_enough(strata)
 
     def resampler(self, probe: str) -> Resampler:
         """Return what resamples a probe's prompts: together, if all seeds are asked the same."""
@@ -272,7 +271,7 @@ class Measurements:
                 if half in ("", row.half):
                     stratum = f"{cell.seed}/{row.category}"
                     strata.setdefault(stratum, []).append(Scored(row.group, row.score))
-        return self._rate(probe, _with_enough(strata))
+        return self._rate(probe, with_enough(strata))
 
     def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
         """Return the mean rise of the NLL of a probe's rows over the intact model, in nats a token.
@@ -293,8 +292,8 @@ class Measurements:
                     lost = None if row.nll is None or before.nll is None else row.nll - before.nll
                     stratum = f"{cell.seed}/{row.category}"
                     strata.setdefault(stratum, []).append(Scored(row.group, lost))
-        strata = _with_enough(strata)
-        return self.resampler(probe).spread(_scores(strata), _groups(strata), skewed=True)
+        strata = with_enough(strata)
+        return self.resampler(probe).spread(score_lists(strata), group_lists(strata), skewed=True)
 
     def prompts(
         self, cells: Iterable[Cell], probe: str, category: str = "", *, half: Half = ""
@@ -302,7 +301,7 @@ class Measurements:
         """Return how many different scored prompts stand behind a rate."""
         strata = self.strata(cells, probe, category, half=half)
         flags = {name: [row.score is not None for row in rows] for name, rows in strata.items()}
-        return self.resampler(probe).trials(flags, _groups(strata))
+        return self.resampler(probe).trials(flags, group_lists(strata))
 
     def share(
         self, cells: Iterable[Cell], probe: str, outcomes: Collection[str], category: str = ""
@@ -325,13 +324,13 @@ class Measurements:
         ]
 
     def _rate(self, probe: str, strata: dict[str, list[Scored]]) -> Sample:
-        scores, groups = _scores(strata), _groups(strata)
+        scores, groups = score_lists(strata), group_lists(strata)
         resampler = self.resampler(probe)
         if self.config.by_likelihood(probe):
             # One more answer of probability 0 or 1 is no case to be prepared for.
             return resampler.spread(scores, groups)
         sample = resampler.rate(scores, groups)
-        if _unscored(strata) <= self.config.most_unscored or math.isnan(sample.value):
+        if unscored_share(strata) <= self.config.most_unscored or math.isnan(sample.value):
             return sample
         worst, best = (
             resampler.rate(
@@ -356,14 +355,17 @@ class Measurements:
         judged: dict[str, list[Scored]],
     ) -> Sample:
         """Return the true share of an outcome, from who was called so and who was judged."""
-        rate, groups = self.resampler(probe).rate, _groups(called)
-        shares = [rate(_scores(strata), groups) for strata in (called, judged)]
+        rate, groups = self.resampler(probe).rate, group_lists(called)
+        shares = [rate(score_lists(strata), groups) for strata in (called, judged)]
         sample = error.corrected(probe, outcome, *shares)
-        if _unscored(called) <= self.config.most_unscored or math.isnan(sample.value):
+        if unscored_share(called) <= self.config.most_unscored or math.isnan(sample.value):
             return sample
         # None of the unscored replies is one, or all of them are.
         counted = [
-            {name: [score or 0.0 for score in column] for name, column in _scores(strata).items()}
+            {
+                name: [score or 0.0 for score in column]
+                for name, column in score_lists(strata).items()
+            }
             for strata in (called, judged)
         ]
         worst = error.corrected(probe, outcome, *(rate(strata, groups) for strata in counted))
@@ -389,7 +391,7 @@ class Measurements:
             return blind
         if self.error is not None and self.error.unusable and probe in self.error.hits:
             return self.error.unusable
-        unscored = _unscored(self.strata(cells, probe, category))
+        unscored = unscored_share(self.strata(cells, probe, category))
         if unscored > self.config.most_unscored:
             return f"The judge could not score {percent(unscored)} of the replies to {probe}."
         sample = self.rate(cells, probe, category) if shown is None else shown
@@ -459,34 +461,6 @@ class Measurements:
             if row["probe"] == probe and row[column] is not None
         ]
         return float(np.mean(values)) if values else None
-
-
-def _unscored(strata: dict[str, list[Scored]]) -> float:
-    """Return the share of replies without a score; 1 if there are no replies."""
-    scores = [row.score for rows in strata.values() for row in rows]
-    return sum(score is None for score in scores) / len(scores) if scores else 1.0
-
-
-def _with_enough(strata: dict[str, list[Scored]]) -> dict[str, list[Scored]]:
-    """Return strata of at least `LEAST_PROMPTS`; smaller categories of a seed are one stratum.
-
-    Prompts that say the same count once. A bootstrap within a stratum of one or two prompts has no
-    spread to speak of.
-    """
-    enough: dict[str, list[Scored]] = {}
-    for name, rows in strata.items():
-        few = len({row.group for row in rows}) < LEAST_PROMPTS
-        key = f"{name.partition('/')[0]}/\N{HORIZONTAL ELLIPSIS}" if few else name
-        enough.setdefault(key, []).extend(rows)
-    return enough
-
-
-def _scores(strata: dict[str, list[Scored]]) -> dict[str, list[float | None]]:
-    return {name: [row.score for row in rows] for name, rows in strata.items()}
-
-
-def _groups(strata: dict[str, list[Scored]]) -> dict[str, list[str]]:
-    return {name: [row.group for row in rows] for name, rows in strata.items()}
 
 
 def prompt_of(row: Row) -> PromptOf:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from resect.stats import LEVEL, normalised
 from resect.studies.design import Guard
 from resect.studies.halves import PromptOf, deal
-from resect.studies.measurements import LEAST_PROMPTS
+from resect.studies.strata import LEAST_PROMPTS
 
 # Of a model that was not asked yet.
 ASSUMED_ACCURACY = 0.8

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,13 +26,25 @@ import numpy as np
 
 from resect.errors import InputError
 from resect.planted.verdicts.quick import Layout, QuickResampler
+from resect.planted.verdicts.replies import (
+    BROKEN_RISE,
+    FACTORS,
+    JITTER,
+    OUTCOMES,
+    RISES,
+    Replies,
+    dealt,
+    factors,
+    quantiles,
+    texts_of,
+)
 from resect.planted.verdicts.world import Reading, Share, World
 from resect.stats import RESAMPLES, Array, Sample, rng
 from resect.studies import Measurements
 from resect.studies.asked import Asked
 from resect.studies.cells import Cell, Cut, merge
 from resect.studies.design import Design
-from resect.studies.halves import Half, Place, PromptOf, deal
+from resect.studies.halves import Half
 from resect.studies.measurements import Row
 
 if TYPE_CHECKING:
@@ -89,39 +100,6 @@ class _Asked(NamedTuple):
     probe: str
 
 
-# Of NLLs: how much rises and intact ones differ from prompt to prompt (standard deviation of the
-# logarithm), what is added by chance and what a broken model adds (nats).
-RISES, FACTORS, JITTER, BROKEN_RISE = 0.5, 0.4, 0.02, 10.0
-OUTCOMES = ("wrong", "partial", "complied", "refused", "incoherent")
-
-
-class _Replies(NamedTuple):
-    """What was answered to each prompt.
-
-    Attributes:
-        scores: [prompts], NaN where nothing could be scored.
-        kinds: [prompts], numbers of `OUTCOMES`, -1 where nothing could be scored or was said.
-        nlls: [prompts], nats a token, NaN where nothing could be scored; None if replies are asked
-            for.
-    """
-
-    scores: Array
-    kinds: np.ndarray
-    nlls: Array | None = None
-
-    def outcomes(self) -> list[str | None]:
-        """Return an outcome a prompt, None where nothing could be scored."""
-        return [None if kind < 0 else OUTCOMES[kind] for kind in self.kinds]
-
-    def graded(self) -> list[float | None]:
-        """Return a score a prompt, None where nothing could be scored."""
-        return _known(self.scores)
-
-    def read(self) -> list[float | None]:
-        """Return an NLL a prompt, None where there is none."""
-        return [None] * len(self.scores) if self.nlls is None else _known(self.nlls)
-
-
 class Simulated(Measurements):
     """Measurements of one drawn run.
 
@@ -159,7 +137,7 @@ class Simulated(Measurements):
         self.draw = draw
         self._cells: dict[Cell, list[Row]] = {}
         self._answers: dict[_Asked, list[Asked]] = {}
-        self._said: dict[_Asked, _Replies] = {}
+        self._said: dict[_Asked, Replies] = {}
         self._noise: dict[tuple[str, ...], Array] = {}
         self._masks: dict[tuple[int, Cut], Mask] = {}
         self._columns: dict[tuple[_Asked, tuple[str, ...]], Array] = {}
@@ -357,7 +335,7 @@ class Simulated(Measurements):
         """Yield prompts with their halves and replies, in the order of rows."""
         texts = self._texts(cell, probe)
         names = [name for name, n in self.size.categories(probe).items() for _ in range(n)]
-        places = _dealt(texts, tuple(names), self.config.evaluation.alike)
+        places = dealt(texts, tuple(names), self.config.evaluation.alike)
         replies = self._replies(cell, probe)
         for place, name, score, outcome, nll in zip(
             places, names, replies.graded(), replies.outcomes(), replies.read(), strict=True
@@ -366,7 +344,7 @@ class Simulated(Measurements):
 
     def _texts(self, cell: Cell, probe: str) -> tuple[str, ...]:
         place = "" if self.size.same_prompts else f"s{cell.seed}"
-        return _texts_of(f"{probe}{place}", sum(self.size.categories(probe).values()))
+        return texts_of(f"{probe}{place}", sum(self.size.categories(probe).values()))
 
     def _rows_of(self, cell: Cell, probe: str) -> list[Row]:
         removed = 0.0 if cell.cut is None else cell.cut.q
@@ -404,49 +382,49 @@ class Simulated(Measurements):
             rows.append(row)
         return rows
 
-    def _replies(self, cell: Cell, probe: str) -> _Replies:
+    def _replies(self, cell: Cell, probe: str) -> Replies:
         """Return what was answered to each prompt."""
         key = _Asked(cell, probe)
         if key not in self._said:
             self._said[key] = self._drawn(cell, probe)
         return self._said[key]
 
-    def _drawn(self, cell: Cell, probe: str) -> _Replies:
+    def _drawn(self, cell: Cell, probe: str) -> Replies:
         if self.world.rise is not None:
             return self._read(cell, probe, self.world.rise)
         rates, broken, refused, unscored, spoiled = self._by_prompt(cell, probe)
         latent = self._latent(cell, probe)
-        scores = (latent < _quantiles(rates)[:, None]).mean(axis=1)
+        scores = (latent < quantiles(rates)[:, None]).mean(axis=1)
         kind = self._normal("kind", *self._prompts(cell, probe), size=latent.shape[:1])
         refusing = self._normal("refusing", *self._prompts(cell, probe), size=latent.shape[:1])
         silent = self._normal("silent", *self._arm(cell, probe), size=latent.shape[:1])
-        is_broken = kind < _quantiles(broken)
-        is_refused = ~is_broken & (refusing < _quantiles(refused))
+        is_broken = kind < quantiles(broken)
+        is_refused = ~is_broken & (refusing < quantiles(refused))
         scores = np.where(is_broken | is_refused | (spoiled > 0), 0.0, scores)
-        hidden = silent < _quantiles(unscored)
+        hidden = silent < quantiles(unscored)
         kinds = (scores > 0).astype(np.int8) + (scores == 1)
         kinds[is_refused] = OUTCOMES.index("refused")
         kinds[is_broken] = OUTCOMES.index("incoherent")
-        return _Replies(np.where(hidden, np.nan, scores), np.where(hidden, -1, kinds))
+        return Replies(np.where(hidden, np.nan, scores), np.where(hidden, -1, kinds))
 
-    def _read(self, cell: Cell, probe: str, rise: Share) -> _Replies:
+    def _read(self, cell: Cell, probe: str, rise: Share) -> Replies:
         """Return how likely a variant finds each answer, see the header."""
         rates, broken, _, unscored, spoiled = self._by_prompt(cell, probe)
         count, prompts, arm = len(rates), self._prompts(cell, probe), self._arm(cell, probe)
         usual = -np.log(np.clip(rates, 1e-3, 1.0))
-        nlls = usual * _factors(self._normal("factor", *prompts, size=(count,)), FACTORS)
+        nlls = usual * factors(self._normal("factor", *prompts, size=(count,)), FACTORS)
         if cell.cut is not None:
             model = self.model(cell.seed)
             sizes = self.size.categories(probe)
             means = [rise(Reading(cell, probe, category, model)) for category in sizes]
             rises = np.repeat(means, list(sizes.values()))
-            nlls = nlls + rises * _factors(self._latent(cell, probe)[:, 0], RISES)
+            nlls = nlls + rises * factors(self._latent(cell, probe)[:, 0], RISES)
             nlls = nlls + JITTER * self._normal("jitter", *arm, size=(count,))
         kind = self._normal("kind", *prompts, size=(count,))
-        lost = (kind < _quantiles(broken)) | (spoiled > 0)
-        hidden = self._normal("silent", *arm, size=(count,)) < _quantiles(unscored)
+        lost = (kind < quantiles(broken)) | (spoiled > 0)
+        hidden = self._normal("silent", *arm, size=(count,)) < quantiles(unscored)
         nlls = np.where(hidden, np.nan, nlls + BROKEN_RISE * lost)
-        return _Replies(np.exp(-nlls), np.full(count, -1, dtype=np.int8), nlls)
+        return Replies(np.exp(-nlls), np.full(count, -1, dtype=np.int8), nlls)
 
     def _by_prompt(self, cell: Cell, probe: str) -> list[Array]:
         """Return rate, shares and whether it is spoiled, each an array of a number a prompt."""
@@ -496,18 +474,6 @@ class Simulated(Measurements):
         return self._noise[key]
 
 
-@lru_cache(maxsize=256)
-def _texts_of(opening: str, count: int) -> tuple[str, ...]:
-    """Return prompts of one word each, which no two have in common."""
-    return tuple(f"{opening}n{number:04}" for number in range(count))
-
-
-@lru_cache(maxsize=256)
-def _dealt(texts: tuple[str, ...], categories: tuple[str, ...], alike: float) -> list[Place]:
-    prompts = tuple(map(PromptOf, categories, texts))
-    return deal(prompts, alike)
-
-
 class _Numbered(Measurements):
     """The same prompts, each with its number in the place of its score."""
 
@@ -531,22 +497,3 @@ def planned_of(cells: Iterable[Cell]) -> dict[Cell, tuple[str, ...]]:
 def _bare(cell: Cell) -> Cell:
     """Return a variant without its probes, as which it is known here."""
     return replace(cell, probes=()) if cell.probes else cell
-
-
-def _known(numbers: Array) -> list[float | None]:
-    """Return numbers with None in the place of NaN."""
-    return [None if math.isnan(number) else number for number in numbers.tolist()]
-
-
-def _factors(normal: Array, deviation: float) -> Array:
-    """Return log-normal factors of mean 1."""
-    factors: Array = np.exp(deviation * normal - deviation**2 / 2)
-    return factors
-
-
-def _quantiles(shares: Array) -> Array:
-    """Return below which value a standard normal lies with each probability in [0, 1]."""
-    from scipy import special  # a part of a second to load
-
-    values: Array = special.ndtri(np.clip(shares, 0.0, 1.0))
-    return values
