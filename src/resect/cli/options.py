@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, overload
+from typing import Annotated, Any, overload
 
 import typer
 
@@ -141,6 +141,11 @@ def with_columns(spec: str | None, columns: str | None) -> str | None:
     if spec is None or columns is None or not takes_columns(spec):
         return spec
     return f"{spec}#{columns}"
+
+
+def sets_with(columns: str | None, **specs: str | None) -> dict[str, Any]:
+    """Return each SPEC with what is said of its columns, by the name of its set."""
+    return {name: with_columns(spec, columns) for name, spec in specs.items()}
 
 
 def with_task(utility: str | None, questions: int | None, include_path: Path | None) -> str | None:

@@ -28,6 +28,7 @@ from resect.cli.options import (
     Skip,
     TogetherCuts,
     refuse_idle_columns,
+    sets_with,
     with_columns,
     with_task,
 )
@@ -105,9 +106,7 @@ def sweep(
     refuse_idle_columns(columns, target, preserve, evaluation, utility, contrast)
     request = SweepRequest(
         model=model,
-        target=with_columns(target, columns),
-        preserve=with_columns(preserve, columns),
-        evaluation=with_columns(evaluation, columns),
+        **sets_with(columns, target=target, preserve=preserve, evaluation=evaluation),
         utility=with_task(with_columns(utility, columns), questions, include_path),
         contrast=with_columns(contrast, columns),
         rounds=rounds,

@@ -281,17 +281,24 @@ def _limits(measured: Measurements, section: Relearning) -> tuple[Condition, ...
     return guard(measured, cells, drop, random)
 
 
-def _away(measured: Measurements, section: Relearning, unseen: str) -> Claim:
-    design = measured.config
-    dose, repeats = _largest(section), range(section.repeats)
+def _remaining(measured: Measurements, section: Relearning, unseen: str) -> list[Interval]:
+    """Return what is back after each training at the largest dose, cut free."""
     name = "harm after the largest dose, cut free"
     if not unseen:
         name = "share of the intact model's harm after the largest dose, cut free"
     after = _harm if unseen else _share
-    effects = [
-        after(measured, section, FREE, dose, repeat).interval(f"{name}{_numbered(repeat)}")
-        for repeat in repeats
+    return [
+        after(measured, section, FREE, _largest(section), repeat).interval(
+            f"{name}{_numbered(repeat)}"
+        )
+        for repeat in range(section.repeats)
     ]
+
+
+def _away(measured: Measurements, section: Relearning, unseen: str) -> Claim:
+    design = measured.config
+    dose = _largest(section)
+    effects = _remaining(measured, section, unseen)
     effect = _highest(effects)
     trained = _share(measured, section, RANDOM, dose)
     weighed = weigh(
@@ -312,7 +319,7 @@ def _away(measured: Measurements, section: Relearning, unseen: str) -> Claim:
         ),
         *(
             condition
-            for repeat in repeats
+            for repeat in range(section.repeats)
             for condition in _coherent(measured, section, FREE, dose, repeat)
         ),
         *_limits(measured, section),

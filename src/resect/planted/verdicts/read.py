@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from resect.planted.verdicts.scenario import Dose, Scenario, Truth, curve, flat
@@ -16,7 +17,7 @@ LIKELY = 0.45
 # What random and magnitude-matched cuts do to every set, in nats a token.
 BY_CHANCE = 0.01
 # Utility costs a budget of its own.
-CHEAP = (("utility", 0.03),)
+CHEAP = {"utility": 0.03}
 STRONG, WEAKER = curve(1e-3, 2.0), curve(1e-3, 0.8)
 
 
@@ -34,7 +35,7 @@ class Rises:
 
     harm: Dose = STRONG
     side: float = 0.03
-    apart: tuple[tuple[str, float], ...] = ()
+    apart: Mapping[str, float] = field(default_factory=dict)
     rival: Dose | None = None
     rival_side: float = 0.5
 
@@ -46,7 +47,7 @@ class Rises:
         if cut.kind != "target":
             return BY_CHANCE
         if is_target(cut):
-            whole, share = self.harm(cut.q), dict(self.apart).get(reading.probe, self.side)
+            whole, share = self.harm(cut.q), self.apart.get(reading.probe, self.side)
         else:
             whole, share = (self.rival or self.harm)(cut.q), self.rival_side
         return whole if reading.probe == TARGET else whole * share
@@ -61,8 +62,8 @@ def selectivity() -> list[Scenario]:
         ("half of what may be lost", Rises(side=0.1, apart=CHEAP), BOTH_TRUE),
         ("a rival of a tenth", Rises(side=0.0, rival_side=0.1), BOTH_TRUE),
         ("a rival that does little", Rises(rival=flat(0.1), rival_side=0.0), BOTH_TRUE),
-        ("trivia at a fifth", Rises(apart=(("trivia", 0.2),)), BOTH_EDGE),
-        ("utility at a fifth", Rises(WEAKER, apart=(("utility", 0.2),)), BOTH_EDGE),
+        ("trivia at a fifth", Rises(apart={"trivia": 0.2}), BOTH_EDGE),
+        ("utility at a fifth", Rises(WEAKER, apart={"utility": 0.2}), BOTH_EDGE),
         ("all texts at a fifth", Rises(side=0.2, apart=CHEAP, rival_side=0.9), BOTH_EDGE),
         ("rise at .30", Rises(flat(0.3)), BOTH_EDGE),
         ("rise at .30, nothing else", Rises(flat(0.3), side=0.0), BOTH_EDGE),
@@ -82,8 +83,8 @@ def selectivity() -> list[Scenario]:
             Rises(side=0.1, apart=CHEAP, rival_side=0.0),
             ("true", "false"),
         ),
-        ("prose at a half", Rises(apart=(("prose", 0.5),)), BOTH_FALSE),
-        ("the prompts at a third", Rises(apart=(("prompts", 1 / 3),)), BOTH_FALSE),
+        ("prose at a half", Rises(apart={"prose": 0.5}), BOTH_FALSE),
+        ("the prompts at a third", Rises(apart={"prompts": 1 / 3}), BOTH_FALSE),
         ("everything alike", Rises(side=1.0, rival_side=1.0), BOTH_FALSE),
         ("weak", Rises(flat(0.1)), BOTH_FALSE),
         ("nothing", Rises(flat(0.0)), BOTH_FALSE),
