@@ -49,7 +49,8 @@ class GenerationSettings:
 
     Attributes:
         max_new_tokens: Tokens after which a reply is cut off.
-        batch_size: Prompts decoded together; changes speed, not replies.
+        batch_size: Prompts that go through the model together; changes speed, not replies. Behind
+            their prompts more rows may be decoded side by side (`resect.evaluation.replies`).
         temperature: 0 decodes greedily; above 0 samples from the whole softmax of logits / T.
         samples: Replies to each prompt; more than one only when sampling.
         seed: Seed of the streams.
