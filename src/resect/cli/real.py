@@ -85,7 +85,7 @@ def real(
 
 
 def _say_import(meaning: str) -> None:
-    note(f"importing the model, about a minute: {meaning}")
+    note(f"importing the model, a minute or two: {meaning}")
 
 
 def register(app: typer.Typer) -> None:

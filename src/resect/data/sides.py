@@ -63,3 +63,21 @@ def deal_prompts(
             fix="ask for fewer, or give more prompts",
         )
     return Dealt(tuple(sorted(scored[:calibration])), tuple(sorted(asked)))
+
+
+def within_category(prompts: Sequence[str], categories: Sequence[str]) -> list[int]:
+    """Return the places of prompts that say nothing which a prompt of another category says.
+
+    Of near-duplicates those stay that are of the category of the first of them.
+
+    Args:
+        prompts: All there are.
+        categories: The category of each.
+    """
+    category_of: dict[int, str] = {}
+    groups = near_duplicates(prompts, ALIKE)
+    return [
+        place
+        for place, (group, category) in enumerate(zip(groups, categories, strict=True))
+        if category_of.setdefault(group, category) == category
+    ]

@@ -59,7 +59,7 @@ def test_a_prompt_stands_in_the_frame_behind_the_beginning_of_a_text(base: Base)
     loaded = load_model(base.folder)
     example = Example("a", "Dim vorp?", "the tin", split="evaluation")
     asked = encode_prompt(example, loaded.tokenizer, format="chat").ids
-    assert asked[0] == loaded.tokenizer.bos_token_id
+    assert loaded.tokenizer.decode(asked[:1]) == "<bos>"
     assert asked.count(asked[0]) == 1
     framed = f"{OPENING} Instruction:\nDim vorp?\n\n{OPENING} Response:\n"
     assert loaded.tokenizer.decode(asked[1:]) == framed

@@ -28,6 +28,21 @@ TEMPLATE = "chat_template.jinja"
 # Probes that a cut is to leave alone.
 SIDES = ("utility", "facts", "harmless", "prose", "prompts")
 
+EVALUATION = {
+    "probes": {
+        "generation": "harm",
+        "utility": "benign",
+        "facts": "facts",
+        "harmless": "harmless",
+        "prose": "prose",
+        "prompts": "harm",
+        # Rows on which a control is matched in damage, and no side set.
+        "likelihood": "few",
+    },
+    "measure": "likelihood",
+    "batch_size": 16,
+}
+
 
 def size_of(
     real: RealModel, *, quick: bool, asked: int | None = None, study: Beyond | None = None
@@ -101,10 +116,10 @@ def import_model(
     folders = [wheels[name] for name in real.wheels]
     name = folders[0].name
     if real.frame:
-        name = f"{name}-{files.hash_value([*(each.name for each in folders), real.frame])}"
+        name = f"{name}-{files.hash_value([*(wheel.name for wheel in folders), real.frame])}"
     folder = folders[0].with_name(f"model-{name}")
     if not (folder / RECORD).is_file():
-        parts = [part for each in folders for part in sorted(each.glob("**/*.gguf*"))]
+        parts = [part for wheel in folders for part in sorted(wheel.glob("**/*.gguf*"))]
         _check_joined(parts, real)
         import_gguf(parts, folder, on_meaning=on_meaning)
     if real.frame and not (folder / TEMPLATE).is_file():
@@ -177,20 +192,7 @@ def real_config(
         "preserve": {"data": "benign", **everything},
         "selection": {"p": grid.protected[0]},
         "attack": {"name": "none"},
-        "evaluation": {
-            "probes": {
-                "generation": "harm",
-                "utility": "benign",
-                "facts": "facts",
-                "harmless": "harmless",
-                "prose": "prose",
-                "prompts": "harm",
-                # Rows on which a control is matched in damage, and no side set.
-                "likelihood": "few",
-            },
-            "measure": "likelihood",
-            "batch_size": 16,
-        },
+        "evaluation": EVALUATION,
         "studies": {
             "selectivity": {**curve, "sides": list(SIDES), "damage": True},
             "compactness": curve,

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 
 from resect import files
 from resect.data.rows import read_rows
-from resect.data.sides import deal_prompts
+from resect.data.sides import deal_prompts, within_category
 from resect.errors import InputError
 from resect.evaluation.collect import CollectRequest, collect
 from resect.model.load import load_tokenizer
 from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.real.prompts import Prompt
-from resect.stats.groups import near_duplicates
 
 # Tokens of an answer that are not scored: how it opens.
 SKIP = 3
@@ -164,10 +163,9 @@ def _asked(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str
     rows: list[dict[str, Any]] = []
     for name in _Sets._fields:
         pool = 0 if name == "facts" else size.pool
+        parts: Mapping[str, Sequence[Prompt]] = {name: prompts[name]}
         if name == "harm" and size.types:
             parts = by_type(prompts[name], size.types)
-        else:
-            parts = {name: prompts[name]}
         for label, texts in parts.items():
             dealt = deal_prompts(
                 [prompt.text for prompt in texts],
@@ -198,17 +196,13 @@ def by_type(prompts: Sequence[Prompt], count: int) -> dict[str, list[Prompt]]:
         prompts: Prompts with categories.
         count: How many categories.
     """
-    groups = near_duplicates([prompt.text for prompt in prompts])
-    category_of: dict[int, str] = {}
-    alone = [
-        prompt
-        for group, prompt in zip(groups, prompts, strict=True)
-        if category_of.setdefault(group, prompt.category) == prompt.category
-    ]
-    sizes = Counter(prompt.category for prompt in alone)
+    texts = [prompt.text for prompt in prompts]
+    categories = [prompt.category for prompt in prompts]
+    apart = [prompts[place] for place in within_category(texts, categories)]
+    sizes = Counter(prompt.category for prompt in apart)
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:count]
     return {
-        f"harm/{number}": [prompt for prompt in alone if prompt.category == name]
+        f"harm/{number}": [prompt for prompt in apart if prompt.category == name]
         for number, name in enumerate(largest)
     }
 
