@@ -12,7 +12,7 @@ import torch
 from invented_run import Invented, invented_config
 from resect.records import Claim, Interval, Requirement, VerdictWord
 from resect.stats import Sample
-from resect.studies import measurements
+from resect.studies import strata as of_seeds
 from resect.studies.cells import Cell, Cut, Tuning, merge
 from resect.studies.choice import choose
 from resect.studies.compression import needed
@@ -118,16 +118,16 @@ def test_an_interval_over_models_asks_no_single_model() -> None:
 
 
 def test_categories_of_few_prompts_are_resampled_together() -> None:
-    scored = measurements.Scored
+    scored = of_seeds.Scored
     strata = {"0/large": [scored(f"large {number}", 1.0) for number in range(6)]}
     for name in "abcde":
         strata |= {f"0/{name}": [scored(name, 1.0)], f"1/{name}": [scored(name, 0.0)]}
-    found = measurements._with_enough(strata)
+    found = of_seeds.with_enough(strata)
     assert [len(scores) for scores in found.values()] == [6, 5, 5]
     assert {name.partition("/")[0] for name in found} == {"0", "1"}
     # Six copies of one prompt are one prompt.
     strata["0/large"] = [scored("large", 1.0)] * 6
-    assert [len(scores) for scores in measurements._with_enough(strata).values()] == [11, 5]
+    assert [len(scores) for scores in of_seeds.with_enough(strata).values()] == [11, 5]
 
 
 def test_fraction_needed_follows_the_line_over_the_logarithm() -> None:
