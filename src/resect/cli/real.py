@@ -16,6 +16,14 @@ Model = Literal["smollm2", "gemma"]
 Study = Literal["transfer", "frontier", "relearning"]
 
 
+AskedPrompts = Annotated[
+    int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
+]
+AnotherStudy = Annotated[
+    Study | None, typer.Option(help="Run this one in the place of selectivity and compactness.")
+]
+
+
 def real(
     output: Annotated[
         Path | None,
@@ -26,13 +34,8 @@ def real(
     quick: Annotated[
         bool, typer.Option("--quick", help="One draw, few prompts, short answers.")
     ] = False,
-    prompts: Annotated[
-        int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
-    ] = None,
-    study: Annotated[
-        Study | None,
-        typer.Option(help="Run this one in the place of selectivity and compactness."),
-    ] = None,
+    prompts: AskedPrompts = None,
+    study: AnotherStudy = None,
     jobs: Jobs = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what was fetched and made from it; no run.")
