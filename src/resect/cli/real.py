@@ -15,7 +15,10 @@ from resect.cli.show import measuring, note, progress, say, show_verdicts
 Model = Literal["smollm2", "gemma"]
 Study = Literal["transfer", "frontier", "relearning"]
 
-
+RealFolder = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", help="Folder of the run; else resect-real, -gemma, …"),
+]
 AskedPrompts = Annotated[
     int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
 ]
@@ -25,10 +28,7 @@ AnotherStudy = Annotated[
 
 
 def real(
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Folder of the run; else resect-real, -gemma, …"),
-    ] = None,
+    output: RealFolder = None,
     *,
     model: Annotated[Model, typer.Option(help="Which model.")] = "smollm2",
     quick: Annotated[
