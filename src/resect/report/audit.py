@@ -31,8 +31,8 @@ ERRORS = (
     "How often this word is wrong is known for a model of a million weights alone: of 40 "
     "fine-tunes without a harmful document 6 [7 %, 29 %] were called touched or reactivated, of 50 "
     "with some 2 [1 %, 13 %] untouched (by a rule that flags no less than this one, which may miss "
-    "more), and of 15 copies that nobody trained 0 [0 %, 20 %] touched. For other models nobody has "
-    "measured it."
+    "more), and of 15 copies that nobody trained 0 [0 %, 20 %] touched. For other models nobody "
+    "has measured it."
 )
 
 
