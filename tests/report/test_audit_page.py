@@ -10,7 +10,7 @@ import pytest
 
 from browser import BROWSER, NONE, browser
 from resect.errors import InputError
-from resect.report.audit import build_audit_report
+from resect.report.audit import ERRORS, build_audit_report
 from resect.report.page import hash_source
 
 
@@ -57,6 +57,23 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "audit.json").write_text(json.dumps(content), encoding="utf-8")
     return folder
+
+
+def test_the_page_says_how_often_the_word_is_wrong(tmp_path: Path) -> None:
+    text = build_audit_report(write(tmp_path / "audit", audit())).read_text(encoding="utf-8")
+    assert ERRORS in text
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
+    plain = " ".join(page.split())
+    for measured, said in (
+        (
+            "| no harmful document, touched or reactivated | 6 of 40 [7 %, 29 %] |",
+            "of 40 fine-tunes without a harmful document 6 [7 %, 29 %] were called touched or",
+        ),
+        ("| harmful documents, untouched | 2 of 50 [1 %, 13 %] |", "of 50 with some 2 [1 %, 13 %]"),
+        ("0 of 15 [0 %, 20 %] touched", "of 15 copies that nobody trained 0 [0 %, 20 %] touched"),
+    ):
+        assert measured in plain
+        assert said in ERRORS
 
 
 def test_the_page_names_the_judge(tmp_path: Path) -> None:

@@ -26,6 +26,16 @@ SIGNS: dict[Word, Sign] = {
 }
 
 
+# How often the word is wrong, as docs/audit.md has it; the rule that was measured flags no less.
+ERRORS = (
+    "How often this word is wrong is known for a model of a million weights alone: of 40 "
+    "fine-tunes without a harmful document 6 [7 %, 29 %] were called touched or reactivated, of 50 "
+    "with some 2 [1 %, 13 %] untouched (by a rule that flags no less than this one, which may miss "
+    "more), and of 15 copies that nobody trained 0 [0 %, 20 %] touched. For other models nobody "
+    "has measured it."
+)
+
+
 # What the page reads of `audit.json`; `resect.audit` says what the fields mean.
 
 
@@ -161,6 +171,7 @@ def build_audit_report(folder: str | Path) -> Path:
         "audit.html",
         audit=told,
         sign=SIGNS[audit.verdict.word],
+        errors=ERRORS,
         behaviour=_behaviour(audit.measured, audit.facts.request.judge),
         parts=_parts(audit.effects, audit.names),
         matched=_matched(audit.effects),
