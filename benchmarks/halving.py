@@ -46,7 +46,6 @@ from resect.stats import Resampler, Sample, rng, wilson
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import choose
-from resect.studies.design import Design
 from resect.studies.halves import Half
 from resect.studies.halving import HARM, Searched, answer
 
@@ -57,13 +56,9 @@ SIZE = Size(models=2, prompts=250, tasks=670)
 # A world that is false of three models or more.
 OF_THREE = "one model of three shows it"
 SEARCHES = ("full", "halving")
-# What is run: the studies whose cells a run shares.
-RUNS = {
-    "frontier": ("frontier",),
-    "compactness": ("compactness",),
-    "specificity": ("specificity",),
-    "compactness + specificity": ("compactness", "specificity"),
-}
+# `resect sweep` and `resect run` by replies are a frontier. With compactness in its run specificity
+# has the same grid, and one more control is asked.
+SEARCHED = ("frontier", "compactness", "specificity")
 
 
 class _Part(NamedTuple):
@@ -166,7 +161,7 @@ class Outcome(NamedTuple):
     """What one run shows.
 
     Attributes:
-        run: Which studies it has, a key of `RUNS`.
+        study: Its study.
         label: Name of its draws.
         draw: Its number.
         amounts: Questions that were asked and those of the grid: of harm, of utility, of both.
@@ -174,7 +169,7 @@ class Outcome(NamedTuple):
         verdicts: The claims of its world.
     """
 
-    run: str
+    study: str
     label: str
     draw: int
     amounts: dict[str, list[int]]
@@ -188,22 +183,18 @@ def resamplers() -> dict[str, QuickResampler]:
     return {}
 
 
-def outcome_of(run: str, scenario: Scenario, draw: int) -> Outcome:
+def outcome_of(scenario: Scenario, draw: int) -> Outcome:
     """Return what a run shows, asked in full and searched.
 
     Args:
-        run: Which studies it has; its questions are those of all of them.
-        scenario: The world, of one of these studies, whose claims are weighed.
+        scenario: The world.
         draw: Number of the run.
     """
-    studies = RUNS[run]
     study, section = STUDIES[scenario.study], section_of(scenario.study)
     with tempfile.TemporaryDirectory() as folder:
         write_sets(scenario.size, Path(folder))
         design = design_of(scenario.size, Path(folder))
-        planned = planned_of(
-            cell for name in studies for cell in STUDIES[name].plan(design, section_of(name))
-        )
+        planned = planned_of(study.plan(design, section))
         measured = Halved(
             design,
             scenario.world,
@@ -213,8 +204,8 @@ def outcome_of(run: str, scenario: Scenario, draw: int) -> Outcome:
             draw=draw,
         )
         measured.with_resamplers(resamplers())
-
-        choices = [choice for name in studies for choice in choices_of(name, design)]
+        assert study.searched is not None
+        choices = study.searched(design, section)
         full = study.summarise(measured, section).claims
         before = _chosen(measured, choices)
         measured.parts = set()
@@ -234,13 +225,8 @@ def outcome_of(run: str, scenario: Scenario, draw: int) -> Outcome:
         for claim, searched, stated in zip(full, halving, positions(study, full), strict=True)
     ]
     cuts = Counter(map(_lies, after, before))
-    return Outcome(run, scenario.label, draw, _amounts(measured, planned), cuts, verdicts)
-
-
-def choices_of(name: str, design: Design) -> list[Searched]:
-    study = STUDIES[name]
-    assert study.searched is not None
-    return study.searched(design, section_of(name))
+    amounts = _amounts(measured, planned)
+    return Outcome(scenario.study, scenario.label, draw, amounts, cuts, verdicts)
 
 
 def _chosen(measured: Halved, choices: Iterable[Searched]) -> list[Cut | None]:
@@ -293,34 +279,32 @@ def _sizes(measured: Halved) -> Counter[tuple[int, str, Half]]:
     return sizes
 
 
-def runs_of(run: str, draws: int, boundary: int) -> list[partial[Outcome]]:
-    """Return the runs of the worlds of some studies, world by world and then again.
+def runs_of(study: str, draws: int, boundary: int) -> list[partial[Outcome]]:
+    """Return the runs of the worlds of a study, world by world and then again.
 
     Args:
-        run: A key of `RUNS`.
+        study: Its name.
         draws: Runs of each world.
         boundary: Runs of each claim at its boundary, dealt evenly over the worlds with it.
     """
-    numbered: list[tuple[Scenario, int]] = []
-    for study in RUNS[run]:
-        # What is true of the drawn models themselves needs more of them.
-        worlds = [
-            replace(world, size=replace(SIZE, same_prompts=world.size.same_prompts))
-            for world in scenarios_of(study)
-            if world.size.words == 1 and world.realised is None and world.name != OF_THREE
-        ]
-        edges = Counter(
-            stated
-            for world in worlds
-            for stated, truth in enumerate(world.expected)
-            if truth == "boundary"
-        )
-        each = math.ceil(boundary / min(edges.values()))
-        numbered += [(w, max(draws, each * ("boundary" in w.expected))) for w in worlds]
+    # What is true of the drawn models themselves needs more of them.
+    worlds = [
+        replace(world, size=replace(SIZE, same_prompts=world.size.same_prompts))
+        for world in scenarios_of(study)
+        if world.size.words == 1 and world.realised is None and world.name != OF_THREE
+    ]
+    edges = Counter(
+        stated
+        for world in worlds
+        for stated, truth in enumerate(world.expected)
+        if truth == "boundary"
+    )
+    each = math.ceil(boundary / min(edges.values()))
+    numbers = [max(draws, each * ("boundary" in world.expected)) for world in worlds]
     return [
-        partial(outcome_of, run, world, draw)
-        for draw in range(max(number for _, number in numbered))
-        for world, number in numbered
+        partial(outcome_of, world, draw)
+        for draw in range(max(numbers))
+        for world, number in zip(worlds, numbers, strict=True)
         if draw < number
     ]
 
@@ -336,12 +320,12 @@ def simulate(runs: Iterable[partial[Outcome]], lines: Path | None) -> list[Outco
     if lines is not None and lines.exists():
         for line in lines.read_text(encoding="utf-8").splitlines():
             *columns, verdicts = json.loads(line)
-            outcome = Outcome(*columns, [Verdict(*verdict) for verdict in verdicts])
-            known[outcome.run, outcome.label, outcome.draw] = outcome
+            outcome = Outcome._make([*columns, [Verdict(*verdict) for verdict in verdicts]])
+            known[outcome[:3]] = outcome
     outcomes = []
     for once in runs:
-        run, world, draw = once.args
-        key = (run, world.label, draw)
+        world, draw = once.args
+        key = (world.study, world.label, draw)
         if key not in known:
             known[key] = once()
             if lines is not None:
@@ -390,13 +374,13 @@ def _row(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return row
 
 
-def amounts_of(run: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def amounts_of(study: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the shares of the questions that were asked, and of choices that are the same."""
-    row: dict[str, Any] = {"run": run, "runs": len(outcomes)}
+    row: dict[str, Any] = {"study": study, "runs": len(outcomes)}
     for probe in ("both", "harm", "utility"):
         amounts = np.array([outcome.amounts[probe] for outcome in outcomes])
         shares = amounts[:, 0] / amounts[:, 1]
-        draws = rng(f"halving/{run}/{probe}").choice(shares, (1999, len(shares))).mean(axis=1)
+        draws = rng(f"halving/{study}/{probe}").choice(shares, (1999, len(shares))).mean(axis=1)
         low, high = np.quantile(draws, (0.025, 0.975))
         row[probe] = {
             "share": float(shares.mean()),
@@ -420,20 +404,20 @@ def markdown(results: Mapping[str, Any], made: str) -> str:
     lines = [
         made,
         "",
-        "| run | runs | questions asked, of the grid's | at most | of harm | of utility |",
+        "| study | runs | questions asked, of the grid's | at most | of harm | of utility |",
         "|---|--:|---|--:|---|---|",
     ]
     for row in results["amounts"]:
         both, harm, utility = row["both"], row["harm"], row["utility"]
         lines.append(
-            f"| {row['run']} | {row['runs']} | {_share(both)} | {100 * both['most']:.1f} % | "
+            f"| {row['study']} | {row['runs']} | {_share(both)} | {100 * both['most']:.1f} % | "
             f"{_share(harm)} | {_share(utility)} |"
         )
     names = list(dict.fromkeys(how for row in results["amounts"] for how in row["cuts"]))
-    lines += ["", f"| run | choices | {' | '.join(names)} |", f"|---|--:{'|---' * len(names)}|"]
+    lines += ["", f"| study | choices | {' | '.join(names)} |", f"|---|--:{'|---' * len(names)}|"]
     for row in results["amounts"]:
         cells = [_share(row["cuts"][how]) if how in row["cuts"] else "0" for how in names]
-        lines.append(f"| {row['run']} | {row['choices']} | {' | '.join(cells)} |")
+        lines.append(f"| {row['study']} | {row['choices']} | {' | '.join(cells)} |")
     lines += [
         "",
         "| study | claim | truth | worlds | runs | supported: full | supported: halving | "
@@ -460,20 +444,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--boundary", type=int, default=200)
-    parser.add_argument("--run", nargs="*", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--study", nargs="*", default=list(SEARCHED), choices=list(SEARCHED))
     parser.add_argument("--lines", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--page", type=Path)
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {"amounts": [], "verdicts": []}
-    for run in options.run:
-        # Studies together claim what they claim apart; only their questions differ.
-        apart = len(RUNS[run]) == 1
-        runs = runs_of(run, options.draws if apart else 1, options.boundary if apart else 0)
-        outcomes = simulate(runs, options.lines)
-        results["amounts"].append(amounts_of(run, outcomes))
-        if apart:
-            results["verdicts"] += rows_of(outcomes)
+    for study in options.study:
+        outcomes = simulate(runs_of(study, options.draws, options.boundary), options.lines)
+        results["amounts"].append(amounts_of(study, outcomes))
+        results["verdicts"] += rows_of(outcomes)
     words = ["python benchmarks/halving.py", f"--draws {options.draws}"]
     words.append(f"--boundary {options.boundary}")
     table = markdown(results, f"Written by `{' '.join(words)} --page PAGE`.")

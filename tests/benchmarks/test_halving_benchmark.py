@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs/design/halving.md"
 def test_a_run_is_asked_twice_and_read_back(tmp_path: Path) -> None:
     halving = mapped.script("halving")
     world = replace(scenarios_of("compactness")[1], size=Size(models=1, prompts=40, tasks=60))
-    once = partial(halving.outcome_of, "compactness", world, 0)
+    once = partial(halving.outcome_of, world, 0)
     lines = tmp_path / "lines.jsonl"
     (outcome,) = halving.simulate([once], lines)
     amounts = outcome.amounts
@@ -44,5 +44,5 @@ def test_the_page_has_its_table() -> None:
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(halving.BEGIN)
     table, end, _ = rest.partition(halving.END)
     assert end
-    for name in halving.RUNS:
+    for name in halving.SEARCHED:
         assert f"| {name} |" in table
