@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 import tiny
+from resect.attribution.choices import CPU_ACTIVATIONS, CPU_TOKENS, cpu_tokens
 from resect.attribution.engine import attribute_many
 from resect.attribution.estimate import plan_report
-from resect.attribution.plan import GIB, Work, plan, shape_of, streamed
+from resect.attribution.plan import GIB, Work, activations_a_token, plan, shape_of, streamed
 from resect.attribution.score import attribute
 from resect.attribution.settings import Pass
 from resect.data.load import load_data
@@ -103,6 +105,28 @@ def test_activations_are_not_underestimated(architecture: str, dtype: torch.dtyp
     # Attention weights, which an eager model keeps, are named as an exception.
     size = sum(size for size, tensor in seen.values() if tensor.shape[-2:] != (32, 32))
     assert 0.9 * size <= guess <= 4 * size
+
+
+def test_logits_are_planned_by_the_piece() -> None:
+    shape = shape_of(empty_model("llama-8b"))
+    few, many = (replace(WORK, scored=scored) for scored in (1000, 50_000))
+    free = Free(2000 * GIB, 2000 * GIB)
+    places = 8192 * few.scored / few.tokens
+    assert plan(shape, few, free).memory["logits"] == pytest.approx(12 * places * shape.vocabulary)
+    # 256 MiB in fp32, and twice that beside it; whatever the batch.
+    assert plan(shape, many, free).memory["logits"] == pytest.approx(3 * 2**28)
+
+
+def test_a_large_model_has_smaller_batches_on_a_cpu() -> None:
+    assert cpu_tokens(shape_of(tiny.build("llama"))) == CPU_TOKENS
+    shape = shape_of(empty_model("llama-8b"))
+    tokens = cpu_tokens(shape)
+    assert 1 <= tokens < CPU_TOKENS
+    assert (
+        tokens * activations_a_token(shape)
+        <= CPU_ACTIVATIONS
+        < (tokens + 1) * (activations_a_token(shape))
+    )
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,8 @@ def _again(
             return (states.unsqueeze(0), *args[1:])
 
         with _before(module, give), forward_of(still.trunk, lambda *_args, **_named: still.output):
-            return _run(model, inputs, cache)[0]
+            # Not [0], whose gradient would be another table of the same size.
+            return _run(model, inputs, cache).squeeze(0)
 
     return logits
 

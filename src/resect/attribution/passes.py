@@ -19,15 +19,15 @@ from resect.attribution.sums import EACH, Statistic, Sums
 from resect.edit.live import shrunk
 from resect.errors import InputError
 from resect.machine.devices import empty_caches
-from resect.machine.memory import give_back, is_out_of_memory
+from resect.machine.memory import is_out_of_memory, returned
 from resect.machine.processes import ALONE, Processes, gathered, is_sharded
 from resect.model.faults import first_line
 from resect.model.load import LoadedModel, model_fingerprint, tokenizer_fingerprint
 from resect.model.prunable import Coverage, PrunableWeight, blocks
 from resect.records import CausalModel, Encoded
 
-# Bytes of weights from which on a model is large. Of smaller ones the heap is no concern, and what
-# a pass gives back costs the next one page faults.
+# Bytes of weights from which on memory of a pass goes back to the system at once: it is then worth
+# its page faults.
 LARGE = 2**28
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,6 @@ class Passes:
             1 if tokens == "auto" else tokens,  # `planned` leaves no auto
             settings.checkpoint,
             processes,
-            large=sum(p.numel() * p.element_size() for p in loaded.model.parameters()) > LARGE,
         )
         self._passes = 1
         self._done = 0
@@ -83,6 +82,11 @@ class Passes:
 
     def means(self, needs: Collection[Statistic]) -> Generator[Scored]:
         """Yield each weight with its means over examples, which are freed as they are used up."""
+        size = sum(p.numel() * p.element_size() for p in self.loaded.model.parameters())
+        with returned() if size > LARGE else contextlib.nullcontext():
+            yield from self._means(needs)
+
+    def _means(self, needs: Collection[Statistic]) -> Generator[Scored]:
         model, settings = self.loaded.model, self._settings
         groups = _groups(self.coverage.weights, settings.layers_per_pass)
         factors = settings.factors
@@ -162,7 +166,6 @@ class Feed:
         checkpoint: Compute activations again in the backward pass.
         processes: The processes that share the examples.
         head: How the output head is reached; found out by the first batch.
-        large: Memory that a batch has left in the heap is worth being given back.
     """
 
     size: int | None
@@ -170,7 +173,6 @@ class Feed:
     checkpoint: bool = False
     processes: Processes = ALONE
     head: Head = field(default_factory=Head)
-    large: bool = False
 
 
 def run_examples(
@@ -208,8 +210,6 @@ def run_examples(
                 chosen = set(map(id, batch))
                 pending = [example for example in pending if id(example) not in chosen]
                 fitted = _run_in_halves(model, watch, batch, feed)
-                if feed.large:
-                    give_back()
                 on_done(len(batch))
                 if fitted < len(batch):
                     size, tokens = size and min(size, fitted), max(1, tokens // 2)

@@ -28,28 +28,20 @@ def returned() -> Iterator[None]:
     glibc keeps freed memory below a threshold, which grows to 32 MB, in a heap that shrinks only
     from its end. Small tensors that are kept (candidates) lie between large ones that are freed, so
     the heap of a model with blocks of a few MB grew with every block: by 48 MB over the 24 blocks
-    of a model of 170 MB. Larger tensors never go there. Without glibc nothing is done.
+    of a model of 170 MB. Larger tensors never go there. What is free in the heap before goes back
+    first. Without glibc nothing is done.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
+    glibc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    mallopt, trim = (getattr(glibc, name, None) for name in ("mallopt", "malloc_trim"))
+    if mallopt is None or trim is None:
         yield
         return
+    trim(0)
     mallopt(_THRESHOLD, _LARGE)
     try:
         yield
     finally:
         mallopt(_THRESHOLD, _MOST)
-
-
-def give_back() -> None:
-    """Give memory that is free in the heap back to the system; without glibc nothing is done.
-
-    Tensors of a few MB are there, and those of one pass do not fill the holes that the last one
-    left: over sixteen passes of a model of a GB the heap grew by 160 MB.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
