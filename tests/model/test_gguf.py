@@ -230,6 +230,22 @@ def test_a_file_is_imported_once(
     assert len(list((cache / "gguf").iterdir())) == 2
 
 
+def test_a_file_is_parsed_once(llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    parse = gguf.GGUFReader
+
+    def counted(path: Any) -> gguf.GGUFReader:
+        parsed.append(str(path))
+        return parse(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", counted)
+    file = tiny_gguf.save(tmp_path / "tiny.gguf", llama)
+    import_gguf([file], tmp_path / "folder")
+    # By us, and by transformers for configuration, weights and tokenizer.
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is counted
+
+
 def test_two_processes_may_import_the_same(
     llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

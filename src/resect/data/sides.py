@@ -77,7 +77,7 @@ def within_category(prompts: Sequence[str], categories: Sequence[str]) -> list[i
     category_of: dict[int, str] = {}
     groups = near_duplicates(prompts, ALIKE)
     return [
-        place
-        for place, (group, category) in enumerate(zip(groups, categories, strict=True))
+        number
+        for number, (group, category) in enumerate(zip(groups, categories, strict=True))
         if category_of.setdefault(group, category) == category
     ]

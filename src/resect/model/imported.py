@@ -143,7 +143,7 @@ def import_gguf(
             gguf is missing, or the target is not empty.
     """
     files.refuse_full_folder(target)
-    with _whole(paths) as folder:
+    with _whole(paths) as folder, _parsed_once():
         name = " ".join(map(str, paths))
         file = read_gguf(folder / _NAME, named=name)
         content = files.hash_file(folder / _NAME)
@@ -226,6 +226,33 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=cache, prefix=".", suffix=".part") as folder:
         files.join_files(paths, Path(folder) / _NAME)
         yield Path(folder)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Let all who read the same file here share one reader.
+
+    transformers makes one each for configuration, tokenizer and weights, and every one of them goes
+    through the vocabulary word by word: most of the time that an import takes.
+    """
+    try:
+        import gguf
+    except ImportError:  # `read_gguf` says what to do
+        yield
+        return
+    parse = gguf.GGUFReader
+    readers: dict[str, gguf.GGUFReader] = {}
+
+    def shared(path: str | Path) -> gguf.GGUFReader:
+        if str(path) not in readers:
+            readers[str(path)] = parse(path)
+        return readers[str(path)]
+
+    vars(gguf)["GGUFReader"] = shared
+    try:
+        yield
+    finally:
+        vars(gguf)["GGUFReader"] = parse
 
 
 class _Read(NamedTuple):

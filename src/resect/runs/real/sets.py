@@ -198,7 +198,7 @@ def by_type(prompts: Sequence[Prompt], count: int) -> dict[str, list[Prompt]]:
     """
     texts = [prompt.text for prompt in prompts]
     categories = [prompt.category for prompt in prompts]
-    apart = [prompts[place] for place in within_category(texts, categories)]
+    apart = [prompts[number] for number in within_category(texts, categories)]
     sizes = Counter(prompt.category for prompt in apart)
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:count]
     return {
