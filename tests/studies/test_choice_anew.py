@@ -102,3 +102,9 @@ def test_without_a_cut_within_the_budget_nothing_moves() -> None:
     choice = choose(measured, "aligned", cuts_of(), BUDGET)
     assert choice.cuts == {0: None}
     assert choice.anew.interval("nothing") == choice.effect.harm_drop.interval("nothing")
+
+
+def test_of_no_cuts_none_is_chosen() -> None:
+    choice = choose(measured_of(seeds=1), "aligned", (), BUDGET)
+    assert choice.cuts == {0: None}
+    assert choice.anew.interval("nothing") == choice.effect.harm_drop.interval("nothing")

@@ -163,6 +163,8 @@ class _Grid:
         """
         import numpy as np
 
+        if not self.cuts:
+            return None
         values = np.array([[drop.value] for drop in self.drops])
         (place,) = self._best(values, self.allowed[:, None])
         return None if place < 0 else self.cuts[place]
@@ -171,6 +173,8 @@ class _Grid:
         """Return the place of the cut that each draw would choose [R], -1 for none."""
         import numpy as np
 
+        if not self.cuts:
+            return np.full(1, -1)
         return self._best(np.array([drop.draws for drop in self.drops]), self.within)
 
     def _best(self, drops: Array, allowed: Flags) -> np.ndarray:
