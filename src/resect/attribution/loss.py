@@ -170,7 +170,7 @@ def _in_pieces(model: CausalModel, top: Top, targets: Tensor, share: Tensor) -> 
 def _turned(table: Tensor, targets: Tensor, share: Tensor) -> Tensor:
     """Turn logits [s, V] into the gradient of Σ share · NLL there; return the NLLs [s] in fp32."""
     nlls = []
-    parts = (tensor.split(ROWS) for tensor in (table, targets[:, None], share[:, None]))
+    parts = (torch.split(tensor, ROWS) for tensor in (table, targets[:, None], share[:, None]))
     for logits, words, weight in zip(*parts, strict=True):
         rows = torch.log_softmax(logits.float(), dim=-1)
         nlls.append(-rows.gather(1, words).squeeze(1))
