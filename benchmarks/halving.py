@@ -26,7 +26,7 @@ import math
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from resect.planted.verdicts.scenario import TRUTHS, Scenario, Truth
 from resect.planted.verdicts.scenarios import scenarios_of
 from resect.planted.verdicts.simulate import Simulated, Size, planned_of
 from resect.planted.verdicts.text import filled, share
-from resect.stats import Resampler, Sample, rng, wilson
+from resect.stats import Resampler, rng, wilson
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.choice import choose
@@ -101,24 +101,6 @@ class Halved(Simulated):
             for cell in cells
             if cell.cut is not None
             for name in halves
-        )
-
-    def rate(
-        self,
-        cells: Iterable[Cell],
-        probe: str,
-        category: str = "",
-        *,
-        half: Half = "",
-        other_than: str = "",
-        outcomes: Collection[str] = (),
-    ) -> Sample:
-        """Return what `Simulated.rate` returns, NaN where some of the prompts were not asked."""
-        cells = list(cells)
-        if not self.covers(cells, probe, half):
-            return self.resampler(probe).mean({})
-        return super().rate(
-            cells, probe, category, half=half, other_than=other_than, outcomes=outcomes
         )
 
     def resampler(self, probe: str) -> QuickResampler:

@@ -220,10 +220,12 @@ class Measurements:
 
         Where more than `most_unscored` of the replies have no score, the bounds are those of the
         worst cases: all of them 0 for the lower, all of them 1 for the upper one. Where it is known
-        how the judge errs, the share of true hits stands in the place of the mean score. Arguments
-        are those of `strata`.
+        how the judge errs, the share of true hits stands in the place of the mean score. It is NaN
+        where some of the prompts were not asked. Arguments are those of `strata`.
         """
         cells = list(cells)
+        if not self.covers(cells, probe, half):
+            return self.resampler(probe).mean({})
         key = _Rate(
             tuple(f"{cell.seed}/{cell.key}" for cell in cells),
             _Question(category, probe),
@@ -451,8 +453,12 @@ class Measurements:
         )
 
     def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
-        """Return the mean of a column over the rows that have it."""
+        """Return the mean of a column over the rows that have it; None if some were not asked."""
         import numpy as np
+
+        cells = list(cells)
+        if not self.covers(cells, probe):
+            return None
 
         values = [
             row[column]

@@ -6,12 +6,11 @@ asked, and there is none over several variants of which one was not.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from resect.stats import Sample
 from resect.studies.cells import Cell, is_done
 from resect.studies.design import Design
 from resect.studies.halves import Half, Place, PromptOf
@@ -56,29 +55,6 @@ class Partial(Measurements):
             if self._is_partial(cell)
             for name in halves
         )
-
-    def rate(
-        self,
-        cells: Iterable[Cell],
-        probe: str,
-        category: str = "",
-        *,
-        half: Half = "",
-        other_than: str = "",
-        outcomes: Collection[str] = (),
-    ) -> Sample:
-        """Return what `Measurements.rate` returns, NaN where some of the prompts were not asked."""
-        cells = list(cells)
-        if not self.covers(cells, probe, half):
-            return self.resampler(probe).mean({})
-        return super().rate(
-            cells, probe, category, half=half, other_than=other_than, outcomes=outcomes
-        )
-
-    def mean(self, cells: Iterable[Cell], probe: str, column: str) -> float | None:
-        """Return what `Measurements.mean` returns, None where some prompts were not asked."""
-        cells = list(cells)
-        return super().mean(cells, probe, column) if self.covers(cells, probe) else None
 
     def _is_partial(self, cell: Cell) -> bool:
         """Return whether a variant may have been asked a part; the intact model never is."""

@@ -39,7 +39,7 @@ from resect.planted.verdicts.replies import (
     texts_of,
 )
 from resect.planted.verdicts.world import Reading, Share, World
-from resect.stats import RESAMPLES, Array, Sample, rng
+from resect.stats import Array, Sample, rng
 from resect.studies import Measurements
 from resect.studies.asked import Asked
 from resect.studies.cells import Cell, Cut, merge
@@ -181,8 +181,9 @@ class Simulated(Measurements):
     ) -> Sample:
         """Return what `Measurements.rate` returns but for rounding, in a fraction of its time."""
         variants = tuple(map(_bare, cells))
-        if outcomes and self.world.rise is not None:  # what is read has no outcome
-            return Sample(math.nan, np.full(RESAMPLES, np.nan))
+        unread = outcomes and self.world.rise is not None  # what is read has no outcome
+        if unread or not self.covers(variants, probe, half):
+            return self.resampler(probe).mean({})
         question = (probe, category, half, other_than, tuple(outcomes))
         if (variants, question) not in self._rates:
             columns = [self._column(cell, probe, tuple(outcomes)) for cell in variants]
