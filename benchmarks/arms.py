@@ -112,6 +112,7 @@ def naive(model: Any, encoded: Sequence[Encoded]) -> None:
             attention[number, :length] = 1
             labels[number, row.first_scored : length] = ids[number, row.first_scored : length]
         model.zero_grad(set_to_none=False)
+        ids, attention, labels = (part.to(model.device) for part in (ids, attention, labels))
         model(
             input_ids=ids, attention_mask=attention, labels=labels, use_cache=False
         ).loss.backward()
