@@ -105,6 +105,16 @@ def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Pa
     }
 
 
+def test_a_contrast_may_have_rows_for_scoring_alone(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [row | {"split": "calibration"} for row in tiny.rows(20, "bbb")]
+    contrast = write(tmp_path / "contrast.jsonl", rows)
+    planned = plan_auto(request(places, contrast=str(contrast)), tmp_path / "run")
+    assert planned.config.targets["generation"].contrast == "contrast"
+    assert {row.split for row in planned.sets["contrast"].examples} == {"calibration"}
+
+
 @pytest.mark.parametrize("option", ["limit", "prompts"])
 def test_an_option_that_leaves_too_few_rows_is_named(
     option: str, places: dict[str, Path], tmp_path: Path

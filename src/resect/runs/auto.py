@@ -338,7 +338,8 @@ def _alike(config: RunConfig, sets: dict[str, BehaviourSet]) -> Iterator[str]:
     """Yield a line for each set whose prompts for evaluation say the same, so that fewer count."""
     alike = config.evaluation.alike
     for name, data in sets.items():
-        rows = data.split("evaluation").examples
+        # A contrast may have rows for scoring alone.
+        rows = [row for row in data.examples if row.split == "evaluation"]
         prompts = tuple(PromptOf(row.category, prompt_text(row)) for row in rows)
         groups = {
             (prompt.category, place.group)
