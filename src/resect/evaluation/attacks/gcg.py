@@ -133,7 +133,7 @@ class Suffix:
         }
 
 
-class _Prompt(NamedTuple):
+class Around(NamedTuple):
     """A prompt around the suffix, and what is wanted of it."""
 
     before: tuple[int, ...]
@@ -181,7 +181,7 @@ def find_suffix(
     model, tokenizer = loaded
     words = writable(tokenizer, model.config.get_text_config().vocab_size)
     draw = stats.rng(f"attack/{NAME}/{label}", settings.seed)
-    suffix, prompts = _first(tokenizer, words, settings, lessons, draw)
+    suffix, prompts = first_suffix(tokenizer, words, settings, lessons, draw)
     _refuse_long(model, [prompt.row(suffix) for prompt in prompts], settings)
     search = _Search(loaded, lessons, prompts, batch_size)
     at = _Standing(suffix, losses_of(model, prompts, [suffix], batch_size)[0])
@@ -212,7 +212,7 @@ class _Search(NamedTuple):
 
     loaded: LoadedModel
     lessons: Sequence[Lesson]
-    prompts: Sequence[_Prompt]
+    prompts: Sequence[Around]
     batch_size: int
 
     def step(self, at: _Standing, swaps: Sequence[Swap]) -> _Standing:
@@ -263,7 +263,7 @@ def _stands(
     tokenizer: Tokenizer,
     suffix: tuple[int, ...],
     lessons: Sequence[Lesson],
-    prompts: Sequence[_Prompt],
+    prompts: Sequence[Around],
 ) -> bool:
     """Tell whether a suffix is read as the tokens that wrote it in every whole prompt."""
     text = as_text(tokenizer, suffix)
@@ -273,20 +273,20 @@ def _stands(
     )
 
 
-class _Begun(NamedTuple):
+class Begun(NamedTuple):
     """A suffix to begin with, and the prompts around it."""
 
     suffix: tuple[int, ...]
-    prompts: list[_Prompt]
+    prompts: list[Around]
 
 
-def _first(
+def first_suffix(
     tokenizer: Tokenizer,
     words: Sequence[int],
     settings: Gcg,
     lessons: Sequence[Lesson],
     draw: np.random.Generator,
-) -> _Begun:
+) -> Begun:
     """Draw a suffix to begin with, and find where it stands in each prompt."""
     for _ in range(TRIES):
         suffix: tuple[int, ...] = ()
@@ -297,7 +297,7 @@ def _first(
             )
         prompts = list(_around(tokenizer, suffix, lessons))
         if len(suffix) == settings.length and len(prompts) == len(lessons):
-            return _Begun(suffix, prompts)
+            return Begun(suffix, prompts)
     raise InputError(
         f"no suffix of {settings.length} tokens was found that is read as it was written",
         got=f"{TRIES} random ones, of {len(words)} tokens",
@@ -307,14 +307,14 @@ def _first(
 
 def _around(
     tokenizer: Tokenizer, suffix: tuple[int, ...], lessons: Sequence[Lesson]
-) -> Iterator[_Prompt]:
+) -> Iterator[Around]:
     """Yield the prompts in which a suffix is read as it was written, in one place alone."""
     text, length = as_text(tokenizer, suffix), len(suffix)
     for lesson in lessons:
         ids = lesson.asked(text)
         starts = [at for at in range(len(ids) - length + 1) if ids[at : at + length] == suffix]
         if suffix and len(starts) == 1:
-            yield _Prompt(ids[: starts[0]], ids[starts[0] + length :], lesson.wanted)
+            yield Around(ids[: starts[0]], ids[starts[0] + length :], lesson.wanted)
 
 
 def _refuse_long(model: CausalModel, rows: Sequence[tuple[int, ...]], settings: Gcg) -> None:
@@ -331,7 +331,7 @@ def _refuse_long(model: CausalModel, rows: Sequence[tuple[int, ...]], settings: 
 
 def losses_of(
     model: CausalModel,
-    prompts: Sequence[_Prompt],
+    prompts: Sequence[Around],
     suffixes: Sequence[tuple[int, ...]],
     batch_size: int,
 ) -> list[float]:
@@ -354,7 +354,7 @@ def losses_of(
 
 def promising_swaps(
     model: CausalModel,
-    prompts: Sequence[_Prompt],
+    prompts: Sequence[Around],
     suffix: tuple[int, ...],
     words: Sequence[int],
     top: int,
@@ -371,7 +371,7 @@ def promising_swaps(
 
 def changes_by_gradient(
     model: CausalModel,
-    prompts: Sequence[_Prompt],
+    prompts: Sequence[Around],
     suffix: tuple[int, ...],
     words: Sequence[int],
 ) -> Tensor:
@@ -407,7 +407,7 @@ def _embedded(module: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _gradient(
-    model: CausalModel, module: nn.Module, prompt: _Prompt, suffix: tuple[int, ...]
+    model: CausalModel, module: nn.Module, prompt: Around, suffix: tuple[int, ...]
 ) -> Tensor:
     """Return the gradient [n, D] of one prompt's loss by the suffix' embeddings, in fp32."""
     row, leaves = prompt.row(suffix), list[Tensor]()
