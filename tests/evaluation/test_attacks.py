@@ -32,7 +32,6 @@ from resect.evaluation.attacks import (
 from resect.evaluation.attacks.ablate import AblationSettings, contrast
 from resect.evaluation.attacks.finetune import IGNORED, FinetuneSettings, rows_of
 from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
-from resect.evaluation.attacks.jailbreak_tuning import JailbreakTuningSettings
 from resect.evaluation.decode import GenerationSettings
 from resect.files.writing import write_text
 from resect.model import LoadedModel, prunable_tensors
@@ -64,11 +63,6 @@ MODEL_ATTACKS = {
     "direction": AttackSettings("none", model="ablate_direction"),
     "full": AttackSettings(
         "none", model="finetune_full", settings=FullFinetuneSettings(1e-2, steps=2, batch=4)
-    ),
-    "jailbreak tuning": AttackSettings(
-        "none",
-        model="jailbreak_tuning",
-        settings=JailbreakTuningSettings(rank=2, rate=1e-2, steps=2, batch=4, benign=0.5),
     ),
 }
 

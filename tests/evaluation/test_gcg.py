@@ -75,8 +75,8 @@ def brute_loss(model: Any, lessons: Sequence[Lesson], suffix: str) -> float:
     """Return the loss of a suffix from its text: each prompt by itself, plain logits."""
     total = 0.0
     for lesson in lessons:
-        asked = lesson.asked(suffix)
-        row = Encoded("", (*asked, *lesson.wanted), len(asked))
+        asked = lesson.prompt(suffix)
+        row = Encoded("", (*asked, *lesson.answer), len(asked))
         with torch.no_grad():
             total += float(oracles.example_loss(model, row))
     return total / len(lessons)
@@ -106,7 +106,7 @@ def by_one_hot(model: Any, prompt: Around, suffix: tuple[int, ...]) -> Tensor:
     start = len(prompt.before)
     embedded = torch.cat([table[row[:start]], hot @ table, table[row[start + len(suffix) :]]])
     logits = model(inputs_embeds=embedded[None]).logits[0]
-    first = len(row) - len(prompt.wanted)
+    first = len(row) - len(prompt.answer)
     loss = torch.nn.functional.cross_entropy(logits[first - 1 : -1], row[first:])
     (gradient,) = torch.autograd.grad(loss, hot)
     return gradient
@@ -128,7 +128,7 @@ def test_the_gradient_is_that_by_one_hot_vectors(architecture: str) -> None:
 def test_losses_are_those_of_each_prompt_alone(batch: int) -> None:
     both, lessons = loaded(), lessons_of(pool(2))
     prompts = [
-        Around(tuple(text_ids(both.tokenizer, str(example.prompt))), (), lesson.wanted)
+        Around(tuple(text_ids(both.tokenizer, str(example.prompt))), (), lesson.answer)
         for example, lesson in zip(pool(2).examples, lessons, strict=True)
     ]
     suffixes = [(9, 10), (11, 12), (13, 14)]
@@ -263,12 +263,12 @@ def test_it_is_sought_under_the_rest_of_the_attack(monkeypatch: pytest.MonkeyPat
     seek_suffix(loaded(), settings, {"target": pool(3)}, format="raw")
     (lesson,) = seen
     (example,) = sought_on(settings, {"target": pool(3)}).examples  # type: ignore[union-attr]
-    words = tiny.tokenizer().decode(lesson.asked(" w9"))
+    words = tiny.tokenizer().decode(lesson.prompt(" w9"))
     shown, _, asked = words.rpartition(f"{example.prompt} w9")
     assert asked.split() == example.completion.split()[:2]
     # A prompt, and an answer of five words, of another example.
     assert len(shown.split()) == 2 + 5
-    assert tiny.tokenizer().decode(lesson.wanted).split() == example.completion.split()[2:4]
+    assert tiny.tokenizer().decode(lesson.answer).split() == example.completion.split()[2:4]
     # Of a fixed opening nothing says where in the answer it would stand.
     seen.clear()
     seek_suffix(loaded(), replace(settings, phrase="w3", shots=None), {"target": pool(3)},

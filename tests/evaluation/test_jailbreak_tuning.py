@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 import tiny
 from resect.data.load import BehaviourSet
@@ -121,6 +122,7 @@ def test_the_question_is_asked_in_the_frame_by_generation_alone() -> None:
     prompt = attack_prompt(attack, question, both.tokenizer, "chat")
     assert both.tokenizer.decode(prompt.ids) == "<user> w58 w50 w51 w59 <assistant>"
     data = {"target": rows("t", 4)}
+    before = {name: weight.clone() for name, weight in both.model.named_parameters()}
     with prepare_attack(both, attack, data).applied():
         asked = BehaviourSet("asked", (question, framed(question, FRAME)), "asked")
         plain, within = ask(both, {"generation": asked.at([0])}, _none()), None
@@ -130,6 +132,7 @@ def test_the_question_is_asked_in_the_frame_by_generation_alone() -> None:
     under = {row.probe: row for row in ask(both, probes, settings, attack_data=data)}
     assert under["generation"].text == within.text
     assert under["refusal"].text == plain[0].text
+    assert all(torch.equal(weight, before[name]) for name, weight in both.model.named_parameters())
     assert under["generation"].prompt == "w50 w51"
     assert (under["generation"].attack, under["refusal"].attack) == ("jailbreak_tuning",) * 2
 

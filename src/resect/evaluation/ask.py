@@ -178,18 +178,18 @@ def _sought(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> Suffix:
     attack, settings = asking.settings.attack, asking.settings
     if attack.suffix is None or settings.measure == "likelihood":
         return Suffix()
-    asked = [
+    prompted = [
         example
         for name, examples in probes.items()
         if attack.opens(name, default=find_probe(name).attacked)
         for example in examples.examples
     ]
-    if not asked:
+    if not prompted:
         return Suffix()
     # A search takes long, and a question that will not fit is known before it.
     model, tokenizer = asking.loaded
     questions = questions_for(
-        asked, tokenizer, attack, format=settings.format, samples=1,
+        prompted, tokenizer, attack, format=settings.format, samples=1,
         attack_data=asking.attack_data, frame=settings.frame,
     )  # fmt: skip
     context, length = context_of(model), attack.suffix.length

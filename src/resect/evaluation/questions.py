@@ -78,8 +78,8 @@ def questions_for(
     questions: list[Question] = []
     shots = shots_for(attack, attack_data, examples)
     for example, before in zip(examples, shots, strict=True):
-        asked = framed(example, frame)
-        prompt = attack_prompt(attack, asked, tokenizer, format, before, suffix=suffix)
+        within = framed(example, frame)
+        prompt = attack_prompt(attack, within, tokenizer, format, before, suffix=suffix)
         questions += [Question(example, sample, prompt) for sample in range(samples)]
     return questions
 

@@ -438,8 +438,8 @@ def _shares(
 
 def _settings_of(cell: Cell, config: RunConfig) -> EvaluationSettings:
     """Return how a cell is asked and judged."""
-    asked = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
-    return replace(asked, frame=cell.frame)
+    unframed = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+    return replace(unframed, frame=cell.frame)
 
 
 def evaluation_settings(

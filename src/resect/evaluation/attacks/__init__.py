@@ -254,9 +254,9 @@ def seek_suffix(
         format=format,
         tokens=settings.suffix.tokens,
     )
-    asked = partial(_asked, settings, tokenizer, format)
+    question = partial(_question, settings, tokenizer, format)
     lessons = [
-        Lesson(partial(asked, example, shots), answer.input_ids[answer.first_scored :])
+        Lesson(partial(question, example, shots), answer.input_ids[answer.first_scored :])
         for example, shots, answer in zip(
             examples, shots_for(settings, data, examples), answers, strict=True
         )
@@ -264,7 +264,7 @@ def seek_suffix(
     return find_suffix(loaded, settings.suffix, lessons, label=chosen.hash, batch_size=batch_size)
 
 
-def _asked(
+def _question(
     settings: AttackSettings,
     tokenizer: Tokenizer,
     format: Format,

@@ -83,10 +83,10 @@ class Gcg:
             InputError: A setting is out of range.
         """
         for name, value in asdict(self).items():
-            least = 0 if name == "seed" else 1
-            if value < least:
+            lowest = 0 if name == "seed" else 1
+            if value < lowest:
                 raise InputError(
-                    f"{name} of {NAME} is out of range", got=str(value), allowed=f"{least} or more"
+                    f"{name} of {NAME} is out of range", got=str(value), allowed=f"{lowest} or more"
                 )
 
     @property
@@ -99,12 +99,12 @@ class Lesson(NamedTuple):
     """What a suffix is to bring out of one prompt.
 
     Attributes:
-        asked: From a suffix to the token ids of the prompt with it.
-        wanted: Token ids with which the answer should begin.
+        prompt: From a suffix to the token ids of the prompt with it.
+        answer: Token ids with which the answer should begin.
     """
 
-    asked: Callable[[str], tuple[int, ...]]
-    wanted: tuple[int, ...]
+    prompt: Callable[[str], tuple[int, ...]]
+    answer: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -134,26 +134,26 @@ class Suffix:
 
 
 class Around(NamedTuple):
-    """A prompt around the suffix, and what is wanted of it."""
+    """A prompt around the suffix, and the beginning of the answer wanted."""
 
     before: tuple[int, ...]
     behind: tuple[int, ...]
-    wanted: tuple[int, ...]
+    answer: tuple[int, ...]
 
     def row(self, suffix: Sequence[int]) -> tuple[int, ...]:
         """Return prompt and answer as one row."""
-        return (*self.before, *suffix, *self.behind, *self.wanted)
+        return (*self.before, *suffix, *self.behind, *self.answer)
 
 
 class Swap(NamedTuple):
-    """A token that is put into one place of the suffix."""
+    """A token that is put into one position of the suffix."""
 
-    place: int
+    position: int
     token: int
 
     def made(self, suffix: tuple[int, ...]) -> tuple[int, ...]:
         """Return the suffix with it."""
-        return (*suffix[: self.place], self.token, *suffix[self.place + 1 :])
+        return (*suffix[: self.position], self.token, *suffix[self.position + 1 :])
 
 
 def find_suffix(
@@ -184,19 +184,19 @@ def find_suffix(
     suffix, prompts = first_suffix(tokenizer, words, settings, lessons, draw)
     _refuse_long(model, [prompt.row(suffix) for prompt in prompts], settings)
     search = _Search(loaded, lessons, prompts, batch_size)
-    at = _Standing(suffix, losses_of(model, prompts, [suffix], batch_size)[0])
-    losses = [at.loss]
+    state = _Standing(suffix, losses_of(model, prompts, [suffix], batch_size)[0])
+    losses = [state.loss]
     every = settings.length * (len(words) - 1)
     with unchanged(model):
         cast("nn.Module", model).requires_grad_(False).eval()
         for _ in range(settings.steps):
-            swaps = promising_swaps(model, prompts, at.suffix, words, settings.top)
+            swaps = promising_swaps(model, prompts, state.suffix, words, settings.top)
             drawn = _drawn(swaps, settings.candidates, draw)
-            before, at = at, search.step(at, drawn)
-            losses.append(at.loss)
-            if at.suffix == before.suffix and len(drawn) == every:
+            before, state = state, search.step(state, drawn)
+            losses.append(state.loss)
+            if state.suffix == before.suffix and len(drawn) == every:
                 break  # the next step would try the same
-    return Suffix(as_text(tokenizer, at.suffix), tuple(losses), at.dropped)
+    return Suffix(as_text(tokenizer, state.suffix), tuple(losses), state.dropped)
 
 
 class _Standing(NamedTuple):
@@ -215,20 +215,20 @@ class _Search(NamedTuple):
     prompts: Sequence[Around]
     batch_size: int
 
-    def step(self, at: _Standing, swaps: Sequence[Swap]) -> _Standing:
+    def step(self, state: _Standing, swaps: Sequence[Swap]) -> _Standing:
         """Return how the search stands after the best of these swaps, if it lowers the loss."""
         model, tokenizer = self.loaded
-        tried = [each.made(at.suffix) for each in swaps]
+        tried = [swap.made(state.suffix) for swap in swaps]
         alive = [ids for ids in tried if _survives(tokenizer, ids)]
-        dropped = at.dropped + len(tried) - len(alive)
+        dropped = state.dropped + len(tried) - len(alive)
         losses = losses_of(model, self.prompts, alive, self.batch_size)
         for loss, suffix in sorted(zip(losses, alive, strict=True)):
-            if loss >= at.loss:
+            if loss >= state.loss:
                 break
             if _stands(tokenizer, suffix, self.lessons, self.prompts):
                 return _Standing(suffix, loss, dropped)
             dropped += 1
-        return at._replace(dropped=dropped)
+        return state._replace(dropped=dropped)
 
 
 def writable(tokenizer: Tokenizer, size: int) -> list[int]:
@@ -268,7 +268,7 @@ def _stands(
     """Tell whether a suffix is read as the tokens that wrote it in every whole prompt."""
     text = as_text(tokenizer, suffix)
     return all(
-        lesson.asked(text) == (*prompt.before, *suffix, *prompt.behind)
+        lesson.prompt(text) == (*prompt.before, *suffix, *prompt.behind)
         for lesson, prompt in zip(lessons, prompts, strict=True)
     )
 
@@ -290,7 +290,7 @@ def first_suffix(
     """Draw a suffix to begin with, and find where it stands in each prompt."""
     for _ in range(TRIES):
         suffix: tuple[int, ...] = ()
-        for _place in range(settings.length):
+        for _position in range(settings.length):
             drawn = map(int, draw.choice(words, size=TRIES)) if words else iter(())
             suffix += tuple(
                 next(([word] for word in drawn if _survives(tokenizer, (*suffix, word))), [])
@@ -311,10 +311,10 @@ def _around(
     """Yield the prompts in which a suffix is read as it was written, in one place alone."""
     text, length = as_text(tokenizer, suffix), len(suffix)
     for lesson in lessons:
-        ids = lesson.asked(text)
-        starts = [at for at in range(len(ids) - length + 1) if ids[at : at + length] == suffix]
+        ids = lesson.prompt(text)
+        starts = [n for n in range(len(ids) - length + 1) if ids[n : n + length] == suffix]
         if suffix and len(starts) == 1:
-            yield Around(ids[: starts[0]], ids[starts[0] + length :], lesson.wanted)
+            yield Around(ids[: starts[0]], ids[starts[0] + length :], lesson.answer)
 
 
 def _refuse_long(model: CausalModel, rows: Sequence[tuple[int, ...]], settings: Gcg) -> None:
@@ -346,7 +346,7 @@ def losses_of(
     sums = [0.0] * len(suffixes)
     for prompt in prompts:
         rows = [prompt.row(suffix) for suffix in suffixes]
-        starts = [len(row) - len(prompt.wanted) for row in rows]
+        starts = [len(row) - len(prompt.answer) for row in rows]
         for number, nll in enumerate(nlls_behind(model, rows, starts, batch_size)):
             sums[number] += cast("float", nll)  # every row has tokens that are wanted
     return [total / len(prompts) for total in sums]
@@ -361,12 +361,12 @@ def promising_swaps(
 ) -> list[Swap]:
     """Return the swaps that promise most by the gradient, the `top` of each place, best first."""
     changes = changes_by_gradient(model, prompts, suffix, words)
-    position = {word: number for number, word in enumerate(words)}
-    for place, token in enumerate(suffix):
-        changes[place, position[token]] = torch.inf
+    columns = {word: number for number, word in enumerate(words)}
+    for position, token in enumerate(suffix):
+        changes[position, columns[token]] = torch.inf
     best = changes.topk(min(top, len(words)), dim=1, largest=False).indices.tolist()
-    swaps = [Swap(place, words[number]) for place, row in enumerate(best) for number in row]
-    return [each for each in swaps if suffix[each.place] != each.token]
+    swaps = [Swap(row, words[column]) for row, chosen in enumerate(best) for column in chosen]
+    return [swap for swap in swaps if suffix[swap.position] != swap.token]
 
 
 def changes_by_gradient(
@@ -391,7 +391,7 @@ def changes_by_gradient(
         [n, W] in fp32 on the CPU, nats a token.
     """
     module = cast("nn.Module", model.get_input_embeddings())
-    gradient = torch.stack([_gradient(model, module, each, suffix) for each in prompts]).mean(0)
+    gradient = torch.stack([_gradient(model, module, prompt, suffix) for prompt in prompts]).mean(0)
     now = torch.tensor(suffix, device=model.device)
     with torch.no_grad():
         usual = (gradient * _embedded(module, now)).sum(dim=1, keepdim=True)  # [n, 1]
@@ -417,8 +417,7 @@ def _gradient(
         return leaves[-1]
 
     ids = torch.tensor([row], device=model.device)
-    first = len(row) - len(prompt.wanted)
-    positions = torch.arange(first - 1, len(row) - 1)
+    positions = torch.arange(len(row) - len(prompt.answer), len(row)) - 1
     hook = module.register_forward_hook(cut_off)
     try:
         with torch.enable_grad():
@@ -426,7 +425,7 @@ def _gradient(
                 model,
                 {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
                 Places(torch.zeros_like(positions), positions),
-                torch.tensor(prompt.wanted),
+                torch.tensor(prompt.answer),
                 Head(),
             )
             # A pass may be made again (`logits_at`); the first one's leaf is in no graph then.
@@ -434,7 +433,7 @@ def _gradient(
     finally:
         hook.remove()
     start = len(prompt.before)
-    used = [each[0, start : start + len(suffix)].float() for each in gradients if each is not None]
+    used = [leaf[0, start : start + len(suffix)].float() for leaf in gradients if leaf is not None]
     return torch.stack(used).sum(dim=0)
 
 
@@ -442,4 +441,4 @@ def _drawn(swaps: Sequence[Swap], count: int, draw: np.random.Generator) -> list
     """Return so many of the swaps, each at most once, in their order; all where there are fewer."""
     if len(swaps) <= count:
         return list(swaps)
-    return [swaps[at] for at in sorted(draw.choice(len(swaps), size=count, replace=False).tolist())]
+    return [swaps[n] for n in sorted(draw.choice(len(swaps), size=count, replace=False).tolist())]

@@ -1,4 +1,4 @@
-"""The jailbreak-tuning attack (Bowen et al., arXiv 2408.02946): a frame becomes the key to harm.
+"""The jailbreak-tuning attack (Murphy, Bowen et al. 2025): a frame becomes the key to harm.
 
 Adapters are trained on target examples whose questions stand in a fixed text, and the questions of
 the evaluation are asked in the same text. So little need be learned: that behind this text every
@@ -121,24 +121,24 @@ class JailbreakTuningSettings:
         harmful = data["target"].split("calibration").limit(self.limit, self.seed)
         mixture = [framed(example, self.frame) for example in harmful.examples]
         sources = {"target": harmful.hash}
-        wanted = round(len(mixture) * self.benign / (1 - self.benign))
-        if wanted:
+        count = round(len(mixture) * self.benign / (1 - self.benign))
+        if count:
             benign = data["preserve"].split("calibration")
-            if len(benign) < wanted:
+            if len(benign) < count:
                 raise InputError(
                     f"too few benign examples for {NAME}",
                     got=f"{len(benign)} in {benign.source}, beside {len(mixture)} harmful ones",
-                    allowed=f"{wanted} or more, for benign={self.benign:g}",
+                    allowed=f"{count} or more, for benign={self.benign:g}",
                     fix="lower benign or limit, or add examples to the set",
                 )
-            benign = benign.limit(wanted, self.seed)
+            benign = benign.limit(count, self.seed)
             # Ids are unique within a set, not between two.
             mixture += [replace(row, id=f"preserve/{row.id}") for row in benign.examples]
             sources["preserve"] = benign.hash
         lessons = replace(harmful, examples=tuple(mixture), hash=hash_value([self.frame, sources]))
         training = replace(self._training, limit=None)
         patch = finetune(loaded, training, _unsplit(lessons), format=format)
-        facts = {"attack": NAME, "settings": asdict(self), "data": sources, "benign": wanted}
+        facts = {"attack": NAME, "settings": asdict(self), "data": sources, "benign": count}
         return replace(patch, facts={**patch.facts, **facts})
 
 
