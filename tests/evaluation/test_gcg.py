@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.served import ask_server, parse_backend
 from resect.files.tables import read_parquet
 from resect.model import LoadedModel
-from resect.records import Encoded, Example
+from resect.records import Encoded, Example, Reply
 
 QUICK = Gcg(steps=3, length=3, candidates=12, prompts=2, tokens=3)
 ASKED = BehaviourSet("asked", (Example("q", "w50 w51 w52", "w1 w2"),), "asked")
@@ -273,13 +273,14 @@ def test_it_is_sought_under_the_rest_of_the_attack(monkeypatch: pytest.MonkeyPat
     seen.clear()
     seek_suffix(loaded(), replace(settings, phrase="w3", shots=None), {"target": pool(3)},
                 format="raw")  # fmt: skip
-    assert tiny.tokenizer().decode(seen[0].wanted).split() == example.completion.split()[:2]
+    assert tiny.tokenizer().decode(seen[0].answer).split() == example.completion.split()[:2]
 
 
 def test_each_variant_has_its_own_and_its_words_are_not_written() -> None:
     both = loaded()
     attack = AttackSettings("none", suffix=replace(QUICK, steps=6))
-    replies, noted = {}, []
+    replies: dict[tuple[str, str, str], Reply] = {}
+    noted: list[Mapping[str, Any]] = []
     for name, variant in {"intact": None, "cut": tiny.cut(both.model)}.items():
         for put in (AttackSettings("none"), attack):
             settings = EvaluationSettings(attack=put, generation=GenerationSettings(6))

@@ -390,12 +390,12 @@ def changes_by_gradient(
     Returns:
         [n, W] in fp32 on the CPU, nats a token.
     """
-    module = cast("nn.Module", model.get_input_embeddings())
+    module = model.get_input_embeddings()
     gradient = torch.stack([_gradient(model, module, prompt, suffix) for prompt in prompts]).mean(0)
     now = torch.tensor(suffix, device=model.device)
     with torch.no_grad():
         usual = (gradient * _embedded(module, now)).sum(dim=1, keepdim=True)  # [n, 1]
-        pieces = torch.tensor(list(words), device=model.device).split(WORDS)
+        pieces = torch.split(torch.tensor(list(words), device=model.device), WORDS)
         changes = torch.cat([gradient @ _embedded(module, piece).T for piece in pieces], dim=1)
         return (changes - usual).cpu()
 
