@@ -11,7 +11,7 @@ from invented_run import Invented, Rate, invented_config
 from resect.records import Interval
 from resect.runs.config import RunConfig
 from resect.stats import LEVEL, Array, Resampler, Sample
-from resect.studies import effects, emergent, relearning, transfer
+from resect.studies import curves, effects, emergent, relearning, transfer
 from resect.studies.cells import Cell
 from resect.studies.study import SectionType, Study
 
@@ -63,8 +63,8 @@ def test_a_mean_of_rates(together: bool) -> None:
 
 def test_misalignment_at_a_level() -> None:
     narrow, elsewhere = rates(0, 10, 38), rates(0, 0, 4)
-    crossing = emergent.at_level(0.6, narrow, elsewhere)
-    bare = emergent.at_level(
+    crossing = curves.at_level(0.6, narrow, elsewhere)
+    bare = curves.at_level(
         0.6, narrow, [Sample(sample.value, sample.draws) for sample in elsewhere]
     )
     assert np.array_equal(crossing.draws, bare.draws, equal_nan=True)

@@ -16,7 +16,7 @@ from resect.studies import strata as of_seeds
 from resect.studies.cells import Cell, Cut, Tuning, merge
 from resect.studies.choice import choose
 from resect.studies.compression import needed
-from resect.studies.emergent import at_level
+from resect.studies.curves import at_level
 from resect.studies.halves import PromptOf, deal
 from resect.studies.models import agreed
 from resect.weights.algebra import chance_overlap, rank_agreement

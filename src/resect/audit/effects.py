@@ -28,10 +28,11 @@ from resect.data.encode import encode, prompt_text
 from resect.data.load import BehaviourSet
 from resect.edit.live import transplanted
 from resect.errors import InputError
-from resect.evaluation.ask import EvaluationSettings, ask, questions_for
+from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import AttackSettings
 from resect.evaluation.decode import GenerationSettings, mean_nlls
 from resect.evaluation.judging import judge_replies
+from resect.evaluation.questions import questions_for
 from resect.evaluation.spoken import cut_off
 from resect.model import LoadedModel, prunable_tensors
 from resect.records import CausalModel, Example, Interval, Reply, Tokenizer

@@ -45,8 +45,8 @@ MaskFile = Annotated[Path | None, typer.Option(help="Weights to remove while ask
 Attack = Annotated[
     str,
     typer.Option(
-        help="none, few_shot[:K], prefill[:K], finetune, finetune_full, ablate_refusal, "
-        "ablate_direction, quantise, or several joined by +."
+        help="none, few_shot[:K], gcg, prefill[:K], finetune, finetune_full, jailbreak_tuning, "
+        "ablate_refusal, ablate_direction, quantise, or several joined by +."
     ),
 ]
 AttackData = Annotated[

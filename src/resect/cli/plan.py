@@ -94,10 +94,11 @@ def _cell_row(cell: Cell) -> dict[str, object]:
 
 
 def _after(cell: Cell) -> str:
-    """Return what is done to a variant after its cut: tuning, an attack."""
+    """Return what is done to a variant after its cut: tuning, an attack, a frame."""
     tuning = cell.tuning
     steps = [cell.attack] if cell.attack else []
     if tuning is not None:
         suffix = ", held" if tuning.hold else ""
         steps.append(f"{tuning.steps} steps on {tuning.data}{suffix}")
+    steps += ["asked in the frame"] if cell.frame else []
     return "; ".join(steps)

@@ -10,32 +10,32 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
 
 from torch import Tensor
 
 from resect import stats
-from resect.data.encode import PromptIds, check_format, encode, prompt_text, text_ids
+from resect.data.encode import check_format, encode, prompt_text, text_ids
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.edit.direction import Ablation, ablated
 from resect.edit.live import removed, replaced
 from resect.edit.many import Cuttable, NotTogether, Routes, Together
 from resect.edit.swap import swapped
-from resect.errors import InputError
-from resect.evaluation.attacks import AttackSettings, attack_prompt, prepare_attack, shots_for
+from resect.evaluation.attacks import AttackSettings, prepare_attack, seek_suffix, sought_on
+from resect.evaluation.attacks.gcg import Suffix
 from resect.evaluation.attacks.patch import Patch
 from resect.evaluation.decode import GenerationSettings, generate, mean_nlls, repetition
 from resect.evaluation.divergence import Comparison, Intact, Name
 from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.questions import questions_for, refuse_long
 from resect.evaluation.recognition import NAME as RECOGNITION
 from resect.evaluation.recognition import recognise
 from resect.evaluation.sharing import rows_each
-from resect.evaluation.spoken import Spoken, finish_of, spoken
+from resect.evaluation.spoken import finish_of, spoken
 from resect.evaluation.tasks import TaskSet
 from resect.evaluation.windows import document_nlls, windows_of
 from resect.model import LoadedModel, context_of
-from resect.records import CausalModel, Example, Format, Measure, Reply, Tokenizer
+from resect.records import CausalModel, Format, Measure, Reply
 from resect.weights.fill import Filled
 from resect.weights.mask import Mask
 
@@ -60,6 +60,8 @@ class EvaluationSettings:
         measure: Whether replies are decoded and judged, or the likelihood of the answers that the
             sets hold is measured, for every probe (`resect.evaluation.likelihood`).
         spans: For the likelihood: probe to the tokens of its answers that are scored.
+        frame: A text with `{prompt}` in which every question stands; "" for none. Likelihoods are
+            read without it.
     """
 
     format: Format = "chat"
@@ -71,89 +73,12 @@ class EvaluationSettings:
     stride: int | None = None
     measure: Measure = "replies"
     spans: Mapping[str, Span] = field(default_factory=dict)
+    frame: str = ""
 
 
 # What is asked: the intact model, the model without the weights of a mask or with values in their
 # place, without a direction, or with some parameters, by name, in the place of its own.
 Variant = Mask | Filled | Ablation | dict[str, Tensor] | None
-
-
-class Question(NamedTuple):
-    """One reply that is wanted: to which example, which of its samples, under which prompt."""
-
-    example: Example
-    sample: int
-    prompt: PromptIds
-
-    def answered(
-        self,
-        probe: str,
-        attack: str,
-        reply: Spoken,
-        *,
-        nll: float | None = None,
-        repetition: float | None = None,
-    ) -> Reply:
-        """Return the reply, which names its probe and the attack under which it was asked."""
-        return Reply(
-            example_id=self.example.id,
-            probe=probe,
-            attack=attack,
-            category=self.example.category,
-            prompt=prompt_text(self.example),
-            prefix=self.prompt.prefix,
-            text=reply.text,
-            key=self.example.key,
-            reference=self.example.completion,
-            nll=nll,
-            repetition=repetition,
-            sample=self.sample,
-            thought=reply.thought,
-            finish=reply.finish,
-        )
-
-
-def questions_for(
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    attack: AttackSettings,
-    *,
-    format: Format,
-    samples: int,
-    attack_data: Mapping[str, BehaviourSet] | None = None,
-) -> list[Question]:
-    """Return the questions of a set: `samples` for each example, side by side.
-
-    Raises:
-        InputError: A prompt cannot be written under the attack, or it lacks data.
-    """
-    questions: list[Question] = []
-    shots = shots_for(attack, attack_data, examples)
-    for example, before in zip(examples, shots, strict=True):
-        prompt = attack_prompt(attack, example, tokenizer, format, before)
-        questions += [Question(example, sample, prompt) for sample in range(samples)]
-    return questions
-
-
-def refuse_long(questions: Sequence[Question], context: int | None, fix: str = "") -> None:
-    """Refuse prompts that fill the model's context.
-
-    Args:
-        questions: The questions.
-        context: Tokens that the model can read; None for no limit.
-        fix: The next step that is offered.
-
-    Raises:
-        InputError: A prompt leaves no room for a reply.
-    """
-    for example, _, prompt in questions:
-        if context is not None and len(prompt.ids) >= context:
-            raise InputError(
-                f"example {example.id!r} leaves no room for a reply",
-                got=f"{len(prompt.ids)} prompt tokens",
-                allowed=f"fewer than the context of {context} tokens",
-                fix=fix,
-            )
 
 
 @dataclass(frozen=True)
@@ -165,7 +90,9 @@ class _Asking:
         settings: How to ask.
         in_force: Opens a block in which the model is what is asked.
         intact: Where what the intact model says is kept, if it is.
+        attack_data: What the attack needs, by role.
         copies: Variants that answer side by side: so often each batch stands in its pass.
+        suffix: What was sought to stand behind questions.
     """
 
     loaded: LoadedModel
@@ -174,6 +101,7 @@ class _Asking:
     intact: Intact | None = None
     attack_data: Mapping[str, BehaviourSet] | None = None
     copies: int = 1
+    suffix: str = ""
 
     def rows(self, rows: int, tokens: int) -> int:
         """Return the rows of each variant in a pass, of so many if it were alone."""
@@ -235,11 +163,51 @@ def ask(
                 check_disjoint(attack_data[role].split("calibration"), examples)
     with made(loaded.model, variant):
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
-    facts = {**patch.facts, **_shown(settings.attack, attack_data)}
+    asking = _Asking(
+        loaded, settings, partial(_attacked, loaded.model, variant, patch), intact, attack_data
+    )
+    suffix = _sought(asking, probes)
+    facts = {**patch.facts, **_shown(settings.attack, attack_data), **_told(asking, suffix)}
     if facts and on_attack is not None:
         on_attack(facts)
-    in_force = partial(_attacked, loaded.model, variant, patch)
-    return _replies(_Asking(loaded, settings, in_force, intact, attack_data), probes)[0]
+    return _replies(replace(asking, suffix=suffix.text), probes)[0]
+
+
+def _sought(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> Suffix:
+    """Return the suffix that the attack seeks against the variant; none that no probe is asked."""
+    attack, settings = asking.settings.attack, asking.settings
+    if attack.suffix is None or settings.measure == "likelihood":
+        return Suffix()
+    prompted = [
+        example
+        for name, examples in probes.items()
+        if attack.opens(name, default=find_probe(name).attacked)
+        for example in examples.examples
+    ]
+    if not prompted:
+        return Suffix()
+    # A search takes long, and a question that will not fit is known before it.
+    model, tokenizer = asking.loaded
+    questions = questions_for(
+        prompted, tokenizer, attack, format=settings.format, samples=1,
+        attack_data=asking.attack_data, frame=settings.frame,
+    )  # fmt: skip
+    context, length = context_of(model), attack.suffix.length
+    refuse_long(questions, context and context - length, fix="shorten it or the suffix")
+    with asking.in_force():
+        return seek_suffix(
+            asking.loaded, attack, asking.attack_data, format=settings.format,
+            batch_size=settings.generation.batch_size,
+        )  # fmt: skip
+
+
+def _told(asking: _Asking, suffix: Suffix) -> dict[str, object]:
+    """Return what is written of a suffix that was sought: not its words."""
+    settings = asking.settings.attack
+    chosen = sought_on(settings, asking.attack_data) if suffix.text else None
+    if settings.suffix is None or chosen is None:
+        return {}
+    return {"gcg": {"settings": asdict(settings.suffix), "data": chosen.hash} | suffix.facts}
 
 
 def _shown(attack: AttackSettings, data: Mapping[str, BehaviourSet] | None) -> dict[str, object]:
@@ -285,6 +253,8 @@ def ask_together(
         raise NotTogether("an attack changes the model")
     if settings.attack.shots is not None:
         raise NotTogether("examples are shown before the questions")
+    if settings.attack.suffix is not None:
+        raise NotTogether("a suffix is sought against each")
     if any(isinstance(data, TaskSet) for data in probes.values()):
         raise NotTogether("lm-eval asks one variant at a time")
     many = Together(loaded.model, variants, routes)
@@ -341,6 +311,8 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         format=settings.format,
         samples=generation.samples,
         attack_data=asking.attack_data,
+        frame=settings.frame,
+        suffix=asking.suffix if prompted else "",
     )
     shown = prompted and settings.attack.shots is not None
     fewer = ", or show fewer examples before it" if shown else ""

@@ -28,11 +28,12 @@ from resect.data.encode import check_format, decode
 from resect.data.load import BehaviourSet, load_data
 from resect.data.rows import read_rows
 from resect.errors import InputError
-from resect.evaluation.ask import EvaluationSettings, Question, questions_for, refuse_long
+from resect.evaluation.ask import EvaluationSettings
 from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings, generate
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import Row, judge_replies
+from resect.evaluation.questions import Question, questions_for, refuse_long
 from resect.evaluation.spoken import Spoken, finish_of, spoken
 from resect.files.locking import locked
 from resect.files.reading import refuse_links_out
@@ -110,7 +111,7 @@ def collect(
     """
     _check(request, output)
     attack = parse_attack(request.attack)
-    if attack.model != "none" or attack.shots is not None:
+    if attack.model != "none" or attack.shots is not None or attack.suffix is not None:
         raise InputError(
             "responses are collected from the model as it is",
             got=request.attack,

@@ -25,9 +25,10 @@ from resect import stats
 from resect.data.encode import PromptIds, check_format
 from resect.data.load import BehaviourSet, check_disjoint
 from resect.errors import InputError
-from resect.evaluation.ask import NO_ATTACK, EvaluationSettings, Question, questions_for
+from resect.evaluation.ask import NO_ATTACK, EvaluationSettings
 from resect.evaluation.decode import GenerationSettings, repetition
 from resect.evaluation.probes import Probe, find_probe
+from resect.evaluation.questions import Question, questions_for
 from resect.evaluation.spoken import Spoken, spoken
 from resect.records import Finish, Reply, Tokenizer
 
@@ -141,6 +142,12 @@ def ask_server(
             "a served model's weights cannot be attacked",
             got=settings.attack.model,
             fix="attack it in memory (--backend hf), or serve the attacked checkpoint",
+        )
+    if settings.attack.suffix is not None:
+        raise InputError(
+            "a suffix is sought by the gradients of a model, and a server gives none",
+            got="gcg",
+            fix="attack it in memory (--backend hf)",
         )
     by_name = {name: find_probe(name) for name in probes}
     numeric = [name for name, probe in by_name.items() if not probe.decoded]

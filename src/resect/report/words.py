@@ -54,16 +54,18 @@ OUTCOME_NAMES = {"partial": "partly right"}
 
 # How an attack is written in a configuration: a name, options, and more attacks after a plus.
 ATTACK = re.compile(
-    r"\b(prefill|few_shot|sampled|finetune_full|finetune|ablate_refusal|ablate_direction|quantise)"
-    r"\b"
+    r"\b(prefill|few_shot|gcg|sampled|finetune_full|finetune|jailbreak_tuning|ablate_refusal|"
+    r"ablate_direction|quantise)\b"
     r"((?::[\w.=,-]*[\w])?)"
 )
 ATTACKS = {
     "prefill": "prefill",
     "few_shot": "few-shot",
+    "gcg": "sought suffix",
     "sampled": "sampled",
     "finetune": "fine-tuning",
     "finetune_full": "full fine-tuning",
+    "jailbreak_tuning": "jailbreak tuning",
     "ablate_refusal": "ablated refusal",
     "ablate_direction": "ablated direction",
     "quantise": "rounding",

@@ -31,6 +31,8 @@ def why_alone(cell: Cell, attack: AttackSettings) -> str:
         return "it is fine-tuned"
     if attack.model != "none":
         return "an attack changes its weights"
+    if attack.suffix is not None:
+        return "a suffix is sought against it"
     if cell.cut is not None and cell.cut.kind == "direction":
         return "a direction is taken out of it"
     return ""

@@ -12,7 +12,7 @@ A run folder holds
     models/ data/    what the run began with, by fingerprint; claims/ says who is at work
     scores/ masks/   what was located and what was cut
     changes/         where fine-tuning changed weights
-    attacks/         what attacks on the weights did, and how far they reached
+    attacks/         what attacks on the weights did, how far they reached, what was sought
     together/        which cells shared passes, where that was asked for
     records/         a Parquet file a cell
     metrics.jsonl    numbers of each cell as it was done
@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,13 +43,11 @@ from resect.edit.swap import changes, restoring, snapshot
 from resect.edit.trial import routes_of
 from resect.edit.tune import TuneSettings, tune
 from resect.evaluation.ask import EvaluationSettings, Variant, ask, ask_together, made
-from resect.evaluation.attacks import AttackSettings, parse_attack, shots_for
+from resect.evaluation.attacks import AttackSettings, parse_attack
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.drift import drift
 from resect.evaluation.judging import graded_again, judge_replies, reply_of, rows_of
-from resect.evaluation.likelihood import Span, refuse_without_answers
-from resect.evaluation.probes import find_probe
-from resect.evaluation.tasks import TaskSet
+from resect.evaluation.likelihood import Span
 from resect.files.tables import read_parquet, write_parquet
 from resect.files.writing import plain, write_json
 from resect.model import prunable_tensors
@@ -70,6 +68,7 @@ from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject, Subjects
+from resect.runs.unready import refuse_unready
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
@@ -121,9 +120,7 @@ class Measuring:
         report = on_progress or (lambda _done, _total: None)
         config, run, masks, subjects = self._config, self._run, self._masks, self._subjects
         report(0, len(cells))
-        if config.evaluation.measure == "likelihood":
-            _refuse_without_answers(cells, masks.sets)
-        _refuse_too_few_shots(cells, masks.sets)
+        refuse_unready(config, cells, masks.sets)
         look_once(config, run, evaluation_settings(config), masks.sets, subjects)
         locate(
             [cell for cell in cells if not (is_done(run, cell) or _is_asked(run, cell))],
@@ -138,25 +135,6 @@ class Measuring:
                 self._joint.ask(cell, cells[position:])
                 measure(cell, masks, subjects)
         report(len(cells), len(cells))
-
-
-def _refuse_without_answers(cells: Iterable[Cell], sets: Sets) -> None:
-    """Refuse sets whose likelihood cannot be measured, before anything is located."""
-    asked = {(probe, cell.seed): None for cell in cells for probe in cell.probes}
-    for probe, seed in asked:
-        data = sets.asked(probe, seed)
-        if not isinstance(data, TaskSet):
-            refuse_without_answers(probe, data)
-
-
-def _refuse_too_few_shots(cells: Iterable[Cell], sets: Sets) -> None:
-    """Refuse attacks that show more examples than there are, before anything is located."""
-    questions = {(cell.attack, cell.seed, probe): None for cell in cells for probe in cell.probes}
-    for attack, seed, probe in questions:
-        settings = parse_attack(attack) if "few_shot" in attack else None
-        if settings is not None and settings.opens(probe, default=find_probe(probe).attacked):
-            data = {role: sets.of_attack(role, seed) for role in settings.roles}
-            shots_for(settings, data, sets.asked(probe, seed).examples)
 
 
 def locate(cells: Iterable[Cell], masks: Masks, subjects: Subjects) -> None:
@@ -203,7 +181,7 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     mask, cut = masks.edit(subject, cell.cut)
     variant: Variant = cut
     probes = masks.sets.questions(cell)
-    settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+    settings = _settings_of(cell, config)
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
@@ -242,7 +220,7 @@ class _Joint:
         run, config = self._masks.run, self._masks.config
         if self._evaluation.together == 1 or _is_asked(run, cell):
             return
-        settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+        settings = _settings_of(cell, config)
         why = why_alone(cell, settings.attack)
         if not why:
             peers = [
@@ -328,7 +306,7 @@ def _cuttable(variant: Variant) -> Cuttable:
 
 
 def _note_attack(cell: Cell, run: Path, facts: Mapping[str, object]) -> None:
-    """Write down what an attack on the weights did to a variant, and how far it reached."""
+    """Write down what an attack did to a variant, how far it reached, and how it was sought."""
     write_json(run / "attacks" / f"{cell.key}.json", {"cell_attack": cell.attack, **facts})
 
 
@@ -367,6 +345,7 @@ def _origin(cell: Cell, mask: Mask | None, subject: Subject) -> dict[str, object
         "removed": 0 if mask is None else mask.count,
         "removed_fraction": 0.0 if mask is None else mask.count / subject.prints.prunable,
         **({"temperature": cell.temperature} if cell.temperature else {}),
+        **({"frame": cell.frame} if cell.frame else {}),
         **_damage(mask),
     }
 
@@ -455,6 +434,12 @@ def _shares(
         "matched": share(matched),
         "enrichment": share(located) / located.fraction if located.fraction else None,
     }
+
+
+def _settings_of(cell: Cell, config: RunConfig) -> EvaluationSettings:
+    """Return how a cell is asked and judged."""
+    unframed = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+    return replace(unframed, frame=cell.frame)
 
 
 def evaluation_settings(

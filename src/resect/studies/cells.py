@@ -199,6 +199,7 @@ class Cell:
         temperature: 0 decodes greedily; above 0 samples.
         half: The prompts that it is asked, "" for all. What is asked of a half is a record of its
             own, by its probes (`resect.studies.halving`).
+        frame: A text with `{prompt}` in which its questions stand; "" for none.
     """
 
     role: str
@@ -210,6 +211,7 @@ class Cell:
     samples: int = field(default=1, metadata=LEFT_OUT_BY_DEFAULT)
     temperature: float = field(default=0.0, metadata=LEFT_OUT_BY_DEFAULT)
     half: Half = field(default="", metadata=LEFT_OUT_BY_DEFAULT)
+    frame: str = field(default="", metadata=LEFT_OUT_BY_DEFAULT)
 
     def __post_init__(self) -> None:
         """Refuse replies that cannot be had.

@@ -13,6 +13,7 @@ best of the replies counts, for all variants alike.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
@@ -51,7 +52,12 @@ TRAINED = Stated(
     "Under fine-tuning, the cut lowers harm by ≥ {harm_drop}, within the guard.",
 )
 
-FEW_SHOT = "few_shot"
+# Attacks on the prompt or on the reply, by their names.
+ON_PROMPTS = ("prefill", "few_shot", "gcg", "sampled", "jailbreak_tuning")
+# Those that train.
+TRAINS = ("finetune", "jailbreak_tuning")
+# What was sought against each variant, by the attack's name.
+SUFFIX = re.compile(r"(?:^|\+)gcg\b(?!=)")
 REFUSED = ("refused", "refused_late")
 Seeds = tuple[int, ...]
 
@@ -125,11 +131,11 @@ def plan(design: Design, section: Jailbreak) -> list[Cell]:
 
 
 def _refuse_without_replies(design: Design, section: Jailbreak) -> None:
-    on_prompts = ("prefill", FEW_SHOT, "sampled")
-    openings = [a for a in section.attacks if any(name in a for name in on_prompts)]
+    openings = [a for a in section.attacks if any(name in a for name in ON_PROMPTS)]
     if design.evaluation.measure == "likelihood" and openings:
         raise InputError(
-            "an attack on the prompt or on the reply changes no likelihood of a given answer",
+            "an attack on the prompt or on the reply changes no likelihood: given answers are "
+            "read behind plain prompts",
             got=", ".join(openings),
             allowed="attacks on the weights alone: finetune, ablate_refusal",
             fix="leave them out of studies.jailbreak.attacks, or set evaluation.measure: replies",
@@ -242,7 +248,7 @@ def _tables(measured: Measurements, section: Jailbreak) -> dict[str, list[Row]]:
 
 def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
     """Say what the gate is worth, and what the cut is worth where the gate is open."""
-    trained = [attack for attack in section.attacks if "finetune" in attack]
+    trained = [attack for attack in section.attacks if any(name in attack for name in TRAINS)]
     untrained = [attack for attack in section.attacks if attack not in trained]
     claims = [_gateless(_brittle(measured, section), measured.config)]
     if untrained:
@@ -258,15 +264,33 @@ def summarise(measured: Measurements, section: Jailbreak) -> StudyResult:
             "How much harm each attack brings out of the intact and of the cut model, and whether "
             "the model still declines: the gate and the capability behind it, told apart."
         ),
-        does_not_show=(
-            "That no stronger attack exists. The attacks here are fixed and not adaptive: nobody "
-            "searched for a prompt or a training set against this very cut."
-            if not any(is_search(attack) for attack in section.attacks)
-            else "That no stronger attack exists. What was searched are the settings that the "
-            "configuration names, against each variant; nobody searched for a prompt or a "
-            "training set against this very cut."
-        ),
+        does_not_show=_not_tried(section),
         settings=section.model_dump(mode="json"),
+    )
+
+
+def _not_tried(section: Jailbreak) -> str:
+    """Return what the study does not show."""
+    searched = any(is_search(attack) for attack in section.attacks)
+    settings = (
+        "What was searched are the settings that the configuration names, against each variant; "
+    )
+    if any(SUFFIX.search(attack) for attack in section.attacks):
+        settings = settings if searched else "The other attacks here are fixed; "
+        return (
+            "That no stronger attack exists. Words behind the question were sought against each "
+            "variant, on a few prompts and for as many steps as the configuration says; a longer "
+            f"search may find more. {settings}nobody searched for a whole prompt or a training "
+            "set against this very cut."
+        )
+    if searched:
+        return (
+            f"That no stronger attack exists. {settings}nobody searched for a prompt or a "
+            "training set against this very cut."
+        )
+    return (
+        "That no stronger attack exists. The attacks here are fixed and not adaptive: nobody "
+        "searched for a prompt or a training set against this very cut."
     )
 
 
@@ -413,7 +437,8 @@ STUDY = Study(
     template=TemplateLines(
         data=("refusals: ./refusals.jsonl      # the same prompts, refused",),
         attack_data=(
-            "# What attacks are made with: finetune and few_shot need target, ablate_refusal",
+            "# What attacks are made with: finetune, jailbreak_tuning, few_shot and gcg need",
+            "# target, jailbreak_tuning:benign=SHARE preserve besides, ablate_refusal",
             "# refusal and target, ablate_refusal:published refusal and preserve.",
             "attack_data: {target: harm, refusal: refusals, preserve: benign}",
         ),

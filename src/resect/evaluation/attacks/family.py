@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import Field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from resect.data.load import BehaviourSet
 from resect.evaluation.attacks.patch import Patch
@@ -61,3 +61,12 @@ class ModelAttack(Protocol):
         Raises:
             InputError: The data cannot be used.
         """
+
+
+@runtime_checkable
+class Framing(Protocol):
+    """A model attack that puts questions in a frame, while it trains and when they are asked."""
+
+    @property
+    def frame(self) -> str:
+        """A text with `{prompt}` in the place of the question."""
