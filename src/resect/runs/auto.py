@@ -33,7 +33,7 @@ from resect.evaluation.judges import find_judge
 from resect.model import Coverage, find_prunable
 from resect.model.load import load_model, load_tokenizer
 from resect.model.shapes import empty_model
-from resect.records import Example, Format, Measure, Search
+from resect.records import DecodingMode, Example, Format, Measure, Search
 from resect.runs.chosen import chosen_mask
 from resect.runs.config import RunConfig
 from resect.runs.drawn import (
@@ -108,6 +108,7 @@ class AutoRequest:
     together: int = 1
     check_together: int = 0
     search: Search = "full"
+    decoding: DecodingMode = "fast"
     data_dir: Path | None = None
 
 
@@ -300,6 +301,7 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
             together=request.together,
             check_together=request.check_together,
             search=request.search,
+            decoding=request.decoding,
         )
     )
 
