@@ -1,4 +1,4 @@
-"""How replies are decoded, from the options of a command to the model; the default leaves no trace."""
+"""How replies are decoded: from the options to the model, and no trace of the default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resect.runs.run import plan_run
 from resect.runs.sweep import SweepRequest, sweep_config
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """Ends a command once its request is known."""
 
 
@@ -74,7 +74,7 @@ def test_the_option_reaches_the_request(
 
     def stop(request: Any, *_others: Any, **_named: Any) -> None:
         seen.append(request)
-        raise _Stop
+        raise _StopError
 
     monkeypatch.setattr(auto, "plan_auto", stop)
     monkeypatch.setattr(sweep, "sweep_config", stop)
@@ -87,6 +87,6 @@ def test_the_option_reaches_the_request(
     arguments = [command, "model", *options, "-o", str(tmp_path / "out")]
     for more, mode in (([], "fast"), (["--decoding", "exact"], "exact")):
         done = CliRunner().invoke(app, [*arguments, *more])
-        assert isinstance(done.exception, _Stop), done.output
+        assert isinstance(done.exception, _StopError), done.output
         assert seen[-1].decoding == mode
     assert CliRunner().invoke(app, [*arguments, "--decoding", "quick"]).exit_code == 2

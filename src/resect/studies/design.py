@@ -142,8 +142,8 @@ class Evaluation(Section):
         search: How studies that choose a cut from a grid look for it. `full` asks every cut all
             prompts, and is not written; `halving` asks what their claims need
             (docs/design/halving.md).
-        decoding: How replies are decoded. `fast` decodes them side by side and by our own loop where
-            a trial shows the model to be fit for that (docs/design/decoding.md), and is not
+        decoding: How replies are decoded. `fast` decodes them by our own loop, and side by side,
+            where a trial shows the model to be fit for that (docs/design/decoding.md), and is not
             written; `exact` tries nothing and leaves each batch to transformers' `generate`.
     """
 
