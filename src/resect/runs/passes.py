@@ -302,6 +302,7 @@ def _decode(rows: Sequence[RowSize], batch: int, decoder: Decoder | None, openin
     batches = [order[start : start + batch] for start in range(0, len(order), batch)]
     prompts = sum(len(chosen) * chosen[0].prompt for chosen in batches)
     longest = [max(row.answer for row in chosen) for chosen in batches]
+    read = len(batches)
     # The first token of a reply comes with its prompt.
     if decoder is None:
         calls = sum(steps - 1 for steps in longest)
@@ -309,8 +310,10 @@ def _decode(rows: Sequence[RowSize], batch: int, decoder: Decoder | None, openin
             len(chosen) * (steps - 1) for chosen, steps in zip(batches, longest, strict=True)
         )
     else:
-        shared = opening if opening >= LEAST_OPENING else 0
-        prompts -= (len(order) - 1) * min(shared, order[-1].prompt - 1)
+        shared = min(opening, order[-1].prompt - 1)
+        if shared >= LEAST_OPENING:
+            prompts -= (len(order) - 1) * shared
+            read += 1
         a_row = decoder.bytes_a_token * (order[0].prompt + max(longest) + SPARE)
         room = min(MOST_ROWS, int(MOST_BYTES // max(1.0, a_row)))
         most = min(max(batch, room), len(order))
@@ -319,7 +322,7 @@ def _decode(rows: Sequence[RowSize], batch: int, decoder: Decoder | None, openin
         written = round(written * (1 + LEAVING / 2))
     count = float(len(rows))
     return Asking(
-        Passes(float(len(batches)), float(prompts), count, count),
+        Passes(float(read), float(prompts), count, count),
         Passes(float(calls), float(written), float(written)),
     )
 
@@ -349,7 +352,8 @@ def _read_behind(size: SetSize, probe: str, batch: int) -> Passes:
     scored = sum(
         prompt - opening if by_words and prompt else answer for prompt, answer in size.asked
     )
-    return replace(_read(texts, batch, scored, CPU_PIECE), places=float(scored))
+    behind = replace(_read(texts, batch, scored, CPU_PIECE), places=float(scored))
+    return behind + (Passes(1.0, float(opening)) if opening else Passes())
 
 
 def _damage(config: RunConfig, sizes: Mapping[str, SetSize], decoder: Decoder) -> Passes:
