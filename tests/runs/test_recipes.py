@@ -43,6 +43,10 @@ CANDIDATES = {
 }
 
 LARGER_THAN_80_GIB = {"qwen2.5-14b", "qwen2.5-14b-emergent", "qwen2.5-32b"}
+PAGE = Path(__file__).parents[2] / "docs" / "reproduce.md"
+# Of these the page has the plan without tuning.
+UNTUNED = ("studies.jailbreak=null", "studies.relearning=null")
+NOT_TUNED = ("qwen2.5-14b", "qwen2.5-32b")
 
 
 @pytest.fixture
@@ -73,6 +77,37 @@ def test_recipes_fit_and_plan(name: str, tmp_path: Path, offline: None) -> None:
         assert need.fits is (name not in LARGER_THAN_80_GIB), need
         assert need.memory > 2 * need.parameters
         assert need.scorings >= 2
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_page_has_the_plan_of_each_recipe(name: str, offline: None) -> None:
+    config = read_config(PREFIX + name, UNTUNED if name in NOT_TUNED else ())
+    cells = plan_run(config)
+    needs = forecast(config, [cell for cell in cells if config.models[cell.role] in PUBLISHED])
+    gib = f"{max(need.memory for need in needs) / 2**30:.0f}"
+    if not all(need.fits for need in needs):
+        gib += ": does not fit"
+    elif any(need.scoring.accumulator == "cpu" for need in needs):
+        gib += " ²"
+    entries = (
+        f"`{name}`" + " without tuning ¹" * (name in NOT_TUNED),
+        f"{len(cells)}",
+        f"{sum(need.scorings for need in needs)}",
+        gib,
+        said(sum(need.scoring_seconds for need in needs)),
+        said(sum(need.tuning_seconds for need in needs)),
+        said(sum(need.asking_seconds for need in needs)),
+    )
+    assert f"| {' | '.join(entries)} |" in PAGE.read_text("utf-8").splitlines()
+
+
+def said(seconds: float) -> str:
+    """Return a time as the page has it."""
+    if seconds == 0:
+        return "–"
+    if seconds < 60:
+        return "< 1 min"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @pytest.mark.parametrize("place", CANDIDATES)

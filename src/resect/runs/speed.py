@@ -15,10 +15,9 @@ from resect.attribution.plan import GIB, Shape
 from resect.machine.memory import free_memory
 from resect.runs.passes import Passes, RowSize, SetSize
 
-# What a CPU does beside products, counted on Llamas of 1M and 135M weights
-# (docs/design/plans.md): small operations of a call of a block
-# and of a reply that is encoded, judged and written, and how often what the linear layers of a
-# block read and write goes through memory again in norms, turns, attention and gates.
+# What a CPU does beside products (docs/design/plans.md): small operations of a call of a block and
+# of a reply that is encoded, judged and written, and how often what the linear layers of a block
+# read and write goes through memory again in norms, turns, attention and gates.
 OPERATIONS_A_BLOCK = 120
 OPERATIONS_A_ROW = 180
 TRAFFIC = 7.0
