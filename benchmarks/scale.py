@@ -16,7 +16,7 @@ from resect.attribution.estimate import ASSUMED_BUS
 from resect.attribution.plan import GIB, Shape, Work, plan, shape_of, streamed
 from resect.machine.memory import Free
 from resect.model.shapes import SHAPES, empty_model
-from resect.runs.forecast import Assumed
+from resect.runs.speed import Assumed
 
 EXAMPLES, LENGTH = 824, 256
 # A grid: cells, prompts of each, tokens of a reply, replies at a time here and on a server.

@@ -31,6 +31,9 @@ Format = Literal["raw", "chat"]
 Measure = Literal["replies", "likelihood"]
 # How the cuts of a grid are asked: all of them everything, or what the claims need.
 Search = Literal["full", "halving"]
+# How replies are decoded: side by side where a model has shown to be fit for that, or batch by
+# batch as transformers does.
+DecodingMode = Literal["fast", "exact"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]

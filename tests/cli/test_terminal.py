@@ -152,6 +152,25 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
     show.set_mode(show.Mode())
 
 
+def test_the_rest_is_told_by_what_was_done_and_not_by_what_came_before(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("resect.cli.show.time.perf_counter", lambda: clock[0])
+    show.set_mode(show.Mode())
+    with show.progress("measuring") as update:
+        # Ten of a run that goes on are there; locating takes ten minutes, each cell 40 seconds.
+        for done, now in ((10, 0.0), (10, 600.0), (11, 640.0), (12, 680.0)):
+            clock[0] = now
+            update(done, 30)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "measuring: 10 of 30 in 10 min",
+        "measuring: 11 of 30 in 11 min, about 13 min left",
+        "measuring: 12 of 30 in 11 min, about 12 min left",
+    ]
+
+
 def test_progress_knows_the_variant_that_was_judged_last(tmp_path: Path) -> None:
     assert last_variant(tmp_path) == {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -310,3 +311,27 @@ def test_few_and_short_prompts(prompts: list[list[int]]) -> None:
         assert decoded(model, prompts, settings) == generated(model, prompts, settings)
         assert ways(model).ours
         assert (ways(model).rounding < 1) == (architecture == "gpt2")
+
+
+def test_exact_is_transformers_own_loop_and_tries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fast = build("llama"), GenerationSettings(NEW, 3)
+    exact = replace(fast, decoding="exact")
+    rows, batches = Rows(model), len(by_length(PROMPTS, 3))
+    calls: list[tuple[int, ...]] = []
+    generate = model.generate
+
+    def counted(**named: Any) -> Tensor:
+        calls.append(tuple(named["input_ids"].shape))
+        answers: Tensor = generate(**named)
+        return answers
+
+    monkeypatch.setattr(model, "generate", counted)
+    monkeypatch.setattr(replies, "ways_of", lambda *_: pytest.fail("the model was tried"))
+    answers = decoded(model, PROMPTS, exact)
+    # A call for each batch, and never more rows in a pass than it has.
+    assert [shape[0] for shape in calls] == [3, 3, 2]
+    assert len(calls) == batches
+    assert max(count for count, _ in rows.calls) == 3
+    monkeypatch.undo()
+    assert decoded(model, PROMPTS, fast) == answers == generated(model, PROMPTS, exact)
+    assert max(count for count, _ in rows.calls) > 3

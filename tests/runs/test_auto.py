@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from resect.runs.auto import AutoRequest, Planned, plan_auto
 from resect.runs.forecast import expected_here
 from resect.runs.reproduce import compare_runs, compare_values
 from resect.runs.run import plan_run
+from resect.runs.speed import here
 from resect.weights.mask import Mask
 
 
@@ -89,10 +91,16 @@ def test_cells_and_minutes_are_said_before_a_run_starts(
     cells = plan_run(planned.config)
     said_of = rf"\b{len(cells)} cells, at most about \d+ min on this machine"
     assert re.search(said_of, said), said
-    usual = expected_here(planned.config, cells, planned.rows)
+    assert re.search(r"; about \d+ min if they are as long as the answers of their sets", said)
+    machine = here()
+    usual = expected_here(planned.config, cells, planned.sizes, machine=machine)
     assert 0 < usual < 600
-    many = planned.rows._replace(prompts=1000 * planned.rows.prompts)
-    assert expected_here(planned.config, cells, many) > 10 * usual
+    most = expected_here(planned.config, cells, planned.sizes, machine=machine, full=True)
+    assert most > usual
+    # A process of two takes half as long on a machine of the same speed.
+    assert expected_here(planned.config, cells, planned.sizes, machine=machine, jobs=2) == usual / 2
+    many = {name: replace(size, asked=1000 * size.asked) for name, size in planned.sizes.items()}
+    assert expected_here(planned.config, cells, many, machine=machine) > 10 * usual
 
 
 def test_a_utility_set_is_asked_as_a_whole(places: dict[str, Path], tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from resect.errors import InputError
 from resect.model import find_prunable
 from resect.model.shapes import PUBLISHED, empty_model
 from resect.runs.config import RunConfig, dump_config, load_config
-from resect.runs.forecast import Assumed, forecast, shape_at
+from resect.runs.forecast import forecast, shape_at
 from resect.runs.recipes import PREFIX, read_config, recipe_names, recipe_text, recipe_title
 from resect.runs.run import chosen_studies, measure_all, open_run, plan_run, summarise_run
+from resect.runs.speed import Assumed
 from resect.studies.cells import is_done
 from tiny_judge import write_classifier
 
@@ -42,6 +43,10 @@ CANDIDATES = {
 }
 
 LARGER_THAN_80_GIB = {"qwen2.5-14b", "qwen2.5-14b-emergent", "qwen2.5-32b"}
+PAGE = Path(__file__).parents[2] / "docs" / "reproduce.md"
+# Of these the page has the plan without tuning.
+UNTUNED = ("studies.jailbreak=null", "studies.relearning=null")
+NOT_TUNED = ("qwen2.5-14b", "qwen2.5-32b")
 
 
 @pytest.fixture
@@ -74,6 +79,37 @@ def test_recipes_fit_and_plan(name: str, tmp_path: Path, offline: None) -> None:
         assert need.scorings >= 2
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_page_has_the_plan_of_each_recipe(name: str, offline: None) -> None:
+    config = read_config(PREFIX + name, UNTUNED if name in NOT_TUNED else ())
+    cells = plan_run(config)
+    needs = forecast(config, [cell for cell in cells if config.models[cell.role] in PUBLISHED])
+    gib = f"{max(need.memory for need in needs) / 2**30:.0f}"
+    if not all(need.fits for need in needs):
+        gib += ": does not fit"
+    elif any(need.scoring.accumulator == "cpu" for need in needs):
+        gib += " ²"
+    entries = (
+        f"`{name}`" + " without tuning ¹" * (name in NOT_TUNED),
+        f"{len(cells)}",
+        f"{sum(need.scorings for need in needs)}",
+        gib,
+        said(sum(need.scoring_seconds for need in needs)),
+        said(sum(need.tuning_seconds for need in needs)),
+        said(sum(need.asking_seconds for need in needs)),
+    )
+    assert f"| {' | '.join(entries)} |" in PAGE.read_text("utf-8").splitlines()
+
+
+def said(seconds: float) -> str:
+    """Return a time as the page has it."""
+    if seconds == 0:
+        return "–"
+    if seconds < 60:
+        return "< 1 min"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 @pytest.mark.parametrize("place", CANDIDATES)
 def test_published_shapes_give_the_known_counts(place: str, offline: None) -> None:
     model_type, sides = PUBLISHED[place]
@@ -100,7 +136,9 @@ def test_a_forecast_grows_with_what_is_asked(tmp_path: Path) -> None:
     assert seconds("evaluation.limit=1000")[2] > 1.5 * usual[2]
     assert seconds("studies.relearning=null", "studies.jailbreak=null")[1] == 0
     assert seconds("studies.frontier=null")[0] < usual[0]
-    assert seconds(assumed=Assumed(rate=1e12))[1] == pytest.approx(300 * usual[1])
+    # Of training, all but its start goes by the rate.
+    fast, slow = (Assumed(rate=rate, training=0.0) for rate in (3e14, 1e12))
+    assert seconds(assumed=slow)[1] == pytest.approx(300 * seconds(assumed=fast)[1])
     # One pass of a batch, by hand: 6 operations a weight, token and pass.
     config = read_config(recipe, [f"models.aligned={model}"])
     total = sum(parameter.numel() for parameter in empty_model(str(model)).parameters())

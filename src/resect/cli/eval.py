@@ -11,6 +11,7 @@ import typer
 from resect.cli.options import (
     BatchSize,
     Columns,
+    DecodingName,
     MaxNewTokens,
     NewFolder,
     PromptFormat,
@@ -112,6 +113,7 @@ def evaluate(
     temperature: Temperature = 0.0,
     samples: Annotated[int, typer.Option(min=1, help="Sampled replies a prompt.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the sampled replies.")] = 0,
+    decoding: DecodingName = "fast",
     window: Window = None,
     stride: Stride = None,
     data_dir: DataDir = None,
@@ -140,6 +142,7 @@ def evaluate(
         temperature=temperature,
         samples=samples,
         seed=seed,
+        decoding=decoding,
         window=window,
         stride=stride,
         data_dir=data_dir,

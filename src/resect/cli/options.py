@@ -9,7 +9,7 @@ import typer
 
 from resect.cli.show import note
 from resect.errors import InputError
-from resect.records import Format, Scope, Search
+from resect.records import DecodingMode, Format, Scope, Search
 
 # Models and masks.
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")]
@@ -94,6 +94,13 @@ SearchName = Annotated[
     typer.Option(
         "--search",
         help="full asks every cut of the grid everything; halving asks what the claims need.",
+    ),
+]
+DecodingName = Annotated[
+    DecodingMode,
+    typer.Option(
+        "--decoding",
+        help="fast decodes side by side what a trial allows; exact is transformers' generate.",
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1)]

@@ -11,31 +11,37 @@ if TYPE_CHECKING:
     from resect.studies.cells import Cell
 
 
-def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -> None:
+def show_plan(
+    config: RunConfig, *, memory: float = 0.0, tflops: float = 0.0, jobs: int = 1
+) -> None:
     """Print the cells of a run and what they need.
 
     Args:
         config: The run.
-        memory: GiB of the device to plan for.
+        memory: GiB of the device to plan for; 0 for a large accelerator.
         tflops: 10¹² operations a second; 0 for what a large accelerator is assumed to do.
+        jobs: Processes of this machine that share the cells.
     """
     from dataclasses import replace
 
     from resect.errors import ResectError
-    from resect.runs.forecast import Assumed, forecast
+    from resect.runs.forecast import forecast
     from resect.runs.run import plan_run
     from resect.runs.searching import is_searched, most_questions
+    from resect.runs.speed import Assumed
 
     cells = plan_run(config)
     table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
-    assumed = replace(Assumed(), memory=memory)
+    if not (memory or tflops):
+        _say_here(config, jobs)
+    assumed = replace(Assumed(), **({"memory": memory} if memory else {}))
     if is_searched(config):
         limit = config.evaluation.limit
         counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
         questions = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
         note(
             f"search {config.evaluation.search}: of the questions of these cells at most "
-            f"{questions} are asked{counted}; memory and time below are those of all of them"
+            f"{questions} are asked{counted}; time below is that of so many"
         )
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)
@@ -67,10 +73,23 @@ def show_plan(config: RunConfig, *, memory: float = 80.0, tflops: float = 0.0) -
         note(f"{need.role}: {need.scoring.summary()}")
     note(
         f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
-        f"{memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights read at "
-        f"{assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an example, "
-        f"{assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
+        f"{assumed.memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights "
+        f"read at {assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an "
+        f"example, {assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
     )
+
+
+def _say_here(config: RunConfig, jobs: int) -> None:
+    """Say how long a run takes on this machine, if its sets and models are here."""
+    from resect.errors import ResectError
+    from resect.runs.expected import expected_locally
+
+    try:
+        said = expected_locally(config, jobs)
+    except ResectError as error:
+        said = f"no estimate of the time on this machine: {error.what} ({error.got})"
+    if said:
+        note(said)
 
 
 def _cell_row(cell: Cell) -> dict[str, object]:

@@ -13,6 +13,7 @@ from resect.cli.options import (
     Budget,
     CheckedCuts,
     Columns,
+    DecodingName,
     IncludePath,
     ModelId,
     Questions,
@@ -93,6 +94,7 @@ def run(
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
     search: SearchName = "full",
+    decoding: DecodingName = "fast",
     data_dir: DataDir = None,
     columns: Columns = None,
     dry_run: DryRun = False,
@@ -121,6 +123,7 @@ def run(
         together=together,
         check_together=check_together,
         search=search,
+        decoding=decoding,
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)

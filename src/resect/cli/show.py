@@ -112,7 +112,9 @@ class _Moment:
         done: What is done, of `total`.
         total: All.
         seconds: Since the beginning.
-        left: Seconds to the end at the speed since the first moment; None if nothing was gained.
+        left: Seconds to the end at the speed since the last moment at which nothing was gained yet:
+            what comes before the first of many (locating, before cells are asked) is no part of the
+            rest. None if nothing was gained.
     """
 
     done: int
@@ -133,6 +135,7 @@ def _now_and_then(
     """
     start = time.perf_counter()
     counts: list[int] = []
+    began = [start]
     last = [first]
 
     def update(done: int, total: int) -> None:
@@ -140,12 +143,14 @@ def _now_and_then(
         # What was done before the first call says nothing about the speed.
         if not counts:
             counts.append(done)
+        if done == counts[0]:
+            began[0] = now
         if now - last[0] < pause and done < total:
             return
         last[0] = now
-        gained, seconds = done - counts[0], now - start
-        remaining = seconds / gained * (total - done) if gained else None
-        show(_Moment(done, total, seconds, remaining))
+        gained = done - counts[0]
+        remaining = (now - began[0]) / gained * (total - done) if gained else None
+        show(_Moment(done, total, now - start, remaining))
 
     return update
 

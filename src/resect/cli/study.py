@@ -174,7 +174,9 @@ def run_study(
     ],
     output: RunFolder = Path("resect-run"),
     dry_run: DryRun = False,
-    memory: Annotated[float, typer.Option(help="GiB of the device that --dry-run plans for.")] = 80,
+    memory: Annotated[
+        float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
+    ] = 0,
     tflops: Annotated[
         float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
     ] = 0,
@@ -205,7 +207,7 @@ def run_study(
     config = read_config(file, changes or ())
     cells = plan_run(config)
     if dry_run:
-        show_plan(config, memory=memory, tflops=tflops)
+        show_plan(config, memory=memory, tflops=tflops, jobs=jobs or 1)
         return
     if part is not None:
         refuse_shared_search(config, "--shard")

@@ -13,6 +13,7 @@ from resect.cli.options import (
     Budget,
     CheckedCuts,
     Columns,
+    DecodingName,
     DryRun,
     ExampleLimit,
     IncludePath,
@@ -96,6 +97,7 @@ def sweep(
     together: TogetherCuts = 1,
     check_together: CheckedCuts = 0,
     search: SearchName = "full",
+    decoding: DecodingName = "fast",
     columns: Columns = None,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -126,6 +128,7 @@ def sweep(
         together=together,
         check_together=check_together,
         search=search,
+        decoding=decoding,
     )
     _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 

@@ -20,7 +20,7 @@ from resect.evaluation.padding import padded
 from resect.evaluation.replies import Decoding
 from resect.evaluation.steps import Ending
 from resect.evaluation.wide import Name
-from resect.records import CausalModel, Tokenizer
+from resect.records import CausalModel, DecodingMode, Tokenizer
 
 # Logits of a pass that cannot be made in pieces (`resect.attribution.head`) may take so many bytes,
 # or those of one row if that is more: 16 rows of 250 tokens and 262,144 words would be 4 GB.
@@ -54,6 +54,8 @@ class GenerationSettings:
         temperature: 0 decodes greedily; above 0 samples from the whole softmax of logits / T.
         samples: Replies to each prompt; more than one only when sampling.
         seed: Seed of the streams.
+        decoding: `exact` decodes each batch by transformers' `generate`, and nothing else; `fast`
+            by the fastest way that gives its tokens (`resect.evaluation.replies`).
     """
 
     max_new_tokens: int = 256
@@ -61,6 +63,7 @@ class GenerationSettings:
     temperature: float = 0.0
     samples: int = 1
     seed: int = 0
+    decoding: DecodingMode = "fast"
 
 
 @contextlib.contextmanager
@@ -170,6 +173,7 @@ def generate(
         copies,
         uniforms,
         settings.temperature,
+        settings.decoding,
     )
     with evaluating(model), decoding_as(model, config):
         replies = decoding.replies(by_length(prompts, settings.batch_size))

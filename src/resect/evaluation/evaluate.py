@@ -51,7 +51,7 @@ from resect.model import (
     tokenizer_fingerprint,
 )
 from resect.model.load import load_tokenizer
-from resect.records import Format, Reply
+from resect.records import LEFT_OUT_BY_DEFAULT, DecodingMode, Format, Reply
 from resect.weights.fit import Prints, all_forced, fitted, forced_in
 from resect.weights.mask import Mask
 
@@ -82,6 +82,7 @@ class EvalRequest:
     force: bool = False
     coherence: str | None = None
     labels: tuple[Path, ...] | None = None
+    decoding: DecodingMode = field(default="fast", metadata=LEFT_OUT_BY_DEFAULT)
 
 
 PARTIAL = "an attack on all of them might bring out more"
@@ -205,7 +206,7 @@ def _provenance(request: EvalRequest, probes: Mapping[str, BehaviourSet]) -> Row
     return files.provenance() | {
         "model": request.model,
         "data": {name: probe.hash for name, probe in probes.items()},
-        "request": asdict(request),
+        "request": files.plain(request),
     }
 
 
@@ -411,6 +412,7 @@ def _decoding(request: EvalRequest) -> GenerationSettings:
         request.temperature,
         request.samples,
         request.seed,
+        request.decoding,
     )
 
 

@@ -33,7 +33,7 @@ from resect.evaluation.judges import find_judge
 from resect.model import Coverage, find_prunable
 from resect.model.load import load_model, load_tokenizer
 from resect.model.shapes import empty_model
-from resect.records import Example, Format, Measure, Search
+from resect.records import DecodingMode, Example, Format, Measure, Search
 from resect.runs.chosen import chosen_mask
 from resect.runs.config import RunConfig
 from resect.runs.drawn import (
@@ -44,11 +44,11 @@ from resect.runs.drawn import (
     refuse_bare,
     side_of,
 )
-from resect.runs.expected import expected, rows_of
-from resect.runs.forecast import Rows
+from resect.runs.expected import expected, sizes_of
 from resect.runs.grid import Grid, grid_of
 from resect.runs.harmless import ask_harmless
 from resect.runs.look import tried_before, write_looks
+from resect.runs.passes import SetSize
 from resect.runs.run import Steps, Watch, carry_out, refuse_taken, unwatched
 from resect.runs.sets import read_set
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
@@ -108,6 +108,7 @@ class AutoRequest:
     together: int = 1
     check_together: int = 0
     search: Search = "full"
+    decoding: DecodingMode = "fast"
     data_dir: Path | None = None
 
 
@@ -120,7 +121,7 @@ class Planned:
             best to have first.
         files: Path to the rows that belong there.
         reasons: A line for each choice.
-        rows: What the sets hold, for an estimate of the time.
+        sizes: How long the rows of the sets are, for an estimate of the time.
         sets: The rows themselves.
         instrument: What harm is measured by; None as long as nobody has looked.
     """
@@ -128,7 +129,7 @@ class Planned:
     candidates: tuple[RunConfig, ...]
     files: dict[Path, str]
     reasons: tuple[str, ...]
-    rows: Rows
+    sizes: dict[str, SetSize]
     sets: dict[str, BehaviourSet]
     instrument: Instrument | None = None
 
@@ -177,7 +178,7 @@ def plan_auto(request: AutoRequest, output: Path) -> Planned:
     reasons += grid.reasons
     if request.search != "full" and candidates[-1].evaluation.measure == "likelihood":
         reasons += (SEARCH,)
-    return Planned(candidates, texts, reasons, rows_of(tokenizer, sets), sets)
+    return Planned(candidates, texts, reasons, sizes_of(tokenizer, sets, chat), sets)
 
 
 def _candidates(
@@ -245,7 +246,7 @@ def expected_lines(planned: Planned) -> tuple[str, ...]:
     There is a line for each run that still comes into question.
     """
     configs = planned.candidates if planned.instrument is None else (planned.config,)
-    return tuple(expected(config, planned.rows, planned.sets) for config in configs)
+    return tuple(expected(config, planned.sizes) for config in configs)
 
 
 @dataclass(frozen=True)
@@ -300,6 +301,7 @@ def _config(request: AutoRequest, spec: dict[str, str], readings: _Readings) -> 
             together=request.together,
             check_together=request.check_together,
             search=request.search,
+            decoding=request.decoding,
         )
     )
 

@@ -4,59 +4,38 @@ Scoring is planned by `resect.attribution.plan`. Beside it a run tunes and asks:
 - tuning: forwards and backwards over every token, 6 operations a weight, 4 with an adapter, whose
   frozen weights have no gradients of their own. In memory are the model, two copies of its weights
   (before and after), and with full tuning a gradient and AdamW's two moments of each weight;
-- asking: 2 operations a weight and prompt token, then one step for each new token, which reads all
-  weights once. A reply is counted in full length, so that this is the most it takes.
+- asking: the passes that `resect.runs.passes` counts, 2 operations a weight and token, and for each
+  call the reading of all weights.
 
-No data are read: where a set has no limit its size is assumed, and so are lengths and speeds. The
-estimate is for planning machines; it was not measured on the models that the recipes name.
+What is counted becomes seconds by the fields of `Assumed`, which are those of a large accelerator,
+or are measured on this machine in about a second (`here`). Rows that are not known are assumed.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
 from typing import Any, NamedTuple
 
 import torch
 
-from resect.attribution.estimate import ASSUMED_RATE, scoring_rate
 from resect.attribution.plan import GIB, Plan, Shape, Work, plan, shape_of
 from resect.errors import InputError
 from resect.evaluation.attacks import parse_attack
-from resect.evaluation.probes import find_probe
-from resect.machine.memory import Free, free_memory
+from resect.evaluation.replies import MOST_BYTES, MOST_ROWS
+from resect.machine.memory import Free
 from resect.model.shapes import PUBLISHED, empty_model
 from resect.records import CausalModel
 from resect.runs.config import RunConfig
-from resect.studies.cells import Cell, Cut, at_seed
+from resect.runs.passes import Decoder, SetSize, asking, intact_once, mean_tokens
+from resect.runs.searching import most_questions
+from resect.runs.speed import Assumed, here
+from resect.studies.cells import Cell, Cut, Tuning, at_seed
 
-
-@dataclass(frozen=True)
-class Assumed:
-    """What is not in the configuration.
-
-    Attributes:
-        memory: GiB of the device, all GPUs of a run together.
-        host: GiB of CPU memory for sums that the device has no room for.
-        rate: Floating-point operations a second that whole passes reach.
-        bandwidth: Bytes a second at which weights are read while a reply is written.
-        step: Least seconds of a generation step for each block, whatever its size: the time it
-            takes to start the work of a block.
-        length: Tokens of an example, half of them scored.
-        examples: Examples of a set without a limit.
-        prompts: Prompts of a probe without a limit.
-    """
-
-    memory: float = 80.0
-    host: float = 128.0
-    rate: float = ASSUMED_RATE
-    bandwidth: float = 1.5e12
-    step: float = 1e-3
-    length: int = 256
-    examples: int = 412
-    prompts: int = 500
+# A backward pass calls each block about as often again, with an optimiser behind it.
+TRAINING = 3.0
+# Rows of a step of `finetune`, unless it says otherwise.
+ATTACK_BATCH = 5
 
 
 @dataclass(frozen=True)
@@ -96,7 +75,12 @@ class Need:
 
 
 def forecast(
-    config: RunConfig, cells: Iterable[Cell], assumed: Assumed | None = None
+    config: RunConfig,
+    cells: Iterable[Cell],
+    assumed: Assumed | None = None,
+    *,
+    sizes: Mapping[str, SetSize] | None = None,
+    full: bool = True,
 ) -> list[Need]:
     """Return what each role's cells need; all that is planned is on one device after another.
 
@@ -104,64 +88,81 @@ def forecast(
         config: The run.
         cells: Its merged cells.
         assumed: The device, and what the configuration does not say.
+        sizes: How long rows are, by the names of sets under `data`, as far as that is known.
+        full: Whether replies are as long as they may be, else as long as the answers of their sets.
 
     Raises:
         InputError: A model's configuration can neither be read nor is known.
     """
+    assumed, cells = assumed or Assumed(), list(cells)
+    given = dict(sizes or {})
+    known = dict.fromkeys(config.data, assumed.size(config.evaluation.limit)) | given
     by_role: dict[str, list[Cell]] = {}
     for cell in cells:
         by_role.setdefault(cell.role, []).append(cell)
+    questions = most_questions(config, cells, lambda probe: _prompts(config, known, probe))
+    share = questions.count / questions.grid if questions.grid else 1.0
     return [
-        _need(config, role, role_cells, assumed or Assumed())
+        _need(config, role, role_cells, _Known(assumed, known, frozenset(given), full, share))
         for role, role_cells in sorted(by_role.items())
     ]
 
 
-class Rows(NamedTuple):
-    """What the sets of a run hold.
+class _Known(NamedTuple):
+    """What is known or assumed of device and data.
 
     Attributes:
-        length: Mean tokens of a prompt with its answer.
-        examples: Most examples of a set that are scored.
-        prompts: Most prompts of a probe.
+        assumed: The device.
+        sizes: How long the rows of all sets are.
+        given: The sets of which that is known.
+        full: Whether replies are as long as they may be.
+        share: The share of the questions that is asked.
     """
 
-    length: int
-    examples: int
-    prompts: int
+    assumed: Assumed
+    sizes: Mapping[str, SetSize]
+    given: frozenset[str]
+    full: bool
+    share: float
+
+    def scored(self, name: str, limit: int | None) -> _Scored:
+        """Return what of a set is scored or trained on, of a target that has this limit."""
+        rows = self.sizes[name].scored
+        if name not in self.given or not rows:
+            return _Scored(limit or self.assumed.examples, self.assumed.length)
+        return _Scored(min(len(rows), limit or len(rows)), mean_tokens(rows))
 
 
-def expected_here(config: RunConfig, cells: Iterable[Cell], rows: Rows) -> float:
-    """Return the seconds that a run will take on this machine at most, replies in full length.
+def _prompts(config: RunConfig, sizes: Mapping[str, SetSize], probe: str) -> int:
+    """Return how many prompts a probe has."""
+    evaluation = config.evaluation
+    return len(sizes[evaluation.probes[probe]].asked[: evaluation.limit])
 
-    Speeds are measured in about a second; see `matrix_rate`.
+
+def expected_here(
+    config: RunConfig,
+    cells: Iterable[Cell],
+    sizes: Mapping[str, SetSize],
+    *,
+    full: bool = False,
+    jobs: int = 1,
+    machine: Assumed | None = None,
+) -> float:
+    """Return the seconds that a run will take on this machine.
+
+    Args:
+        config: The run.
+        cells: Its merged cells.
+        sizes: How long the rows of its sets are.
+        full: As for `forecast`.
+        jobs: Processes that share the cells.
+        machine: What each of them does, from `here`; None measures it.
 
     Raises:
         InputError: As `forecast`.
     """
-    free = free_memory()
-    assumed = Assumed(
-        memory=free.device / GIB,
-        host=(free.host or free.device) / GIB,
-        rate=scoring_rate(torch.float32).operations,
-        bandwidth=_bandwidth(),
-        length=rows.length,
-        examples=rows.examples,
-        prompts=rows.prompts,
-    )
-    return sum(need.seconds for need in forecast(config, cells, assumed))
-
-
-def _bandwidth() -> float:
-    """Return the bytes a second that this machine reads, measured in a moment."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    read = torch.ones(2**24, dtype=torch.float32, device=device)
-    seconds = inf
-    for _ in range(3):
-        start = time.perf_counter()
-        read.sum().item()  # waits for a GPU
-        seconds = min(seconds, time.perf_counter() - start)
-    return read.nbytes / seconds
+    needs = forecast(config, cells, machine or here(jobs), sizes=sizes, full=full)
+    return sum(need.seconds for need in needs) / jobs
 
 
 class Cache(NamedTuple):
@@ -210,64 +211,77 @@ def _published(model_type: str, sides: Mapping[str, object]) -> CausalModel:
     return model
 
 
-def _need(config: RunConfig, role: str, cells: list[Cell], assumed: Assumed) -> Need:
+def _need(config: RunConfig, role: str, cells: list[Cell], known: _Known) -> Need:
+    assumed = known.assumed
     model_place = at_seed(config.models[role], cells[0].seed)
     shaped = shape_at(model_place)
     shape = shaped.shape
-    tokens = _scored_tokens(config, cells, assumed)
+    scored = _scored(config, cells, known)
+    tokens = [rows * round(length) for rows, length in scored]
     work = Work(
         tokens=max(tokens, default=assumed.length),
         scored=max(tokens, default=assumed.length) // 2,
         batch_tokens=8192,
-        longest=assumed.length,
+        longest=max([assumed.length, *(round(length) for _, length in scored)]),
         keep=1e-3,
     )
     free = Free(device=assumed.memory * GIB, host=assumed.host * GIB)
     scoring = plan(shape, work, free)
     operations = sum(scoring.operations * count / work.tokens for count in tokens)
     moved = sum(scoring.moved * count / work.tokens for count in tokens)
-    tuned, tuning_memory = _tuning(cells, shape, assumed)
-    asking = sum(_asking(config, cell, shaped, assumed) for cell in cells)
-    memory = max(scoring.device, tuning_memory, _asking_memory(config, shaped, assumed))
+    seconds = operations / assumed.rate + moved / 2e10
+    if not assumed.overlaps:
+        seconds += sum(
+            rows * assumed.row + TRAINING * shaped.cache.blocks * assumed.step for rows, _ in scored
+        )
+    tuning = _tuning(config, cells, shaped, known)
+    memory = max(scoring.device, tuning.memory, _asking_memory(config, shaped, assumed))
     return Need(
         role=role,
         place=model_place,
         parameters=shape.parameters // shape.itemsize,
         cells=len(cells),
-        scorings=len(tokens),
+        scorings=len(scored),
         scoring=scoring,
-        scoring_seconds=operations / assumed.rate + moved / 2e10,
-        tuning_seconds=tuned / assumed.rate,
-        asking_seconds=asking,
+        scoring_seconds=seconds,
+        tuning_seconds=tuning.seconds,
+        asking_seconds=_asking(config, cells, shaped, known),
         memory=memory,
         fits=scoring.fits and memory <= 0.95 * free.device,
     )
 
 
-def _scored_tokens(config: RunConfig, cells: list[Cell], assumed: Assumed) -> list[int]:
-    """Return the tokens of each set that is scored: targets by what varies, the preserve set."""
-    tokens_of: dict[object, int] = {}
+class _Scored(NamedTuple):
+    """A set that is scored: rows, and their mean length."""
 
-    def count(limit: int | None) -> int:
-        return (limit or assumed.examples) * assumed.length
+    rows: int
+    length: float
+
+
+def _scored(config: RunConfig, cells: list[Cell], known: _Known) -> list[_Scored]:
+    """Return each set that is scored: targets by what varies, the preserve set."""
+    sets: dict[object, _Scored] = {}
 
     for cell in cells:
-        cut = cell.cut
         against = None if cell.tuning is None else cell.tuning.against
-        for used in (cut, against):
+        for used in (cell.cut, against):
             if used is None:
                 continue
             if config.selection.p > 0 or used.p:
-                tokens_of["preserve", cell.seed] = count(config.preserve.limit)
+                preserve = config.preserve
+                sets["preserve", cell.seed] = known.scored(preserve.data, preserve.limit)
             target = config.targets[used.target]
-            sets = [target] + ([config.targets[target.contrast]] if target.contrast else [])
-            tokens = sum(count(used.examples or scored.limit) for scored in sets)
+            both = [target] + ([config.targets[target.contrast]] if target.contrast else [])
+            counts = [known.scored(each.data, used.examples or each.limit) for each in both]
+            rows = sum(part.rows for part in counts)
+            length = sum(part.rows * part.length for part in counts) / max(1, rows)
             for number in range(used.rounds):
-                tokens_of[cell.seed, _scoring(used), number] = tokens
-        scored = parse_attack(cell.attack).work(assumed.examples).scored if cell.attack else 0
+                sets[cell.seed, _scoring(used), number] = _Scored(rows, length)
+        examples = known.assumed.examples
+        scored = parse_attack(cell.attack).work(examples).scored if cell.attack else 0
         if scored:
-            tokens_of[cell.key] = scored * assumed.length
-    return list(tokens_of.values())
+            sets[cell.key] = _Scored(scored, known.assumed.length)
+    return list(sets.values())
 
 
 def _scoring(cut: Cut) -> Cut:
@@ -277,61 +291,98 @@ def _scoring(cut: Cut) -> Cut:
 
 
 class _TuningNeed(NamedTuple):
-    """What all fine-tuning of some cells needs: operations, and bytes without activations."""
+    """What all fine-tuning of some cells needs: seconds, and bytes without activations."""
 
-    operations: float
+    seconds: float
     memory: float
 
 
-def _tuning(cells: list[Cell], shape: Shape, assumed: Assumed) -> _TuningNeed:
+def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, known: _Known) -> _TuningNeed:
     """Return what the tuned and the attacked cells need."""
-    weights = shape.parameters // shape.itemsize
-    operations, memory = 0.0, 0.0
+    parameters = shaped.shape.parameters
+    seconds, memory = 0.0, 0.0
     for cell in cells:
         tuning = cell.tuning
-        trained = parse_attack(cell.attack).work(assumed.examples).trained if cell.attack else 0
         if tuning is not None:
-            per_token = 6 if tuning.method == "full" else 4
-            operations += per_token * weights * tuning.steps * tuning.batch * assumed.length
-            extra = 3 if tuning.method == "full" else 0
-            memory = max(memory, (3.0 + extra) * shape.parameters)
-        if trained:
-            operations += 4 * weights * trained * assumed.length
-            memory = max(memory, 3.0 * shape.parameters)
-    return _TuningNeed(operations, memory)
+            full = tuning.method == "full"
+            steps = _Steps(tuning.steps, *_batch_of(tuning, known))
+            seconds += _trained(steps, shaped, known.assumed, 6 if full else 4)
+            memory = max(memory, (3.0 + (3 if full else 0)) * parameters)
+        attack = parse_attack(cell.attack) if cell.attack else None
+        rows = attack.work(known.assumed.examples).trained if attack else 0
+        if attack is not None and rows:
+            length = _attacked_length(config, known)
+            steps = _Steps(max(1, rows // ATTACK_BATCH), min(rows, ATTACK_BATCH), length)
+            seconds += _trained(steps, shaped, known.assumed, 4)
+            memory = max(memory, 3.0 * parameters)
+    return _TuningNeed(seconds, memory)
 
 
-def _asking(config: RunConfig, cell: Cell, shaped: Shaped, assumed: Assumed) -> float:
-    """Return the seconds of a cell's probes."""
-    evaluation = config.evaluation
-    prompts = evaluation.limit or assumed.prompts
+class _Batch(NamedTuple):
+    """Rows of a step of training, and their mean length."""
+
+    rows: int
+    length: float
+
+
+class _Steps(NamedTuple):
+    """A training: its steps, rows of each, and their mean length."""
+
+    steps: int
+    rows: int
+    length: float
+
+
+def _batch_of(tuning: Tuning, known: _Known) -> _Batch:
+    """Return the rows of a step; no batch holds more rows than there are."""
+    rows, length = known.scored(tuning.data, tuning.examples)
+    return _Batch(min(tuning.batch, rows), length)
+
+
+def _attacked_length(config: RunConfig, known: _Known) -> float:
+    """Return the mean length of the rows that an attack trains on."""
+    name = config.attack_data.get("target")
+    return known.scored(name, None).length if name else float(known.assumed.length)
+
+
+def _trained(steps: _Steps, shaped: Shaped, assumed: Assumed, operations: int) -> float:
+    """Return the seconds of a training with so many operations a weight and token."""
+    shape, tokens = shaped.shape, steps.steps * steps.rows * steps.length
+    weights = shape.parameters // shape.itemsize
+    moved = assumed.traffic * shape.itemsize * sum(shape.features.values()) * tokens
+    seconds = operations * weights * tokens / assumed.rate
+    if not assumed.overlaps:
+        seconds += TRAINING * moved / assumed.bandwidth
+        seconds += TRAINING * steps.steps * shaped.cache.blocks * assumed.step
+    return seconds + assumed.training
+
+
+def _decoder(shaped: Shaped) -> Decoder:
+    """Return how a model may be decoded, as far as its shape says it."""
     shape, cache = shaped
-    forward = 2.0 * (shape.active + shape.hidden * shape.vocabulary) / assumed.rate
-    # A slow device is bound by its products, a quick one by what it reads.
-    step = max(
-        shape.parameters / assumed.bandwidth,
-        assumed.step * cache.blocks,
-        forward * evaluation.batch_size,
-    )
+    alike = shape.itemsize == 4 and shape.active == shape.total
+    return Decoder(shape.vocabulary, cache.blocks * cache.numbers * shape.itemsize, alike)
+
+
+def _asking(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, known: _Known) -> float:
+    """Return the seconds of the probes of cells."""
+    assumed, decoder = known.assumed, _decoder(shaped)
     seconds = 0.0
-    for name in cell.probes:
-        seconds += prompts * assumed.length * forward
-        if evaluation.measure == "likelihood":
-            continue
-        probe = find_probe(name)
-        if not probe.decoded:
-            continue
-        replies = prompts * cell.samples
-        seconds += ceil(replies / evaluation.batch_size) * evaluation.max_new_tokens * step
-        if probe.coherent:
-            seconds += replies * (assumed.length + evaluation.max_new_tokens) * forward
-    return seconds
+    for cell in cells:
+        passes = asking(config, cell, decoder, known.sizes, full=known.full)
+        for part in (passes.reading, passes.writing):
+            seconds += assumed.seconds(part, shaped.shape)
+    once = assumed.seconds(intact_once(config, decoder, known.sizes), shaped.shape)
+    seeds = {cell.seed for cell in cells if "likelihood" in cell.probes}
+    return known.share * (seconds + len(cells) * assumed.cell) + len(seeds) * once
 
 
 def _asking_memory(config: RunConfig, shaped: Shaped, assumed: Assumed) -> float:
-    """Return bytes of the weights and of the keys and values of a batch of replies."""
-    shape, cache = shaped
+    """Return bytes of the weights and of the keys and values of the replies under way."""
     length = assumed.length + config.evaluation.max_new_tokens
-    per_token = cache.blocks * cache.numbers * shape.itemsize
-    rows = config.evaluation.batch_size * config.evaluation.together
-    return float(shape.parameters + rows * length * per_token)
+    decoder, evaluation = _decoder(shaped), config.evaluation
+    a_row = length * decoder.bytes_a_token
+    rows = evaluation.batch_size * evaluation.together * a_row
+    if decoder.side_by_side and evaluation.decoding == "fast":
+        rows = max(rows, min(MOST_ROWS * a_row, MOST_BYTES))
+    return float(shaped.shape.parameters + rows)

@@ -461,7 +461,11 @@ def evaluation_settings(
         judge=evaluation.judge,
         coherence=evaluation.coherence,
         generation=GenerationSettings(
-            evaluation.max_new_tokens, evaluation.batch_size, temperature, samples
+            evaluation.max_new_tokens,
+            evaluation.batch_size,
+            temperature,
+            samples,
+            decoding=evaluation.decoding,
         ),
         measure=evaluation.measure,
         spans=_spans(config),

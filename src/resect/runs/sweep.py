@@ -8,7 +8,7 @@ from typing import Any
 
 from resect.errors import InputError
 from resect.files.reading import read_json
-from resect.records import Format, Search
+from resect.records import DecodingMode, Format, Search
 from resect.runs.config import RunConfig, parse_config, read_values
 
 # What an 8B model lives at; a grid of one's own is a file.
@@ -45,6 +45,7 @@ class SweepRequest:
     together: int = 1
     check_together: int = 0
     search: Search = "full"
+    decoding: DecodingMode = "fast"
 
 
 def sweep_config(request: SweepRequest) -> RunConfig:
@@ -103,6 +104,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "together": request.together,
             "check_together": request.check_together,
             "search": request.search,
+            "decoding": request.decoding,
         },
         "studies": {"frontier": {"utility_drop": request.budget, "methods": methods, **grid}},
     }

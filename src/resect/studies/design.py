@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import TASK_PREFIX, Format, Measure, Search
+from resect.records import TASK_PREFIX, DecodingMode, Format, Measure, Search
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -142,6 +142,9 @@ class Evaluation(Section):
         search: How studies that choose a cut from a grid look for it. `full` asks every cut all
             prompts, and is not written; `halving` asks what their claims need
             (docs/design/halving.md).
+        decoding: How replies are decoded. `fast` decodes them by our own loop, and side by side,
+            where a trial shows the model to be fit for that (docs/design/decoding.md), and is not
+            written; `exact` tries nothing and leaves each batch to transformers' `generate`.
     """
 
     probes: dict[str, DataName]
@@ -156,6 +159,7 @@ class Evaluation(Section):
     together: Count = 1
     check_together: Annotated[int, Field(ge=0)] = 0
     search: Search = "full"
+    decoding: DecodingMode = "fast"
 
     @property
     def instrument(self) -> str:
@@ -172,6 +176,7 @@ class Evaluation(Section):
             "together": 1,
             "check_together": 0,
             "search": "full",
+            "decoding": "fast",
         }
         values: dict[str, object] = write(self)
         return {key: v for key, v in values.items() if key not in later or v != later[key]}
