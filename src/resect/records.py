@@ -33,6 +33,8 @@ Measure = Literal["replies", "likelihood"]
 Search = Literal["full", "halving"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
+# What is cut as a whole (resect.weights.units).
+Unit = Literal["weight", "neuron", "head", "expert"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]
 # Why a reply ended: the model ended it, or the limit on tokens did.
 Finish = Literal["stop", "length"]
