@@ -5,8 +5,8 @@ part, never by a list of architectures:
 
     neuron   of an MLP: its row of every matrix that leads in (gate and up, or the one there is) and
              its column of the one that leads out; in a mixture, of the MLP of each expert
-    head     of an attention: its rows of q and its columns of o; and its rows of k and v, unless
-             heads share them. Shared ones stay, because they are the other heads' too
+    head     of an attention: its columns of o and its rows of q, k and v. What heads share stays,
+             because it is the others' too: k and v of groups, q and k under a norm over all heads
     expert   of a mixture: all weights of its matrices. Shared experts, which every token passes,
              are MLPs and none of its experts
 
@@ -24,13 +24,15 @@ from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from resect.model.places import Place
-from resect.model.prunable import Coverage, PrunableWeight
+from resect.model.prunable import Coverage, PrunableWeight, find_prunable
 from resect.records import CausalModel
+from resect.weights.controls import random_mask, random_units
+from resect.weights.mask import Mask
 from resect.weights.scores import Scores
-from resect.weights.units import Family, Piece, Units
+from resect.weights.units import Family, Piece, Units, families_of
 
 # Names of the layers of an MLP, of an expert and of an attention.
 LEAD_IN = (
@@ -164,6 +166,8 @@ def _neurons(parts: Sequence[_Part]) -> Iterator[Family]:
             continue
         if len(leading_out) != 1:
             raise part.refusal(f"holds {', '.join(part.layers)}: nothing there leads out")
+        if re.search("MLP|FeedForward", part.class_name) and _norms(part):
+            raise part.refusal("has a norm over its neurons, so that each changes the others")
         weights = [part.layers[name] for name in (*leading_in, leading_out[0])]
         experts = weights[0].shape[0] if part.of_experts else 1
         for expert in range(experts):
@@ -225,6 +229,9 @@ def _heads(parts: Sequence[_Part]) -> Iterator[Family]:
         last = part.layers[out]
         sides = {name: _sides(part, weight) for name, weight in part.layers.items()}
         count, rest = divmod(sides[out].into, width)
+        norms = [name for name, size in _norms(part).items() if size > width]
+        if set(norms) - {"q_norm", "k_norm"}:
+            raise part.refusal("has a norm over all heads, so that each changes the others")
         fused = part.layers.get(FUSED)
         if fused is not None and fused.layout == "in_out" and sides[FUSED].out == 3 * count * width:
             thirds = [third * count * width for third in range(3)]
@@ -234,6 +241,7 @@ def _heads(parts: Sequence[_Part]) -> Iterator[Family]:
                 _Span(part.layers[name], _axes(part, part.layers[name]).out, count, 0, width, width)
                 for name in ("q_proj", "k_proj", "v_proj")
                 if name in sides and sides[name].out == count * width
+                if name.replace("proj", "norm") not in norms
             ]
         else:
             raise part.refusal(f"holds {', '.join(part.layers)}: no rows of one head are known")
@@ -241,6 +249,15 @@ def _heads(parts: Sequence[_Part]) -> Iterator[Family]:
             raise part.refusal(f"leads out by {sides[out].into} columns, and a head has {width}")
         into = _axes(part, last).into
         yield _family(part.name, [*spans, _Span(last, into, count, 0, width, width, True)])
+
+
+def _norms(part: _Part) -> dict[str, int]:
+    """Return the norms that stand beside the layers of a part, and over how many numbers each."""
+    return {
+        name: sum(parameter.numel() for parameter in child.parameters())
+        for name, child in part.modules[part.name].named_children()
+        if "Norm" in type(child).__name__
+    }
 
 
 class _Sides(NamedTuple):
@@ -308,9 +325,7 @@ def _lying(weight: PrunableWeight, place: Place) -> _Lying:
     }
     if not set(by_step) <= set(steps):
         raise _NoUnitsError(f"{place.name} lies in {weight.name} across its axes")
-    starts = [
-        place.offset // step % side for side, step in zip(weight.shape, steps, strict=True)
-    ]
+    starts = [place.offset // step % side for side, step in zip(weight.shape, steps, strict=True)]
     return _Lying([by_step.get(step) for step in steps], starts)
 
 
@@ -332,7 +347,8 @@ def _pieces(span: _Span) -> list[Piece]:
             expert -= starts[0]
         offset = span.offset - starts[span.axis]
         length = 1 if axis is None else place.shape[axis]
-        if axis is None or offset + span.width > length:
+        last = offset + (span.count - 1) * span.step + span.width
+        if axis is None or offset >= length or last <= 0:
             continue
         # Without the axis of experts, those behind it are numbered from the next one on.
         axis -= expert is not None
@@ -353,3 +369,26 @@ def _pieces(span: _Span) -> list[Piece]:
     if size != wanted:
         raise _NoUnitsError(f"{span.weight.name} lies in the files in an order that is not known")
     return pieces
+
+
+def random_like(
+    mask: Mask, model: CausalModel, weights: Mapping[str, Tensor], *, label: str, seed: int
+) -> Mask:
+    """Draw the random control of a mask: as many weights of every tensor, or as many whole units.
+
+    Args:
+        mask: The mask to match.
+        model: Its model.
+        weights: The prunable checkpoint tensors of that model.
+        label: Name of the draw.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: The model has no such units as the mask was made of.
+        MismatchError: The mask belongs to another model, or holds parts of units.
+    """
+    unit = str(mask.meta.get("unit", "weight"))
+    if unit == "weight":
+        return random_mask(mask, weights, label=label, seed=seed)
+    units = find_units(model, find_prunable(model, allow_partial=True))
+    return random_units(mask, weights, families_of(units, unit), label=label, seed=seed)

@@ -43,7 +43,7 @@ def select(
         p: Fraction that is protected, in [0, 1].
         scope: Rank within each tensor or over the model.
         unit: What is cut as a whole: single weights, or `neuron`, `head` or `expert`, which need
-            dense scores; `meta["unit"]` then says so.
+            dense scores; `meta["unit"]` and `meta["units"]` then say so and how many.
         force: Take scores of different models or tokenizers; `meta["forced"]` then says so.
 
     Raises:
@@ -57,8 +57,8 @@ def select(
     if forced:
         origin["forced"] = forced
     if unit != "weight":
-        tensors = whole_units(target, preserve, q=q, p=p, scope=scope, unit=unit)
-        return Mask(tensors, origin | {"unit": unit})
+        chosen = whole_units(target, preserve, q=q, p=p, scope=scope, unit=unit)
+        return Mask(chosen.tensors, origin | {"unit": unit, "units": chosen.count})
     return Mask(_single_weights(target, preserve, q, p, scope), origin)
 
 

@@ -13,6 +13,8 @@ family, then by number. What the score of a unit is, is said in `resect.weights.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +26,22 @@ from resect.weights.scores import Scores, TensorScores
 from resect.weights.units import families_of, places_of
 
 
+class Chosen(NamedTuple):
+    """Units to cut.
+
+    Attributes:
+        count: Their number.
+        tensors: Their weights by tensor.
+    """
+
+    count: int
+    tensors: dict[str, MaskTensor]
+
+
 def whole_units(
     target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope, unit: str
-) -> dict[str, MaskTensor]:
-    """Return the weights of M of the module's header by tensor.
+) -> Chosen:
+    """Return the units of M of the module's header.
 
     Args:
         target: Dense signed scores of the behaviour.
@@ -56,7 +70,8 @@ def whole_units(
         ]
     shapes = {name: tensor.shape for name, tensor in target.tensors.items()}
     places = places_of(families, chosen, shapes)
-    return {name: _cut(tensor, places[name]) for name, tensor in target.tensors.items()}
+    tensors = {name: _cut(tensor, places[name]) for name, tensor in target.tensors.items()}
+    return Chosen(sum(map(len, chosen)), tensors)
 
 
 def heads_of_units(
@@ -83,10 +98,7 @@ def heads_of_units(
         return [_top(value, size, int(fraction * int(size.sum())), above) for value, size in pairs]
     best = _top(torch.cat(values), torch.cat(sizes), int(fraction * scores.total), above)
     starts = torch.tensor([0, *(len(value) for value in values)]).cumsum(0).tolist()
-    return [
-        best[(best >= start) & (best < end)] - start
-        for start, end in zip(starts[:-1], starts[1:], strict=True)
-    ]
+    return [best[(best >= start) & (best < end)] - start for start, end in pairwise(starts)]
 
 
 def unit_scores(scores: Scores, unit: str) -> list[Tensor]:
