@@ -56,9 +56,9 @@ def by_hand(architecture: str, layer: int) -> dict[str, list[tuple[Unit, Unit]]]
             units["neuron"].append((columns(f"{at}.mlp.c_fc.weight", [i], 16, 64) | out, out))
         for head in range(2):
             mine = range(head * 8, head * 8 + 8)
-            into = [third * 16 + place for third in range(3) for place in mine]
+            thirds = [third * 16 + place for third in range(3) for place in mine]
             out = rows(f"{at}.attn.c_proj.weight", mine, 16)
-            whole = columns(f"{at}.attn.c_attn.weight", into, 16, 48) | out
+            whole = columns(f"{at}.attn.c_attn.weight", thirds, 16, 48) | out
             units["head"].append((whole, out))
     if architecture == "gpt_oss":
         # gate and up in turns [4, 16, 48], down [4, 24, 16], with all experts in one tensor.
@@ -74,14 +74,15 @@ def by_hand(architecture: str, layer: int) -> dict[str, list[tuple[Unit, Unit]]]
                 units["neuron"].append((into | out, out))
     if architecture == "mixtral":
         for expert in range(4):
-            gate, down, up = (
-                f"{at}.block_sparse_moe.experts.{expert}.w{n}.weight" for n in (1, 2, 3)
-            )
-            halves = rows(gate, range(24), 16) | rows(up, range(24), 16)
-            units["expert"].append((halves | rows(down, range(16), 24), rows(down, range(16), 24)))
+            one = f"{at}.block_sparse_moe.experts.{expert}"
+            gate, leads_out, up_name = (f"{one}.w{n}.weight" for n in (1, 2, 3))
+            out = rows(leads_out, range(16), 24)
+            into = rows(gate, range(24), 16) | rows(up_name, range(24), 16)
+            units["expert"].append((into | out, out))
             for i in range(24):
-                out = columns(down, [i], 16, 24)
-                units["neuron"].append((rows(gate, [i], 16) | rows(up, [i], 16) | out, out))
+                out = columns(leads_out, [i], 16, 24)
+                into = rows(gate, [i], 16) | rows(up_name, [i], 16)
+                units["neuron"].append((into | out, out))
     return units
 
 
@@ -123,7 +124,7 @@ def test_masks_are_those_by_hand(architecture: str) -> None:
                 room -= len(family[number][0])
                 if room >= 0 and values[number] > 0:
                     chosen |= family[number][0]
-        mask = select(scores, None, q=0.5, p=0, unit=unit)  # type: ignore[arg-type]
+        mask = select(scores, None, q=0.5, p=0, unit=unit)
         assert chosen
         for name, tensor in mask.tensors.items():
             index = torch.tensor(sorted(i for n, i in chosen if n == name), dtype=torch.int64)
@@ -172,7 +173,7 @@ def test_a_whole_unit_does_what_its_ways_out_do(architecture: str) -> None:
 
     def logits(cut: Mapping[str, Tensor]) -> Tensor:
         with removed(model, mask_of(model, cut)), torch.no_grad():
-            return model(input_ids=ids).logits.clone()
+            return torch.Tensor(model(input_ids=ids).logits)
 
     intact = logits({})
     for unit in LAYOUTS[architecture]:
@@ -271,7 +272,7 @@ def test_a_random_control_of_units_has_units() -> None:
     scores = attribute_many(model, tiny.tokenizer(), tiny.examples(2), settings=Pass(dense=True))
     weights = prunable_tensors(model)
     for unit in ("weight", "neuron"):
-        mask = select(scores["signed"], None, q=0.2, p=0, unit=unit)  # type: ignore[arg-type]
+        mask = select(scores["signed"], None, q=0.2, p=0, unit=unit)
         control = random_like(mask, model, weights, label="x", seed=0)
         for name, tensor in mask.tensors.items():
             index = control.tensors[name].index

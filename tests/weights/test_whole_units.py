@@ -143,7 +143,7 @@ def test_places_and_sums_are_those_of_slow_loops(piece: Piece, shape: tuple[int,
     values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     shapes = {"w": shape}
     sums = piece.sums(values)
-    for number in range(piece.count):
+    for number in range(piece.number):
         unit = piece.first + number
         expected = list(slowly(piece, shape, unit))
         places = piece.places(torch.tensor([unit]), shapes)

@@ -56,7 +56,7 @@ class _Span(NamedTuple):
     Attributes:
         weight: The parameter.
         axis: Its axis that is divided.
-        count: Number of units.
+        number: How many units.
         offset: First slice.
         width: Slices of each.
         step: Slices from one unit to the next.
@@ -66,7 +66,7 @@ class _Span(NamedTuple):
 
     weight: PrunableWeight
     axis: int
-    count: int
+    number: int
     offset: int = 0
     width: int = 1
     step: int = 1
@@ -173,8 +173,8 @@ def _neurons(parts: Sequence[_Part]) -> Iterator[Family]:
         for expert in range(experts):
             number = expert if part.of_experts else None
             spans = [span for weight in weights for span in _mlp_spans(part, weight, number)]
-            count = spans[-1].count
-            if any(span.count != count for span in spans):
+            count = spans[-1].number
+            if any(span.number != count for span in spans):
                 raise part.refusal("has matrices that do not fit each other")
             name = part.name if number is None else f"{part.name}.{expert}"
             yield _family(name, spans)
@@ -347,14 +347,14 @@ def _pieces(span: _Span) -> list[Piece]:
             expert -= starts[0]
         offset = span.offset - starts[span.axis]
         length = 1 if axis is None else place.shape[axis]
-        last = offset + (span.count - 1) * span.step + span.width
+        last = offset + (span.number - 1) * span.step + span.width
         if axis is None or offset >= length or last <= 0:
             continue
         # Without the axis of experts, those behind it are numbered from the next one on.
         axis -= expert is not None
         pieces.append(
             Piece(
-                place.name, 0, span.count, axis, offset, span.width, span.step, span.leads_out,
+                place.name, 0, span.number, axis, offset, span.width, span.step, span.leads_out,
                 expert,
             )
         )  # fmt: skip

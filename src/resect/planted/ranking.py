@@ -278,7 +278,7 @@ def _entries_of_units(subject: Subject, scores: Scores, variant: Variant) -> Flo
     sizes = [family.sizes(subject.shapes) for family in families]
     if variant.scope == "model":
         by_unit = _room(torch.cat(values), torch.cat(sizes)) / scores.total
-        rooms = by_unit.split([len(value) for value in values])
+        rooms = torch.split(by_unit, [len(value) for value in values])
     else:
         pairs = zip(values, sizes, strict=True)
         rooms = tuple(_room(value, size) / int(size.sum()) for value, size in pairs)

@@ -58,7 +58,7 @@ def select(
         origin["forced"] = forced
     if unit != "weight":
         chosen = whole_units(target, preserve, q=q, p=p, scope=scope, unit=unit)
-        return Mask(chosen.tensors, origin | {"unit": unit, "units": chosen.count})
+        return Mask(chosen.tensors, origin | {"unit": unit, "units": chosen.number})
     return Mask(_single_weights(target, preserve, q, p, scope), origin)
 
 

@@ -9,9 +9,9 @@ with dense scores; nothing here knows a model.
 Once what leads out of a unit is zero the unit is gone, whatever leads into it: the removal of a
 whole unit and of its ways out change the loss alike. So s_u is, to first order in what the unit
 adds to its part, what removing the unit adds to the loss. A sum over all weights of the unit would
-count that effect again for each matrix that the signal passes on its way. A mean would rank units
-of a family alike, because all have as many ways out, and would not be an effect; a maximum would be
-the score of one weight.
+count that effect again for each matrix that the signal passes on its way. A mean would give the
+same order within a family, whose units have as many ways out each, and would be no effect; a
+maximum would be the score of one weight.
 
 Legend: a_w score of a weight; a family is the units that are alike: the neurons of one MLP, the
 heads of one attention, the experts of one mixture; n their weights.
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     Attributes:
         tensor: Name of the checkpoint tensor.
         first: Number of the first unit that lies there.
-        count: Number of units that lie there.
+        number: How many units lie there.
         axis: The axis that is divided among them, of what `expert` leaves of the tensor.
         offset: First slice of the first of them.
         width: Slices of each.
@@ -52,7 +52,7 @@ class Piece(NamedTuple):
 
     tensor: str
     first: int
-    count: int
+    number: int
     axis: int
     offset: int
     width: int
@@ -71,8 +71,8 @@ class Piece(NamedTuple):
             if not 0 <= self.expert < sides[0]:
                 raise ValueError(f"no expert {self.expert} in {self.tensor}")
             sides = sides[1:]
-        last = self.offset + (self.count - 1) * self.step + self.width
-        numbers = (self.first, self.axis, self.offset, self.count - 1, self.width - 1, self.step)
+        last = self.offset + (self.number - 1) * self.step + self.width
+        numbers = (self.first, self.axis, self.offset, self.number - 1, self.width - 1, self.step)
         if min(numbers) < 0 or last > sides[self.axis]:
             raise ValueError(f"units reach beyond {self.tensor}")
         return sides
@@ -83,12 +83,12 @@ class Piece(NamedTuple):
         return prod(sides) // sides[self.axis] * self.width
 
     def slices(self) -> Tensor:
-        """Return the slices [count, width] of the axis that each unit has."""
-        starts = self.offset + self.step * torch.arange(self.count)
+        """Return the slices [number, width] of the axis that each unit has."""
+        starts = self.offset + self.step * torch.arange(self.number)
         return starts[:, None] + torch.arange(self.width)
 
     def sums(self, tensor: Tensor) -> Tensor:
-        """Return the sum over each unit's weights [count], fp64.
+        """Return the sum over each unit's weights [number], fp64.
 
         Args:
             tensor: A number for each weight of the tensor, in its shape.
@@ -105,7 +105,7 @@ class Piece(NamedTuple):
             shapes: Shapes of the tensors by name.
         """
         sides = self.sides(shapes)
-        inside = chosen[(chosen >= self.first) & (chosen < self.first + self.count)] - self.first
+        inside = chosen[(chosen >= self.first) & (chosen < self.first + self.number)] - self.first
         steps = [torch.arange(side) for side in sides]
         steps[self.axis] = self.slices()[inside].reshape(-1)
         index = torch.tensor([(self.expert or 0) * prod(sides)])
@@ -129,13 +129,13 @@ class Family:
     @property
     def count(self) -> int:
         """Number of units."""
-        return max(piece.first + piece.count for piece in self.pieces)
+        return max(piece.first + piece.number for piece in self.pieces)
 
     def sizes(self, shapes: Shapes) -> Tensor:
         """Return the number of weights of each unit [count], int64."""
         sizes = torch.zeros(self.count, dtype=torch.int64)
         for piece in self.pieces:
-            sizes[piece.first : piece.first + piece.count] += piece.size(shapes)
+            sizes[piece.first : piece.first + piece.number] += piece.size(shapes)
         return sizes
 
     def scores(self, dense: Callable[[str], Tensor]) -> Tensor:
@@ -147,7 +147,7 @@ class Family:
         scores = torch.zeros(self.count, dtype=torch.float64)
         for piece in self.pieces:
             if piece.leads_out:
-                scores[piece.first : piece.first + piece.count] += piece.sums(dense(piece.tensor))
+                scores[piece.first : piece.first + piece.number] += piece.sums(dense(piece.tensor))
         return scores
 
     def inside(self, places: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
@@ -162,7 +162,7 @@ class Family:
             taken = torch.zeros(prod(shapes[piece.tensor]), dtype=torch.bool)
             taken[places[piece.tensor]] = True
             complete = piece.sums(taken.view(shapes[piece.tensor])) == piece.size(shapes)
-            whole[piece.first : piece.first + piece.count] &= complete
+            whole[piece.first : piece.first + piece.number] &= complete
         return whole
 
 

@@ -30,11 +30,11 @@ class Chosen(NamedTuple):
     """Units to cut.
 
     Attributes:
-        count: Their number.
+        number: How many.
         tensors: Their weights by tensor.
     """
 
-    count: int
+    number: int
     tensors: dict[str, MaskTensor]
 
 
