@@ -116,6 +116,7 @@ def test_next_units_in_line() -> None:
     target = units_of(TARGET)
     mask = next_slice(target, None, q=1 / 3, p=0, unit="neuron")
     assert neurons(mask) == {(0, 1), (1, 1)}
+    assert "units" not in mask.meta
 
 
 def slowly(piece: Piece, shape: tuple[int, ...], unit: int) -> Iterator[int]:
@@ -193,6 +194,10 @@ def test_what_has_no_such_units_is_refused() -> None:
     assert "expert, head, neuron, weight" in str(unknown.value)
     with pytest.raises(InputError, match="score again with --dense"):
         select(scores(TARGET), None, q=0.5, p=0, unit="neuron")
+    few = scores(TARGET)
+    few = replace(few, meta=replace(few.meta, keep=0.1))
+    with pytest.raises(InputError, match="score again with --dense"):
+        select(few, None, q=0.5, p=0, unit="neuron")
     with pytest.raises(InputError, match="score again with --dense"):
         select(target, scores(PRESERVE, "mean_of_abs"), q=0.5, p=0.5, unit="neuron")
     none = replace(target, units={"head": Units(refusal="no head"), "neuron": NEURONS})

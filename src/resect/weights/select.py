@@ -21,6 +21,7 @@ from resect.errors import InputError, MismatchError
 from resect.records import Scope, Unit
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
+from resect.weights.units import families_of
 from resect.weights.whole import whole_units
 
 
@@ -51,6 +52,8 @@ def select(
             unit.
         MismatchError: The scores belong to different models or tokenizers.
     """
+    if unit != "weight":
+        families_of(target.units, unit)  # or a sparse file would be asked for a larger --keep first
     _check(target, preserve, q, p)
     forced = _differences(target, preserve, force=force)
     origin = _origin(target, preserve) | {"q": q, "p": p, "scope": scope}
@@ -107,7 +110,8 @@ def next_slice(
         raise InputError("q is out of range for the next slice", got=f"{q:g}", allowed="(0, 0.5]")
     wide = select(target, preserve, q=2 * q, p=p, scope=scope, unit=unit)
     mask = wide.subtract(select(target, None, q=q, p=0, scope=scope, unit=unit))
-    return Mask(mask.tensors, {**mask.meta, "q": q, "control": "next_slice"})
+    meta = {name: value for name, value in mask.meta.items() if name != "units"}
+    return Mask(mask.tensors, {**meta, "q": q, "control": "next_slice"})
 
 
 def check_fractions(q: float, p: float) -> None:
