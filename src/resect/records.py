@@ -36,6 +36,8 @@ Search = Literal["full", "halving"]
 DecodingMode = Literal["fast", "exact"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
+# What is cut as a whole (resect.weights.units).
+Unit = Literal["weight", "neuron", "head", "expert"]
 Outcome = Literal["complied", "partial", "refused", "refused_late", "wrong", "benign", "incoherent"]
 # Why a reply ended: the model ended it, or the limit on tokens did.
 Finish = Literal["stop", "length"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -33,6 +34,12 @@ ONCE = [
     Variant(method="magnitude", p=0.01),
 ]
 IN_ROUNDS = [replace(variant, rounds=4) for variant in ONCE if variant.method == "snip"]
+UNITS = [
+    Variant(unit="neuron"),
+    Variant(unit="neuron", p=0.1),
+    Variant(unit="neuron", scope="model", p=0.1),
+    Variant(unit="head", scope="model"),
+]
 Weights = set[tuple[str, int]]
 
 
@@ -146,3 +153,63 @@ def test_smaller_cuts_come_first() -> None:
     order = torch.tensor([3, 1, 4, 0, 2]).numpy()
     cuts = [torch.tensor(numbers).numpy() for numbers in ([2], [4, 2], [0, 1, 4])]
     assert with_rounds(order, cuts).tolist() == [2, 4, 1, 0, 3]
+
+
+def slow_units(subject: Subject, unit: str) -> list[list[tuple[Weights, Weights]]]:
+    """All weights of each unit and its ways out, by family, for the organism's Llama."""
+    families, config = [], cast("Any", subject.loaded.model.config)
+    out = "mlp.down_proj.weight" if unit == "neuron" else "self_attn.o_proj.weight"
+    into = ("mlp.gate_proj", "mlp.up_proj") if unit == "neuron" else ("self_attn.q_proj",)
+    for name in (name for name in subject.shapes if name.endswith(out)):
+        block, (high, wide) = name.removesuffix(out), subject.shapes[name]
+        width = 1 if unit == "neuron" else config.head_dim
+        family = []
+        for start in range(0, wide, width):
+            mine = range(start, start + width)
+            ways_out = {(name, row * wide + place) for row in range(high) for place in mine}
+            readers = [f"{block}{reader}.weight" for reader in into]
+            if unit == "head":
+                others = [f"{block}self_attn.{kv}_proj.weight" for kv in "kv"]
+                readers += [other for other in others if subject.shapes[other][0] == wide]
+            whole = {(n, r * high + c) for n in readers for r in mine for c in range(high)}
+            family.append((whole | ways_out, ways_out))
+        families.append(family)
+    return families
+
+
+def slow_cut_of_units(subject: Subject, variant: Variant, q: float) -> Weights:
+    """The header of `weights/whole.py`, word by word."""
+    families = slow_units(subject, variant.unit)
+    if variant.scope == "model":
+        families = [[unit for family in families for unit in family]]
+
+    def top(scores: Scores, fraction: float, above: float) -> list[int]:
+        flat, numbers, shift = dense(scores), [], 0
+        for family in families:
+            values = [sum(float(flat[n][i]) for n, i in ways_out) for _, ways_out in family]
+            whole = sum(len(weights) for weights, _ in family)
+            room = int(fraction * (scores.total if variant.scope == "model" else whole))
+            for number in sorted(range(len(family)), key=lambda n: (-values[n], n)):
+                room -= len(family[number][0])
+                if room >= 0 and values[number] > above:
+                    numbers.append(shift + number)
+            shift += len(family)
+        return numbers
+
+    aimed = top(subject.scores(variant), q, 0.0)
+    importance = subject.protecting(variant)
+    safe = [] if importance is None else top(importance, variant.p, -1.0)
+    every = [weights for family in families for weights, _ in family]
+    return {place for number in set(aimed) - set(safe) for place in every[number]}
+
+
+@pytest.mark.parametrize("variant", UNITS, ids=lambda variant: variant.name)
+def test_a_cut_of_units_is_what_its_definition_says(subject: Subject, variant: Variant) -> None:
+    ranking = rank(subject, variant)
+    assert sorted(ranking.order.tolist()) == list(range(int(subject.starts[-1])))
+    for count in (1, 870, 2000):
+        mask = cut(subject, variant, ranking, count)
+        assert pairs_of(mask) == slow_cut_of_units(subject, variant, ranking.fraction(count))
+        assert 0 < mask.count <= max(count, cut(subject, variant, ranking, 1).count)
+        # Membership and cuts are of one order, until scores fall below 0.
+        assert set(ranking.order[: mask.count].tolist()) == set(subject.numbers(mask).tolist())

@@ -23,6 +23,7 @@ from resect.attribution.methods import Rule, rule_of
 from resect.attribution.passes import Passes, Progress
 from resect.attribution.settings import AttributeSettings, Origin, Pass, origin_of
 from resect.attribution.sums import EACH, Statistic
+from resect.attribution.units import with_units
 from resect.errors import InputError, not_finite
 from resect.machine.processes import (
     ALONE,
@@ -123,7 +124,7 @@ def attribute_many(
     chosen = planned(model, encoded, settings, coverage, len(needs), processes)
     loaded = LoadedModel(model, tokenizer)
     feeder = Passes(loaded, encoded, chosen, coverage, processes, on_progress)
-    return as_files_hold(model, coverage, harvest(feeder, rules, settings, origin))
+    return finished(model, coverage, harvest(feeder, rules, settings, origin))
 
 
 def needs_of(rules: Collection[Rule]) -> frozenset[Statistic]:
@@ -193,16 +194,23 @@ def harvest(
     }
 
 
-def as_files_hold(
+def finished(
     model: CausalModel, coverage: Coverage, scores: Mapping[str, Scores]
 ) -> dict[str, Scores]:
-    """Return scores whose weights, of which masks are made, are those of the model's files.
+    """Return scores with the weights of the model's files and, if dense, its units.
 
     Args:
         model: The model, which may have been loaded in another dtype.
         coverage: Its prunable weights.
         scores: Its scores, by reduction.
     """
+    return with_units(model, coverage, _as_files_hold(model, coverage, scores))
+
+
+def _as_files_hold(
+    model: CausalModel, coverage: Coverage, scores: Mapping[str, Scores]
+) -> dict[str, Scores]:
+    """Return scores whose weights, of which masks are made, are those of the model's files."""
     stored = stored_of(model)
     if stored is None:
         return dict(scores)

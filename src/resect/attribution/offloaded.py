@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from resect.attribution.choices import device_of, streamed_tokens
-from resect.attribution.engine import as_files_hold, harvest, needs_of
+from resect.attribution.engine import finished, harvest, needs_of
 from resect.attribution.feeder import Identity, Scored
 from resect.attribution.head import Head
 from resect.attribution.hooks import Watch, observing
@@ -154,7 +154,7 @@ def attribute_streamed(
     )
     chosen = replace(settings, batch_tokens=tokens)
     feeder = Blocks(shelf, encoded, chosen, coverage, processes, on_progress, scratch=scratch)
-    return as_files_hold(shelf.model, coverage, harvest(feeder, rules, settings, origin))
+    return finished(shelf.model, coverage, harvest(feeder, rules, settings, origin))
 
 
 class Blocks:

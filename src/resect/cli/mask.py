@@ -97,23 +97,27 @@ def draw_random(
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     force: Force = False,
 ) -> None:
-    """Draw a control: as many weights in every tensor, at random."""
+    """Draw a control: as many weights in every tensor at random, or as many whole units."""
+    from resect.attribution.units import random_like
     from resect.model import (
         load_model,
         model_fingerprint,
         prunable_tensors,
         tokenizer_fingerprint,
     )
-    from resect.weights.controls import magnitude_matched, random_mask
+    from resect.weights.controls import magnitude_matched
     from resect.weights.fit import Prints, fitted
     from resect.weights.mask import Mask
 
-    draw = random_mask if matched == "count" else magnitude_matched
     loaded = load_model(model)
     weights = prunable_tensors(loaded.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
     mask = fitted(Mask.load(file), weights, prints, force=force)
-    control = draw(mask, weights, label=f"cli/{matched}", seed=seed)
+    label = f"cli/{matched}"
+    if matched == "count":
+        control = random_like(mask, loaded.model, weights, label=label, seed=seed)
+    else:
+        control = magnitude_matched(mask, weights, label=label, seed=seed)
     control.save(output)
     say(f"{output}: {control.count:,} weights")
 

@@ -9,7 +9,7 @@ import typer
 
 from resect.cli.show import note
 from resect.errors import InputError
-from resect.records import DecodingMode, Format, Scope, Search
+from resect.records import DecodingMode, Format, Scope, Search, Unit
 
 # Models and masks.
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Folder, GGUF file or Hub id[@rev].")]
@@ -51,6 +51,9 @@ DrawSeed = Annotated[int, typer.Option(help="Seed of the draw that --limit makes
 TargetFraction = Annotated[float, typer.Option(help="Fraction of the target ranking, in (0, 1].")]
 ProtectedFraction = Annotated[float, typer.Option(help="Fraction that is protected, in [0, 1].")]
 RankScope = Annotated[Scope, typer.Option(help="Rank within tensors or over the model.")]
+WholeUnit = Annotated[
+    Unit, typer.Option(help="What is cut as a whole; all but weight need scores made with --dense.")
+]
 Rounds = Annotated[int, typer.Option(min=1, help="Also rank again after so many parts.")]
 Budget = Annotated[float, typer.Option(min=0, max=1, help="Largest relative drop of utility.")]
 

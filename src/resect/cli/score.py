@@ -22,6 +22,7 @@ from resect.cli.options import (
     RankScope,
     Skip,
     TargetFraction,
+    WholeUnit,
     category_of,
     refuse_idle_columns,
     tell_of_links,
@@ -155,17 +156,23 @@ def select(
     q: TargetFraction,
     p: ProtectedFraction,
     scope: RankScope = "tensor",
+    unit: WholeUnit = "weight",
     force: Force = False,
 ) -> None:
-    """Choose the weights that the target needs and the preserve set can spare."""
+    """Choose the weights that the target needs and the preserve set can spare.
+
+    With --unit, whole neurons, heads or experts are chosen; --q and --p still count weights.
+    """
     from resect.weights.scores import Scores
     from resect.weights.select import select as select_mask
 
     mask = select_mask(
-        Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, force=force
+        Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, unit=unit, force=force
     )
     mask.save(output)
     say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
+    if unit != "weight":
+        say(f"{mask.meta['units']:,} whole {unit}s")
 
 
 def register(app: typer.Typer) -> None:

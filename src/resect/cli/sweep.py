@@ -60,7 +60,7 @@ Contrast = Annotated[
 ]
 Grid = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="YAML with fractions (q), protected (p), scopes."),
+    typer.Option(metavar="FILE", help="YAML with fractions (q), protected (p), scopes, unit."),
 ]
 Attack = Annotated[str, typer.Option(help="none or prefill.")]
 PrefillTokens = Annotated[int, typer.Option(min=1, help="Tokens of the answer that open a reply.")]

@@ -11,6 +11,8 @@ Membership needs an order of all weights, which is that of the least q at which 
     (r + 1) / n   for the weight at place r of its tensor's or of the model's list, from 0
 
 Weights that come in together are in random order; what is protected, and so never cut, comes last.
+Of whole units all weights come in together, at the q that makes room for them (`weights/whole.py`),
+and weights outside of all units are never cut.
 Weights are numbered over the prunable tensors in model order.
 
 Legend: N prunable weights; n those that are ranked together, of a tensor or of the model.
@@ -35,11 +37,13 @@ from resect.data.load import BehaviourSet
 from resect.model import LoadedModel, prunable_tensors
 from resect.planted.measures import Floats, Ints, order_of
 from resect.planted.variants import DRIFT, ORACLE, Variant
-from resect.records import Encoded, Scope
+from resect.records import Encoded
 from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
 from resect.weights.select import select
+from resect.weights.units import places_of
+from resect.weights.whole import heads_of_units, unit_scores
 
 # Data files of the contrasts.
 CONTRASTS = {"style": "benign_style", "preserve": "preserve"}
@@ -94,7 +98,7 @@ class Subject:
 
     def numbers(self, mask: Mask) -> Ints:
         """Return the numbers of a mask's weights."""
-        return self._numbers({name: tensor.index for name, tensor in mask.tensors.items()})
+        return self.numbers_at({name: tensor.index for name, tensor in mask.tensors.items()})
 
     def encoded(self, name: str, skip: int) -> list[Encoded]:
         """Return the examples of a behaviour set that methods calibrate on."""
@@ -103,7 +107,7 @@ class Subject:
 
     def scores(self, variant: Variant) -> Scores:
         """Return the score of every weight of the intact model, as the variant makes it."""
-        key = replace(variant, scope="tensor", p=0.0, rounds=1)
+        key = replace(variant, scope="tensor", p=0.0, rounds=1, unit="weight")
         # Only the latest are held: variants that share them follow each other.
         if key not in self._target:
             examples = contrasted(self.target(variant), self.contrast(variant))
@@ -128,23 +132,39 @@ class Subject:
         """Return the importance for the preserve set; None if the variant protects nothing."""
         if not variant.p:
             return None
-        if self._preserve is None or self._preserve.meta.keep != variant.p:
-            settings = AttributeSettings(reduction="mean_of_abs", keep=variant.p, seed=self.seed)
+        keep = variant.p if variant.unit == "weight" else 1.0
+        if self._preserve is None or self._preserve.meta.keep != keep:
+            settings = AttributeSettings(reduction="mean_of_abs", keep=keep, seed=self.seed)
             self._preserve = attribute(*self.loaded, self.encoded("preserve", 0), settings)
         return self._preserve
 
     def protected(self, variant: Variant) -> Ints:
         """Return the numbers of the weights that the variant never cuts."""
+        if variant.unit != "weight":
+            return self._outside_units(variant)
         scores = self.protecting(variant)
         if scores is None:
             return np.empty(0, dtype=np.int64)
         heads = scores.heads(variant.p, variant.scope)
-        return self._numbers(
+        return self.numbers_at(
             {
                 name: tensor.index[:head]
                 for (name, tensor), head in zip(scores.tensors.items(), heads, strict=True)
             }
         )
+
+    def _outside_units(self, variant: Variant) -> Ints:
+        """Return the numbers of the weights that are in no unit, or in a protected one."""
+        families = self.scores(variant).units[variant.unit].families
+        free = [torch.ones(family.count, dtype=torch.bool) for family in families]
+        scores = self.protecting(variant)
+        if scores is not None:
+            safe = heads_of_units(scores, variant.unit, variant.p, variant.scope)
+            for units, protected in zip(free, safe, strict=True):
+                units[protected] = False
+        numbers = [units.nonzero().squeeze(1) for units in free]
+        inside = self.numbers_at(places_of(families, numbers, self.shapes))
+        return np.setdiff1d(np.arange(self.starts[-1]), inside)
 
     def listed(self, scores: Scores) -> list[Ints]:
         """Return the numbers of each tensor's weights by falling score."""
@@ -153,7 +173,7 @@ class Subject:
             for name, start in zip(self.shapes, self.starts[:-1], strict=True)
         ]
 
-    def _numbers(self, places: Mapping[str, Tensor]) -> Ints:
+    def numbers_at(self, places: Mapping[str, Tensor]) -> Ints:
         """Return the numbers of weights that are given by tensor and flat index."""
         starts = zip(self.shapes, self.starts[:-1], strict=True)
         return np.concatenate([places[name].numpy() + start for name, start in starts])
@@ -190,7 +210,7 @@ def rank(subject: Subject, variant: Variant) -> Ranking:
     if variant.method in (ORACLE, DRIFT):
         order = order_of(_difference(subject, variant.method), noise)
         return Ranking(order, np.arange(1, len(order) + 1) / len(order))
-    entry = _entries(subject, subject.scores(variant), variant.scope)
+    entry = _entries(subject, subject.scores(variant), variant)
     protected = subject.protected(variant)
     late = entry.copy()
     late[protected] += 1  # no fraction is above 1
@@ -212,7 +232,7 @@ def cut(subject: Subject, variant: Variant, ranking: Ranking, count: int) -> Mas
     q, p, scope = ranking.fraction(count), variant.p, variant.scope
     preserve = subject.protecting(variant)
     if variant.rounds == 1:
-        return select(subject.scores(variant), preserve, q=q, p=p, scope=scope)
+        return select(subject.scores(variant), preserve, q=q, p=p, scope=scope, unit=variant.unit)
     return locate(
         *subject.loaded,
         subject.target(variant),
@@ -236,10 +256,12 @@ def with_rounds(order: Ints, cuts: Sequence[Ints]) -> Ints:
     return np.lexsort((rank, level)).astype(np.int64)
 
 
-def _entries(subject: Subject, scores: Scores, scope: Scope) -> Floats:
+def _entries(subject: Subject, scores: Scores, variant: Variant) -> Floats:
     """Return for each weight [N] the least q at which T_q has it, were scores below 0 to count."""
+    if variant.unit != "weight":
+        return _entries_of_units(subject, scores, variant)
     lists = subject.listed(scores)
-    if scope == "model":
+    if variant.scope == "model":
         values = torch.cat([scores.tensors[name].value for name in subject.shapes])
         falling = values.argsort(descending=True, stable=True).numpy()
         lists = [np.concatenate(lists)[falling]]
@@ -247,6 +269,33 @@ def _entries(subject: Subject, scores: Scores, scope: Scope) -> Floats:
     for numbers in lists:
         entry[numbers] = np.arange(1, len(numbers) + 1) / len(numbers)
     return entry
+
+
+def _entries_of_units(subject: Subject, scores: Scores, variant: Variant) -> Floats:
+    """Return the same where whole units are cut; it is 1 for weights outside of all units."""
+    families = scores.units[variant.unit].families
+    values = unit_scores(scores, variant.unit)
+    sizes = [family.sizes(subject.shapes) for family in families]
+    if variant.scope == "model":
+        by_unit = _room(torch.cat(values), torch.cat(sizes)) / scores.total
+        rooms = torch.split(by_unit, [len(value) for value in values])
+    else:
+        pairs = zip(values, sizes, strict=True)
+        rooms = tuple(_room(value, size) / int(size.sum()) for value, size in pairs)
+    entry = np.ones(scores.total)
+    for family, room in zip(families, rooms, strict=True):
+        for number, fraction in enumerate(room.tolist()):
+            places = places_of([family], [torch.tensor([number])], subject.shapes)
+            entry[subject.numbers_at(places)] = fraction
+    return entry
+
+
+def _room(values: Tensor, sizes: Tensor) -> Tensor:
+    """Return for each unit how many weights it and all before it have [count], fp64."""
+    order = values.argsort(descending=True, stable=True)
+    room = torch.empty(len(order), dtype=torch.float64)
+    room[order] = sizes[order].cumsum(0).double()
+    return room
 
 
 def _difference(subject: Subject, name: str) -> Floats:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from resect.attribution.methods import METHODS
 from resect.errors import unknown_name
-from resect.records import Scope
+from resect.records import Scope, Unit
 
 Contrast = Literal["", "style", "preserve"]
 
@@ -38,6 +38,8 @@ class Variant:
         rounds: How often a cut is scored on the way.
         contrast: Subtract the scores of harmless answers of the same form (`style`), or of the
             preserve set.
+        unit: What is cut as a whole; a cut has as many of them as fit into its size, and one at
+            least.
     """
 
     method: str = "snip"
@@ -46,6 +48,7 @@ class Variant:
     skip: int = 1
     rounds: int = 1
     contrast: Contrast = ""
+    unit: Unit = "weight"
 
     @property
     def name(self) -> str:
@@ -54,6 +57,7 @@ class Variant:
         words += [f"- {self.contrast}"] if self.contrast else []
         words += ["\\ preserve"] if self.p else []
         words += [f"× {self.rounds}"] if self.rounds > 1 else []
+        words += [f"{self.unit}s"] if self.unit != "weight" else []
         words += ["model"] if self.scope == "model" else []
         words += [f"skip {self.skip}"] if self.skip != 1 else []
         return " ".join(words)
@@ -73,6 +77,12 @@ _AROUND = (
     Variant(contrast="style", rounds=ROUNDS),
     Variant(contrast="style", p=PROTECTED, rounds=ROUNDS),
     Variant(contrast="preserve"),
+    Variant(unit="neuron"),
+    Variant(unit="neuron", p=PROTECTED),
+    Variant(unit="neuron", scope="model"),
+    # One head of each layer is more than S, and so is one head more than PROTECTED.
+    Variant(unit="head", scope="model"),
+    Variant(method="random", unit="neuron"),
     Variant(method=ORACLE),
     Variant(method=DRIFT),
 )

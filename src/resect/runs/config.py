@@ -153,6 +153,29 @@ def _task_problems(config: RunConfig) -> list[str]:
     return problems
 
 
+def _unit_problems(config: RunConfig) -> list[str]:
+    """Return which ways to rank cannot cut whole units, one line each."""
+    unit = config.selection.unit
+    if unit == "weight":
+        return []
+    return [
+        f"{location}: whole {unit}s are located in one round; leave its rounds out"
+        for location in _in_rounds(config.studies.model_dump(), "studies")
+    ]
+
+
+def _in_rounds(values: object, location: str) -> Iterator[str]:
+    """Yield where something is to be located in more than one round."""
+    if isinstance(values, Mapping):
+        if values.get("rounds", 1) > 1:
+            yield location
+        for name, value in values.items():
+            yield from _in_rounds(value, f"{location}.{name}")
+    elif isinstance(values, list | tuple):
+        for number, value in enumerate(values):
+            yield from _in_rounds(value, f"{location}.{number}")
+
+
 def _gate_problems(config: RunConfig) -> list[str]:
     """Return which requirements name a study that does not run, one line each."""
     running = [name for name, section in config.studies if section is not None]
@@ -236,7 +259,7 @@ def parse_config(values: object, source: str, folder: Path | None = None) -> Run
         problems += name_problems(values) if isinstance(values, Mapping) else []
     else:
         problems = name_problems(config.model_dump()) + _measure_problems(config)
-        problems += _gate_problems(config) + _task_problems(config)
+        problems += _gate_problems(config) + _task_problems(config) + _unit_problems(config)
         if not problems:
             return _with_whole_judge(config, folder)
     shown = problems[:MOST_SHOWN]

@@ -25,6 +25,7 @@ import numpy as np
 from resect.attribution.engine import attribute_many
 from resect.attribution.rounds import contrasted, locate
 from resect.attribution.settings import AttributeSettings
+from resect.attribution.units import random_like
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
 from resect.edit.direction import Ablation, find_ablation
@@ -39,7 +40,7 @@ from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject
 from resect.studies.cells import Cut, direction_path, mask_path
 from resect.studies.design import Target
-from resect.weights.controls import damage_matched, magnitude_matched, random_mask
+from resect.weights.controls import damage_matched, magnitude_matched
 from resect.weights.fill import Filled, fill
 from resect.weights.mask import OF_RUN, Mask, revalued
 from resect.weights.scores import Scores
@@ -156,8 +157,10 @@ class Masks:
         if cut.kind == "damage":
             return self._damage_mask(subject, cut, mask)
         weights = prunable_tensors(subject.loaded.model)
-        draw = random_mask if cut.kind == "random" else magnitude_matched
-        return draw(mask, weights, label=_label(cut), seed=subject.seed)
+        if cut.kind == "random":
+            model = subject.loaded.model
+            return random_like(mask, model, weights, label=_label(cut), seed=subject.seed)
+        return magnitude_matched(mask, weights, label=_label(cut), seed=subject.seed)
 
     def variant(self, subject: Subject, cut: Cut, mask: Mask) -> Mask | Filled:
         """Return the mask of a cut with what stands in the place of its weights, if not zero."""
@@ -233,7 +236,7 @@ class Masks:
             mask = self._in_rounds(subject, cut)
         else:
             scores = self._scores_of(subject, cut)["signed"]
-            mask = select(scores, self._protected(subject, cut), **self._extent(cut)._asdict())
+            mask = self._selected(scores, self._protected(subject, cut), cut)
         if cut.permutation is not None and ranking.role == subject.role:
             source = _source(subject.role, subject.seed, cut)
             pairs = self.sets.pairs(self.config.targets[cut.target], source)
@@ -257,11 +260,15 @@ class Masks:
         return traced
 
     def _slice(self, subject: Subject, cut: Cut) -> Mask:
-        scores, extent = self._scores_of(subject, cut), self._extent(cut)
-        preserve = self._protected(subject, cut)
+        scores, preserve = self._scores_of(subject, cut), self._protected(subject, cut)
         if cut.kind == "opposite":
-            return select(scores["opposite"], preserve, **extent._asdict())
-        return next_slice(scores["signed"], preserve, **extent._asdict())
+            return self._selected(scores["opposite"], preserve, cut)
+        extent, unit = self._extent(cut), self.config.selection.unit
+        return next_slice(scores["signed"], preserve, **extent._asdict(), unit=unit)
+
+    def _selected(self, scores: Scores, preserve: Scores | None, cut: Cut) -> Mask:
+        unit = self.config.selection.unit
+        return select(scores, preserve, **self._extent(cut)._asdict(), unit=unit)
 
     def _in_rounds(self, subject: Subject, cut: Cut) -> Mask:
         source, target = _source(subject.role, subject.seed, cut), self.config.targets[cut.target]

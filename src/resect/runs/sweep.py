@@ -76,11 +76,9 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "utility": request.utility,
     }
     utility = {"utility": "utility"} if request.utility else {"likelihood": "preserve"}
-    grid: dict[str, list[object]] = {
-        "fractions": [*request.fractions],
-        "protected": [*request.protected],
-    }
+    grid: dict[str, Any] = {"fractions": request.fractions, "protected": request.protected}
     grid |= _grid(request.grid)
+    unit = grid.pop("unit", "weight")
     values = {
         "name": f"frontier of {request.model}",
         "seeds": list(request.seeds),
@@ -89,7 +87,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
         "format": request.format,
         "targets": targets,
         "preserve": {"data": "preserve", "limit": request.limit},
-        "selection": {"p": grid["protected"][0]},
+        "selection": {"p": grid["protected"][0], "unit": unit},
         "attack": {
             "name": request.attack,
             "tokens": request.prefill_tokens,
@@ -111,12 +109,13 @@ def sweep_config(request: SweepRequest) -> RunConfig:
     return parse_config(values, "the sweep")
 
 
-def _grid(path: Path | None) -> dict[str, list[object]]:
-    """Read `fractions`, `protected` and `scopes` from a YAML file."""
+def _grid(path: Path | None) -> dict[str, object]:
+    """Read `fractions`, `protected`, `scopes` and `unit` from a YAML file."""
     if path is None:
         return {}
     values = read_values(path)
-    allowed = ("fractions", "protected", "scopes")
+    lists = ("fractions", "protected", "scopes")
+    allowed = (*lists, "unit")
     if not isinstance(values, dict) or not values or set(values) - set(allowed):
         raise InputError(
             f"{path} is no grid",
@@ -124,7 +123,7 @@ def _grid(path: Path | None) -> dict[str, list[object]]:
             allowed="a mapping with some of " + ", ".join(allowed),
             fix="for instance: fractions: [1.0e-6, 1.0e-5]",
         )
-    for name in allowed:
+    for name in lists:
         if name in values and not (isinstance(values[name], list) and values[name]):
             raise InputError(f"{name} in {path} is no list", got=str(values[name]))
     return {str(name): value for name, value in values.items()}

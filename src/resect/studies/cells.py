@@ -336,7 +336,12 @@ def changes_path(run: Path, cell: Cell) -> Path:
 
 
 def needed_keep(config: Design, cells: Iterable[Cell]) -> float:
-    """Return the fraction of each ranking that the cells' masks reach into."""
+    """Return the fraction of each ranking that the cells' masks reach into.
+
+    Whole units are scored by all of their weights.
+    """
+    if config.selection.unit != "weight":
+        return 1.0
     cells = list(cells)
     reach = [config.selection.p]
     reach += [cell.cut.p for cell in cells if cell.cut is not None and cell.cut.p is not None]

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from resect.records import TASK_PREFIX, DecodingMode, Format, Measure, Search
+from resect.records import TASK_PREFIX, DecodingMode, Format, Measure, Search, Unit
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -99,10 +99,19 @@ class Selection(Section):
     Attributes:
         p: Fraction protected by the preserve set; 0 protects nothing.
         scope: Rank within each weight tensor or over the whole model.
+        unit: What is cut as a whole: single weights, or whole neurons, heads or experts
+            (`resect.weights.whole`). It is written only where it is not `weight`.
     """
 
     p: Share = 0.01
     scope: Literal["tensor", "model"] = "tensor"
+    unit: Unit = "weight"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out the unit while it is the weight: configurations keep their hash."""
+        values: dict[str, object] = write(self)
+        return {key: v for key, v in values.items() if key != "unit" or v != "weight"}
 
 
 class Attack(Section):

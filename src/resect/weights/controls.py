@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from resect.errors import MismatchError
 from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.select import Draw
+from resect.weights.units import Family, places_of
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -26,12 +28,27 @@ Ints = npt.NDArray[np.int64]
 def _control(
     mask: Mask, weights: Mapping[str, Tensor], control: str, draw: Draw, label: str, seed: int
 ) -> Mask:
+    def places(name: str) -> Tensor:
+        generator = rng(f"control/{label}/{name}", seed)
+        return draw(mask.tensors[name], weights[name].reshape(-1), generator)
+
+    return _placed(mask, weights, control, places, label, seed)
+
+
+def _placed(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    control: str,
+    places: Callable[[str], Tensor],
+    label: str,
+    seed: int,
+) -> Mask:
+    """Return the control that takes from each tensor what lies at `places` of its name."""
     tensors = {}
     for name, tensor in mask.tensors.items():
         mask.check(name, weights.get(name))
         flat = weights[name].reshape(-1)
-        generator = rng(f"control/{label}/{name}", seed)
-        index = draw(tensor, flat, generator).sort().values
+        index = places(name).sort().values
         value = flat[index.to(flat.device)].detach().cpu().clone()
         tensors[name] = MaskTensor(
             tensor.shape, index, value, torch.zeros(index.numel(), dtype=torch.uint8)
@@ -59,6 +76,47 @@ def random_mask(
         return _outside(tensor, generator.choice(free, size=min(count, free), replace=False))
 
     return _control(mask, weights, "random", draw, label, seed)
+
+
+def random_units(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    families: Sequence[Family],
+    *,
+    label: str = "random",
+    seed: int = 0,
+) -> Mask:
+    """Draw as many whole units of every family at random, none of them in `mask`.
+
+    Single weights all over a model would be no control of a mask that takes whole units out of it.
+
+    Args:
+        mask: The mask to match, of whole units (`meta["unit"]`).
+        weights: Checkpoint tensors of its model by name.
+        families: Where the units of its kind lie.
+        label: Name of the draw.
+        seed: Seed of the draw.
+
+    Raises:
+        MismatchError: The mask belongs to another model, or holds parts of units.
+    """
+    shapes = {name: tensor.shape for name, tensor in mask.tensors.items()}
+    removed = {name: tensor.index for name, tensor in mask.tensors.items()}
+    whole = [family.inside(removed, shapes) for family in families]
+    in_units = places_of(families, [units.nonzero().squeeze(1) for units in whole], shapes)
+    if any(not torch.equal(index, in_units[name]) for name, index in removed.items()):
+        raise MismatchError(
+            f"the mask is said to hold whole {mask.meta.get('unit')}s, and holds parts of some",
+            fix="draw the control for the mask as it was selected, before it was combined",
+        )
+    drawn = []
+    for family, units in zip(families, whole, strict=True):
+        free = (~units).nonzero().squeeze(1).numpy()
+        generator = rng(f"control/{label}/{family.name}", seed)
+        count = min(int(units.sum()), len(free))
+        drawn.append(torch.from_numpy(generator.choice(free, size=count, replace=False)))
+    places = places_of(families, drawn, shapes)
+    return _placed(mask, weights, "random", places.__getitem__, label, seed)
 
 
 def _outside(tensor: MaskTensor, ranks: Ints) -> Tensor:

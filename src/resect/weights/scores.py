@@ -20,7 +20,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from resect.errors import InputError
 from resect.records import Scope
 from resect.weights.mask import load_artefact
 from resect.weights.packing import from_gaps, pack, to_gaps, unpack
+from resect.weights.units import Units, as_plain, from_plain
 
 KIND = "resect.scores"
 # Of the file; 2 since its rows are packed.
@@ -131,10 +132,12 @@ class Scores:
     Attributes:
         tensors: Checkpoint tensor name to candidates, in model order.
         meta: Settings and origin.
+        units: Where the units of the model lie, by kind; empty where not every weight has a score.
     """
 
     tensors: Mapping[str, TensorScores]
     meta: ScoreMeta
+    units: Mapping[str, Units] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -145,6 +148,11 @@ class Scores:
     def positive(self) -> list[int]:
         """Number of candidates with a score above 0, for each tensor."""
         return [int((tensor.value > 0).sum()) for tensor in self.tensors.values()]
+
+    @functools.cached_property
+    def by_unit(self) -> dict[str, list[Tensor]]:
+        """The scores of units by kind and family, as far as `resect.weights.whole` made them."""
+        return {}
 
     def heads(self, fraction: float, scope: Scope) -> list[int]:
         """Return how many candidates of each tensor are among the top `fraction`.
@@ -240,6 +248,8 @@ class Scores:
         ]
         header = {"kind": KIND, "layout": LAYOUT, "tensors": tensors, "meta": asdict(self.meta)}
         header["rows"] = {name: packing for name, (_, packing) in packed.items()}
+        if self.units:
+            header["units"] = as_plain(self.units)
         blobs = {name: data for name, (data, _) in packed.items()}
         with files.atomic(path) as temporary:
             save_file(blobs, temporary, {"resect": json.dumps(header | files.provenance())})
@@ -265,13 +275,15 @@ class Scores:
             longest = 4 * sum(blob.numel() for blob in blobs.values())
             rows = {name: unpack(blobs[name], row, longest) for name, row in header["rows"].items()}
             tensors = dict(_split(rows, header["tensors"]))
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            units = from_plain(header.get("units", {}), shapes)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is not a whole score file", got=str(error)) from error
         if meta.higher_is_more_responsible is not True:
             raise InputError(
                 f"{path} has another sign convention", allowed="higher is more responsible"
             )
-        return Scores(tensors, meta)
+        return Scores(tensors, meta, units)
 
 
 def _split(rows: dict[str, Tensor], entries: list[list[Any]]) -> Iterator[tuple[str, TensorScores]]:

@@ -5,7 +5,8 @@ r"""Which weights are cut: needed by the target and not needed by the preserve s
     M   = T_q \ U_p
 
 n counts the weights of a tensor (`scope="tensor"`, the released code of arXiv 2604.09544) or of the
-model (`scope="model"`). Ties break by tensor order, then by flat index.
+model (`scope="model"`). Ties break by tensor order, then by flat index. Whole neurons, heads or
+experts are chosen likewise by their own scores (`resect.weights.whole`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from resect.errors import InputError, MismatchError
-from resect.records import Scope
+from resect.records import Scope, Unit
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
+from resect.weights.units import families_of
+from resect.weights.whole import whole_units
 
 
 def select(
@@ -29,6 +32,7 @@ def select(
     q: float,
     p: float,
     scope: Scope = "tensor",
+    unit: Unit = "weight",
     force: bool = False,
 ) -> Mask:
     """Return the set difference of the module's header.
@@ -39,14 +43,32 @@ def select(
         q: Fraction of the target's ranking, in (0, 1].
         p: Fraction that is protected, in [0, 1].
         scope: Rank within each tensor or over the model.
+        unit: What is cut as a whole: single weights, or `neuron`, `head` or `expert`, which need
+            dense scores; `meta["unit"]` and `meta["units"]` then say so and how many.
         force: Take scores of different models or tokenizers; `meta["forced"]` then says so.
 
     Raises:
-        InputError: q or p is out of range or above what the scores keep.
+        InputError: q or p is out of range or above what the scores keep, or the model has no such
+            unit.
         MismatchError: The scores belong to different models or tokenizers.
     """
+    if unit != "weight":
+        families_of(target.units, unit)  # or a sparse file would be asked for a larger --keep first
     _check(target, preserve, q, p)
     forced = _differences(target, preserve, force=force)
+    origin = _origin(target, preserve) | {"q": q, "p": p, "scope": scope}
+    if forced:
+        origin["forced"] = forced
+    if unit != "weight":
+        chosen = whole_units(target, preserve, q=q, p=p, scope=scope, unit=unit)
+        return Mask(chosen.tensors, origin | {"unit": unit, "units": chosen.number})
+    return Mask(_single_weights(target, preserve, q, p, scope), origin)
+
+
+def _single_weights(
+    target: Scores, preserve: Scores | None, q: float, p: float, scope: Scope
+) -> dict[str, MaskTensor]:
+    """Return the weights of M by tensor."""
     heads = map(min, target.heads(q, scope), target.positive)
     safe = None if preserve is None or p == 0 else preserve.heads(p, scope)
     # Where each candidate of the target stands in the preserve set's list of that tensor.
@@ -66,12 +88,17 @@ def select(
             by_index.weight.index_select(0, places),
             torch.zeros(len(places), dtype=torch.uint8),
         )
-    origin = _origin(target, preserve) | {"q": q, "p": p, "scope": scope}
-    return Mask(tensors, origin | ({"forced": forced} if forced else {}))
+    return tensors
 
 
 def next_slice(
-    target: Scores, preserve: Scores | None, *, q: float, p: float, scope: Scope = "tensor"
+    target: Scores,
+    preserve: Scores | None,
+    *,
+    q: float,
+    p: float,
+    scope: Scope = "tensor",
+    unit: Unit = "weight",
 ) -> Mask:
     """Return ranks q to 2q of the target minus the protected set: the next weights in line.
 
@@ -81,9 +108,10 @@ def next_slice(
     """
     if not 0 < q <= 0.5:
         raise InputError("q is out of range for the next slice", got=f"{q:g}", allowed="(0, 0.5]")
-    wide = select(target, preserve, q=2 * q, p=p, scope=scope)
-    mask = wide.subtract(select(target, None, q=q, p=0, scope=scope))
-    return Mask(mask.tensors, {**mask.meta, "q": q, "control": "next_slice"})
+    wide = select(target, preserve, q=2 * q, p=p, scope=scope, unit=unit)
+    mask = wide.subtract(select(target, None, q=q, p=0, scope=scope, unit=unit))
+    meta = {name: value for name, value in mask.meta.items() if name != "units"}
+    return Mask(mask.tensors, {**meta, "q": q, "control": "next_slice"})
 
 
 def check_fractions(q: float, p: float) -> None:
