@@ -14,8 +14,10 @@ from resect.stats import Resampler, Sample, difference, least
 FEW = 199
 
 
-def loops(resampler: Resampler, strata: dict[str, list[float | None]], groups: dict[str, str]):
-    """Return value, draws, below and above of `reaching`, prompt by prompt and draw by draw."""
+def loops(
+    resampler: Resampler, strata: dict[str, list[float | None]], groups: dict[str, str]
+) -> list[list[float]]:
+    """Return draws, below and above of `reaching`, prompt by prompt and draw by draw."""
     seen = {resampler.prompts_of(name) for name in strata}
     deviations: dict[tuple[str, str], list[float]] = {}
     weights: dict[tuple[str, str], float] = {}
@@ -40,7 +42,7 @@ def loops(resampler: Resampler, strata: dict[str, list[float | None]], groups: d
         draws.append(usual.value + apart)
         below.append(usual.value + (1 - added) * apart + added * min(furthest))
         above.append(usual.value + (1 - added) * apart + added * max(furthest))
-    return draws, below, above
+    return [draws, below, above]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -118,7 +120,8 @@ def quarter(sample: Sample) -> np.ndarray:
     """Return the draws that rises had before: those of Student's t, moved by a quarter skewness."""
     centred = sample.draws - sample.value
     third = ((centred - centred.mean()) ** 3).mean()
-    return sample.value + centred + third / centred.std() ** 2 / 4
+    moved: np.ndarray = sample.value + centred + third / centred.std() ** 2 / 4
+    return moved
 
 
 def ends(draws: np.ndarray) -> Sequence[float]:

@@ -60,7 +60,8 @@ class Rises:
     def largest_interval(self, name: str) -> Interval:
         """Return the rise of the side set that loses most; bounds hold whichever it is."""
         spared = least(name, [rise * -1 for rise in self.sides.values()])
-        return Interval(name, *map(_negative, (spared.value, spared.high, spared.low)))
+        value, low, high = map(_negative, (spared.value, spared.high, spared.low))
+        return Interval(name, value, low, high)
 
     @property
     def share(self) -> Sample:
