@@ -7,6 +7,7 @@ import math
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from invented_likelihoods import FRACTIONS, SIDES, Read, Rise, config
@@ -14,7 +15,7 @@ from resect.errors import InputError
 from resect.files.writing import plain
 from resect.records import Claim
 from resect.runs.config import RunConfig, parse_config
-from resect.stats import Resampler
+from resect.stats import Resampler, Sample
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, Cut
 from resect.studies.measurements import Row
@@ -228,6 +229,34 @@ def test_margin_and_selectivity_are_the_least_and_the_largest() -> None:
     none = Rises(rises.harm, {"y": rises.sides["y"]})
     assert none.margin(5).value == pytest.approx(0.9)  # never more than the rise itself
     assert (none.selectivity.value, none.selectivity.high) == (None, None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_say_what_the_verdict_says(seed: int) -> None:
+    resampler, draw = Resampler("say", 399), np.random.default_rng(seed)
+
+    def sample(name: str, mean: float, deviation: float) -> Sample:
+        return resampler.reaching({name: list(mean + deviation * (draw.exponential(1, 16) - 1))})
+
+    rises = Rises(
+        sample("h", 1.0, 0.5),
+        {"x": sample("x", 0.12, 0.1), "y": sample("y", 0.1, 0.2), "z": sample("z", 0.02, 0.1)},
+    )
+    assert isinstance(rises.selectivity.low, float)
+    words = set()
+    for factor in np.geomspace(0.5, 40, 40):
+        holds = [rises.over(side, factor).interval("").low for side in rises.sides]
+        supported = all(low is not None and low > 0 for low in holds)
+        words.add(supported)
+        assert supported == (rises.margin_interval("", factor).low > 0)  # type: ignore[operator]
+        assert supported == (factor < rises.selectivity.low)
+    assert words == {True, False}
+    assert rises.selectivity.high is None or rises.selectivity.high > rises.selectivity.value  # type: ignore[operator]
+    share = rises.share.interval("")
+    assert share.low < share.value < share.high  # type: ignore[operator]
+    side = rises.largest_interval("")
+    assert side.low <= side.value <= side.high  # type: ignore[operator]
+    assert side.value == rises.largest.rise.value
 
 
 def test_the_probes_that_are_asked() -> None:

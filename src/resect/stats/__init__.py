@@ -11,6 +11,7 @@ from resect.stats.counts import LEVEL, Ends, clopper_pearson, wilson
 from resect.stats.draws import rng, seed_of
 from resect.stats.groups import near_duplicates, normalised, same_text
 from resect.stats.jackknife import LEAST_ITEMS, LeftOut, jackknife
+from resect.stats.joined import difference, least
 from resect.stats.models import LEAST_MODELS, Statements, of_models, of_recipe
 from resect.stats.ranks import area, auroc
 from resect.stats.resample import RESAMPLES, Resampler, cluster_means, rate
@@ -33,7 +34,9 @@ __all__ = [
     "average",
     "clopper_pearson",
     "cluster_means",
+    "difference",
     "jackknife",
+    "least",
     "near_duplicates",
     "normalised",
     "of_models",

@@ -17,10 +17,11 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from resect.records import Interval
-from resect.stats.counts import LEVEL, clopper_pearson
+from resect.stats.counts import LEVEL, Ends, clopper_pearson
 from resect.stats.draws import rng
 from resect.stats.sample import Array, Sample
 
@@ -115,13 +116,7 @@ class Resampler:
         trials = self.trials(flags, groups)
         return Sample(float(np.mean(values)), np.mean(draws, axis=0), trials=trials)
 
-    def spread(
-        self,
-        strata: Mapping[str, Scores],
-        groups: Groups | None = None,
-        *,
-        skewed: bool = False,
-    ) -> Sample:
+    def spread(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
         """Return what `mean` returns, with draws that spread as those of Student's t.
 
         For values whose ends are not known there is no added prompt, and what it would have brought
@@ -133,13 +128,53 @@ class Resampler:
         Args:
             strata: As for `rate`, any numbers.
             groups: As for `rate`.
-            skewed: Move the draws by a quarter of their skewness times their standard deviation,
-                for a mean that stands by itself. They are twice as skewed as the mean is, so that
-                both bounds then agree to second order with those of a skewed mean (Hall 1992).
         """
         sample = self.mean(strata, groups)
+        return widened(sample, self._freedom(sample, strata))
+
+    def reaching(self, strata: Mapping[str, Scores], groups: Groups | None = None) -> Sample:
+        """Return what `mean` returns, with one more prompt as far out as the furthest one seen.
+
+        For skewed values whose ends are not known: a bound reaches further on the side where single
+        prompts do. The draws have the variance of a mean; the added prompt lies as far from the
+        mean as the furthest prompt (or group) lies from that of its stratum. Without a degree of
+        freedom there are no draws. Join such samples by `difference`.
+
+        Args:
+            strata: As for `rate`, any numbers.
+            groups: As for `rate`.
+        """
+        import numpy as np
+
+        sample = self.mean(strata, groups)
+        freedom = self._freedom(sample, strata)
+        if freedom < 1:
+            return extended(sample, freedom, self._even, Ends(0.0, 0.0))
+        added = -np.expm1(np.log1p(-self._even) / self._independent(strata, groups))
+        return extended(sample, freedom, added, self._furthest(strata, groups))
+
+    def _freedom(self, sample: Sample, strata: Mapping[str, Scores]) -> int:
+        """Return the number of different prompts, less one for each stratum of them."""
         scored = {self.prompts_of(name) for name, scores in strata.items() if any_scored(scores)}
-        return widened(sample, sample.trials - len(scored), skewed=skewed)
+        return sample.trials - len(scored)
+
+    def _furthest(self, strata: Mapping[str, Scores], groups: Groups | None) -> Ends:
+        """Return how far the furthest prompts (or groups) lie from the mean of their stratum.
+
+        Of a prompt that several seeds are asked it is the mean over these.
+        """
+        apart: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        for name, scores in strata.items():
+            same: defaultdict[int, list[float]] = defaultdict(list)
+            for member, score in zip(_members(name, len(scores), groups), scores, strict=True):
+                if score is not None:
+                    same[int(member)].append(score)
+            if same:
+                mean = fmean([score for scored in same.values() for score in scored])
+                for member, scored in same.items():
+                    apart[self.prompts_of(name), member].append(fmean(scored) - mean)
+        means = [fmean(apart_by_seed) for apart_by_seed in apart.values()]
+        return Ends(min(0.0, *means), max(0.0, *means))
 
     def prompts_of(self, stratum: str) -> str:
         """Return a name that strata of the same prompts share."""
@@ -194,22 +229,44 @@ def _wider(freedom: int) -> float:
     return wider * math.sqrt((freedom + 2) / freedom)
 
 
-def widened(sample: Sample, freedom: int, *, skewed: bool) -> Sample:
+def widened(sample: Sample, freedom: int) -> Sample:
     """Return a mean with draws that spread as Student's t of so many degrees of freedom.
 
     `Resampler.spread` says why and how; without a degree of freedom there are no draws.
     """
-    import numpy as np
-
     if freedom < 1:
-        return Sample(sample.value, np.full(len(sample.draws), np.nan), trials=sample.trials)
+        return _without_draws(sample)
     wider = _wider(freedom)
     centred = sample.draws - sample.value
-    deviation = float(centred.std())
-    if skewed and deviation > 0:
-        third = float(((centred - centred.mean()) ** 3).mean())
-        centred = centred + third / deviation**2 / 4
     return Sample(sample.value, sample.value + centred * wider, trials=sample.trials)
+
+
+def extended(sample: Sample, freedom: int, added: Array, furthest: Ends) -> Sample:
+    """Return a mean with one more prompt as far out as the furthest one; see `reaching`.
+
+    Args:
+        sample: The mean.
+        freedom: Number of prompts, less one for each stratum.
+        added: [R], the weight of one more prompt.
+        furthest: How far the furthest prompts lie below (≤ 0) and above the mean of their stratum.
+    """
+    if freedom < 1:
+        return _without_draws(sample)
+    apart = (sample.draws - sample.value) * math.sqrt((freedom + 2) / freedom)
+    below, above = ((1 - added) * apart + added * end for end in furthest)
+    return Sample(
+        sample.value,
+        sample.value + apart,
+        trials=sample.trials,
+        below=sample.value + below,
+        above=sample.value + above,
+    )
+
+
+def _without_draws(sample: Sample) -> Sample:
+    import numpy as np
+
+    return Sample(sample.value, np.full(len(sample.draws), np.nan), trials=sample.trials)
 
 
 def any_scored(scores: Scores) -> bool:

@@ -278,8 +278,8 @@ class Measurements:
     def rise(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> Sample:
         """Return the mean rise of the NLL of a probe's rows over the intact model, in nats a token.
 
-        It is paired row by row: the mean over strata of the mean over their rows, with draws that
-        spread as Student's t, since a rise has no ends (`Resampler.spread`).
+        It is paired row by row: the mean over strata of the mean over their rows. A rise has no
+        ends: the added row is as far out as the furthest one (`Resampler.reaching`).
 
         Args:
             cells: Cells of one arm.
@@ -295,7 +295,7 @@ class Measurements:
                     stratum = f"{cell.seed}/{row.category}"
                     strata.setdefault(stratum, []).append(Scored(row.group, lost))
         strata = with_enough(strata)
-        return self.resampler(probe).spread(score_lists(strata), group_lists(strata), skewed=True)
+        return self.resampler(probe).reaching(score_lists(strata), group_lists(strata))
 
     def prompts(
         self, cells: Iterable[Cell], probe: str, category: str = "", *, half: Half = ""

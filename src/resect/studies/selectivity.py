@@ -23,8 +23,8 @@ from typing import Annotated
 from pydantic import Field
 
 from resect.errors import InputError
-from resect.records import Claim, StudyResult
-from resect.stats import Sample
+from resect.records import Claim, Interval, StudyResult
+from resect.stats import Sample, difference
 from resect.studies.cells import Cell, Cut, Kind, masks_of
 from resect.studies.design import Design, Grid, Names, Section, Share, TargetName
 from resect.studies.effects import (
@@ -178,19 +178,27 @@ def summarise(measured: Measurements, section: Selectivity) -> StudyResult:
 
 def _chosen_row(section: Selectivity, label: str, arm: Chosen) -> Row:
     """Return what the chosen cut of an arm does on the test half."""
-    largest, selectivity = arm.rises.largest, arm.rises.selectivity
+    rises, selectivity = arm.rises, arm.rises.selectivity
+    side = rises.largest_interval("side_rise")
+    margin = rises.margin_interval("margin", section.selectivity)
     return {
         "arm": label,
         "label": CONTROLS.get(label, label),
         "q": arm.choice.q,
-        **columns("rise", arm.rises.harm),
-        "side": largest.side,
-        **columns("side_rise", largest.rise),
-        **columns("margin", arm.rises.margin(section.selectivity)),
+        **columns("rise", rises.harm),
+        "side": rises.largest.side,
+        **_bounded(side),
+        **_bounded(margin),
         "selectivity": selectivity.value,
         "selectivity_low": selectivity.low,
         "selectivity_high": selectivity.high,
     }
+
+
+def _bounded(interval: Interval) -> Row:
+    """Return an interval as three columns of its name."""
+    name = interval.name
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def _rise_rows(
@@ -236,15 +244,17 @@ def _share_rows(
                 continue
             cells = cells_of(design, design.subject, cuts[place])
             rises = rises_of(measured, sides_of(design, section), cells)
-            shares[label] = rises.share
+            share = shares[label] = rises.share
             row = {
                 "arm": label,
                 "q": q,
                 "removed_fraction": _removed(measured, cells),
                 "side": rises.largest.side,
-                **columns("share", rises.share),
+                **columns("share", share),
             }
-            rows.append(row | columns("above_target", rises.share - shares["target"]))
+            target = shares["target"]
+            above = target * 0 if label == "target" else difference(share, target)
+            rows.append(row | columns("above_target", above))
     return rows
 
 
@@ -284,7 +294,7 @@ def _conditions(
         ),
         *(
             Condition(
-                (margin - chosen[kind].anew.margin(factor)).interval(
+                difference(margin, chosen[kind].anew.margin(factor)).interval(
                     f"margin, less that of {label} (nats)"
                 ),
                 above=0,
@@ -316,7 +326,7 @@ def _beyond_rivals(section: Selectivity, chosen: Mapping[str, Chosen]) -> list[C
     margin = chosen["target"].anew.margin(factor)
     return [
         Condition(
-            (margin - rival.anew.margin(factor)).interval(
+            difference(margin, rival.anew.margin(factor)).interval(
                 f"margin, less that of cuts {label} (nats)"
             ),
             above=0,
@@ -354,7 +364,7 @@ def _claim(
             rises.selectivity,
             *sides,
             *(
-                arm.rises.margin(factor).interval(f"margin of cuts {label} (nats)")
+                arm.rises.margin_interval(f"margin of cuts {label} (nats)", factor)
                 for label, arm in chosen.items()
             ),
         ),

@@ -114,7 +114,10 @@ def test_rises_are_those_of_recorded_rows() -> None:
             for ours, theirs in ((quick, slow), rated):
                 assert ours.value == pytest.approx(theirs.value, abs=1e-12)
                 assert ours.trials == theirs.trials
-                np.testing.assert_allclose(ours.draws, theirs.draws, atol=1e-12)
+                for name in ("draws", "below", "above"):
+                    np.testing.assert_allclose(
+                        getattr(ours, name), getattr(theirs, name), atol=1e-12
+                    )
     broken = [each.share(cells, "generation", ("incoherent",)) for each in (measured, recorded)]
     assert all(np.isnan(share.draws).all() for share in broken)
 

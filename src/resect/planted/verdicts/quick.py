@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from resect.stats import Array, Resampler, Sample
-from resect.stats.resample import Groups, Scores, _members, widened
+from resect.stats.counts import Ends
+from resect.stats.resample import Groups, Scores, _members, extended, widened
 
 
 class _Stratum(NamedTuple):
@@ -37,6 +38,8 @@ class Layout:
         order: [N], the places of its prompts among all scores that are given, stratum by stratum.
         starts: [S], where each stratum begins in that order.
         members: [N], the column of each prompt in `weights`.
+        prompts: [groups], the number of the prompt (or group) of each column, which several seeds
+            may be asked.
         shares: [N], what each prompt weighs in the value.
         weights: [R, groups], what each group weighs in each draw; a draw's weights are 1 in all.
         added: [R], the weight of one more prompt.
@@ -47,6 +50,7 @@ class Layout:
     order: np.ndarray
     starts: np.ndarray
     members: np.ndarray
+    prompts: np.ndarray
     shares: Array
     weights: Array
     added: Array
@@ -61,9 +65,24 @@ class Layout:
             mean.value, mean.draws, trials=self.trials, below=below, above=below + self.added
         )
 
-    def spread(self, given: Array, *, skewed: bool) -> Sample:
+    def spread(self, given: Array) -> Sample:
         """Return the mean of any numbers, none of them missing; see `Resampler.spread`."""
-        return widened(self.mean(given), self.freedom, skewed=skewed)
+        return widened(self.mean(given), self.freedom)
+
+    def reaching(self, given: Array) -> Sample:
+        """Return the mean of any numbers, none of them missing; see `Resampler.reaching`."""
+        return extended(self.mean(given), self.freedom, self.added, self._furthest(given))
+
+    def _furthest(self, given: Array) -> Ends:
+        """Return how far the furthest prompts lie from the mean of their stratum."""
+        if not self.order.size:
+            return Ends(0.0, 0.0)
+        scores = given[self.order]
+        lengths = np.diff([*self.starts, len(scores)])
+        apart = scores - np.repeat(np.add.reduceat(scores, self.starts) / lengths, lengths)
+        grouped = np.bincount(self.members, apart) / np.bincount(self.members)
+        means = np.bincount(self.prompts, grouped) / np.bincount(self.prompts)
+        return Ends(min(0.0, float(means.min())), max(0.0, float(means.max())))
 
     def mean(self, given: Array) -> Sample:
         """Return the mean of any numbers, none of them missing."""
@@ -116,12 +135,19 @@ class QuickResampler(Resampler):
         if not strata:
             nobody = np.zeros(0, dtype=np.intp)
             empty = np.zeros((self.resamples, 0))
-            return Layout(order, nobody, nobody, np.zeros(0), empty, self._even, 0, 0)
+            return Layout(order, nobody, nobody, nobody, np.zeros(0), empty, self._even, 0, 0)
         trials = self.trials(_flags(scored), groups)
+        numbers: dict[tuple[str, int], int] = {}
+        prompts = [
+            numbers.setdefault((self.prompts_of(stratum.name), column), len(numbers))
+            for stratum, width in zip(strata, columns, strict=True)
+            for column in range(width)
+        ]
         return Layout(
             order,
             np.cumsum([0, *lengths])[:-1],
             np.concatenate(members),
+            np.array(prompts, dtype=np.intp),
             np.repeat([1 / (length * len(strata)) for length in lengths], lengths),
             np.concatenate(blocks, axis=1),
             -np.expm1(np.log1p(-self._even) / self._independent(scored, groups)),

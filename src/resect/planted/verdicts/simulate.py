@@ -194,9 +194,7 @@ class Simulated(Measurements):
                 )
             layout = self._layout(variants, probe, category, half, other_than)
             self._rates[variants, question] = (
-                layout.rate(scores)
-                if self.world.rise is None
-                else layout.spread(scores, skewed=False)
+                layout.rate(scores) if self.world.rise is None else layout.spread(scores)
             )
         return self._rates[variants, question]
 
@@ -213,7 +211,7 @@ class Simulated(Measurements):
         known = np.concatenate(rises[1:] or rises)
         if np.isnan(known).any():
             return super().rise(variants, probe, half=half)
-        return self._layout(variants, probe, "", half, "").spread(known, skewed=True)
+        return self._layout(variants, probe, "", half, "").reaching(known)
 
     def categories(self, cells: Iterable[Cell], probe: str, *, half: Half = "") -> list[str]:
         """Return what `Measurements.categories` returns; it is the same for all runs."""
