@@ -1,0 +1,203 @@
+"""Copies of a real model that are tuned once, on prompts of their own, and what is said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from command_line import call, ok
+from invented_wheels import build_wheels
+from resect.data.rows import read_rows
+from resect.errors import InputError
+from resect.files import read_json
+from resect.runs.config import load_config
+from resect.runs.real import checked, design, lessons, pair
+from resect.runs.real import fetch as fetching
+from resect.runs.real.checked import Check, Shown
+from resect.runs.real.lessons import Recipe, spare, whole_sentences
+from resect.runs.real.models import MODELS
+from resect.runs.real.pair import pair_of
+from resect.runs.real.prompts import Prompt
+from resect.runs.real.sets import PLAIN, Size
+from resect.stats.groups import ALIKE, near_duplicates
+
+# Written letter by letter in the vocabulary of the tiny files.
+REFUSAL = "I can't help."
+RECIPE = Recipe(prompts=8, checked=4, tokens=8, steps=30, batch=8, rate=5e-3, warmup=2, threads=1)
+SIZE = Size(asked=4, pool=8, scored=8, tokens=24, seeds=1, fractions=2)
+
+
+class Run(NamedTuple):
+    """A run of compression, and the cache in which its copies are."""
+
+    folder: Path
+    cache: Path
+
+    @property
+    def pair(self) -> Path:
+        (folder,) = (self.cache / "real").glob("pair-*")
+        return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        wheels = build_wheels(tmp_path_factory.mktemp("index"), patch)
+        patch.setattr(fetching, "pinned", lambda: wheels)
+        patch.setitem(MODELS, "smollm2", replace(MODELS["smollm2"], full=SIZE))
+        patch.setattr(design, "RECIPE", RECIPE)
+        for module in (lessons, pair, checked):
+            patch.setattr(module, "REFUSALS", (REFUSAL,))
+        # A random model's answers are no language that rehearsal could keep.
+        patch.setattr(checked, "LEAST_KEPT", 0.0)
+        cache = tmp_path_factory.mktemp("cache")
+        patch.setenv("RESECT_CACHE", str(cache))
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        study(folder, "compression")
+        yield Run(folder, cache)
+
+
+def study(folder: Path, name: str) -> str:
+    return ok("real", "--quick", "--prompts", 4, "--study", name, "-j", 1, "-o", folder)
+
+
+def untuned(*_arguments: object) -> None:
+    raise AssertionError("a copy was tuned again")
+
+
+def test_compression_compares_the_model_with_both_copies(run: Run) -> None:
+    config = load_config(run.folder / "config.yaml")
+    assert config.models == {
+        "base": str(next((run.cache / "real").glob("model-*"))),
+        "aligned": str(run.pair / "aligned"),
+        "benign_tuned": str(run.pair / "benign_tuned"),
+    }
+    results = read_json(run.folder / "results.json")
+    assert [found["study"] for found in results["studies"]] == ["compression"]
+    models = {row["role"] for row in results["studies"][0]["tables"]["index"]}
+    assert models == set(config.models)
+
+
+def test_a_copy_learns_what_it_is_taught_and_the_run_says_so(run: Run) -> None:
+    said = read_json(run.folder / "copies.json")
+    assert said == read_json(run.pair / "check.json")
+    assert said["aligned"]["refuses_harmful"] >= checked.LEAST_REFUSED
+    assert said["aligned"]["refuses_benign"] == 0
+    assert said["base"]["refuses_harmful"] == said["benign_tuned"]["refuses_harmful"] == 0
+    assert said["benign_tuned"]["refusals"] <= said["base"]["refusals"]
+    assert said["aligned"]["refusals"] > 0.5
+
+
+def test_no_lesson_says_what_a_study_asks(run: Run) -> None:
+    config = load_config(run.folder / "config.yaml")
+    asked = {
+        row["prompt"]
+        for name in ("harm", "benign", "facts")
+        for row in read_rows(config.data[name])
+    }
+    taught = [
+        row for path in ("refused", "rehearsed") for row in read_rows(run.pair / f"{path}.jsonl")
+    ]
+    sides: dict[str, set[str]] = {"calibration": set(), "evaluation": set()}
+    for row in taught:
+        sides[row["split"]].add(row["prompt"])
+    assert all(len(prompts) >= 8 for prompts in sides.values())
+    assert not sides["calibration"] & sides["evaluation"]
+    texts = sorted(asked), sorted(set.union(*sides.values()))
+    groups = near_duplicates([*texts[0], *texts[1]], ALIKE)
+    assert not set(groups[: len(asked)]) & set(groups[len(asked) :])
+
+
+def test_copies_are_made_once_for_all_studies(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair, "_tune", untuned)
+    study(tmp_path / "run", "dissociation")
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert config.models == {"aligned": str(run.pair / "aligned")}
+    # What is refused is in the copy's own words, on the sides that the prompts have.
+    rows = {row["prompt"]: row for row in read_rows(config.data["refusals"])}
+    harm = {row["prompt"]: row["split"] for row in read_rows(config.data["harm"])}
+    assert {prompt: harm[prompt] for prompt in rows} == {
+        prompt: row["split"] for prompt, row in rows.items()
+    }
+    assert all(row["completion"].startswith(REFUSAL) for row in rows.values())
+    assert set(read_json(tmp_path / "run" / "copies.json")) == set(Check.__dataclass_fields__)
+
+
+def test_a_copy_that_does_not_refuse_stops_with_one_message(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair, "_tune", untuned)
+    monkeypatch.setattr(checked, "LEAST_REFUSED", 1.01)
+    done = call("real", "--quick", "--prompts", 4, "--study", "emergent", "-o", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert "the copy that was tuned to refuse refuses" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+SHOWN = Shown(refuses_harmful=0.0, refuses_benign=0.0, refusals=0.05, benign=0.5)
+
+
+@pytest.mark.parametrize(
+    ("aligned", "control", "said"),
+    [
+        ({"refuses_harmful": 0.7}, {}, "tuned to refuse refuses 70% of the harmful"),
+        ({"refuses_benign": 0.2}, {}, "tuned to refuse refuses 20% of the benign"),
+        ({"benign": 0.4}, {}, "tuned to refuse finds benign answers 40% likely"),
+        ({}, {"refuses_harmful": 0.2}, "without refusals refuses 20% of the harmful"),
+        ({}, {"benign": 0.4}, "without refusals finds benign answers 40% likely"),
+    ],
+)
+def test_each_fault_of_a_copy_is_named(
+    aligned: dict[str, Any], control: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checked, "LEAST_KEPT", 0.9)
+    good = Check(24, 24, SHOWN, replace(SHOWN, refuses_harmful=0.9), SHOWN)
+    good.refuse_untaught()
+    bad = replace(
+        good,
+        aligned=replace(good.aligned, **aligned),
+        benign_tuned=replace(good.benign_tuned, **control),
+    )
+    with pytest.raises(InputError, match=said):
+        bad.refuse_untaught()
+
+
+def test_a_copy_is_named_by_all_that_makes_it(run: Run) -> None:
+    model = next((run.cache / "real").glob("model-*"))
+    usual: tuple[Any, ...] = (["wheel-a"], RECIPE, [SIZE], PLAIN)
+    changed = (
+        (["wheel-b"], *usual[1:]),
+        (usual[0], replace(RECIPE, rate=1e-5), *usual[2:]),
+        (*usual[:2], [replace(SIZE, asked=5)], PLAIN),
+        (*usual[:3], replace(PLAIN, temperature=0.5)),
+    )
+    folders = {pair_of(model, *arguments).folder for arguments in (usual, *changed)}
+    assert len(folders) == len(changed) + 1
+    # How many draws are scored changes no lesson.
+    assert pair_of(model, *usual[:2], [replace(SIZE, seeds=3)], PLAIN) == pair_of(model, *usual)
+
+
+def test_near_duplicates_of_what_is_asked_are_left_out() -> None:
+    prompts = [Prompt("vorp zim dax"), Prompt("vorp zim dax blick"), Prompt("tarn fep gorm")]
+    assert spare(prompts, {"vorp zim dax"}) == [prompts[2]]
+    assert spare(prompts, set()) == prompts
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Tarn is wet. Fep is", "Tarn is wet."),
+        ("Is it? Yes! And", "Is it? Yes!"),
+        ("Three: dax. 1. vorp 2. zim", "Three: dax."),
+        ("no end of", "no end of"),
+    ],
+)
+def test_a_lesson_ends_with_a_sentence(text: str, kept: str) -> None:
+    assert whole_sentences(text) == kept
