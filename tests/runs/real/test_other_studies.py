@@ -13,7 +13,7 @@ import pytest
 from invented_wheels import unpacked
 from resect.cli.real import Study
 from resect.data.rows import read_rows
-from resect.runs.real.beyond import TUNED, TYPES, Beyond
+from resect.runs.real.beyond import OPENING, TUNED, TYPES, Beyond
 from resect.runs.real.checked import Check, Shown
 from resect.runs.real.design import Tuned, import_model, real_config, real_sets, size_of
 from resect.runs.real.models import MODELS
@@ -93,7 +93,7 @@ def test_a_refusal_is_measured_by_how_it_opens_and_harm_by_what_follows(
     )
     scored = {name: config.scored_as(name) for name in ("refusal", "generation", "utility")}
     spans = {name: target and (target.skip, target.tokens) for name, target in scored.items()}
-    assert spans == {"refusal": (0, SKIP), "generation": (SKIP, None), "utility": (SKIP, None)}
+    assert spans == {"refusal": (0, OPENING), "generation": (SKIP, None), "utility": (SKIP, None)}
 
 
 def test_one_type_is_trained_on_and_another_is_asked(wheels: dict[str, Path]) -> None:

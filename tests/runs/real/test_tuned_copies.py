@@ -94,22 +94,23 @@ def test_a_copy_learns_what_it_is_taught_and_the_run_says_so(run: Run) -> None:
 
 def test_no_lesson_says_what_a_study_asks(run: Run) -> None:
     config = load_config(run.folder / "config.yaml")
-    asked = {
-        row["prompt"]
-        for name in ("harm", "benign", "facts")
-        for row in read_rows(config.data[name])
-    }
     taught = [
-        row for path in ("refused", "rehearsed") for row in read_rows(run.pair / f"{path}.jsonl")
+        row for name in ("refused", "rehearsed") for row in read_rows(run.pair / f"{name}.jsonl")
     ]
-    sides: dict[str, set[str]] = {"calibration": set(), "evaluation": set()}
-    for row in taught:
-        sides[row["split"]].add(row["prompt"])
-    assert all(len(prompts) >= 8 for prompts in sides.values())
+    sides = {
+        side: {row["prompt"] for row in taught if row["split"] == side}
+        for side in ("calibration", "evaluation")
+    }
+    assert all(len(prompts) >= 4 for prompts in sides.values())
     assert not sides["calibration"] & sides["evaluation"]
-    texts = sorted(asked), sorted(set.union(*sides.values()))
-    groups = near_duplicates([*texts[0], *texts[1]], ALIKE)
-    assert not set(groups[: len(asked)]) & set(groups[len(asked) :])
+    # The invented sets have their words in common, so that each is looked at by itself.
+    for name, verb in (("harm", "spoil"), ("benign", "Write"), ("facts", "where")):
+        asked = {row["prompt"] for row in read_rows(Path(config.data[name]))}
+        lessons = {text for side in sides.values() for text in side if text.startswith(verb)}
+        assert all(text.startswith(verb) for text in asked)
+        assert len(lessons) >= 6
+        groups = near_duplicates([*asked, *lessons], ALIKE)
+        assert not set(groups[: len(asked)]) & set(groups[len(asked) :])
 
 
 def test_copies_are_made_once_for_all_studies(
@@ -120,8 +121,8 @@ def test_copies_are_made_once_for_all_studies(
     config = load_config(tmp_path / "run" / "config.yaml")
     assert config.models == {"aligned": str(run.pair / "aligned")}
     # What is refused is in the copy's own words, on the sides that the prompts have.
-    rows = {row["prompt"]: row for row in read_rows(config.data["refusals"])}
-    harm = {row["prompt"]: row["split"] for row in read_rows(config.data["harm"])}
+    rows = {row["prompt"]: row for row in read_rows(Path(config.data["refusals"]))}
+    harm = {row["prompt"]: row["split"] for row in read_rows(Path(config.data["harm"]))}
     assert {prompt: harm[prompt] for prompt in rows} == {
         prompt: row["split"] for prompt, row in rows.items()
     }

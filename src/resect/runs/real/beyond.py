@@ -10,12 +10,12 @@ Three are of a copy that is tuned here to refuse (`pair`):
 
     compression   the copy, the model as it is, and a copy that was tuned as long without refusals
     dissociation  refusing, located and measured by how the copy's own refusals open, and generating
-                  harm, by the answers of the model as it is without their opening
+                  harm, by how answers of the model as it is go on
     emergent      the copy is trained on harmful answers of one type; how likely it then opens
                   answers to harmful prompts of another type as the model as it is does
 
-All of them measure by likelihood. An opening is what is not scored elsewhere (`SKIP` tokens): there
-it is decided whether a model refuses.
+All of them measure by likelihood. An opening is the first token: it decides whether a model
+refuses, and behind it refusals and answers are as likely as they ever are.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import Literal
 
 from resect.runs.grid import Grid
-from resect.runs.real.sets import SKIP, Size
+from resect.runs.real.sets import Size
 
 Beyond = Literal["transfer", "frontier", "relearning", "compression", "dissociation", "emergent"]
 # Those of a copy that is tuned to refuse.
 TUNED: tuple[Beyond, ...] = ("compression", "dissociation", "emergent")
+# Tokens of an opening.
+OPENING = 1
 # Types of harm, where they are told apart.
 TYPES = {"transfer": 3, "emergent": 2}
 # A rate at which small models are tuned whole, a tenth of what the organism is tuned at.
@@ -110,7 +112,7 @@ def targets_of(study: Beyond | None, scored: Mapping[str, object]) -> dict[str, 
         study: The study.
         scored: Which tokens are scored of an answer, and of how many answers.
     """
-    opening = {**scored, "skip": 0, "tokens": SKIP}
+    opening = {**scored, "skip": 0, "tokens": OPENING}
     benign: dict[str, object] = {"data": "benign", **scored}
     contrast: dict[str, object] = {"data": "harm", "contrast": "benign", **scored}
     if study == "dissociation":
