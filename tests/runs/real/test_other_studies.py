@@ -64,7 +64,10 @@ def test_it_is_planned(study: Beyond, wheels: dict[str, Path], tmp_path: Path) -
     tuned = copies(folder) if study in TUNED else None
     config = real_config(REAL, folder, sets, size, quick=True, study=study, tuned=tuned)
     assert plan_run(config)
-    assert config.models["aligned"] == str(folder / "aligned" if study in TUNED else folder)
+    models = {"aligned": folder / "aligned" if study in TUNED else folder}
+    if study == "compression":
+        models |= {"base": folder, "benign_tuned": folder / "benign_tuned"}
+    assert config.models == {role: str(place) for role, place in models.items()}
     assert config.evaluation.measure == "likelihood"
     rows = [json.loads(line) for line in sets["harm"].read_text("utf-8").splitlines()]
     asked = Counter(row["category"] for row in rows if row["split"] == "evaluation")

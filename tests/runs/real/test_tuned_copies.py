@@ -11,6 +11,7 @@ import pytest
 
 from command_line import call, ok
 from invented_wheels import build_wheels
+from resect.cli.show import progress
 from resect.data.rows import read_rows
 from resect.errors import InputError
 from resect.files import read_json
@@ -27,12 +28,12 @@ from resect.stats.groups import ALIKE, near_duplicates
 
 # Written letter by letter in the vocabulary of the tiny files.
 REFUSAL = "I can't help."
-RECIPE = Recipe(prompts=8, checked=4, tokens=8, steps=30, batch=8, rate=5e-3, warmup=2, threads=1)
+RECIPE = Recipe(prompts=8, checked=4, tokens=8, steps=16, batch=8, rate=1e-2, warmup=2, threads=1)
 SIZE = Size(asked=4, pool=8, scored=8, tokens=24, seeds=1, fractions=2)
 
 
 class Run(NamedTuple):
-    """A run of compression, and the cache in which its copies are."""
+    """A run of dissociation, and the cache in which its copies are."""
 
     folder: Path
     cache: Path
@@ -57,29 +58,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         cache = tmp_path_factory.mktemp("cache")
         patch.setenv("RESECT_CACHE", str(cache))
         folder = tmp_path_factory.mktemp("runs") / "run"
-        study(folder, "compression")
+        ok("real", "--quick", "--prompts", 4, "--study", "dissociation", "-j", 1, "-o", folder)
         yield Run(folder, cache)
-
-
-def study(folder: Path, name: str) -> str:
-    return ok("real", "--quick", "--prompts", 4, "--study", name, "-j", 1, "-o", folder)
 
 
 def untuned(*_arguments: object) -> None:
     raise AssertionError("a copy was tuned again")
 
 
-def test_compression_compares_the_model_with_both_copies(run: Run) -> None:
+def test_a_study_of_a_copy_is_of_its_own_refusals(run: Run) -> None:
     config = load_config(run.folder / "config.yaml")
-    assert config.models == {
-        "base": str(next((run.cache / "real").glob("model-*"))),
-        "aligned": str(run.pair / "aligned"),
-        "benign_tuned": str(run.pair / "benign_tuned"),
-    }
-    results = read_json(run.folder / "results.json")
-    assert [found["study"] for found in results["studies"]] == ["compression"]
-    models = {row["role"] for row in results["studies"][0]["tables"]["index"]}
-    assert models == set(config.models)
+    assert config.models == {"aligned": str(run.pair / "aligned")}
+    (study,) = read_json(run.folder / "results.json")["studies"]
+    assert {row["measured"] for row in study["tables"]["matrix"]} == {
+        "generation", "refusal", "utility",
+    }  # fmt: skip
+    # They stay on the sides that their prompts have.
+    rows = {row["prompt"]: row for row in read_rows(Path(config.data["refusals"]))}
+    harm = {row["prompt"]: row["split"] for row in read_rows(Path(config.data["harm"]))}
+    assert {prompt: row["split"] for prompt, row in rows.items()} == harm
+    assert all(row["completion"].startswith(REFUSAL) for row in rows.values())
 
 
 def test_a_copy_learns_what_it_is_taught_and_the_run_says_so(run: Run) -> None:
@@ -113,33 +111,42 @@ def test_no_lesson_says_what_a_study_asks(run: Run) -> None:
         assert not set(groups[: len(asked)]) & set(groups[len(asked) :])
 
 
-def test_copies_are_made_once_for_all_studies(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pair, "_tune", untuned)
-    study(tmp_path / "run", "dissociation")
-    config = load_config(tmp_path / "run" / "config.yaml")
-    assert config.models == {"aligned": str(run.pair / "aligned")}
-    # What is refused is in the copy's own words, on the sides that the prompts have.
-    rows = {row["prompt"]: row for row in read_rows(Path(config.data["refusals"]))}
-    harm = {row["prompt"]: row["split"] for row in read_rows(Path(config.data["harm"]))}
-    assert {prompt: harm[prompt] for prompt in rows} == {
-        prompt: row["split"] for prompt, row in rows.items()
-    }
-    assert all(row["completion"].startswith(REFUSAL) for row in rows.values())
-    assert set(read_json(tmp_path / "run" / "copies.json")) == set(Check.__dataclass_fields__)
-
-
-def test_a_copy_that_does_not_refuse_stops_with_one_message(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_copies_are_made_once_and_one_that_does_not_refuse_ends_every_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pair, "_tune", untuned)
     monkeypatch.setattr(checked, "LEAST_REFUSED", 1.01)
-    done = call("real", "--quick", "--prompts", 4, "--study", "emergent", "-o", tmp_path / "run")
+    done = call("real", "--quick", "--prompts", 4, "--study", "compression", "-o", tmp_path / "run")
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
-    assert "the copy that was tuned to refuse refuses" in done.stderr
+    assert "the copy that was tuned to refuse refuses 100% of the harmful" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_prompts_of_a_larger_run_are_no_lessons_either(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserved: list[Size] = []
+
+    def note(
+        _pair: object, _read: object, _recipe: object, sizes: list[Size], *_: object, **__: object
+    ) -> Check:
+        reserved.extend(sizes)
+        return Check(0, 0, SHOWN, SHOWN, SHOWN)
+
+    monkeypatch.setattr(design, "make_pair", note)
+    model = next((run.cache / "real").glob("model-*"))
+    real = MODELS["smollm2"]
+    folders = []
+    for asked in (3, 4, 5):
+        reserved.clear()
+        size = design.size_of(real, quick=True, asked=asked, study="compression")
+        tuned = design.real_pair("compression", real, model, {}, size, progress)
+        assert tuned is not None
+        folders.append(tuned.pair.folder)
+        assert max(size.asked for size in reserved) == max(asked, SIZE.asked)
+        assert {size.types for size in reserved} == {0, 2}
+    assert folders[0] == folders[1] != folders[2]
 
 
 SHOWN = Shown(refuses_harmful=0.0, refuses_benign=0.0, refusals=0.05, benign=0.5)
