@@ -53,7 +53,7 @@ class Recipe:
     prompts: int = 128
     checked: int = 24
     tokens: int = 48
-    steps: int = 32
+    steps: int = 24
     batch: int = 8
     rate: float = 1e-4
     warmup: int = 4
