@@ -19,10 +19,9 @@ from resect.runs.config import load_config
 from resect.runs.real import checked, design, lessons, pair
 from resect.runs.real import fetch as fetching
 from resect.runs.real.checked import Check, Shown
-from resect.runs.real.lessons import Recipe, spare, whole_sentences
+from resect.runs.real.lessons import Recipe, whole_sentences
 from resect.runs.real.models import MODELS
 from resect.runs.real.pair import pair_of
-from resect.runs.real.prompts import Prompt
 from resect.runs.real.sets import PLAIN, Size
 from resect.stats.groups import ALIKE, near_duplicates
 
@@ -190,12 +189,6 @@ def test_a_copy_is_named_by_all_that_makes_it(run: Run) -> None:
     assert len(folders) == len(changed) + 1
     # How many draws are scored changes no lesson.
     assert pair_of(model, *usual[:2], [replace(SIZE, seeds=3)], PLAIN) == pair_of(model, *usual)
-
-
-def test_near_duplicates_of_what_is_asked_are_left_out() -> None:
-    prompts = [Prompt("vorp zim dax"), Prompt("vorp zim dax blick"), Prompt("tarn fep gorm")]
-    assert spare(prompts, {"vorp zim dax"}) == [prompts[2]]
-    assert spare(prompts, set()) == prompts
 
 
 @pytest.mark.parametrize(

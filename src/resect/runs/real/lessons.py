@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from resect import files
-from resect.data.sides import deal_prompts
+from resect.data.sides import apart_from, deal_prompts
 from resect.errors import InputError
 from resect.runs.real.prompts import Prompt
 from resect.runs.real.sets import PLAIN, REFUSALS, Manner, Size, dealt, lines, own_answers
-from resect.stats.groups import ALIKE, near_duplicates
 
 # A letter before it: the full stop of a number in a list ends no sentence.
 _END = re.compile(r"[^\W\d_][.!?](?=\s|$)")
@@ -98,7 +97,10 @@ def make_lessons(
     if all(path.is_file() for path in lessons):
         return lessons
     prompts = read()
-    left = {name: spare(prompts[name], _used(name, prompts, reserved)) for name in prompts}
+    left = {
+        name: _left_over(prompts[name], _used(name, prompts, reserved))
+        for name in ("harm", *BENIGN)
+    }
     refused = [
         {**row, "completion": REFUSALS[number % len(REFUSALS)]}
         for number, row in enumerate(_dealt("refused", left["harm"], recipe, parts=1))
@@ -121,17 +123,15 @@ def make_lessons(
     return lessons
 
 
-def spare(prompts: Sequence[Prompt], used: Collection[str]) -> list[Prompt]:
-    """Return the prompts that say nothing which a used one of them says."""
-    groups = near_duplicates([prompt.text for prompt in prompts], ALIKE)
-    taken = {group for group, prompt in zip(groups, prompts, strict=True) if prompt.text in used}
-    return [prompt for group, prompt in zip(groups, prompts, strict=True) if group not in taken]
-
-
 def whole_sentences(text: str) -> str:
     """Return a text up to the end of its last whole sentence; one without any stays as it is."""
     ends = [match.end() for match in _END.finditer(text)]
     return text[: ends[-1]] if ends else text
+
+
+def _left_over(prompts: Sequence[Prompt], used: Collection[str]) -> list[Prompt]:
+    """Return the prompts that say nothing which a used one of them says."""
+    return [prompts[place] for place in apart_from(used, [prompt.text for prompt in prompts])]
 
 
 def _used(name: str, prompts: Mapping[str, Sequence[Prompt]], reserved: Sequence[Size]) -> set[str]:
