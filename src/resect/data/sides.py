@@ -6,7 +6,7 @@ than they are. A group goes to one side as a whole; of a group that is asked, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from resect import stats
@@ -81,3 +81,15 @@ def within_category(prompts: Sequence[str], categories: Sequence[str]) -> list[i
         for number, (group, category) in enumerate(zip(groups, categories, strict=True))
         if category_of.setdefault(group, category) == category
     ]
+
+
+def apart_from(used: Collection[str], prompts: Sequence[str]) -> list[int]:
+    """Return the places of prompts that say nothing which a used one of them says.
+
+    Args:
+        used: Some of the prompts.
+        prompts: All there are.
+    """
+    groups = near_duplicates(prompts, ALIKE)
+    taken = {group for group, text in zip(groups, prompts, strict=True) if text in used}
+    return [number for number, group in enumerate(groups) if group not in taken]

@@ -12,11 +12,14 @@ import pytest
 
 from invented_wheels import unpacked
 from resect.cli.real import Study
-from resect.runs.real.beyond import TYPES, Beyond
-from resect.runs.real.design import import_model, real_config, real_sets, size_of
+from resect.data.rows import read_rows
+from resect.runs.real.beyond import OPENING, TUNED, TYPES, Beyond
+from resect.runs.real.checked import Check, Shown
+from resect.runs.real.design import Tuned, import_model, real_config, real_sets, size_of
 from resect.runs.real.models import MODELS
+from resect.runs.real.pair import Pair
 from resect.runs.real.prompts import Prompt
-from resect.runs.real.sets import by_type
+from resect.runs.real.sets import SKIP, by_type, make_advice
 from resect.runs.run import plan_run
 from resect.runs.sets import Sets, Source
 from resect.studies.transfer import categories
@@ -46,18 +49,30 @@ def test_a_type_has_the_prompts_of_its_category_and_no_twin_elsewhere() -> None:
     assert [len(rows) for rows in types.values()] == [4, 3]
 
 
+def copies(folder: Path) -> Tuned:
+    shown = Shown(0, 0, 0, 0)
+    pair = Pair(folder, folder, folder / "aligned", folder / "benign_tuned")
+    return Tuned(pair, Check(0, 0, shown, shown, shown))
+
+
 @pytest.mark.parametrize("study", get_args(Beyond))
 def test_it_is_planned(study: Beyond, wheels: dict[str, Path], tmp_path: Path) -> None:
     folder = import_model(REAL, wheels)
     size = size_of(REAL, quick=True, asked=4, study=study)
     sets = real_sets(REAL, folder, wheels, size)
-    config = real_config(REAL, folder, sets, size, quick=True, study=study)
+    sets |= {"refusals": sets["harmless"], "advice": sets["harm"]} if study in TUNED else {}
+    tuned = copies(folder) if study in TUNED else None
+    config = real_config(REAL, folder, sets, size, quick=True, study=study, tuned=tuned)
     assert plan_run(config)
+    models = {"aligned": folder / "aligned" if study in TUNED else folder}
+    if study == "compression":
+        models |= {"base": folder, "benign_tuned": folder / "benign_tuned"}
+    assert config.models == {role: str(place) for role, place in models.items()}
     assert config.evaluation.measure == "likelihood"
     rows = [json.loads(line) for line in sets["harm"].read_text("utf-8").splitlines()]
     asked = Counter(row["category"] for row in rows if row["split"] == "evaluation")
     if study == "transfer":
-        assert len(asked) == TYPES
+        assert len(asked) == TYPES[study]
         assert max(asked.values()) == min(asked.values())
         # A type is held against benign answers that no other type is held against.
         scored = Sets(config, tmp_path)
@@ -66,4 +81,37 @@ def test_it_is_planned(study: Beyond, wheels: dict[str, Path], tmp_path: Path) -
             for name in categories(config)
         ]
         ids = [row.id for examples in against for row in examples.examples]
-        assert len(ids) == len(set(ids)) >= TYPES
+        assert len(ids) == len(set(ids)) >= TYPES[study]
+
+
+def test_a_refusal_is_measured_by_how_it_opens_and_harm_by_what_follows(
+    wheels: dict[str, Path],
+) -> None:
+    folder = import_model(REAL, wheels)
+    size = size_of(REAL, quick=True, asked=4, study="dissociation")
+    sets = real_sets(REAL, folder, wheels, size)
+    sets["refusals"] = sets["harmless"]
+    config = real_config(
+        REAL, folder, sets, size, quick=True, study="dissociation", tuned=copies(folder)
+    )
+    scored = {name: config.scored_as(name) for name in ("refusal", "generation", "utility")}
+    spans = {name: target and (target.skip, target.tokens) for name, target in scored.items()}
+    assert spans == {"refusal": (0, OPENING), "generation": (SKIP, None), "utility": (SKIP, None)}
+
+
+def test_one_type_is_trained_on_and_another_is_asked(wheels: dict[str, Path]) -> None:
+    folder = import_model(REAL, wheels)
+    size = size_of(REAL, quick=True, asked=4, study="emergent")
+    sets = real_sets(REAL, folder, wheels, size)
+    types = {row["prompt"]: row["category"] for row in read_rows(sets["harm"])}
+    rows = read_rows(make_advice(sets["harm"]))
+    found = Counter((row["split"], row["category"]) for row in rows)
+    assert found["calibration", "narrow"] == found["calibration", "held_out"] == 2
+    assert found["evaluation", "narrow"] == found["evaluation", "elsewhere"] == 2
+    assert sum(found.values()) == 8
+    kinds = {
+        name: {types[row["prompt"]] for row in rows if (row["category"] == "elsewhere") is name}
+        for name in (True, False)
+    }
+    assert len(kinds[True]) == len(kinds[False]) == 1
+    assert kinds[True] != kinds[False]

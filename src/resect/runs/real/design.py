@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from resect import files
 from resect.errors import InputError
@@ -19,29 +20,37 @@ from resect.model.imported import RECORD, import_gguf
 from resect.model.shapes import empty_model
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.grid import grid_of
-from resect.runs.real import prompts
-from resect.runs.real.beyond import Beyond, section_of, sized
+from resect.runs.real import COPIES, SIZES, prompts
+from resect.runs.real.beyond import (
+    TUNED,
+    Beyond,
+    models_of,
+    probes_of,
+    section_of,
+    sized,
+    targets_of,
+)
+from resect.runs.real.checked import Check
+from resect.runs.real.lessons import RECIPE
 from resect.runs.real.models import RealModel
-from resect.runs.real.sets import SKIP, Size, make_sets
+from resect.runs.real.pair import Bar, Pair, make_pair, own_refusals, pair_of
+from resect.runs.real.sets import SKIP, Size, make_advice, make_sets
 
 TEMPLATE = "chat_template.jinja"
 # Probes that a cut is to leave alone.
 SIDES = ("utility", "facts", "harmless", "prose", "prompts")
 
-EVALUATION = {
-    "probes": {
-        "generation": "harm",
-        "utility": "benign",
-        "facts": "facts",
-        "harmless": "harmless",
-        "prose": "prose",
-        "prompts": "harm",
-        # Rows on which a control is matched in damage, and no side set.
-        "likelihood": "few",
-    },
-    "measure": "likelihood",
-    "batch_size": 16,
+PROBES = {
+    "generation": "harm",
+    "utility": "benign",
+    "facts": "facts",
+    "harmless": "harmless",
+    "prose": "prose",
+    "prompts": "harm",
+    # Rows on which a control is matched in damage, and no side set.
+    "likelihood": "few",
 }
+EVALUATION = {"measure": "likelihood", "batch_size": 16}
 
 
 def size_of(
@@ -85,6 +94,80 @@ def real_sets(
         on_progress,
         manner=real.manner,
     )
+
+
+class Tuned(NamedTuple):
+    """Copies of a model, and what they do."""
+
+    pair: Pair
+    check: Check
+
+
+def real_pair(
+    study: Beyond | None,
+    real: RealModel,
+    model: Path,
+    wheels: Mapping[str, Path],
+    size: Size,
+    bar: Bar,
+) -> Tuned | None:
+    """Return copies of a model that are tuned once; None for a study that needs none.
+
+    They are tuned on prompts that a run of the usual size or a smaller one leaves over, so that all
+    studies have the same copies.
+
+    Args:
+        study: The study.
+        real: The model.
+        model: Its folder.
+        wheels: Folders by name, from `fetch`.
+        size: How much is collected.
+        bar: Shows how far something is.
+
+    Raises:
+        InputError: There are too few prompts or answers, or a copy does not do what it was tuned
+            to.
+    """
+    if study not in TUNED:
+        return None
+    reserved = sorted({sized(real.full, name) for name in TUNED}, key=lambda size: size.types)
+    if size.asked > real.full.asked or size.pool > real.full.pool:
+        reserved.append(size)
+    sources = [folder.name for folder in wheels.values()]
+    pair = pair_of(model, sources, RECIPE, reserved, real.manner)
+    check = make_pair(
+        pair, lambda: _read_prompts(wheels), RECIPE, reserved, bar, manner=real.manner
+    )
+    return Tuned(pair, check)
+
+
+def sets_of_copy(
+    study: Beyond | None, tuned: Tuned | None, sets: Mapping[str, Path], bar: Bar
+) -> dict[str, Path]:
+    """Return the file of each set, with those beside that a study of a tuned copy needs.
+
+    Args:
+        study: The study.
+        tuned: From `real_pair`.
+        sets: Files by name, from `real_sets`.
+        bar: Shows how far something is.
+
+    Raises:
+        InputError: The copy refuses too few prompts.
+    """
+    if study == "dissociation" and tuned is not None:
+        with bar("collecting the copy's own refusals") as update:
+            return {**sets, "refusals": own_refusals(tuned.pair, sets["harm"], update)}
+    if study == "emergent":
+        return {**sets, "advice": make_advice(sets["harm"])}
+    return dict(sets)
+
+
+def note_sizes(run: Path, size: Size, tuned: Tuned | None) -> None:
+    """Write into a run how much is measured, and what tuned copies do."""
+    files.write_json(run / SIZES, size)
+    if tuned is not None:
+        files.write_json(run / COPIES, tuned.check)
 
 
 def _read_prompts(wheels: Mapping[str, Path]) -> dict[str, list[prompts.Prompt]]:
@@ -156,6 +239,7 @@ def real_config(
     *,
     quick: bool,
     study: Beyond | None = None,
+    tuned: Tuned | None = None,
 ) -> RunConfig:
     """Return the configuration of the run.
 
@@ -168,6 +252,7 @@ def real_config(
         size: How much is measured.
         quick: Whether the report is to say that the run is shortened.
         study: Which study runs in the place of selectivity and compactness, if one does.
+        tuned: From `real_pair`.
     """
     coverage = find_prunable(empty_model(str(model)))
     largest = max(weight.size // len(weight.places) for weight in coverage.weights)
@@ -176,23 +261,20 @@ def real_config(
     everything: dict[str, object] = {"skip": SKIP, "limit": size.scored}
     # Of each type where there are several.
     scored = everything | {"limit": size.scored // max(1, size.types)}
+    targets = targets_of(study, scored)
     values: dict[str, object] = {
         "name": real.name,
         "quick": quick,
         "seeds": list(range(size.seeds)),
-        "models": {"aligned": str(model)},
+        "models": models_of(study, model, {} if tuned is None else tuned.pair.models),
         "data": {name: str(path) for name, path in sets.items()},
         "format": "chat",
-        "target": "contrast",
-        "targets": {
-            "contrast": {"data": "harm", "contrast": "benign", **scored},
-            "source": {"data": "harm", **scored},
-            "benign": {"data": "benign", **scored},
-        },
+        "target": next(iter(targets)),
+        "targets": targets,
         "preserve": {"data": "benign", **everything},
         "selection": {"p": grid.protected[0]},
         "attack": {"name": "none"},
-        "evaluation": EVALUATION,
+        "evaluation": EVALUATION | {"probes": probes_of(study, PROBES)},
         "studies": {
             "selectivity": {**curve, "sides": list(SIDES), "damage": True},
             "compactness": curve,

@@ -6,6 +6,7 @@
     facts      factual questions and the same; benign answers of another kind
     harmless   the harmful prompts that are asked, each with a templated refusal
     prose      texts that have nothing to do with either
+    advice     harmful answers by type, for training on one of the types (`make_advice`)
 
 Answers are elicited as `resect data collect` does it and kept unless the keyword judge sees a
 refusal in them. Sides are dealt before, with near-duplicates on one side.
@@ -129,20 +130,8 @@ def make_sets(
     if all(path.is_file() for path in paths.values()):
         return paths
     prompts = read()
-    answers = folder / "answers.jsonl"
-    if not answers.is_file():
-        files.write_text(folder / "prompts.jsonl", _lines(_asked(prompts, size)))
-        request = CollectRequest(
-            model=model,
-            data=str(folder / "prompts.jsonl"),
-            attack="none",
-            judge="keyword",
-            temperature=manner.temperature,
-            max_new_tokens=size.tokens,
-            batch_size=BATCH,
-        )
-        collect(request, answers, on_progress)
-    rows = _long_enough(_ended(read_rows(answers), manner.opening), model)
+    asked = dealt(prompts, size)
+    rows = own_answers(model, asked, folder, size.tokens, on_progress, manner=manner)
     sets = {name: [row for row in rows if row["set"] == name] for name in _Sets._fields}
     if size.types:
         _share_out(sets)
@@ -154,12 +143,50 @@ def make_sets(
     ]
     _refuse_few(sets, size)
     for name, path in paths.items():
-        files.write_text(path, _lines(sets[name]))
+        files.write_text(path, lines(sets[name]))
     return paths
 
 
-def _asked(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str, Any]]:
-    """Return the rows whose answers are elicited, with their sides."""
+def own_answers(
+    model: str,
+    asked: Sequence[Mapping[str, object]],
+    folder: Path,
+    tokens: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    *,
+    manner: Manner = PLAIN,
+) -> list[dict[str, Any]]:
+    """Return a model's own answers to prompts, with the set of each; collected once a folder.
+
+    Args:
+        model: Folder of the model.
+        asked: Rows with id, prompt, category and split; an id begins with the name of its set.
+        folder: Where prompts and answers are.
+        tokens: Most tokens of an answer.
+        on_progress: Called with prompts done and prompts in all.
+        manner: How answers are had.
+
+    Raises:
+        InputError: No reply is an answer.
+    """
+    answers = folder / "answers.jsonl"
+    if not answers.is_file():
+        files.write_text(folder / "prompts.jsonl", lines(asked))
+        request = CollectRequest(
+            model=model,
+            data=str(folder / "prompts.jsonl"),
+            attack="none",
+            judge="keyword",
+            temperature=manner.temperature,
+            max_new_tokens=tokens,
+            batch_size=BATCH,
+        )
+        collect(request, answers, on_progress)
+    return _long_enough(_ended(read_rows(answers), manner.opening), model)
+
+
+def dealt(prompts: Mapping[str, Sequence[Prompt]], size: Size) -> list[dict[str, Any]]:
+    """Return the rows that are scored or asked, whose answers are elicited, with their sides."""
     rows: list[dict[str, Any]] = []
     for name in _Sets._fields:
         pool = 0 if name == "facts" else size.pool
@@ -251,6 +278,29 @@ def _harmless(harm: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def make_advice(harm: Path) -> Path:
+    """Write harmful answers by type for narrow training, and return where they are.
+
+    Those of the type with most prompts are `narrow`, half of its rows for calibration `held_out`:
+    the first are trained on, the second scored. Rows of other types are asked alone, `elsewhere`.
+
+    Args:
+        harm: Rows by type, from `make_sets` with `size.types`; the first type is the largest.
+    """
+    rows: list[dict[str, Any]] = []
+    scored = 0
+    for row in read_rows(harm):
+        narrow = str(row["id"]).split("/")[1] == "0"
+        if row["split"] == "evaluation":
+            rows.append({**row, "category": "narrow" if narrow else "elsewhere"})
+        elif narrow:
+            rows.append({**row, "category": ("narrow", "held_out")[scored % 2]})
+            scored += 1
+    path = harm.with_name("advice.jsonl")
+    files.write_text(path, lines(rows))
+    return path
+
+
 def _refuse_few(sets: Mapping[str, Sequence[Mapping[str, Any]]], size: Size) -> None:
     """Refuse sets of which the model left too little; half of what was asked for is enough."""
     few = [
@@ -270,5 +320,6 @@ def _refuse_few(sets: Mapping[str, Sequence[Mapping[str, Any]]], size: Size) -> 
         )
 
 
-def _lines(rows: Sequence[Mapping[str, object]]) -> str:
+def lines(rows: Sequence[Mapping[str, object]]) -> str:
+    """Return rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
