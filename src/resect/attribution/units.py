@@ -1,7 +1,7 @@
 """Where the units of a model lie: its neurons, its heads, its experts.
 
 A unit is what belongs to it alone. What is told apart by the names and shapes of the layers of a
-part, never by a list of architectures:
+owner, never by a list of architectures:
 
     neuron   of an MLP: its row of every matrix that leads in (gate and up, or the one there is) and
              its column of the one that leads out; in a mixture, of the MLP of each expert
@@ -10,7 +10,7 @@ part, never by a list of architectures:
     expert   of a mixture: all weights of its matrices. Shared experts, which every token passes,
              are MLPs and none of its experts
 
-A part that is a half of one of these, or lies in the files in an order that is not known (fused q,
+A owner that is a half of one of these, or lies in the files in an order that is not known (fused q,
 k and v, but for GPT-2's; experts of a class that does not say how gate and up lie), makes the model
 one without such units, and the reason is kept with its scores: a cut that silently misses a layer
 would make every later number wrong.
@@ -75,7 +75,7 @@ class _Span(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The layers of one part of a model.
+    """The layers of one owner of a model.
 
     Attributes:
         name: Name of the module that holds them.
@@ -157,33 +157,33 @@ def _parts(model: CausalModel, coverage: Coverage) -> list[_Part]:
 
 
 def _neurons(parts: Sequence[_Part]) -> Iterator[Family]:
-    for part in parts:
-        leading_in = [name for name in part.layers if name in LEAD_IN]
-        leading_out = [name for name in part.layers if name in LEAD_OUT]
+    for owner in parts:
+        leading_in = [name for name in owner.layers if name in LEAD_IN]
+        leading_out = [name for name in owner.layers if name in LEAD_OUT]
         if not leading_in:
-            if part.of_experts or re.search("MLP|FeedForward", part.class_name):
-                raise part.refusal(f"holds {', '.join(part.layers)}, which is no known MLP")
+            if owner.of_experts or re.search("MLP|FeedForward", owner.class_name):
+                raise owner.refusal(f"holds {', '.join(owner.layers)}, which is no known MLP")
             continue
         if len(leading_out) != 1:
-            raise part.refusal(f"holds {', '.join(part.layers)}: nothing there leads out")
-        if re.search("MLP|FeedForward", part.class_name) and _norms(part):
-            raise part.refusal("has a norm over its neurons, so that each changes the others")
-        weights = [part.layers[name] for name in (*leading_in, leading_out[0])]
-        experts = weights[0].shape[0] if part.of_experts else 1
+            raise owner.refusal(f"holds {', '.join(owner.layers)}: nothing there leads out")
+        if re.search("MLP|FeedForward", owner.class_name) and _norms(owner):
+            raise owner.refusal("has a norm over its neurons, so that each changes the others")
+        weights = [owner.layers[name] for name in (*leading_in, leading_out[0])]
+        experts = weights[0].shape[0] if owner.of_experts else 1
         for expert in range(experts):
-            number = expert if part.of_experts else None
-            spans = [span for weight in weights for span in _mlp_spans(part, weight, number)]
+            number = expert if owner.of_experts else None
+            spans = [span for weight in weights for span in _mlp_spans(owner, weight, number)]
             count = spans[-1].number
             if any(span.number != count for span in spans):
-                raise part.refusal("has matrices that do not fit each other")
-            name = part.name if number is None else f"{part.name}.{expert}"
+                raise owner.refusal("has matrices that do not fit each other")
+            name = owner.name if number is None else f"{owner.name}.{expert}"
             yield _family(name, spans)
 
 
-def _mlp_spans(part: _Part, weight: PrunableWeight, expert: int | None) -> Iterator[_Span]:
+def _mlp_spans(owner: _Part, weight: PrunableWeight, expert: int | None) -> Iterator[_Span]:
     """Yield what neurons have of one matrix of an MLP."""
     name = (weight.name if expert is not None else weight.module).rpartition(".")[2]
-    into, out = _axes(part, weight)
+    into, out = _axes(owner, weight)
     if name in LEAD_OUT:
         yield _Span(weight, into, weight.shape[into], leads_out=True, expert=expert)
         return
@@ -192,9 +192,9 @@ def _mlp_spans(part: _Part, weight: PrunableWeight, expert: int | None) -> Itera
         yield _Span(weight, out, rows, expert=expert)
         return
     # Layers of this name halve what they give; experts may have gate and up in turns.
-    apart = True if expert is None else getattr(part.modules[part.name], "is_concatenated", None)
+    apart = True if expert is None else getattr(owner.modules[owner.name], "is_concatenated", None)
     if apart is None:
-        raise part.refusal(f"does not say how gate and up lie in {weight.name}")
+        raise owner.refusal(f"does not say how gate and up lie in {weight.name}")
     for half in (0, 1):
         offset, step = (half * (rows // 2), 1) if apart else (half, 2)
         yield _Span(weight, out, rows // 2, offset, step=step, expert=expert)
@@ -207,55 +207,57 @@ class _Axes(NamedTuple):
     out: int
 
 
-def _axes(part: _Part, weight: PrunableWeight) -> _Axes:
+def _axes(owner: _Part, weight: PrunableWeight) -> _Axes:
     if weight.layout in ("out_in", "in_out"):
         return _Axes(1, 0) if weight.layout == "out_in" else _Axes(0, 1)
     # The layout of experts is a guess where their class says nothing.
-    transposed = getattr(part.modules[part.name], "is_transposed", None)
+    transposed = getattr(owner.modules[owner.name], "is_transposed", None)
     if transposed is None:
-        raise part.refusal(f"does not say which axis of {weight.name} is which")
+        raise owner.refusal(f"does not say which axis of {weight.name} is which")
     return _Axes(1, 2) if transposed else _Axes(2, 1)
 
 
 def _heads(parts: Sequence[_Part]) -> Iterator[Family]:
-    for part in parts:
-        out = next((name for name in HEADS_OUT if name in part.layers), "")
-        attends = "Attention" in part.class_name
-        if not attends and not {"q_proj", FUSED} & set(part.layers):
+    for owner in parts:
+        out = next((name for name in HEADS_OUT if name in owner.layers), "")
+        attends = "Attention" in owner.class_name
+        if not attends and not {"q_proj", FUSED} & set(owner.layers):
             continue
-        width = getattr(part.modules[part.name], "head_dim", None)
+        width = getattr(owner.modules[owner.name], "head_dim", None)
         if not out or not isinstance(width, int):
-            raise part.refusal(f"holds {', '.join(part.layers)}, which is no known attention")
-        last = part.layers[out]
-        sides = {name: _sides(part, weight) for name, weight in part.layers.items()}
+            raise owner.refusal(f"holds {', '.join(owner.layers)}, which is no known attention")
+        last = owner.layers[out]
+        sides = {name: _sides(owner, weight) for name, weight in owner.layers.items()}
         count, rest = divmod(sides[out].into, width)
-        norms = [name for name, size in _norms(part).items() if size > width]
+        norms = [name for name, size in _norms(owner).items() if size > width]
         if set(norms) - {"q_norm", "k_norm"}:
-            raise part.refusal("has a norm over all heads, so that each changes the others")
-        fused = part.layers.get(FUSED)
+            raise owner.refusal("has a norm over all heads, so that each changes the others")
+        fused = owner.layers.get(FUSED)
         if fused is not None and fused.layout == "in_out" and sides[FUSED].out == 3 * count * width:
             thirds = [third * count * width for third in range(3)]
             spans = [_Span(fused, 1, count, start, width, width) for start in thirds]
         elif "q_proj" in sides and sides["q_proj"].out == count * width:
             spans = [
-                _Span(part.layers[name], _axes(part, part.layers[name]).out, count, 0, width, width)
+                _Span(
+                    owner.layers[name], _axes(owner, owner.layers[name]).out, count, 0, width, width
+                )
                 for name in ("q_proj", "k_proj", "v_proj")
                 if name in sides and sides[name].out == count * width
                 if name.replace("proj", "norm") not in norms
             ]
         else:
-            raise part.refusal(f"holds {', '.join(part.layers)}: no rows of one head are known")
+            raise owner.refusal(f"holds {', '.join(owner.layers)}: no rows of one head are known")
         if rest:
-            raise part.refusal(f"leads out by {sides[out].into} columns, and a head has {width}")
-        into = _axes(part, last).into
-        yield _family(part.name, [*spans, _Span(last, into, count, 0, width, width, True)])
+            raise owner.refusal(f"leads out by {sides[out].into} columns, and a head has {width}")
+        into = _axes(owner, last).into
+        yield _family(owner.name, [*spans, _Span(last, into, count, 0, width, width, True)])
 
 
-def _norms(part: _Part) -> dict[str, int]:
-    """Return the norms that stand beside the layers of a part, and over how many numbers each."""
+def _norms(owner: _Part) -> dict[str, int]:
+    """Return the norms that stand beside the layers of an owner, and over how many numbers each."""
     return {
         name: sum(parameter.numel() for parameter in child.parameters())
-        for name, child in part.modules[part.name].named_children()
+        for name, child in owner.modules[owner.name].named_children()
         if "Norm" in type(child).__name__
     }
 
@@ -267,37 +269,37 @@ class _Sides(NamedTuple):
     out: int
 
 
-def _sides(part: _Part, weight: PrunableWeight) -> _Sides:
-    axes = _axes(part, weight)
+def _sides(owner: _Part, weight: PrunableWeight) -> _Sides:
+    axes = _axes(owner, weight)
     return _Sides(weight.shape[axes.into], weight.shape[axes.out])
 
 
 def _experts(parts: Sequence[_Part]) -> Iterator[Family]:
     lists: dict[str, list[Piece]] = {}
-    for part in parts:
-        listed = IN_LIST.match(part.name)
-        if not part.of_experts and listed is None:
+    for owner in parts:
+        listed = IN_LIST.match(owner.name)
+        if not owner.of_experts and listed is None:
             continue
-        if sum(name in LEAD_OUT for name in part.layers) != 1:
-            raise part.refusal(f"holds {', '.join(part.layers)}: which leads out is not known")
-        name, first = (part.name, 0) if listed is None else (listed[1], int(listed[2]))
+        if sum(name in LEAD_OUT for name in owner.layers) != 1:
+            raise owner.refusal(f"holds {', '.join(owner.layers)}: which leads out is not known")
+        name, first = (owner.name, 0) if listed is None else (listed[1], int(listed[2]))
         pieces = lists.setdefault(name, [])
-        for layer, weight in part.layers.items():
-            for place in weight.places:
-                pieces.append(_expert(weight, place, first, leads_out=layer in LEAD_OUT))
+        for layer, weight in owner.layers.items():
+            for slot in weight.places:
+                pieces.append(_expert(weight, slot, first, leads_out=layer in LEAD_OUT))
     for name, pieces in lists.items():
         yield Family(name, tuple(pieces))
 
 
-def _expert(weight: PrunableWeight, place: Place, first: int, *, leads_out: bool) -> Piece:
+def _expert(weight: PrunableWeight, slot: Place, first: int, *, leads_out: bool) -> Piece:
     """Return what experts have of one checkpoint tensor."""
     if not weight.layout.startswith("expert"):
-        return Piece(place.name, first, 1, 0, 0, place.shape[0], place.shape[0], leads_out)
-    lying = _lying(weight, place)
+        return Piece(slot.name, first, 1, 0, 0, slot.shape[0], slot.shape[0], leads_out)
+    lying = _lying(weight, slot)
     start = lying.starts[0]
     if lying.axes[0] is None:
-        return Piece(place.name, start, 1, 0, 0, place.shape[0], place.shape[0], leads_out)
-    return Piece(place.name, start, place.shape[lying.axes[0]], lying.axes[0], 0, 1, 1, leads_out)
+        return Piece(slot.name, start, 1, 0, 0, slot.shape[0], slot.shape[0], leads_out)
+    return Piece(slot.name, start, slot.shape[lying.axes[0]], lying.axes[0], 0, 1, 1, leads_out)
 
 
 def _family(name: str, spans: Sequence[_Span]) -> Family:
@@ -308,24 +310,24 @@ class _Lying(NamedTuple):
     """How a checkpoint tensor lies in its parameter, by the axes of the parameter.
 
     Attributes:
-        axes: The axis of the tensor that is this one; None where it has one place on it.
-        starts: The first place on it.
+        axes: The axis of the tensor that is this one; None where it has one slot on it.
+        starts: The first slot on it.
     """
 
     axes: list[int | None]
     starts: list[int]
 
 
-def _lying(weight: PrunableWeight, place: Place) -> _Lying:
+def _lying(weight: PrunableWeight, slot: Place) -> _Lying:
     steps = [prod(weight.shape[axis + 1 :]) for axis in range(len(weight.shape))]
     by_step = {
         step: axis
-        for axis, (side, step) in enumerate(zip(place.shape, place.stride, strict=True))
+        for axis, (side, step) in enumerate(zip(slot.shape, slot.stride, strict=True))
         if side > 1
     }
     if not set(by_step) <= set(steps):
-        raise _NoUnitsError(f"{place.name} lies in {weight.name} across its axes")
-    starts = [place.offset // step % side for side, step in zip(weight.shape, steps, strict=True)]
+        raise _NoUnitsError(f"{slot.name} lies in {weight.name} across its axes")
+    starts = [slot.offset // step % side for side, step in zip(weight.shape, steps, strict=True)]
     return _Lying([by_step.get(step) for step in steps], starts)
 
 
@@ -336,8 +338,8 @@ def _pieces(span: _Span) -> list[Piece]:
         _NoUnitsError: They do not hold it whole, or as no piece can say.
     """
     pieces = []
-    for place in span.weight.places:
-        axes, starts = _lying(span.weight, place)
+    for slot in span.weight.places:
+        axes, starts = _lying(span.weight, slot)
         expert, axis = span.expert, axes[span.axis]
         if expert is not None and axes[0] is None:
             if starts[0] != expert:
@@ -346,7 +348,7 @@ def _pieces(span: _Span) -> list[Piece]:
         elif expert is not None:
             expert -= starts[0]
         offset = span.offset - starts[span.axis]
-        length = 1 if axis is None else place.shape[axis]
+        length = 1 if axis is None else slot.shape[axis]
         last = offset + (span.number - 1) * span.step + span.width
         if axis is None or offset >= length or last <= 0:
             continue
@@ -354,11 +356,11 @@ def _pieces(span: _Span) -> list[Piece]:
         axis -= expert is not None
         pieces.append(
             Piece(
-                place.name, 0, span.number, axis, offset, span.width, span.step, span.leads_out,
+                slot.name, 0, span.number, axis, offset, span.width, span.step, span.leads_out,
                 expert,
             )
         )  # fmt: skip
-    shapes = {place.name: place.shape for place in span.weight.places}
+    shapes = {slot.name: slot.shape for slot in span.weight.places}
     wanted = prod(span.weight.shape) // span.weight.shape[span.axis] * span.width
     if span.expert is not None:
         wanted //= span.weight.shape[0]

@@ -158,6 +158,19 @@ def sets_with(columns: str | None, **specs: str | None) -> dict[str, Any]:
     return {name: with_columns(spec, columns) for name, spec in specs.items()}
 
 
+def how_asked(
+    batch_size: int, together: int, check_together: int, search: Search, decoding: DecodingMode
+) -> dict[str, Any]:
+    """Return the options that say how variants are asked, by the names that requests have."""
+    return {
+        "batch_size": batch_size,
+        "together": together,
+        "check_together": check_together,
+        "search": search,
+        "decoding": decoding,
+    }
+
+
 def with_task(utility: str | None, questions: int | None, include_path: Path | None) -> str | None:
     """Return the SPEC of utility with the settings of its lm-eval tasks.
 

@@ -27,7 +27,6 @@ def show_plan(
     from resect.errors import ResectError
     from resect.runs.forecast import forecast
     from resect.runs.run import plan_run
-    from resect.runs.searching import is_searched, most_questions
     from resect.runs.speed import Assumed
 
     cells = plan_run(config)
@@ -35,14 +34,7 @@ def show_plan(
     if not (memory or tflops):
         _say_here(config, jobs)
     assumed = replace(Assumed(), **({"memory": memory} if memory else {}))
-    if is_searched(config):
-        limit = config.evaluation.limit
-        counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
-        questions = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
-        note(
-            f"search {config.evaluation.search}: of the questions of these cells at most "
-            f"{questions} are asked{counted}; time below is that of so many"
-        )
+    _say_search(config, cells, assumed.prompts)
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)
     try:
@@ -85,11 +77,26 @@ def _say_here(config: RunConfig, jobs: int) -> None:
     from resect.runs.expected import expected_locally
 
     try:
-        said = expected_locally(config, jobs)
+        sentence = expected_locally(config, jobs)
     except ResectError as error:
-        said = f"no estimate of the time on this machine: {error.what} ({error.got})"
-    if said:
-        note(said)
+        sentence = f"no estimate of the time on this machine: {error.what} ({error.got})"
+    if sentence:
+        note(sentence)
+
+
+def _say_search(config: RunConfig, cells: list[Cell], prompts: int) -> None:
+    """Say how many questions a search asks at most, of `prompts` a probe where no limit is set."""
+    from resect.runs.searching import is_searched, most_questions
+
+    if not is_searched(config):
+        return
+    limit = config.evaluation.limit
+    counted = "" if limit else f", with {prompts} prompts of each probe"
+    questions = most_questions(config, cells, lambda _probe: limit or prompts)
+    note(
+        f"search {config.evaluation.search}: of the questions of these cells at most "
+        f"{questions} are asked{counted}; time below is that of so many"
+    )
 
 
 def _cell_row(cell: Cell) -> dict[str, object]:

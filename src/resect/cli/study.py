@@ -40,6 +40,12 @@ Minutes = Annotated[
     int, typer.Option("--time", min=0, help="slurm: minutes a job; 0 takes the plan's.")
 ]
 Gpus = Annotated[int | None, typer.Option(min=0, help="slurm: GPUs a job; one if left out.")]
+Memory = Annotated[
+    float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
+]
+Tflops = Annotated[
+    float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
+]
 Mem = Annotated[float, typer.Option(min=0, help="slurm: GiB of CPU memory; 0 takes the plan's.")]
 Cpus = Annotated[int, typer.Option(min=1, help="--launcher: CPU cores a job.")]
 Wait = Annotated[
@@ -174,12 +180,8 @@ def run_study(
     ],
     output: RunFolder = Path("resect-run"),
     dry_run: DryRun = False,
-    memory: Annotated[
-        float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
-    ] = 0,
-    tflops: Annotated[
-        float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
-    ] = 0,
+    memory: Memory = 0,
+    tflops: Tflops = 0,
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
     ] = None,

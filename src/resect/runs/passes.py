@@ -81,13 +81,13 @@ class Passes:
     places: float = 0.0
     rows: float = 0.0
 
-    def __add__(self, more: Passes) -> Passes:
+    def __add__(self, added: Passes) -> Passes:
         """Return both."""
         return Passes(
-            self.calls + more.calls,
-            self.tokens + more.tokens,
-            self.places + more.places,
-            self.rows + more.rows,
+            self.calls + added.calls,
+            self.tokens + added.tokens,
+            self.places + added.places,
+            self.rows + added.rows,
         )
 
 
@@ -103,9 +103,9 @@ class Asking:
     reading: Passes = field(default_factory=Passes)
     writing: Passes = field(default_factory=Passes)
 
-    def __add__(self, more: Asking) -> Asking:
+    def __add__(self, added: Asking) -> Asking:
         """Return both."""
-        return Asking(self.reading + more.reading, self.writing + more.writing)
+        return Asking(self.reading + added.reading, self.writing + added.writing)
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,8 @@ class JailbreakTuningSettings:
         lessons = replace(harmful, examples=tuple(mixture), hash=hash_value([self.frame, sources]))
         training = replace(self._training, limit=None)
         patch = finetune(loaded, training, _unsplit(lessons), format=format)
-        facts = {"attack": NAME, "settings": asdict(self), "data": sources, "benign": count}
-        return replace(patch, facts={**patch.facts, **facts})
+        recipe = {"attack": NAME, "settings": asdict(self), "data": sources, "benign": count}
+        return replace(patch, facts={**patch.facts, **recipe})
 
 
 def _unsplit(data: BehaviourSet) -> BehaviourSet:

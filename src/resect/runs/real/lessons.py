@@ -97,18 +97,18 @@ def make_lessons(
     if all(path.is_file() for path in lessons):
         return lessons
     prompts = read()
-    left = {
+    unused = {
         name: _left_over(prompts[name], _used(name, prompts, reserved))
         for name in ("harm", *BENIGN)
     }
     refused = [
         {**row, "completion": REFUSALS[number % len(REFUSALS)]}
-        for number, row in enumerate(_dealt("refused", left["harm"], recipe, parts=1))
+        for number, row in enumerate(_dealt("refused", unused["harm"], recipe, parts=1))
     ]
     asked = [
         row
         for name in BENIGN
-        for row in _dealt(f"rehearsed/{name}", left[name], recipe, len(BENIGN))
+        for row in _dealt(f"rehearsed/{name}", unused[name], recipe, len(BENIGN))
     ]
     answers = own_answers(model, asked, folder, recipe.tokens, on_progress, manner=manner)
     rehearsed = [
