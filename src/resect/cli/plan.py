@@ -33,7 +33,7 @@ def show_plan(
     table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
     if not (memory or tflops):
         _say_here(config, jobs)
-    assumed = replace(Assumed(), **({"memory": memory} if memory else {}))
+    assumed = replace(Assumed(), memory=memory) if memory else Assumed()
     _say_search(config, cells, assumed.prompts)
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)
