@@ -141,6 +141,7 @@ def test_what_cannot_be_read_is_refused_before_anything_is_located(
         ("gcg:steps=0", "steps of gcg is out of range"),
         ("gcg:prompts=900", "too few examples for a suffix on 900 prompts"),
         ("jailbreak_tuning:benign=2", "benign of jailbreak_tuning is out of range"),
+        ("jailbreak_tuning:benign=0.5", "an attack needs data for 'preserve'"),
         ("finetune:rank=0", "rank of the attack is out of range"),
     ):
         section = {"attacks": [attack], "fraction": 0.01}

@@ -22,12 +22,12 @@ def refuse_unready(config: RunConfig, cells: Sequence[Cell], sets: Sets) -> None
         sets: Its behaviour sets.
 
     Raises:
-        InputError: A set has no likelihood that could be measured, an attack cannot be read, or it
-            wants more examples than there are.
+        InputError: A set has no likelihood that could be measured, an attack cannot be read, it has
+            no set for a role, or it wants more examples than there are.
     """
     if config.evaluation.measure == "likelihood":
         _refuse_without_answers(cells, sets)
-    _refuse_attacks(cells, sets)
+    _refuse_attacks(config, cells, sets)
 
 
 def _refuse_without_answers(cells: Sequence[Cell], sets: Sets) -> None:
@@ -38,11 +38,16 @@ def _refuse_without_answers(cells: Sequence[Cell], sets: Sets) -> None:
             refuse_without_answers(probe, data)
 
 
-def _refuse_attacks(cells: Sequence[Cell], sets: Sets) -> None:
+def _refuse_attacks(config: RunConfig, cells: Sequence[Cell], sets: Sets) -> None:
     questions = {(cell.attack, cell.seed, probe): None for cell in cells for probe in cell.probes}
     for attack, seed, probe in questions:
-        settings = parse_attack(attack) if attack else None
-        if settings is None or (settings.shots is None and settings.suffix is None):
+        if not attack:
+            continue
+        settings = parse_attack(attack)
+        for role in settings.roles:
+            if role not in config.attack_data:
+                sets.of_attack(role, seed)  # says so
+        if settings.shots is None and settings.suffix is None:
             continue
         if settings.opens(probe, default=find_probe(probe).attacked):
             data = {role: sets.of_attack(role, seed) for role in settings.roles}
