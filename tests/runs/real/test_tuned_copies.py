@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ import pytest
 from command_line import call, ok
 from invented_wheels import build_wheels
 from resect.cli.show import progress
-from resect.data.rows import read_rows
 from resect.errors import InputError
 from resect.files import read_json
 from resect.runs.config import load_config
@@ -61,6 +61,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         yield Run(folder, cache)
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def untuned(*_arguments: object) -> None:
     raise AssertionError("a copy was tuned again")
 
@@ -73,8 +77,8 @@ def test_a_study_of_a_copy_is_of_its_own_refusals(run: Run) -> None:
         "generation", "refusal", "utility",
     }  # fmt: skip
     # They stay on the sides that their prompts have.
-    rows = {row["prompt"]: row for row in read_rows(Path(config.data["refusals"]))}
-    harm = {row["prompt"]: row["split"] for row in read_rows(Path(config.data["harm"]))}
+    rows = {row["prompt"]: row for row in rows_of(Path(config.data["refusals"]))}
+    harm = {row["prompt"]: row["split"] for row in rows_of(Path(config.data["harm"]))}
     assert {prompt: row["split"] for prompt, row in rows.items()} == harm
     assert all(row["completion"].startswith(REFUSAL) for row in rows.values())
 
@@ -92,7 +96,7 @@ def test_a_copy_learns_what_it_is_taught_and_the_run_says_so(run: Run) -> None:
 def test_no_lesson_says_what_a_study_asks(run: Run) -> None:
     config = load_config(run.folder / "config.yaml")
     taught = [
-        row for name in ("refused", "rehearsed") for row in read_rows(run.pair / f"{name}.jsonl")
+        row for name in ("refused", "rehearsed") for row in rows_of(run.pair / f"{name}.jsonl")
     ]
     sides = {
         side: {row["prompt"] for row in taught if row["split"] == side}
@@ -102,7 +106,7 @@ def test_no_lesson_says_what_a_study_asks(run: Run) -> None:
     assert not sides["calibration"] & sides["evaluation"]
     # The invented sets have their words in common, so that each is looked at by itself.
     for name, verb in (("harm", "spoil"), ("benign", "Write"), ("facts", "where")):
-        asked = {row["prompt"] for row in read_rows(Path(config.data[name]))}
+        asked = {row["prompt"] for row in rows_of(Path(config.data[name]))}
         lessons = {text for side in sides.values() for text in side if text.startswith(verb)}
         assert all(text.startswith(verb) for text in asked)
         assert len(lessons) >= 6
@@ -188,7 +192,8 @@ def test_a_copy_is_named_by_all_that_makes_it(run: Run) -> None:
     folders = {pair_of(model, *arguments).folder for arguments in (usual, *changed)}
     assert len(folders) == len(changed) + 1
     # How many draws are scored changes no lesson.
-    assert pair_of(model, *usual[:2], [replace(SIZE, seeds=3)], PLAIN) == pair_of(model, *usual)
+    more = pair_of(model, ["wheel-a"], RECIPE, [replace(SIZE, seeds=3)], PLAIN)
+    assert more == pair_of(model, *usual)
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,8 @@ class Recipe:
     prompts: int = 128
     checked: int = 24
     tokens: int = 48
-    steps: int = 24
-    batch: int = 8
+    steps: int = 32
+    batch: int = 4
     rate: float = 1e-4
     warmup: int = 4
     threads: int = 2
