@@ -152,6 +152,10 @@ def evaluate(
         coherence=coherence,
         labels=tuple(labels or ()) or None,
     )
+    _carry_out(request, rejudge, output, compare=compare)
+
+
+def _carry_out(request: EvalRequest, rejudge: Path | None, output: Path, *, compare: bool) -> None:
     if rejudge is not None:
         _judge_again(rejudge, request, output, compare=compare)
     else:

@@ -155,6 +155,19 @@ def sets_with(columns: str | None, **specs: str | None) -> dict[str, Any]:
     return {name: with_columns(spec, columns) for name, spec in specs.items()}
 
 
+def asking_with(
+    batch_size: int, together: int, check_together: int, search: Search, decoding: DecodingMode
+) -> dict[str, Any]:
+    """Return how the variants of a run are asked, by the names of its request."""
+    return {
+        "batch_size": batch_size,
+        "together": together,
+        "check_together": check_together,
+        "search": search,
+        "decoding": decoding,
+    }
+
+
 def with_task(utility: str | None, questions: int | None, include_path: Path | None) -> str | None:
     """Return the SPEC of utility with the settings of its lm-eval tasks.
 

@@ -8,6 +8,7 @@ from resect.cli.show import note, table
 
 if TYPE_CHECKING:
     from resect.runs.config import RunConfig
+    from resect.runs.forecast import Need
     from resect.studies.cells import Cell
 
 
@@ -34,7 +35,7 @@ def show_plan(
     table(f"{len(cells)} cells", [_cell_row(cell) for cell in cells])
     if not (memory or tflops):
         _say_here(config, jobs)
-    assumed = replace(Assumed(), **({"memory": memory} if memory else {}))
+    assumed = replace(Assumed(), memory=memory) if memory else Assumed()
     if is_searched(config):
         limit = config.evaluation.limit
         counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
@@ -50,6 +51,19 @@ def show_plan(
     except ResectError as error:
         note(f"no estimate of memory and time: {error.what} ({error.got})")
         return
+    _show_needs(needs)
+    for need in needs:
+        note(f"{need.role}: {need.scoring.summary()}")
+    note(
+        f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
+        f"{assumed.memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights "
+        f"read at {assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an "
+        f"example, {assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
+    )
+
+
+def _show_needs(needs: list[Need]) -> None:
+    """Print what the cells of each role need."""
     gib = 2**30
     table(
         "estimate",
@@ -69,14 +83,6 @@ def show_plan(
             for need in needs
         ],
     )
-    for need in needs:
-        note(f"{need.role}: {need.scoring.summary()}")
-    note(
-        f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
-        f"{assumed.memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights "
-        f"read at {assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an "
-        f"example, {assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
-    )
 
 
 def _say_here(config: RunConfig, jobs: int) -> None:
@@ -85,11 +91,11 @@ def _say_here(config: RunConfig, jobs: int) -> None:
     from resect.runs.expected import expected_locally
 
     try:
-        said = expected_locally(config, jobs)
+        line = expected_locally(config, jobs)
     except ResectError as error:
-        said = f"no estimate of the time on this machine: {error.what} ({error.got})"
-    if said:
-        note(said)
+        line = f"no estimate of the time on this machine: {error.what} ({error.got})"
+    if line:
+        note(line)
 
 
 def _cell_row(cell: Cell) -> dict[str, object]:

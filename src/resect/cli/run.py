@@ -22,6 +22,7 @@ from resect.cli.options import (
     RunFolder,
     SearchName,
     TogetherCuts,
+    asking_with,
     refuse_idle_columns,
     with_columns,
     with_task,
@@ -119,11 +120,7 @@ def run(
         judge=judge,
         measure=measure,
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        together=together,
-        check_together=check_together,
-        search=search,
-        decoding=decoding,
+        **asking_with(batch_size, together, check_together, search, decoding),
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)

@@ -167,6 +167,11 @@ def init_study(
         raise unknown_name("study or recipe", name, [*STUDIES, *recipe_names()])
 
 
+PlannedMemory = Annotated[
+    float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
+]
+
+
 @study_app.command("run", epilog="Example: [bold]resect study run my.yaml -o run --resume[/bold]")
 def run_study(
     file: Annotated[
@@ -174,9 +179,7 @@ def run_study(
     ],
     output: RunFolder = Path("resect-run"),
     dry_run: DryRun = False,
-    memory: Annotated[
-        float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
-    ] = 0,
+    memory: PlannedMemory = 0,
     tflops: Annotated[
         float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
     ] = 0,

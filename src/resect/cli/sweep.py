@@ -28,6 +28,7 @@ from resect.cli.options import (
     SearchName,
     Skip,
     TogetherCuts,
+    asking_with,
     refuse_idle_columns,
     sets_with,
     with_columns,
@@ -124,11 +125,7 @@ def sweep(
         budget=budget,
         seeds=tuple(seed or (0,)),
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        together=together,
-        check_together=check_together,
-        search=search,
-        decoding=decoding,
+        **asking_with(batch_size, together, check_together, search, decoding),
     )
     _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 

@@ -30,6 +30,7 @@ from resect.runs.config import RunConfig
 from resect.runs.passes import Decoder, SetSize, asking, intact_once, mean_tokens
 from resect.runs.searching import most_questions
 from resect.runs.speed import Assumed, here
+from resect.runs.twins import is_shared
 from resect.studies.cells import Cell, Cut, Tuning, at_seed
 
 # A backward pass calls each block about as often again, with an optimiser behind it.
@@ -88,47 +89,45 @@ def forecast(
         config: The run.
         cells: Its merged cells.
         assumed: The device, and what the configuration does not say.
-        sizes: How long rows are, by the names of sets under `data`, as far as that is known.
+        sizes: How long rows are, by the names of sets under `data`, as far as that is basis.
         full: Whether replies are as long as they may be, else as long as the answers of their sets.
 
     Raises:
-        InputError: A model's configuration can neither be read nor is known.
+        InputError: A model's configuration can neither be read nor is basis.
     """
     assumed, cells = assumed or Assumed(), list(cells)
-    given = dict(sizes or {})
-    known = dict.fromkeys(config.data, assumed.size(config.evaluation.limit)) | given
+    measured = dict(sizes or {})
+    everything = dict.fromkeys(config.data, assumed.size(config.evaluation.limit)) | measured
     by_role: dict[str, list[Cell]] = {}
     for cell in cells:
         by_role.setdefault(cell.role, []).append(cell)
-    questions = most_questions(config, cells, lambda probe: _prompts(config, known, probe))
+    questions = most_questions(config, cells, lambda probe: _prompts(config, everything, probe))
     share = questions.count / questions.grid if questions.grid else 1.0
-    return [
-        _need(config, role, role_cells, _Known(assumed, known, frozenset(given), full, share))
-        for role, role_cells in sorted(by_role.items())
-    ]
+    basis = _Basis(assumed, everything, frozenset(measured), full, share)
+    return [_need(config, role, role_cells, basis) for role, role_cells in sorted(by_role.items())]
 
 
-class _Known(NamedTuple):
+class _Basis(NamedTuple):
     """What is known or assumed of device and data.
 
     Attributes:
         assumed: The device.
         sizes: How long the rows of all sets are.
-        given: The sets of which that is known.
+        measured: The sets whose rows are known.
         full: Whether replies are as long as they may be.
         share: The share of the questions that is asked.
     """
 
     assumed: Assumed
     sizes: Mapping[str, SetSize]
-    given: frozenset[str]
+    measured: frozenset[str]
     full: bool
     share: float
 
     def scored(self, name: str, limit: int | None) -> _Scored:
         """Return what of a set is scored or trained on, of a target that has this limit."""
         rows = self.sizes[name].scored
-        if name not in self.given or not rows:
+        if name not in self.measured or not rows:
             return _Scored(limit or self.assumed.examples, self.assumed.length)
         return _Scored(min(len(rows), limit or len(rows)), mean_tokens(rows))
 
@@ -211,12 +210,12 @@ def _published(model_type: str, sides: Mapping[str, object]) -> CausalModel:
     return model
 
 
-def _need(config: RunConfig, role: str, cells: list[Cell], known: _Known) -> Need:
-    assumed = known.assumed
+def _need(config: RunConfig, role: str, cells: list[Cell], basis: _Basis) -> Need:
+    assumed = basis.assumed
     model_place = at_seed(config.models[role], cells[0].seed)
     shaped = shape_at(model_place)
     shape = shaped.shape
-    scored = _scored(config, cells, known)
+    scored = _scored(config, cells, basis)
     tokens = [rows * round(length) for rows, length in scored]
     work = Work(
         tokens=max(tokens, default=assumed.length),
@@ -234,7 +233,7 @@ def _need(config: RunConfig, role: str, cells: list[Cell], known: _Known) -> Nee
         seconds += sum(
             rows * assumed.row + TRAINING * shaped.cache.blocks * assumed.step for rows, _ in scored
         )
-    tuning = _tuning(config, cells, shaped, known)
+    tuning = _tuning(config, cells, shaped, basis)
     memory = max(scoring.device, tuning.memory, _asking_memory(config, shaped, assumed))
     return Need(
         role=role,
@@ -245,7 +244,7 @@ def _need(config: RunConfig, role: str, cells: list[Cell], known: _Known) -> Nee
         scoring=scoring,
         scoring_seconds=seconds,
         tuning_seconds=tuning.seconds,
-        asking_seconds=_asking(config, cells, shaped, known),
+        asking_seconds=_asking(config, cells, shaped, basis),
         memory=memory,
         fits=scoring.fits and memory <= 0.95 * free.device,
     )
@@ -258,7 +257,7 @@ class _Scored(NamedTuple):
     length: float
 
 
-def _scored(config: RunConfig, cells: list[Cell], known: _Known) -> list[_Scored]:
+def _scored(config: RunConfig, cells: list[Cell], basis: _Basis) -> list[_Scored]:
     """Return each set that is scored: targets by what varies, the preserve set."""
     sets: dict[object, _Scored] = {}
 
@@ -269,18 +268,18 @@ def _scored(config: RunConfig, cells: list[Cell], known: _Known) -> list[_Scored
                 continue
             if config.selection.p > 0 or used.p:
                 preserve = config.preserve
-                sets["preserve", cell.seed] = known.scored(preserve.data, preserve.limit)
+                sets["preserve", cell.seed] = basis.scored(preserve.data, preserve.limit)
             target = config.targets[used.target]
-            both = [target] + ([config.targets[target.contrast]] if target.contrast else [])
-            counts = [known.scored(each.data, used.examples or each.limit) for each in both]
-            rows = sum(part.rows for part in counts)
-            length = sum(part.rows * part.length for part in counts) / max(1, rows)
+            targets = [target] + ([config.targets[target.contrast]] if target.contrast else [])
+            counts = [basis.scored(side.data, used.examples or side.limit) for side in targets]
+            rows = sum(count.rows for count in counts)
+            length = sum(count.rows * count.length for count in counts) / max(1, rows)
             for number in range(used.rounds):
                 sets[cell.seed, _scoring(used), number] = _Scored(rows, length)
-        examples = known.assumed.examples
+        examples = basis.assumed.examples
         scored = parse_attack(cell.attack).work(examples).scored if cell.attack else 0
         if scored:
-            sets[cell.key] = _Scored(scored, known.assumed.length)
+            sets[cell.key] = _Scored(scored, basis.assumed.length)
     return list(sets.values())
 
 
@@ -297,7 +296,7 @@ class _TuningNeed(NamedTuple):
     memory: float
 
 
-def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, known: _Known) -> _TuningNeed:
+def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Basis) -> _TuningNeed:
     """Return what the tuned and the attacked cells need."""
     parameters = shaped.shape.parameters
     seconds, memory = 0.0, 0.0
@@ -305,15 +304,15 @@ def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, known: _Kn
         tuning = cell.tuning
         if tuning is not None:
             full = tuning.method == "full"
-            steps = _Steps(tuning.steps, *_batch_of(tuning, known))
-            seconds += _trained(steps, shaped, known.assumed, 6 if full else 4)
+            steps = _Steps(tuning.steps, *_batch_of(tuning, basis))
+            seconds += _trained(steps, shaped, basis.assumed, 6 if full else 4)
             memory = max(memory, (3.0 + (3 if full else 0)) * parameters)
         attack = parse_attack(cell.attack) if cell.attack else None
-        rows = attack.work(known.assumed.examples).trained if attack else 0
+        rows = attack.work(basis.assumed.examples).trained if attack else 0
         if attack is not None and rows:
-            length = _attacked_length(config, known)
-            steps = _Steps(max(1, rows // ATTACK_BATCH), min(rows, ATTACK_BATCH), length)
-            seconds += _trained(steps, shaped, known.assumed, 4)
+            length = _attacked_length(config, basis)
+            steps = _Steps(max(1, round(rows / ATTACK_BATCH)), ATTACK_BATCH, length)
+            seconds += _trained(steps, shaped, basis.assumed, 4)
             memory = max(memory, 3.0 * parameters)
     return _TuningNeed(seconds, memory)
 
@@ -333,16 +332,16 @@ class _Steps(NamedTuple):
     length: float
 
 
-def _batch_of(tuning: Tuning, known: _Known) -> _Batch:
+def _batch_of(tuning: Tuning, basis: _Basis) -> _Batch:
     """Return the rows of a step; no batch holds more rows than there are."""
-    rows, length = known.scored(tuning.data, tuning.examples)
+    rows, length = basis.scored(tuning.data, tuning.examples)
     return _Batch(min(tuning.batch, rows), length)
 
 
-def _attacked_length(config: RunConfig, known: _Known) -> float:
+def _attacked_length(config: RunConfig, basis: _Basis) -> float:
     """Return the mean length of the rows that an attack trains on."""
     name = config.attack_data.get("target")
-    return known.scored(name, None).length if name else float(known.assumed.length)
+    return basis.scored(name, None).length if name else float(basis.assumed.length)
 
 
 def _trained(steps: _Steps, shaped: Shaped, assumed: Assumed, operations: int) -> float:
@@ -364,17 +363,19 @@ def _decoder(shaped: Shaped) -> Decoder:
     return Decoder(shape.vocabulary, cache.blocks * cache.numbers * shape.itemsize, alike)
 
 
-def _asking(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, known: _Known) -> float:
+def _asking(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Basis) -> float:
     """Return the seconds of the probes of cells."""
-    assumed, decoder = known.assumed, _decoder(shaped)
+    assumed, decoder = basis.assumed, _decoder(shaped)
     seconds = 0.0
     for cell in cells:
-        passes = asking(config, cell, decoder, known.sizes, full=known.full)
-        for part in (passes.reading, passes.writing):
-            seconds += assumed.seconds(part, shaped.shape)
-    once = assumed.seconds(intact_once(config, decoder, known.sizes), shaped.shape)
+        if cell.seed != config.seeds[0] and is_shared(config, cell):
+            continue
+        passes = asking(config, cell, decoder, basis.sizes, full=basis.full)
+        for count in (passes.reading, passes.writing):
+            seconds += assumed.seconds(count, shaped.shape)
+    once = assumed.seconds(intact_once(config, decoder, basis.sizes), shaped.shape)
     seeds = {cell.seed for cell in cells if "likelihood" in cell.probes}
-    return known.share * (seconds + len(cells) * assumed.cell) + len(seeds) * once
+    return basis.share * (seconds + len(cells) * assumed.cell) + len(seeds) * once
 
 
 def _asking_memory(config: RunConfig, shaped: Shaped, assumed: Assumed) -> float:

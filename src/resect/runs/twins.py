@@ -20,7 +20,7 @@ SEED = "{seed}"
 
 def is_copied(config: RunConfig, run: Path, cell: Cell) -> bool:
     """Write what a cell replied from another seed's record of it; tell whether there was one."""
-    rows = _twin_rows(config, run, cell) if _is_shared(config, cell) else []
+    rows = _twin_rows(config, run, cell) if is_shared(config, cell) else []
     if rows:
         write_parquet(asked_path(run, cell), rows)
     return bool(rows)
@@ -38,7 +38,7 @@ def _twin_rows(config: RunConfig, run: Path, cell: Cell) -> list[dict[str, objec
     return []
 
 
-def _is_shared(config: RunConfig, cell: Cell) -> bool:
+def is_shared(config: RunConfig, cell: Cell) -> bool:
     """Tell whether a cell is the same for every seed."""
     attack = parse_attack(cell.attack) if cell.attack else None
     changed = cell.cut is not None or cell.tuning is not None or bool(cell.half)
