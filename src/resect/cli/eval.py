@@ -156,7 +156,6 @@ def evaluate(
 
 
 def _carry_out(request: EvalRequest, rejudge: Path | None, output: Path, *, compare: bool) -> None:
-    """Ask a model, or judge again what one has replied."""
     if rejudge is not None:
         _judge_again(rejudge, request, output, compare=compare)
     else:

@@ -158,10 +158,10 @@ def sets_with(columns: str | None, **specs: str | None) -> dict[str, Any]:
     return {name: with_columns(spec, columns) for name, spec in specs.items()}
 
 
-def how_asked(
+def asking_with(
     batch_size: int, together: int, check_together: int, search: Search, decoding: DecodingMode
 ) -> dict[str, Any]:
-    """Return the options that say how variants are asked, by the names that requests have."""
+    """Return how the variants of a run are asked, by the names of its request."""
     return {
         "batch_size": batch_size,
         "together": together,

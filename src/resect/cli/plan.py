@@ -8,6 +8,7 @@ from resect.cli.show import note, table
 
 if TYPE_CHECKING:
     from resect.runs.config import RunConfig
+    from resect.runs.forecast import Need
     from resect.studies.cells import Cell
 
 
@@ -34,7 +35,14 @@ def show_plan(
     if not (memory or tflops):
         _say_here(config, jobs)
     assumed = replace(Assumed(), memory=memory) if memory else Assumed()
-    _say_search(config, cells, assumed.prompts)
+    if is_searched(config):
+        limit = config.evaluation.limit
+        counted = "" if limit else f", with {assumed.prompts} prompts of each probe"
+        questions = most_questions(config, cells, lambda _probe: limit or assumed.prompts)
+        note(
+            f"search {config.evaluation.search}: of the questions of these cells at most "
+            f"{questions} are asked{counted}; time below is that of so many"
+        )
     if tflops:
         assumed = replace(assumed, rate=tflops * 1e12)
     try:
@@ -42,6 +50,19 @@ def show_plan(
     except ResectError as error:
         note(f"no estimate of memory and time: {error.what} ({error.got})")
         return
+    _show_needs(needs)
+    for need in needs:
+        note(f"{need.role}: {need.scoring.summary()}")
+    note(
+        f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
+        f"{assumed.memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights "
+        f"read at {assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an "
+        f"example, {assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
+    )
+
+
+def _show_needs(needs: list[Need]) -> None:
+    """Print what the cells of each role need."""
     gib = 2**30
     table(
         "estimate",
@@ -61,14 +82,6 @@ def show_plan(
             for need in needs
         ],
     )
-    for need in needs:
-        note(f"{need.role}: {need.scoring.summary()}")
-    note(
-        f"all: {sum(need.seconds for need in needs) / 3600:.3g} h on one device of "
-        f"{assumed.memory:g} GiB, assumed, not measured: {assumed.rate / 1e12:g} TFLOP/s, weights "
-        f"read at {assumed.bandwidth / 1e12:g} TB/s while replying, {assumed.length} tokens an "
-        f"example, {assumed.examples} examples and {assumed.prompts} prompts where no limit is set"
-    )
 
 
 def _say_here(config: RunConfig, jobs: int) -> None:
@@ -77,26 +90,11 @@ def _say_here(config: RunConfig, jobs: int) -> None:
     from resect.runs.expected import expected_locally
 
     try:
-        sentence = expected_locally(config, jobs)
+        line = expected_locally(config, jobs)
     except ResectError as error:
-        sentence = f"no estimate of the time on this machine: {error.what} ({error.got})"
-    if sentence:
-        note(sentence)
-
-
-def _say_search(config: RunConfig, cells: list[Cell], prompts: int) -> None:
-    """Say how many questions a search asks at most, of `prompts` a probe where no limit is set."""
-    from resect.runs.searching import is_searched, most_questions
-
-    if not is_searched(config):
-        return
-    limit = config.evaluation.limit
-    counted = "" if limit else f", with {prompts} prompts of each probe"
-    questions = most_questions(config, cells, lambda _probe: limit or prompts)
-    note(
-        f"search {config.evaluation.search}: of the questions of these cells at most "
-        f"{questions} are asked{counted}; time below is that of so many"
-    )
+        line = f"no estimate of the time on this machine: {error.what} ({error.got})"
+    if line:
+        note(line)
 
 
 def _cell_row(cell: Cell) -> dict[str, object]:

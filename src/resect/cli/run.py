@@ -22,7 +22,7 @@ from resect.cli.options import (
     RunFolder,
     SearchName,
     TogetherCuts,
-    how_asked,
+    asking_with,
     refuse_idle_columns,
     with_columns,
     with_task,
@@ -120,7 +120,7 @@ def run(
         judge=judge,
         measure=measure,
         max_new_tokens=max_new_tokens,
-        **how_asked(batch_size, together, check_together, search, decoding),
+        **asking_with(batch_size, together, check_together, search, decoding),
         data_dir=data_dir,
     )
     planned = auto.plan_auto(request, output)

@@ -173,6 +173,11 @@ def init_study(
         raise unknown_name("study or recipe", name, [*STUDIES, *recipe_names()])
 
 
+PlannedMemory = Annotated[
+    float, typer.Option(help="GiB of the device that --dry-run plans for; 0 assumes.")
+]
+
+
 @study_app.command("run", epilog="Example: [bold]resect study run my.yaml -o run --resume[/bold]")
 def run_study(
     file: Annotated[
@@ -180,8 +185,10 @@ def run_study(
     ],
     output: RunFolder = Path("resect-run"),
     dry_run: DryRun = False,
-    memory: Memory = 0,
-    tflops: Tflops = 0,
+    memory: PlannedMemory = 0,
+    tflops: Annotated[
+        float, typer.Option(help="10¹² operations a second that --dry-run plans with; 0 assumes.")
+    ] = 0,
     shard: Annotated[
         str | None, typer.Option(help="i/n: measure one part of the cells, and nothing else.")
     ] = None,

@@ -28,7 +28,7 @@ from resect.cli.options import (
     SearchName,
     Skip,
     TogetherCuts,
-    how_asked,
+    asking_with,
     refuse_idle_columns,
     sets_with,
     with_columns,
@@ -125,7 +125,7 @@ def sweep(
         budget=budget,
         seeds=tuple(seed or (0,)),
         max_new_tokens=max_new_tokens,
-        **how_asked(batch_size, together, check_together, search, decoding),
+        **asking_with(batch_size, together, check_together, search, decoding),
     )
     _run(sweep_config(request), output, resume=resume, dry_run=dry_run)
 

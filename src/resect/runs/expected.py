@@ -1,4 +1,4 @@
-"""What is said of a run before it starts: its cells, questions and time on this machine."""
+"""What is line of a run before it starts: its cells, questions and time on this machine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def expected(config: RunConfig, sizes: Mapping[str, SetSize], jobs: int = 1) -> 
         jobs: Processes that share the cells.
     """
     cells, machine = plan_run(config), here(jobs)
-    most, usual = (
+    longest, usual = (
         expected_here(config, cells, sizes, full=full, jobs=jobs, machine=machine)
         for full in (True, False)
     )
@@ -84,7 +84,7 @@ def expected(config: RunConfig, sizes: Mapping[str, SetSize], jobs: int = 1) -> 
     where = "this machine" + (f" in {jobs} processes" if jobs > 1 else "")
     line = (
         f"by {evaluation.instrument}: {len(cells)} cells{searched}, at most about "
-        f"{_minutes(most)} min on {where}: an estimate from its speed"
+        f"{_minutes(longest)} min on {where}: an estimate from its speed"
     )
     if evaluation.measure == "replies":
         line += (

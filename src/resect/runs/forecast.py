@@ -30,6 +30,7 @@ from resect.runs.config import RunConfig
 from resect.runs.passes import Decoder, SetSize, asking, intact_once, mean_tokens
 from resect.runs.searching import most_questions
 from resect.runs.speed import Assumed, here
+from resect.runs.twins import is_shared
 from resect.studies.cells import Cell, Cut, Tuning, at_seed
 
 # A backward pass calls each block about as often again, with an optimiser behind it.
@@ -88,47 +89,45 @@ def forecast(
         config: The run.
         cells: Its merged cells.
         assumed: The device, and what the configuration does not say.
-        sizes: How long rows are, by the names of sets under `data`, as far as that is known.
+        sizes: How long rows are, by the names of sets under `data`, as far as that is basis.
         full: Whether replies are as long as they may be, else as long as the answers of their sets.
 
     Raises:
         InputError: A model's configuration can neither be read nor is known.
     """
     assumed, cells = assumed or Assumed(), list(cells)
-    given = dict(sizes or {})
-    lengths = dict.fromkeys(config.data, assumed.size(config.evaluation.limit)) | given
+    measured = dict(sizes or {})
+    everything = dict.fromkeys(config.data, assumed.size(config.evaluation.limit)) | measured
     by_role: dict[str, list[Cell]] = {}
     for cell in cells:
         by_role.setdefault(cell.role, []).append(cell)
-    questions = most_questions(config, cells, lambda probe: _prompts(config, lengths, probe))
+    questions = most_questions(config, cells, lambda probe: _prompts(config, everything, probe))
     share = questions.count / questions.grid if questions.grid else 1.0
-    return [
-        _need(config, role, role_cells, _Known(assumed, lengths, frozenset(given), full, share))
-        for role, role_cells in sorted(by_role.items())
-    ]
+    basis = _Basis(assumed, everything, frozenset(measured), full, share)
+    return [_need(config, role, role_cells, basis) for role, role_cells in sorted(by_role.items())]
 
 
-class _Known(NamedTuple):
+class _Basis(NamedTuple):
     """What is known or assumed of device and data.
 
     Attributes:
         assumed: The device.
         sizes: How long the rows of all sets are.
-        given: The sets of which that is known.
+        measured: The sets whose rows are known.
         full: Whether replies are as long as they may be.
         share: The share of the questions that is asked.
     """
 
     assumed: Assumed
     sizes: Mapping[str, SetSize]
-    given: frozenset[str]
+    measured: frozenset[str]
     full: bool
     share: float
 
     def scored(self, name: str, limit: int | None) -> _Scored:
         """Return what of a set is scored or trained on, of a target that has this limit."""
         rows = self.sizes[name].scored
-        if name not in self.given or not rows:
+        if name not in self.measured or not rows:
             return _Scored(limit or self.assumed.examples, self.assumed.length)
         return _Scored(min(len(rows), limit or len(rows)), mean_tokens(rows))
 
@@ -211,7 +210,7 @@ def _published(model_type: str, sides: Mapping[str, object]) -> CausalModel:
     return model
 
 
-def _need(config: RunConfig, role: str, cells: list[Cell], basis: _Known) -> Need:
+def _need(config: RunConfig, role: str, cells: list[Cell], basis: _Basis) -> Need:
     assumed = basis.assumed
     model_place = at_seed(config.models[role], cells[0].seed)
     shaped = shape_at(model_place)
@@ -258,7 +257,7 @@ class _Scored(NamedTuple):
     length: float
 
 
-def _scored(config: RunConfig, cells: list[Cell], basis: _Known) -> list[_Scored]:
+def _scored(config: RunConfig, cells: list[Cell], basis: _Basis) -> list[_Scored]:
     """Return each set that is scored: targets by what varies, the preserve set."""
     sets: dict[object, _Scored] = {}
 
@@ -271,10 +270,10 @@ def _scored(config: RunConfig, cells: list[Cell], basis: _Known) -> list[_Scored
                 preserve = config.preserve
                 sets["preserve", cell.seed] = basis.scored(preserve.data, preserve.limit)
             target = config.targets[used.target]
-            both = [target] + ([config.targets[target.contrast]] if target.contrast else [])
-            counts = [basis.scored(each.data, used.examples or each.limit) for each in both]
-            rows = sum(part.rows for part in counts)
-            length = sum(part.rows * part.length for part in counts) / max(1, rows)
+            targets = [target] + ([config.targets[target.contrast]] if target.contrast else [])
+            counts = [basis.scored(side.data, used.examples or side.limit) for side in targets]
+            rows = sum(count.rows for count in counts)
+            length = sum(count.rows * count.length for count in counts) / max(1, rows)
             for number in range(used.rounds):
                 sets[cell.seed, _scoring(used), number] = _Scored(rows, length)
         examples = basis.assumed.examples
@@ -297,7 +296,7 @@ class _TuningNeed(NamedTuple):
     memory: float
 
 
-def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Known) -> _TuningNeed:
+def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Basis) -> _TuningNeed:
     """Return what the tuned and the attacked cells need."""
     parameters = shaped.shape.parameters
     seconds, memory = 0.0, 0.0
@@ -312,7 +311,7 @@ def _tuning(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Kn
         rows = attack.work(basis.assumed.examples).trained if attack else 0
         if attack is not None and rows:
             length = _attacked_length(config, basis)
-            steps = _Steps(max(1, rows // ATTACK_BATCH), min(rows, ATTACK_BATCH), length)
+            steps = _Steps(max(1, round(rows / ATTACK_BATCH)), ATTACK_BATCH, length)
             seconds += _trained(steps, shaped, basis.assumed, 4)
             memory = max(memory, 3.0 * parameters)
     return _TuningNeed(seconds, memory)
@@ -333,13 +332,13 @@ class _Steps(NamedTuple):
     length: float
 
 
-def _batch_of(tuning: Tuning, basis: _Known) -> _Batch:
+def _batch_of(tuning: Tuning, basis: _Basis) -> _Batch:
     """Return the rows of a step; no batch holds more rows than there are."""
     rows, length = basis.scored(tuning.data, tuning.examples)
     return _Batch(min(tuning.batch, rows), length)
 
 
-def _attacked_length(config: RunConfig, basis: _Known) -> float:
+def _attacked_length(config: RunConfig, basis: _Basis) -> float:
     """Return the mean length of the rows that an attack trains on."""
     name = config.attack_data.get("target")
     return basis.scored(name, None).length if name else float(basis.assumed.length)
@@ -364,14 +363,16 @@ def _decoder(shaped: Shaped) -> Decoder:
     return Decoder(shape.vocabulary, cache.blocks * cache.numbers * shape.itemsize, alike)
 
 
-def _asking(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Known) -> float:
+def _asking(config: RunConfig, cells: Sequence[Cell], shaped: Shaped, basis: _Basis) -> float:
     """Return the seconds of the probes of cells."""
     assumed, decoder = basis.assumed, _decoder(shaped)
     seconds = 0.0
     for cell in cells:
+        if cell.seed != config.seeds[0] and is_shared(config, cell):
+            continue
         passes = asking(config, cell, decoder, basis.sizes, full=basis.full)
-        for part in (passes.reading, passes.writing):
-            seconds += assumed.seconds(part, shaped.shape)
+        for count in (passes.reading, passes.writing):
+            seconds += assumed.seconds(count, shaped.shape)
     once = assumed.seconds(intact_once(config, decoder, basis.sizes), shaped.shape)
     seeds = {cell.seed for cell in cells if "likelihood" in cell.probes}
     return basis.share * (seconds + len(cells) * assumed.cell) + len(seeds) * once

@@ -68,7 +68,7 @@ from resect.runs.masks import Masks, Ranking, ranking_of
 from resect.runs.metrics import note_cell
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject, Subjects
-from resect.runs.unready import refuse_unready
+from resect.runs.twins import is_copied
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
@@ -181,7 +181,9 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     mask, cut = masks.edit(subject, cell.cut)
     variant: Variant = cut
     probes = masks.sets.questions(cell)
-    settings = _settings_of(cell, config)
+    if is_copied(config, masks.run, cell):
+        return
+    settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
@@ -454,6 +456,7 @@ def evaluation_settings(
         temperature: 0 decodes greedily.
     """
     evaluation = config.evaluation
+    longest, batch = evaluation.max_new_tokens, evaluation.batch_size
     usual = AttackSettings(config.attack.name, config.attack.tokens, config.attack.phrase)
     return EvaluationSettings(
         format=config.format,
@@ -461,11 +464,7 @@ def evaluation_settings(
         judge=evaluation.judge,
         coherence=evaluation.coherence,
         generation=GenerationSettings(
-            evaluation.max_new_tokens,
-            evaluation.batch_size,
-            temperature,
-            samples,
-            decoding=evaluation.decoding,
+            longest, batch, temperature, samples, decoding=evaluation.decoding
         ),
         measure=evaluation.measure,
         spans=_spans(config),

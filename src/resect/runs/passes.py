@@ -81,13 +81,13 @@ class Passes:
     places: float = 0.0
     rows: float = 0.0
 
-    def __add__(self, added: Passes) -> Passes:
+    def __add__(self, addend: Passes) -> Passes:
         """Return both."""
         return Passes(
-            self.calls + added.calls,
-            self.tokens + added.tokens,
-            self.places + added.places,
-            self.rows + added.rows,
+            self.calls + addend.calls,
+            self.tokens + addend.tokens,
+            self.places + addend.places,
+            self.rows + addend.rows,
         )
 
 
@@ -103,9 +103,9 @@ class Asking:
     reading: Passes = field(default_factory=Passes)
     writing: Passes = field(default_factory=Passes)
 
-    def __add__(self, added: Asking) -> Asking:
+    def __add__(self, addend: Asking) -> Asking:
         """Return both."""
-        return Asking(self.reading + added.reading, self.writing + added.writing)
+        return Asking(self.reading + addend.reading, self.writing + addend.writing)
 
 
 @dataclass(frozen=True)
@@ -130,21 +130,21 @@ def size_of_set(tokenizer: Tokenizer, data: BehaviourSet, format: Format) -> Set
     Raises:
         InputError: A prompt cannot be written in this format.
     """
-    scored, asked = (
+    calibration, evaluation = (
         # Rows of a set without splits are of both.
         [row for row in data.examples if row.split in (split, "")]
         for split in ("calibration", "evaluation")
     )
     prompts = [
         encode_prompt(example, tokenizer, format=format).ids
-        for example in asked[:MEASURED]
+        for example in evaluation[:MEASURED]
         if example.prompt
     ]
     columns = zip(*prompts, strict=False) if len(prompts) > 1 else iter(())
     alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
     return SetSize(
-        _sizes(tokenizer, scored, format),
-        _sizes(tokenizer, asked, format),
+        _sizes(tokenizer, calibration, format),
+        _sizes(tokenizer, evaluation, format),
         sum(1 for _ in alike),
     )
 
@@ -367,9 +367,9 @@ def _damage(config: RunConfig, sizes: Mapping[str, SetSize], decoder: Decoder) -
     rows = sizes[evaluation.probes[probes[0]]].asked[:DAMAGE_TEXTS]
     texts = tuple(prompt + answer for prompt, answer in rows)
     answers = sum(answer for _, answer in rows)
-    one = _read(texts, evaluation.batch_size, answers, decoder.vocabulary)
+    once = _read(texts, evaluation.batch_size, answers, decoder.vocabulary)
     times = DAMAGE_MEASURED
-    return Passes(one.calls * times, one.tokens * times, one.places * times)
+    return Passes(once.calls * times, once.tokens * times, once.places * times)
 
 
 def mean_tokens(rows: Iterable[RowSize]) -> float:

@@ -14,6 +14,8 @@ from resect.runs.config import RunConfig, parse_config, read_values
 # What an 8B model lives at; a grid of one's own is a file.
 FRACTIONS = (1e-6, 5e-6, 1e-5, 2e-5, 5e-5)
 PROTECTED = (5e-5, 1e-3)
+# What a request says of how variants are asked, by the names of the configuration.
+ASKED_WITH = ("batch_size", "together", "check_together", "search", "decoding")
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,7 @@ def sweep_config(request: SweepRequest) -> RunConfig:
             "limit": request.prompts,
             "judge": request.judge,
             "max_new_tokens": request.max_new_tokens,
-            "batch_size": request.batch_size,
-            "together": request.together,
-            "check_together": request.check_together,
-            "search": request.search,
-            "decoding": request.decoding,
+            **{name: getattr(request, name) for name in ASKED_WITH},
         },
         "studies": {"frontier": {"utility_drop": request.budget, "methods": methods, **grid}},
     }
