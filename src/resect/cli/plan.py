@@ -28,6 +28,7 @@ def show_plan(
     from resect.errors import ResectError
     from resect.runs.forecast import forecast
     from resect.runs.run import plan_run
+    from resect.runs.searching import is_searched, most_questions
     from resect.runs.speed import Assumed
 
     cells = plan_run(config)

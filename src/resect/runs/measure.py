@@ -69,6 +69,7 @@ from resect.runs.metrics import note_cell
 from resect.runs.sets import Sets, Source
 from resect.runs.subject import Subject, Subjects
 from resect.runs.twins import is_copied
+from resect.runs.unready import refuse_unready
 from resect.studies.cells import Cell, Tuning, asked_path, changes_path, is_done, record_path
 from resect.weights.change import change, sum_over
 from resect.weights.controls import magnitude_matched
@@ -183,7 +184,7 @@ def _ask(cell: Cell, masks: Masks, subject: Subject) -> None:
     probes = masks.sets.questions(cell)
     if is_copied(config, masks.run, cell):
         return
-    settings = evaluation_settings(config, cell.attack, cell.samples, cell.temperature)
+    settings = _settings_of(cell, config)
     if cell.tuning is not None:
         variant = _tuned_weights(cell, cell.tuning, cut, masks, subject)
     attack_data = {role: sets.of_attack(role, cell.seed) for role in settings.attack.roles}
