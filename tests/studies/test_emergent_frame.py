@@ -13,7 +13,7 @@ from resect.errors import InputError
 from resect.evaluation import ask
 from resect.evaluation.questions import Question, questions_for
 from resect.files.tables import read_parquet
-from resect.records import Claim, Row, StudyResult
+from resect.records import Claim, StudyResult
 from resect.runs.config import parse_config
 from resect.runs.measure import run_cells
 from resect.runs.run import open_run
@@ -37,9 +37,7 @@ def measured(rate: Rate, **section: Any) -> Invented:
 
 
 def result(run: Invented) -> StudyResult:
-    section = run.config.section(STUDY)
-    assert section is not None
-    return STUDY.summarise(run, section)
+    return STUDY.summarise(run, section_of(run))
 
 
 def hidden(cell: Cell, probe: str) -> float:
@@ -66,7 +64,7 @@ def test_nothing_is_asked_or_written_without_a_frame() -> None:
 
 
 def section_of(run: Invented) -> Any:
-    section = run.config.section(STUDY)
+    section = run.setup.section(STUDY)
     assert section is not None
     return section
 
@@ -78,7 +76,7 @@ def controls(claim: Claim) -> dict[str, float | None]:
 def test_a_second_column_stands_beside_the_plain_one() -> None:
     plain, framed = result(measured(hidden)), result(measured(hidden, frame=FRAME))
 
-    def rows(of: StudyResult) -> list[Row]:
+    def rows(of: StudyResult) -> list[dict[str, Any]]:
         return [dict(row) for row in of.tables["curve"]]
 
     assert not any("elsewhere_framed" in row for row in rows(plain))
