@@ -81,7 +81,7 @@ def kept(results: Values, sizes: Values | None = None) -> dict[str, Any]:
 def tables(values: Values) -> str:
     """Return what stands in the marked place: sizes, claims, then what cuts did to each set."""
     beside = values.get("tables", {})
-    parts = [_sizes(values["sizes"])] if "sizes" in values else []
+    parts = [_sizes(values["sizes"], "rises" in beside)] if "sizes" in values else []
     parts.append(table(values))
     if beside.get("rises"):
         parts += [
@@ -96,12 +96,14 @@ def tables(values: Values) -> str:
     return "".join(parts)
 
 
-def _sizes(sizes: Values) -> str:
+def _sizes(sizes: Values, curves: bool) -> str:
     """Return how much the run measured, which the run after it need not do."""
+    cuts = "; sizes of cut: {fractions}" if curves else ""
     return (
         "This run: {asked} prompts asked of each set; draws of the calibration set: {seeds}, of "
-        "{scored} out of {pool} other prompts each; answers of up to {tokens} tokens; sizes of "
-        "cut: {fractions}.\n\n"
+        "{scored} out of {pool} other prompts each; answers of up to {tokens} tokens"
+        + cuts
+        + ".\n\n"
     ).format(**sizes)
 
 

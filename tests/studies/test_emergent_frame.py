@@ -14,7 +14,7 @@ from resect.evaluation import ask
 from resect.evaluation.questions import Question, questions_for
 from resect.files.tables import read_parquet
 from resect.records import Claim, StudyResult
-from resect.runs.config import parse_config
+from resect.runs.config import RunConfig, parse_config
 from resect.runs.measure import run_cells
 from resect.runs.run import open_run
 from resect.studies.cells import Cell, record_path
@@ -64,7 +64,8 @@ def test_nothing_is_asked_or_written_without_a_frame() -> None:
 
 
 def section_of(run: Invented) -> Any:
-    section = run.setup.section(STUDY)
+    assert isinstance(run.config, RunConfig)
+    section = run.config.section(STUDY)
     assert section is not None
     return section
 
