@@ -73,7 +73,7 @@ def kept(results: Values, sizes: Values | None = None) -> dict[str, Any]:
     }
     origin = {name: results["provenance"][name] for name in PROVENANCE}
     # Where the run lay and how many processes it had changes no number.
-    origin["command"] = re.sub(r" (-o|--output|--jobs) \S+", "", origin["command"])
+    origin["command"] = re.sub(r" (-o|--output|-j|--jobs) \S+", "", origin["command"])
     beside = {"tables": tables, "sizes": sizes}
     return {"claims": claims, "provenance": origin} | {k: v for k, v in beside.items() if v}
 
