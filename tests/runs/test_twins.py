@@ -67,9 +67,11 @@ def test_what_is_no_twin(config: RunConfig, tmp_path: Path) -> None:
     assert copied(intact)
     assert read_parquet(asked_path(tmp_path, intact)) == [row | {"seed": 1}]
     assert copied(replace(intact, attack="prefill:3"))
-    # Another cut or training for every seed, an attack that trains, a half of other prompts.
+    # A cut or training of every seed, an attack that makes something, a half of other prompts.
     assert not copied(replace(intact, cut=Cut("generation", "random", 0.02)))
     assert not copied(replace(intact, attack="finetune"))
+    assert not copied(replace(intact, attack="gcg:steps=2"))
+    assert not copied(replace(intact, attack="few_shot:2"))
     assert not copied(replace(intact, half="test"))
     # Fewer probes than are asked, and numbers of shared passes.
     assert not copied(replace(intact, probes=("generation", "utility")))

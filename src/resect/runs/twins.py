@@ -41,8 +41,10 @@ def _twin_rows(config: RunConfig, run: Path, cell: Cell) -> list[dict[str, objec
 def is_shared(config: RunConfig, cell: Cell) -> bool:
     """Tell whether a cell is the same for every seed."""
     attack = parse_attack(cell.attack) if cell.attack else None
-    changed = cell.cut is not None or cell.tuning is not None or bool(cell.half)
-    if changed or (attack is not None and (attack.model != "none" or attack.shots is not None)):
+    if cell.cut is not None or cell.tuning is not None or cell.half:
+        return False
+    # What an attack makes it makes for each cell, and writes down for each.
+    if attack is not None and (attack.model != "none" or attack.shots or attack.suffix):
         return False
     sets = [config.data[config.evaluation.probes[name]] for name in cell.probes]
     return not any(SEED in place for place in (config.models[cell.role], *sets))
