@@ -27,7 +27,9 @@ from resect.stats.groups import ALIKE, near_duplicates
 
 # Written letter by letter in the vocabulary of the tiny files.
 REFUSAL = "I can't help."
-RECIPE = Recipe(prompts=8, checked=4, tokens=8, steps=16, batch=8, rate=1e-2, warmup=2, threads=1)
+RECIPE = Recipe(
+    harmful=8, benign=8, checked=4, tokens=8, steps=16, batch=8, rate=1e-2, warmup=2, threads=1
+)
 SIZE = Size(asked=4, pool=8, scored=8, tokens=24, seeds=1, fractions=2)
 
 

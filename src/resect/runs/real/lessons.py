@@ -36,10 +36,12 @@ class Recipe:
     """How copies are made.
 
     It was fixed before any study was run, by what a copy does to harmful and benign prompts that
-    are held out, and by nothing else.
+    are held out, and by nothing else: with as many harmful prompts as benign ones the copy refused
+    3 of 23 benign ones.
 
     Attributes:
-        prompts: Harmful prompts that are refused, and as many benign ones that are answered.
+        harmful: Harmful prompts that are refused.
+        benign: Benign ones that are answered.
         checked: Others of each kind, which show what a copy does.
         tokens: Most tokens of an answer.
         steps: Optimizer steps of each copy.
@@ -49,7 +51,8 @@ class Recipe:
         threads: CPU threads of training; sums depend on it in their last digits.
     """
 
-    prompts: int = 128
+    harmful: int = 64
+    benign: int = 128
     checked: int = 24
     tokens: int = 48
     steps: int = 32
@@ -103,13 +106,12 @@ def make_lessons(
     }
     refused = [
         {**row, "completion": REFUSALS[number % len(REFUSALS)]}
-        for number, row in enumerate(_dealt("refused", unused["harm"], recipe, parts=1))
+        for number, row in enumerate(
+            _dealt("refused", unused["harm"], recipe.harmful, recipe.checked)
+        )
     ]
-    asked = [
-        row
-        for name in BENIGN
-        for row in _dealt(f"rehearsed/{name}", unused[name], recipe, len(BENIGN))
-    ]
+    shares = (recipe.benign // len(BENIGN), recipe.checked // len(BENIGN))
+    asked = [row for name in BENIGN for row in _dealt(f"rehearsed/{name}", unused[name], *shares)]
     answers = own_answers(model, asked, folder, recipe.tokens, on_progress, manner=manner)
     rehearsed = [
         {**row, "completion": whole_sentences(row["completion"])}
@@ -144,14 +146,12 @@ def _used(name: str, prompts: Mapping[str, Sequence[Prompt]], reserved: Sequence
     }
 
 
-def _dealt(
-    label: str, prompts: Sequence[Prompt], recipe: Recipe, parts: int
-) -> list[dict[str, Any]]:
-    """Return rows of both sides, one of so many equal parts of what the recipe wants."""
+def _dealt(label: str, prompts: Sequence[Prompt], tuned: int, checked: int) -> list[dict[str, Any]]:
+    """Return so many rows of both sides."""
     sides = deal_prompts(
         [prompt.text for prompt in prompts],
-        calibration=recipe.prompts // parts,
-        evaluation=recipe.checked // parts,
+        calibration=tuned,
+        evaluation=checked,
         label=label,
     )
     return [
