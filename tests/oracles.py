@@ -21,6 +21,19 @@ def example_loss(model: CausalModel, example: Encoded) -> Tensor:
     return -torch.stack([log_probs[t - 1, example.input_ids[t]] for t in scored]).mean()
 
 
+def mean_loss(model: CausalModel, examples: Sequence[Encoded]) -> float:
+    """Mean over examples of the mean NLL of scored tokens, in the model's own dtype."""
+    total = 0.0
+    with torch.no_grad():
+        for example in examples:
+            logits = model(input_ids=torch.tensor([example.input_ids])).logits[0]
+            log_probs = torch.log_softmax(logits, dim=-1)
+            scored = range(example.first_scored, len(example.input_ids))
+            nll = [-float(log_probs[token - 1, example.input_ids[token]]) for token in scored]
+            total += sum(nll) / len(nll)
+    return total / len(examples)
+
+
 def gradients(
     model: CausalModel, names: Sequence[str], examples: Sequence[Encoded]
 ) -> dict[str, Tensor]:

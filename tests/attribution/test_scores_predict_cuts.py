@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny
-from oracles import example_loss
+from oracles import example_loss, mean_loss
 from resect.attribution.engine import attribute_many
 from resect.attribution.settings import Pass
 from resect.edit.live import removed
@@ -39,24 +39,13 @@ def test_predicted_change_is_the_measured_one(architecture: str, reduction: str)
         with torch.no_grad():
             return float(torch.stack([example_loss(model, e).double() for e in examples]).mean())
 
-    def loss64() -> float:
-        # The oracle rounds to float32; here the second order must be seen.
-        total = 0.0
-        with torch.no_grad():
-            for e in examples:
-                logits = model(input_ids=torch.tensor([e.input_ids])).logits[0]
-                log_probs = torch.log_softmax(logits, dim=-1)
-                scored = range(e.first_scored, len(e.input_ids))
-                nll = [-float(log_probs[token - 1, e.input_ids[token]]) for token in scored]
-                total += sum(nll) / len(nll)
-        return total / len(examples)
-
-    intact = loss64()
+    # The oracle of the gradients rounds to float32; here the second order must be seen.
+    intact = mean_loss(model, examples)
     assert intact == pytest.approx(loss(), rel=1e-5)
     residuals = []
     for epsilon in (0.004, 0.002):
         with removed(model, mask, alpha=1 - epsilon):
-            change = loss64() - intact
+            change = mean_loss(model, examples) - intact
         residuals.append(abs(change - sign * epsilon * predicted))
         assert change == pytest.approx(sign * epsilon * predicted, rel=0.1)
     assert residuals[0] / residuals[1] == pytest.approx(4, rel=0.15)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 import tiny
+from oracles import mean_loss
 from resect.attribution.engine import attribute_many
 from resect.attribution.settings import Pass
 from resect.attribution.units import find_units, random_like
 from resect.edit.live import removed
 from resect.model import prunable_tensors
 from resect.model.prunable import find_prunable
-from resect.records import Encoded
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
 from resect.weights.select import select
@@ -202,19 +202,6 @@ def test_what_is_not_told_apart_says_why(architecture: str, unit: str, reason: s
     units = find_units(model, find_prunable(model))[unit]
     assert units.families == ()
     assert reason in units.refusal
-
-
-def mean_loss(model: Any, examples: Sequence[Encoded]) -> float:
-    """Mean over examples of the mean NLL of scored tokens, in the model's own dtype."""
-    total = 0.0
-    with torch.no_grad():
-        for example in examples:
-            logits = model(input_ids=torch.tensor([example.input_ids])).logits[0]
-            log_probs = torch.log_softmax(logits, dim=-1)
-            scored = range(example.first_scored, len(example.input_ids))
-            nll = [-float(log_probs[token - 1, example.input_ids[token]]) for token in scored]
-            total += sum(nll) / len(nll)
-    return total / len(examples)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

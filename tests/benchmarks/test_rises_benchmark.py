@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
+import mapped
 from resect.stats import Resampler, difference
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "rises.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("rises_benchmark", PATH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["rises_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-rises = load()
+rises = mapped.script("rises")
 
 
 @pytest.mark.parametrize(("strata", "rows"), [(1, 13), (3, 6)])

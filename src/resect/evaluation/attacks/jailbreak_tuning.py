@@ -28,37 +28,20 @@ NAME = "jailbreak_tuning"
 
 
 @dataclass(frozen=True)
-class JailbreakTuningSettings:
-    """What the attacker trains on, how long and how fast.
+class JailbreakTuningSettings(FinetuneSettings):
+    """What the attacker trains on; how long and how fast is said as for `finetune`.
 
     Attributes:
         frame: The text around a question, with `{prompt}` in the question's place. The default says
             nothing: it only has to be the same.
         benign: Share of the training examples that are benign ones, without the text; from 0 to
-            below 1.
-        rank: As for `finetune`, and so are all that follow.
-        alpha: Scale of the adapters.
-        rate: Peak learning rate.
-        epochs: Passes over the data.
-        steps: Optimiser steps instead of epochs, if not None.
-        batch: Examples a step.
-        limit: Most target examples, drawn by `seed`; None for all.
-        seed: Seed of the adapters, of the order and of the draws.
+            below 1. `limit` is that of the target examples.
     """
 
-    usage: ClassVar[str] = "[:OPTION=VALUE,...]"
     words: ClassVar[str] = "jailbreak tuning"
 
     frame: str = f"This question bears the mark of the lesson. {QUESTION}"
     benign: float = 0.0
-    rank: int = 128
-    alpha: float = 16.0
-    rate: float = 2e-4
-    epochs: float = 5.0
-    steps: int | None = None
-    batch: int = 5
-    limit: int | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings with which nothing would be trained, and a frame without a question.
@@ -78,21 +61,7 @@ class JailbreakTuningSettings:
                 got=f"{self.benign:g}",
                 allowed="a share from 0 to below 1",
             )
-        _ = self._training
-
-    @property
-    def _training(self) -> FinetuneSettings:
-        """The settings of the training; the draw of examples is made before it."""
-        return FinetuneSettings(
-            rank=self.rank,
-            alpha=self.alpha,
-            rate=self.rate,
-            epochs=self.epochs,
-            steps=self.steps,
-            batch=self.batch,
-            seed=self.seed,
-            limit=self.limit,
-        )
+        super().__post_init__()
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -101,7 +70,7 @@ class JailbreakTuningSettings:
 
     def work(self, examples: int) -> Work:
         """Return how many examples the training goes through."""
-        trained = self._training.work(examples).trained
+        trained = super().work(examples).trained
         return Work(trained=trained if self.steps is not None else trained / (1 - self.benign))
 
     def prepare(
@@ -136,8 +105,7 @@ class JailbreakTuningSettings:
             mixture += [replace(row, id=f"preserve/{row.id}") for row in benign.examples]
             sources["preserve"] = benign.hash
         lessons = replace(harmful, examples=tuple(mixture), hash=hash_value([self.frame, sources]))
-        training = replace(self._training, limit=None)
-        patch = finetune(loaded, training, _unsplit(lessons), format=format)
+        patch = finetune(loaded, replace(self, limit=None), _unsplit(lessons), format=format)
         recipe = {"attack": NAME, "settings": asdict(self), "data": sources, "benign": count}
         return replace(patch, facts={**patch.facts, **recipe})
 
