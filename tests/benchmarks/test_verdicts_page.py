@@ -37,6 +37,56 @@ def test_a_later_run_takes_its_studies() -> None:
     assert "--draws 2 --boundary 9 --studies frontier -o" in made
 
 
+OLD = """Written from these runs:
+
+- `resect bench verdicts --draws 1 --boundary 9 --studies frontier,compactness -o DIR`
+- `resect bench verdicts --draws 2 --boundary 9 --studies transfer -o DIR`
+
+### At its boundary
+
+| study | runs |
+|---|--:|
+| compactness | 1 |
+| transfer | 2 |
+| frontier | 1 |
+
+### frontier
+
+1. Claim.
+"""
+
+
+def test_studies_of_no_run_stay_as_they_stand() -> None:
+    new = """Written from these runs:
+
+- `resect bench verdicts --draws 5 --boundary 9 --studies transfer,frontier -o DIR`
+
+## At its boundary
+
+| study | runs |
+|---|--:|
+| transfer | 5 |
+| frontier | 5 |
+| frontier | 6 |
+
+## frontier
+
+1. Other claim.
+"""
+    page = script()
+    assert page.spliced(OLD, new) == (
+        OLD.replace("frontier,compactness", "compactness")
+        .replace("--draws 2", "--draws 5")
+        .replace("--studies transfer -o", "--studies transfer,frontier -o")
+        .replace(
+            "| transfer | 2 |\n| frontier | 1 |",
+            "| transfer | 5 |\n| frontier | 5 |\n| frontier | 6 |",
+        )
+        .replace("Claim", "Other claim")
+    )
+    assert page.spliced(OLD, "nothing\n") == OLD
+
+
 def test_all_studies_stand_on_both_pages() -> None:
     totals, worlds = (
         (ROOT / "docs" / name).read_text(encoding="utf-8")

@@ -25,17 +25,15 @@ def demo(
         list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
     ] = None,
     portable: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--portable/--native",
-            help="The same bits on every x86-64 machine, in twice the time, or this processor's "
-            "own; --portable is the default with --quick.",
-            show_default=False,
+            help="The same bits on every x86-64 machine, or this processor's own.",
         ),
-    ] = None,
+    ] = True,
 ) -> None:
     """Run the whole pipeline on the embedded organism; ends with the path of the report."""
-    if quick if portable is None else portable:
+    if portable:
         pin_organism()
     from resect.runs.demo import build_organisms, demo_config
     from resect.runs.run import Steps, carry_out

@@ -6,11 +6,11 @@ in another order. `pin` has all of them take one path, before they are loaded:
 - torch's own kernels and oneDNN the one for AVX2, which newer processors have too;
 - MKL its COMPATIBLE branch. Its AVX2 branch is a common path on Intel's processors alone: on those
   of AMD MKL takes AUTO in its place.
-- NumPy and OpenBLAS the ones for AVX2 (Haswell).
+- NumPy and OpenBLAS the ones for AVX2 (Haswell). torch's products of matrices go through these
+  (`resect.model.products`), since MKL's COMPATIBLE branch has vectors of SSE2.
 
-It is for commands on the organism, whose results are meant to be the same everywhere. A user's own
-model is never slowed: MKL's COMPATIBLE branch has vectors of SSE2, and training the organism takes
-about twice as long with it (docs/design/organism.md).
+It is for commands on the organism, whose results are meant to be the same everywhere; a user's own
+model is computed as torch would.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Whether commands on the organism ask for this at all.
 PORTABLE = True
 
 # Set where the pins hold, for provenance; worker processes inherit it together with the pins.
 MARK = "RESECT_PORTABLE"
-PATH = "avx2"
+PATH = "avx2, products by OpenBLAS"
+# As NumPy names the library of its wheels from PyPI.
+BLAS = "scipy-openblas"
 
 PINS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
+    "OPENBLAS_NUM_THREADS": "1",
     # As NumPy 2.4 and later name them.
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
@@ -72,11 +76,32 @@ def pin() -> Portable:
     if reason:
         os.environ.pop(MARK, None)
         return Portable(holds=False, reason=reason)
+    before = {name: os.environ.get(name) for name in (*PINS, *DROPPED)}
     os.environ.update(PINS)
     for name in DROPPED:
         os.environ.pop(name, None)
+    blas = BLAS if is_pinned() else _blas()
+    if blas != BLAS:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+        return Portable(holds=False, reason=f"NumPy multiplies by {blas} here and not by {BLAS}")
     os.environ[MARK] = PATH
     return Portable(holds=True)
+
+
+def is_pinned() -> bool:
+    """Tell whether the pins were set before, in this process or in one that started it."""
+    pinned = all(os.environ.get(name) == value for name, value in PINS.items())
+    return pinned and os.environ.get(MARK) == PATH and not any(map(os.environ.get, DROPPED))
+
+
+def _blas() -> str:
+    """Return the name of the library that NumPy multiplies matrices with."""
+    import numpy as np
+
+    built: Any = np.show_config(mode="dicts")
+    return str(built.get("Build Dependencies", {}).get("blas", {}).get("name", "no library"))
 
 
 def _obstacle() -> str:
@@ -87,16 +112,10 @@ def _obstacle() -> str:
         return f"this is no x86-64 machine but {platform.machine()}"
     if not _features() >= NEEDED:
         return "this processor is not known to have AVX2 and FMA"
-    if _holds():
+    if is_pinned():
         return ""
     loaded = [name for name in READERS if name in sys.modules]
     return f"{' and '.join(loaded)} had been loaded with other settings" if loaded else ""
-
-
-def _holds() -> bool:
-    """Tell whether the pins were set before, in this process or in one that started it."""
-    pinned = all(os.environ.get(name) == value for name, value in PINS.items())
-    return pinned and os.environ.get(MARK) == PATH and not any(map(os.environ.get, DROPPED))
 
 
 def _features() -> set[str]:

@@ -9,6 +9,7 @@ from resect.model.load import (
     tokenizer_fingerprint,
 )
 from resect.model.places import Place
+from resect.model.products import pin_products
 from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "find_prunable",
     "load_model",
     "model_fingerprint",
+    "pin_products",
     "prunable_tensors",
     "quiet",
     "tokenizer_fingerprint",

@@ -9,7 +9,7 @@ from resect.errors import InputError
 from resect.files.origin import hash_value
 
 # Raised by hand when world, documents or training change in a way that no number below shows.
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 # Numbers that enter a recipe's hash only where they are not the default, so that a recipe keeps its
 # name when another dial is added.

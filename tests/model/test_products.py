@@ -1,0 +1,90 @@
+"""Products through NumPy: the same as torch's but for rounding, and NumPy's own to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from resect.machine import portable
+
+SCRIPT = """
+import json, sys
+from resect.machine.portable import pin
+holds = pin().holds
+import numpy as np, torch
+from resect.model import pin_products
+torch.manual_seed(0)
+a, b = torch.randn(37, 300), torch.randn(51, 300)
+plain = a @ b.T
+pin_products()
+pin_products()
+found = {"holds": holds}
+left, right = a.clone().requires_grad_(), b.clone().requires_grad_()
+product = torch.nn.functional.linear(left.view(1, 37, 300), right)
+product.square().sum().backward()
+exact = a.double() @ b.double().T
+def near(x, y): return float((x.double() - y).abs().max() / y.abs().max())
+found["numpy"] = np.array_equal(product.detach()[0].numpy(), a.numpy() @ b.numpy().T)
+found["torch"] = torch.equal(product[0], plain)
+found["product"] = near(product.detach()[0], exact)
+found["left"] = near(left.grad, 2 * exact @ b.double())
+found["right"] = near(right.grad, 2 * exact.T @ a.double())
+for dtype in (torch.bfloat16, torch.float64, torch.int64):
+    x, y = a.to(dtype), b.to(dtype)
+    found[str(dtype)] = torch.equal(x @ y.T, torch.mm(x, y.T, out=x.new_empty(37, 51)))
+# Rows with gaps, no rows, nothing to sum.
+found["gaps"] = near(a[::2, ::3] @ b[:, ::3].T, a.double()[::2, ::3] @ b.double()[:, ::3].T)
+found["no rows"] = list((a[:0] @ b.T).shape)
+found["no sum"] = float((a[:, :0] @ b[:, :0].T).abs().sum())
+with torch.inference_mode():
+    found["inference"] = torch.equal(a @ b.T, product[0])
+try:
+    a @ b
+except RuntimeError as error:
+    found["shapes"] = "shapes" in str(error)
+print(json.dumps(found))
+"""
+
+
+def found(pinned: bool) -> dict[str, Any]:
+    """Return what the script prints, with the common path or with the path that torch takes."""
+    environment = {name: value for name, value in os.environ.items() if name != portable.MARK}
+    script = SCRIPT if pinned else SCRIPT.replace("pin().holds", "False")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return values
+
+
+@pytest.mark.skipif(
+    not portable._features() >= portable.NEEDED, reason="this processor has no AVX2"
+)
+def test_products_and_gradients_go_through_numpy() -> None:
+    values = found(pinned=True)
+    assert values["holds"]
+    # MKL's bits are others, or the first of these would show nothing.
+    assert values["numpy"]
+    assert not values["torch"]
+    for name in ("product", "left", "right", "gaps"):
+        assert values[name] < 1e-6, name
+    for name in ("torch.bfloat16", "torch.float64", "torch.int64", "inference", "shapes"):
+        assert values[name], name
+    assert values["no rows"] == [0, 51]
+    assert values["no sum"] == 0
+
+
+def test_nothing_changes_where_the_path_was_not_taken() -> None:
+    values = found(pinned=False)
+    assert values["torch"]
+    assert values["product"] < 1e-6
