@@ -61,7 +61,7 @@ def spliced(old: str, new: str) -> str:
         old: What stands there, headings one level deeper than in a new table.
         new: The new table; of studies that it lacks the old rows and commands stay.
     """
-    before, after = _parts(old), _parts(new.replace("\n## ", "\n### "))
+    before, after = _parts(old), _parts(f"\n{new}".replace("\n## ", "\n### "))
     renewed = {_study(line) for lines in after.values() for line in lines} | set(after)
     text = []
     for heading, lines in before.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,18 @@ def test_a_file_that_is_missing_counts(tmp_path: Path) -> None:
     one, two = run(tmp_path / "a"), run(tmp_path / "b")
     (two / "table.parquet").unlink()
     assert list(same_bits.differences(one, two)) == ["table.parquet: in one of the folders alone"]
+
+
+def test_weights_of_emulated_processors_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An emulator that runs the program as it is, and says which processor it was asked for."""
+    emulator = tmp_path / "qemu-x86_64"
+    emulator.write_text('#!/bin/sh\nshift; PROCESSOR=$1 export PROCESSOR; shift; exec "$@"\n')
+    emulator.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(same_bits, "TINY", "print('bits')")
+    assert same_bits.main(["--emulated", "Haswell", "EPYC"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["here: bits", "Haswell: bits", "EPYC: bits"]
+    monkeypatch.setattr(same_bits, "TINY", "import os; print(os.environ.get('PROCESSOR'))")
+    assert same_bits.main(["--emulated", "EPYC"]) == 1

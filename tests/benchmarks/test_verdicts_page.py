@@ -85,6 +85,9 @@ def test_studies_of_no_run_stay_as_they_stand() -> None:
         .replace("Claim", "Other claim")
     )
     assert page.spliced(OLD, "nothing\n") == OLD
+    # A page of worlds begins with a study.
+    worlds = "### transfer\n\n| a |\n\n### frontier\n\n| b |\n"
+    assert page.spliced(worlds, "## frontier\n\n| c |\n") == worlds.replace("b", "c")
 
 
 def test_all_studies_stand_on_both_pages() -> None:

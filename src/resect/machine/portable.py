@@ -7,7 +7,7 @@ in another order. `pin` has all of them take one path, before they are loaded:
 - MKL its COMPATIBLE branch. Its AVX2 branch is a common path on Intel's processors alone: on those
   of AMD MKL takes AUTO in its place.
 - NumPy and OpenBLAS the ones for AVX2 (Haswell). torch's products of matrices go through these
-  (`resect.model.products`), since MKL's COMPATIBLE branch has vectors of SSE2.
+  (`resect.model.common_path`), since MKL's COMPATIBLE branch has vectors of SSE2.
 
 It is for commands on the organism, whose results are meant to be the same everywhere; a user's own
 model is computed as torch would.

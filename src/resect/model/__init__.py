@@ -1,5 +1,6 @@
 """Checkpoints: loading them, and finding their prunable weights; nothing here changes a weight."""
 
+from resect.model.common_path import take_pinned_path
 from resect.model.context import context_of
 from resect.model.faults import quiet
 from resect.model.load import (
@@ -9,7 +10,6 @@ from resect.model.load import (
     tokenizer_fingerprint,
 )
 from resect.model.places import Place
-from resect.model.products import pin_products
 from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
     "find_prunable",
     "load_model",
     "model_fingerprint",
-    "pin_products",
     "prunable_tensors",
     "quiet",
+    "take_pinned_path",
     "tokenizer_fingerprint",
 ]

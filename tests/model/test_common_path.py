@@ -1,4 +1,4 @@
-"""Products through NumPy: the same as torch's but for rounding, and NumPy's own to the bit."""
+"""What goes through NumPy is as torch has it but for rounding, and NumPy's own to the bit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import json, sys
 from resect.machine.portable import pin
 holds = pin().holds
 import numpy as np, torch
-from resect.model import pin_products
+from resect.model import take_pinned_path
 torch.manual_seed(0)
 a, b = torch.randn(37, 300), torch.randn(51, 300)
 plain = a @ b.T
-pin_products()
-pin_products()
+take_pinned_path()
+take_pinned_path()
 found = {"holds": holds}
 left, right = a.clone().requires_grad_(), b.clone().requires_grad_()
 product = torch.nn.functional.linear(left.view(1, 37, 300), right)
@@ -47,6 +47,28 @@ try:
     a @ b
 except RuntimeError as error:
     found["shapes"] = "shapes" in str(error)
+numbers = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)) + 0.1
+def nearest(x):
+    return torch.as_tensor(np.sqrt(x.double().numpy())).to(x.dtype)
+found["nearest"] = torch.equal(numbers.sqrt(), nearest(numbers))
+found["in place"] = torch.equal(numbers.clone().sqrt_(), nearest(numbers))
+found["of a part"] = torch.equal(numbers.T[::7].sqrt(), nearest(numbers.T[::7]))
+found["one number"] = torch.equal(numbers[0, 0].sqrt(), nearest(numbers[0, 0]))
+found["layout"] = numbers.T.sqrt().stride() == numbers.T.stride()
+found["below 0"] = torch.tensor([-1.0, 0.0]).sqrt().isnan().tolist()
+found["whole"] = str(torch.tensor([4]).sqrt().dtype)
+found["half"] = torch.equal(numbers.bfloat16().sqrt(), numbers.bfloat16().float().sqrt().bfloat16())
+found["complex"] = str(torch.tensor([-4.0 + 0j]).sqrt().dtype)
+for name, twin in {"atan": np.arctan, "log": np.log, "log2": np.log2, "log10": np.log10,
+                   "tan": np.tan}.items():
+    for dtype in (torch.float32, torch.float64):
+        x = numbers.to(dtype, copy=True).requires_grad_()
+        y = getattr(torch, name)(x)
+        y.sum().backward()
+        exact, eps = twin(x.detach().double().numpy()), torch.finfo(dtype).eps
+        found[f"{name} {dtype}"] = near(y.detach(), torch.from_numpy(exact)) / eps
+        moved = twin(x.detach().double().numpy() + 1e-6)
+        found[f"slope of {name} {dtype}"] = near(x.grad, torch.from_numpy(moved - exact) / 1e-6)
 print(json.dumps(found))
 """
 
@@ -67,11 +89,19 @@ def found(pinned: bool) -> dict[str, Any]:
     return values
 
 
-@pytest.mark.skipif(
+able = pytest.mark.skipif(
     not portable._features() >= portable.NEEDED, reason="this processor has no AVX2"
 )
-def test_products_and_gradients_go_through_numpy() -> None:
-    values = found(pinned=True)
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, Any]:
+    """What the script prints on the common path."""
+    return found(pinned=True)
+
+
+@able
+def test_products_and_gradients_go_through_numpy(values: dict[str, Any]) -> None:
     assert values["holds"]
     # MKL's bits are others, or the first of these would show nothing.
     assert values["numpy"]
@@ -82,6 +112,19 @@ def test_products_and_gradients_go_through_numpy() -> None:
         assert values[name], name
     assert values["no rows"] == [0, 51]
     assert values["no sum"] == 0
+
+
+@able
+def test_functions_of_numbers_are_those_of_numpy(values: dict[str, Any]) -> None:
+    for name in ("nearest", "in place", "of a part", "one number", "layout", "half"):
+        assert values[name], name
+    assert values["below 0"] == [True, False]
+    assert values["whole"] == "torch.float32"
+    assert values["complex"] == "torch.complex64"
+    for name in ("atan", "log", "log2", "log10", "tan"):
+        for dtype in ("torch.float32", "torch.float64"):
+            assert values[f"{name} {dtype}"] <= 1, name
+            assert values[f"slope of {name} {dtype}"] < 1e-4, name
 
 
 def test_nothing_changes_where_the_path_was_not_taken() -> None:
