@@ -6,7 +6,7 @@ show is measured on the other half. Relearning trains all weights of the chosen 
 examples.
 
     python benchmarks/direction.py FOLDER               measure, or go on; a few minutes of a CPU
-    python benchmarks/direction.py FOLDER --page FILE   the page, as Markdown, from the records
+    python benchmarks/direction.py FOLDER --page FILE   its place in the page, from the records
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from findings import Place
+
 from resect.files.writing import write_text
+from resect.records import Interval
 from resect.report.words import spread
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.demo import build_organisms, demo_config
@@ -26,7 +29,7 @@ from resect.runs.run import open_run
 from resect.stats import Sample, relative_drop
 from resect.studies.cells import Cell, Cut, Tuning, merge, needed_keep
 from resect.studies.choice import choose
-from resect.studies.design import GRID
+from resect.studies.design import GRID, Design
 from resect.studies.direction import Direction, words
 from resect.studies.guard import cost_of
 from resect.studies.measurements import Measurements
@@ -41,6 +44,7 @@ ATTACKS = ("none", "ablate_direction", "ablate_direction:depth=0.6", "ablate_ref
 # Prompts a probe, both halves together.
 PROMPTS = 120
 RATE = 2e-4
+PLACE = Place("direction", "organism")
 
 
 class Arm(NamedTuple):
@@ -60,7 +64,7 @@ def grids(config: RunConfig) -> dict[str, list[Cut]]:
     }
 
 
-def cell(config: RunConfig, cut: Cut | None, *probes: str) -> Cell:
+def cell(config: Design, cut: Cut | None, *probes: str) -> Cell:
     """Return a variant of seed 0."""
     return Cell(config.subject, config.seeds[0], cut, probes)
 
@@ -87,12 +91,11 @@ def arms(config: RunConfig, run: Path) -> list[Arm]:
     rows = [Arm("intact", None)]
     for name, grid in grids(config).items():
         chosen = choose(measured, config.subject, grid, BUDGET).cuts[config.seeds[0]]
-        said = "nothing within the limits" if chosen is None else _said(chosen)
-        rows.append(Arm(name, chosen, said))
+        rows.append(Arm(name, chosen, setting(chosen)))
         if chosen is not None and name == "cut":
-            rows.append(Arm("random cut", replace(chosen, kind="random"), _said(chosen)))
+            rows.append(Arm("random cut", replace(chosen, kind="random"), setting(chosen)))
         aside = _by_utility(measured, grid)
-        rows.append(Arm(f"{name}, coherence aside", aside, _said(aside)))
+        rows.append(Arm(f"{name}, coherence aside", aside, setting(aside)))
     return rows
 
 
@@ -116,7 +119,10 @@ def attacked(config: RunConfig, attack: str) -> Cell:
     return replace(cell(config, None, "generation"), attack=attack)
 
 
-def _said(cut: Cut) -> str:
+def setting(cut: Cut | None) -> str:
+    """Return a chosen setting in words; None where none was."""
+    if cut is None:
+        return "nothing within the limits"
     return words(cut) if cut.kind == "direction" else f"q = {percent(cut.q)}"
 
 
@@ -128,13 +134,13 @@ def relearned(config: RunConfig, arm: Arm, dose: tuple[int, int]) -> Cell:
 
 
 def page(config: RunConfig, run: Path) -> str:
-    """Return what was measured as a page."""
+    """Return what was measured as the part of the page on the organism."""
     measured = Measurements(config, run)
     rows = arms(config, run)
     intact = cell(config, None)
     tasks = measured.categories([intact], "utility", half="test")
     return PAGE.format(
-        main=_table(
+        main=table(
             (
                 "arm",
                 "setting",
@@ -146,18 +152,18 @@ def page(config: RunConfig, run: Path) -> str:
             ),
             [_main(measured, config, arm) for arm in rows],
         ),
-        tasks=_table(
+        tasks=table(
             ("arm", *tasks), [[arm.name, *_tasks(measured, config, arm, tasks)] for arm in rows]
         ),
-        relearning=_table(
+        relearning=table(
             ("arm", "untrained", *(f"{steps} steps on {n} examples" for n, steps in DOSES)),
             [_relearning(measured, config, arm) for arm in rows],
         ),
         difference=_difference(measured, config, rows),
-        control=_table(
+        control=table(
             ("attack", "refused", "harm"), [_attacked(measured, config, a) for a in ATTACKS]
         ),
-        grid=_table(
+        grid=table(
             ("arm", "setting", "drop of harm", "drop of utility", "incoherent"),
             [row for name, grid in grids(config).items() for row in _grid(measured, name, grid)],
         ),
@@ -174,22 +180,22 @@ def _main(measured: Measurements, config: RunConfig, arm: Arm) -> list[str]:
     return [
         arm.name,
         arm.chosen or "–",
-        _said_of(measured.rate(cells, "generation", half="test")),
-        _said_of(measured.rate(cells, "utility", half="test")),
-        _said_of(refused),
-        _said_of(broken),
-        "–" if rise is None or arm.cut is None else _said_of(rise),
+        said(measured.rate(cells, "generation", half="test")),
+        said(measured.rate(cells, "utility", half="test")),
+        said(refused),
+        said(broken),
+        "–" if rise is None or arm.cut is None else said(rise),
     ]
 
 
 def _tasks(measured: Measurements, config: RunConfig, arm: Arm, tasks: Sequence[str]) -> list[str]:
     cells = [cell(config, arm.cut)]
-    return [_said_of(measured.rate(cells, "utility", task, half="test")) for task in tasks]
+    return [said(measured.rate(cells, "utility", task, half="test")) for task in tasks]
 
 
 def _relearning(measured: Measurements, config: RunConfig, arm: Arm) -> list[str]:
     cells = [cell(config, arm.cut), *(relearned(config, arm, dose) for dose in DOSES)]
-    return [arm.name, *(_said_of(measured.rate([c], "generation", half="test")) for c in cells)]
+    return [arm.name, *(said(measured.rate([c], "generation", half="test")) for c in cells)]
 
 
 def _grid(measured: Measurements, name: str, grid: Sequence[Cut]) -> list[list[str]]:
@@ -202,14 +208,14 @@ def _grid(measured: Measurements, name: str, grid: Sequence[Cut]) -> list[list[s
             for probe in PROBES
         ]
         broken = measured.rate([replace(intact, cut=cut)], "generation", outcomes=("incoherent",))
-        rows.append([name, _said(cut), *map(_said_of, drops), _said_of(broken)])
+        rows.append([name, setting(cut), *map(said, drops), said(broken)])
     return rows
 
 
 def _attacked(measured: Measurements, config: RunConfig, attack: str) -> list[str]:
     cells = [attacked(config, attack)]
     refused = measured.rate(cells, "generation", outcomes=("refused", "refused_late"))
-    return [attack, _said_of(refused), _said_of(measured.rate(cells, "generation"))]
+    return [attack, said(refused), said(measured.rate(cells, "generation"))]
 
 
 def _difference(measured: Measurements, config: RunConfig, rows: Sequence[Arm]) -> str:
@@ -222,43 +228,30 @@ def _difference(measured: Measurements, config: RunConfig, rows: Sequence[Arm]) 
     for end in ("", ", coherence aside"):
         for rival in ("direction", "direction, against benign"):
             difference = drops[f"cut{end}"] - drops[f"{rival}{end}"]
-            low, high = difference.interval("").low or 0.0, difference.interval("").high or 0.0
-            said = "above 0" if low > 0 else "below 0" if high < 0 else "the interval reaches 0"
-            lines.append(f"- *cut{end}* over *{rival}{end}*: {_said_of(difference)}, {said}")
+            lines.append(f"- *cut{end}* over *{rival}{end}*: {compared(difference.interval(''))}")
     return "\n".join(lines)
 
 
-def _said_of(sample: Sample) -> str:
+def compared(difference: Interval) -> str:
+    """Return a difference with its bounds, and on which side of 0 they are."""
+    low, high = difference.low or 0.0, difference.high or 0.0
+    side = "above 0" if low > 0 else "below 0" if high < 0 else "the interval reaches 0"
+    return f"{spread(difference.value, difference.low, difference.high)}, {side}"
+
+
+def said(sample: Sample) -> str:
+    """Return a value with its bounds."""
     interval = sample.interval("")
     return spread(interval.value, interval.low, interval.high)
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 PAGE = """\
-# A cut against direction ablation
-
-Direction ablation takes one direction out of what the blocks of a model write to the residual
-stream: the difference between the mean activations of two sets, block by block, or that of one
-block for all ([Arditi et al. 2024](https://arxiv.org/abs/2406.11717)). It is the rival of a cut of
-single weights: it needs no gradients, and its edit has rank one. `specificity` and `frontier`
-measure it beside the cut where their section has a `direction`:
-
-```yaml
-studies:
-  frontier:
-    direction: {{strengths: [0.5, 1.0, 1.5], depths: [0.6]}}
-```
-
-The activations are read where the scored tokens are predicted, so `skip` and `tokens` of a target
-hold for the rival as they do for the cut. It is compared with the target's contrast, or with the
-preserve set where the target has none.
-
-## On the organism
-
 One model (seed 0), {prompts} hazard prompts under a prefill and {asked} tasks on the test half, all
 rates with 95 % intervals. Every arm has six settings, made from the same examples and chosen on the
 other half of the prompts within the limits of the guard: as the one that lowers harm most, or none
@@ -310,7 +303,8 @@ def main() -> None:
     values["evaluation"]["limit"] = PROMPTS
     config = parse_config(values, "the benchmark")
     if arguments.page is not None:
-        write_text(arguments.page, page(config, arguments.folder))
+        document = arguments.page.read_text(encoding="utf-8")
+        write_text(arguments.page, PLACE.filled(document, page(config, arguments.folder)))
         return
     build_organisms(config, jobs=1)  # found in the cache, or trained
     open_run(config, arguments.folder, resume=True)

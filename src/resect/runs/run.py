@@ -248,14 +248,13 @@ def carry_out(
     return results
 
 
-def _work(config: RunConfig, run: Path, shard: Shard, threads: int) -> None:
+def _work(config: RunConfig, run: Path, cells: list[Cell], keep: float, threads: int) -> None:
     """Measure one shard; the body of a worker process."""
     import torch
 
     exit_with_parent()
     torch.set_num_threads(threads)
-    cells = plan_run(config)
-    run_cells(config, run, shard.of(cells), keep=needed_keep(config, cells))
+    run_cells(config, run, cells, keep=keep)
 
 
 def measure_all(
@@ -271,12 +270,37 @@ def measure_all(
     if is_searched(config):
         search_all(config, run, cells, report)
         return
+    measure_cells(config, run, cells, keep=needed_keep(config, cells), jobs=jobs, report=report)
+
+
+def measure_cells(
+    config: RunConfig,
+    run: Path,
+    cells: list[Cell],
+    *,
+    keep: float,
+    jobs: int,
+    report: OnProgress = _silent,
+) -> None:
+    """Measure some cells of a run as far as they are not done, each worker a contiguous part.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+        cells: Each variant once.
+        keep: From `needed_keep` over all cells of the run, so that they share their scores.
+        jobs: Worker processes.
+        report: Called with cells done and cells in all.
+
+    Raises:
+        InputError: A worker met a problem that the user can fix; it is raised here again.
+    """
     todo = [cell for cell in cells if not is_done(run, cell)]
     report(len(cells) - len(todo), len(cells))
     if not todo:
         return
     if jobs <= 1:
-        run_cells(config, run, cells, keep=needed_keep(config, cells), on_progress=report)
+        run_cells(config, run, cells, keep=keep, on_progress=report)
         return
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
@@ -286,7 +310,8 @@ def measure_all(
 
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         futures = {
-            pool.submit(_work, config, run, Shard(index, jobs), threads) for index in range(jobs)
+            pool.submit(_work, config, run, Shard(index, jobs).of(cells), keep, threads)
+            for index in range(jobs)
         }
         pending = futures
         try:

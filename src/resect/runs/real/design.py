@@ -19,7 +19,7 @@ from resect.model import find_prunable
 from resect.model.imported import RECORD, import_gguf
 from resect.model.shapes import empty_model
 from resect.runs.config import RunConfig, parse_config
-from resect.runs.grid import grid_of
+from resect.runs.grid import Grid, grid_of
 from resect.runs.real import COPIES, SIZES, prompts
 from resect.runs.real.beyond import (
     TUNED,
@@ -231,6 +231,13 @@ def _check_joined(parts: Sequence[Path], real: RealModel) -> None:
         )
 
 
+def grid_for(model: Path) -> Grid:
+    """Return the grid of the size of a model, by its folder."""
+    coverage = find_prunable(empty_model(str(model)))
+    largest = max(weight.size // len(weight.places) for weight in coverage.weights)
+    return grid_of(coverage.total, largest)
+
+
 def real_config(
     real: RealModel,
     model: Path,
@@ -254,9 +261,7 @@ def real_config(
         study: Which study runs in the place of selectivity and compactness, if one does.
         tuned: From `real_pair`.
     """
-    coverage = find_prunable(empty_model(str(model)))
-    largest = max(weight.size // len(weight.places) for weight in coverage.weights)
-    grid = grid_of(coverage.total, largest)
+    grid = grid_for(model)
     curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
     everything: dict[str, object] = {"skip": SKIP, "limit": size.scored}
     # Of each type where there are several.
