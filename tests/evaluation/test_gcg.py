@@ -38,7 +38,7 @@ from resect.evaluation.attacks.gcg import (
     writable,
 )
 from resect.evaluation.decode import GenerationSettings
-from resect.evaluation.served import ask_server, parse_backend
+from resect.evaluation.served import Asking, ask_server, parse_backend
 from resect.files.tables import read_parquet
 from resect.model import LoadedModel
 from resect.records import Encoded, Example, Reply
@@ -329,7 +329,9 @@ def test_prompts_without_room_are_refused_before_the_search() -> None:
 def test_a_server_has_no_gradients() -> None:
     settings = EvaluationSettings(attack=AttackSettings("none", suffix=QUICK))
     with pytest.raises(InputError, match="a server gives none"):
-        ask_server(parse_backend("openai:http://127.0.0.1:9/v1"), tiny.tokenizer(), {}, settings)
+        ask_server(
+            parse_backend("openai:http://127.0.0.1:9/v1"), Asking(tiny.tokenizer(), {}, settings)
+        )
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

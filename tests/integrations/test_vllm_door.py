@@ -1,4 +1,4 @@
-"""The door to vLLM, against a stand-in: vLLM itself is not installed here and was not run.
+"""The door to vLLM, against a stand-in; `test_vllm_engine.py` opens it on the engine itself.
 
 The stand-in keeps to what vLLM 0.33.0 does, by its source: `load_checkpoint_weight_patches` hands
 the model's `load_weights` full checkpoint tensors in which NaN means "unchanged", while
@@ -14,11 +14,12 @@ does not have. With RESECT_VLLM_SOURCE, a folder into which a vLLM wheel was unp
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +33,14 @@ from command_line import ok
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.export import write_patch
-from resect.integrations.vllm_worker import PLACE, ResectWorkerExtension, read_patch, switch
+from resect.integrations.vllm_loader import FORMAT, register
+from resect.integrations.vllm_worker import (
+    LOADERS,
+    PLACE,
+    ResectWorkerExtension,
+    read_patch,
+    switch,
+)
 from resect.model import prunable_tensors
 from resect.weights.mask import Mask
 
@@ -128,18 +136,44 @@ def load_checkpoint_weight_patches(model: Served, patches: Iterable[Patch]) -> s
         vars_of_tensor.copy_ = plain
 
 
+@dataclasses.dataclass
+class LoadConfig:
+    load_format: str = "auto"
+    model_loader_extra_config: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class DefaultModelLoader:
+    """Reads a checkpoint, which is a dictionary here, and refuses options that it does not know."""
+
+    local_expert_ids: set[int] | None = None
+
+    def __init__(self, load_config: Any):
+        assert load_config.load_format == "auto"
+        if load_config.model_loader_extra_config:
+            raise ValueError("Unexpected extra config keys")
+
+    def get_all_weights(
+        self, model_config: dict[str, Tensor], _model: object
+    ) -> Iterator[tuple[str, Tensor]]:
+        yield from model_config.items()
+
+
 class Worker(ResectWorkerExtension):
     """As vLLM mixes the extension into its own worker class."""
 
-    def __init__(self, model: Served):
+    def __init__(self, model: Served, checkpoint: dict[str, Tensor]):
         self.model_runner = types.SimpleNamespace(model=model)
+        self.vllm_config = types.SimpleNamespace(load_config=LoadConfig(), model_config=checkpoint)
+
+    def reload_weights(self, weights_iterator: Iterable[tuple[str, Tensor]]) -> None:  # type: ignore[override]
+        self.model_runner.model.load_weights(weights_iterator)
 
 
 class LLM:
     """An engine with two workers and a prefix cache."""
 
     def __init__(self, checkpoint: dict[str, Tensor]):
-        self.workers = [Worker(Served(checkpoint, rank)) for rank in range(WORKERS)]
+        self.workers = [Worker(Served(checkpoint, rank), checkpoint) for rank in range(WORKERS)]
         self.resets = 0
         self.busy = False
 
@@ -184,6 +218,70 @@ def served(monkeypatch: pytest.MonkeyPatch) -> None:
         name = ".".join(PLACE.split(".")[:at])
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, PLACE, module)
+    loaders = vars(sys.modules[LOADERS])
+    loaders["DefaultModelLoader"] = DefaultModelLoader
+    loaders["get_model_loader"] = DefaultModelLoader
+    formats = loaders.setdefault("formats", {})
+    loaders["register_model_loader"] = lambda name: lambda loader: formats.update({name: loader})
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_loaded_again_hold_one_patch_and_no_other(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = tiny.build("llama", dtype=dtype)
+    intact = snapshot(prunable_tensors(model))
+    llm = LLM(intact)
+    for seed in (0, 1):
+        mask = tiny.cut(model, 0.1, seed)
+        write_patch(mask, tmp_path / f"{seed}.safetensors")
+        reports = switch(llm, tmp_path / f"{seed}.safetensors", reload=True)
+        assert [report["loaded"] for report in reports] == [len(mask.tensors)] * WORKERS
+        with removed(model, mask):
+            cut = snapshot(prunable_tensors(model))
+        assert same(llm, cut)
+        assert not same(llm, intact)
+    assert [report["direction"] for report in switch(llm, "", reload=True)] == ["none"] * WORKERS
+    assert same(llm, intact)
+    assert llm.resets == 3
+
+
+@pytest.mark.usefixtures("served")
+def test_a_patch_of_another_checkpoint_leaves_this_one_as_it_is(tmp_path: Path) -> None:
+    intact = snapshot(prunable_tensors(tiny.build("llama")))
+    llm = LLM(intact)
+    entries = dict(tiny.cut(tiny.build("llama"), 0.1).tensors)
+    entries["gone.weight"] = entries.pop(min(entries))
+    write_patch(Mask(entries, {}), tmp_path / "p.safetensors")
+    with pytest.raises(RuntimeError, match=r"does not fit the checkpoint: no gone\.weight"):
+        switch(llm, tmp_path / "p.safetensors", reload=True)
+    assert same(llm, intact)
+
+
+@pytest.mark.usefixtures("served")
+def test_the_load_format_cuts_weights_on_their_way(tmp_path: Path) -> None:
+    model = tiny.build("llama")
+    mask = tiny.cut(model, 0.1)
+    intact = snapshot(prunable_tensors(model))
+    write_patch(mask, tmp_path / "p.safetensors")
+    register()
+    construct = vars(sys.modules[LOADERS])["formats"][FORMAT]
+    loader = construct(LoadConfig(FORMAT, {"patch": str(tmp_path / "p.safetensors")}))
+    loaded = dict(loader.get_all_weights(intact, None))
+    with removed(model, mask):
+        cut = prunable_tensors(model)
+        assert set(loaded) == set(cut)
+        assert all(torch.equal(loaded[name], cut[name]) for name in cut)
+    with pytest.raises(RuntimeError, match="does not fit the checkpoint"):
+        list(loader.get_all_weights({}, None))
+    # A worker that has experts of its own reads no others.
+    loader.local_expert_ids = {0}
+    assert list(loader.get_all_weights({}, None)) == []
+    with pytest.raises(ValueError, match="no patch is named"):
+        construct(LoadConfig(FORMAT, {}))
+    with pytest.raises(ValueError, match="Unexpected"):
+        construct(LoadConfig(FORMAT, {"patch": "p", "pitch": 1}))
 
 
 @pytest.mark.usefixtures("served")
@@ -254,7 +352,7 @@ def test_weights_that_were_packed_after_loading_are_one_message(
             monkeypatch.setattr(served_model, "load_weights", fail)
         served_model.o_proj = layer
     before = [snapshot(held) for held in llm.held()]
-    with pytest.raises(RuntimeError, match=r"packed the weights.*resect prune"):
+    with pytest.raises(RuntimeError, match=r"packed the weights.*load_with_patch.*resect prune"):
         switch(llm, path)
     for held, kept in zip(llm.held(), before, strict=True):
         assert all(torch.equal(held[name], kept[name]) for name in kept)
@@ -263,13 +361,13 @@ def test_weights_that_were_packed_after_loading_are_one_message(
 def test_the_extension_keeps_to_what_vllm_mixes_in() -> None:
     """vLLM refuses an extension one of whose attributes its worker has already."""
     names = {name for name in dir(ResectWorkerExtension) if not name.startswith("__")}
-    assert names == {"apply_weight_patch", "_resect_model"}
+    assert names == {"apply_weight_patch", "load_with_patch", "_resect_load", "_resect_model"}
     if SOURCE:
         for name in ("worker_base", "gpu_worker"):
             tree = ast.parse(Path(SOURCE, "vllm", "v1", "worker", f"{name}.py").read_text("utf-8"))
             theirs = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
             assert not names & theirs
-            assert name == "worker_base" or "get_model" in theirs
+            assert name == "worker_base" or {"get_model", "reload_weights"} <= theirs
 
 
 def test_wrong_patches_are_refused(tmp_path: Path) -> None:
@@ -291,14 +389,16 @@ def test_wrong_patches_are_refused(tmp_path: Path) -> None:
         LLM(snapshot(prunable_tensors(model))).collective_rpc("apply_weight_patch", (str(path),))
 
 
-def test_the_worker_needs_torch_and_safetensors_alone() -> None:
+def test_what_runs_in_vllms_process_needs_torch_and_safetensors_alone() -> None:
     allowed = {*sys.stdlib_module_names, "torch", "safetensors", "resect"}
     source = Path(resect.__file__).parent
-    for name in ("__init__", "errors", "integrations/__init__", "integrations/vllm_worker"):
+    doors = ["integrations/vllm_worker", "integrations/vllm_loader", "integrations/vllm_engine"]
+    ours = {"resect.errors", "resect.integrations.vllm_worker"}
+    for name in ("__init__", "errors", "integrations/__init__", *doors):
         tree = ast.parse((source / f"{name}.py").read_text("utf-8"))
         # What `resect` names under TYPE_CHECKING is not imported.
         for node in (node for node in tree.body if not isinstance(node, ast.If)):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             assert {one.split(".")[0] for one in names} <= allowed, name
-            assert {one for one in names if one.startswith("resect")} <= {"resect.errors"}, name
+            assert {one for one in names if one.startswith("resect")} <= ours, name

@@ -84,7 +84,12 @@ Force = Annotated[
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with local copies of preset sets.")]
 Backend = Annotated[
-    str, typer.Option(help="hf, or openai:URL of a server such as vLLM on this machine.")
+    str,
+    typer.Option(
+        metavar="BACKEND",
+        help="hf; vllm, or vllm:PYTHON of an environment with vLLM, starts an engine of it; "
+        "openai:URL asks a server on this machine.",
+    ),
 ]
 Remote = Annotated[
     bool, typer.Option("--allow-remote", help="Let a --backend on another machine be asked.")

@@ -25,9 +25,9 @@ from resect.errors import InputError, MismatchError
 from resect.files.reading import refuse_link_out
 from resect.model.adapter import is_adapter
 from resect.model.decoded import refuse_quantised_files
-from resect.model.files import entries, weight_files
+from resect.model.files import entries, read, weight_files
 from resect.model.imported import checkpoint_of
-from resect.weights.fit import all_forced, fitted, forceable, forced_in, one_line
+from resect.weights.fit import all_forced, fitted, forceable, forced_in, marked, one_line
 from resect.weights.mask import Mask, MaskTensor, same_bits
 
 Change = Callable[[str, Tensor], Tensor]
@@ -207,6 +207,28 @@ def restore_checkpoint(
         return pruned.get("before")
 
     return _rewrite(folder, in_files, Path(target), mend, record, extra or {})
+
+
+def fitted_to_files(source: str | Path, mask: Mask, *, force: bool = False) -> Mask:
+    """Return a mask by the names and shapes of a checkpoint's tensors, for who cuts while it loads.
+
+    Args:
+        source: Checkpoint folder with safetensors weights, an adapter or a GGUF file.
+        mask: What is to be cut.
+        force: Cut at the mask's places although dtype or values differ; its origin then says so.
+
+    Raises:
+        InputError: The source has no safetensors weights.
+        MismatchError: The mask belongs to another checkpoint; the first mismatch is named.
+    """
+    folder = Path(checkpoint_of(source))
+    in_files, tensors = _in_files(folder, mask), entries(weight_files(folder))
+    forced = [forced_in(mask.meta), forced_of(source)]
+    for name, entry in in_files.tensors.items():
+        if name not in tensors:
+            in_files.check(name, None)
+        forced.append(_checked(name, entry, read(tensors[name], name), force=force).forced)
+    return marked(in_files, all_forced(*forced))
 
 
 class _Checked(NamedTuple):

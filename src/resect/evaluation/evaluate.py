@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from resect import files
 from resect.data.load import BehaviourSet, load_data
@@ -27,6 +26,7 @@ from resect.evaluation.corrected import (
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.differences import SETS
 from resect.evaluation.divergence import Intact
+from resect.evaluation.engine import ask_engine, is_engine, parse_engine
 from resect.evaluation.judges import find_judge
 from resect.evaluation.judging import (
     Answer,
@@ -40,7 +40,7 @@ from resect.evaluation.judging import (
 from resect.evaluation.labels import Labels, read_labels
 from resect.evaluation.probes import find_probe
 from resect.evaluation.rates import Rate, notes_of, probes_of, summarise
-from resect.evaluation.served import ask_server, parse_backend, served_model
+from resect.evaluation.served import Asking, ask_server, parse_backend, served_model
 from resect.evaluation.uniform import beyond_uniform
 from resect.files.reading import refuse_links_out
 from resect.model import (
@@ -170,7 +170,9 @@ def evaluate_model(
     probes = probe_sets(request)
     attack_data = _attack_sets(request, settings.attack)
     if request.backend != "hf":
-        return _evaluate_served(request, output, settings, _Sets(probes, attack_data), judging)
+        asking = Asking(load_tokenizer(request.model), probes, settings, attack_data)
+        evaluate = _evaluate_engine if is_engine(request.backend) else _evaluate_served
+        return evaluate(request, output, asking, judging)
     mask = None if request.mask is None else Mask.load(request.mask)
     loaded = loaded or load_model(request.model)
     prints = Prints(model_fingerprint(loaded.model), tokenizer_fingerprint(loaded.tokenizer))
@@ -220,33 +222,41 @@ def _settings(request: EvalRequest) -> EvaluationSettings:
     )
 
 
-class _Sets(NamedTuple):
-    """Behaviour sets by the probe that asks them, and by the role that they play in an attack."""
-
-    probes: Mapping[str, BehaviourSet]
-    attack: Mapping[str, BehaviourSet]
-
-
 def _evaluate_served(
-    request: EvalRequest,
-    output: Path,
-    settings: EvaluationSettings,
-    sets: _Sets,
-    judging: Judging,
+    request: EvalRequest, output: Path, asking: Asking, judging: Judging
 ) -> Evaluation:
     """Evaluate what a server serves; `request.model` names its tokenizer."""
     if request.mask is not None:
         raise InputError(
             "a served model cannot be cut from here",
             got=str(request.mask),
-            fix="write the cut model with resect prune, serve that folder and evaluate it apart",
+            fix="let --backend vllm start an engine, or serve what resect prune writes",
         )
     server = parse_backend(request.backend, allow_remote=request.allow_remote)
     with files.atomic_folder(output) as folder:
-        tokenizer = load_tokenizer(request.model)
-        replies = {"intact": ask_server(server, tokenizer, sets.probes, settings, sets.attack)}
-        provenance = _provenance(request, sets.probes) | {"served": served_model(server)}
+        replies = {"intact": ask_server(server, asking)}
+        provenance = _provenance(request, asking.probes) | {"served": served_model(server)}
         return _judge_all(folder, replies, judging, provenance)
+
+
+def _evaluate_engine(
+    request: EvalRequest, output: Path, asking: Asking, judging: Judging
+) -> Evaluation:
+    """Evaluate a checkpoint, intact and cut, in an engine that is started for that."""
+    backend = parse_engine(request.backend)
+    mask = None if request.mask is None else Mask.load(request.mask)
+    with files.atomic_folder(output) as folder:
+        asked = ask_engine(backend, request.model, asking, mask, force=request.force)
+        provenance = _provenance(request, asking.probes) | {
+            "engine": asked.engine,
+            "tokenizer_fingerprint": tokenizer_fingerprint(asking.tokenizer),
+            "model_cut": cut_record(request.model),
+            "mask": None if asked.cut is None else _mask_record(asked.cut),
+            "forced": all_forced(
+                forced_of(request.model), forced_in({} if asked.cut is None else asked.cut.meta)
+            ),
+        }
+        return _judge_all(folder, asked.replies, judging, provenance)
 
 
 def _mask_record(mask: Mask) -> Row:

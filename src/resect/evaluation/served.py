@@ -15,9 +15,9 @@ import http.client
 import ipaddress
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -75,7 +75,7 @@ def parse_backend(text: str, *, allow_remote: bool = False) -> Server:
         raise InputError(
             "cannot read the backend",
             got=repr(text),
-            allowed="hf, or openai:URL such as openai:http://127.0.0.1:8000/v1",
+            allowed="hf, vllm, or openai:URL such as openai:http://127.0.0.1:8000/v1",
         )
     host = parts.hostname or ""
     if not allow_remote and not _is_here(host):
@@ -114,28 +114,58 @@ def served_model(server: Server) -> str:
     return names[0]
 
 
-def ask_server(
-    server: Server,
-    tokenizer: Tokenizer,
-    probes: Mapping[str, BehaviourSet],
-    settings: EvaluationSettings,
-    attack_data: Mapping[str, BehaviourSet] | None = None,
-) -> list[Reply]:
+class Asking(NamedTuple):
+    """What is asked, in whose tokens, and how.
+
+    Attributes:
+        tokenizer: The tokenizer of the served checkpoint.
+        probes: Probe name to the examples that it is put to.
+        settings: How to ask; model attacks cannot be made on a server.
+        attack_data: What an attack on the prompt needs, by role.
+    """
+
+    tokenizer: Tokenizer
+    probes: Mapping[str, BehaviourSet]
+    settings: EvaluationSettings
+    attack_data: Mapping[str, BehaviourSet] | None = None
+
+
+# Requests to the answers in their order.
+Complete = Callable[[Sequence[Mapping[str, object]]], Sequence[Mapping[str, Any]]]
+
+
+def ask_server(server: Server, asking: Asking) -> list[Reply]:
     """Return the replies of a served model to all probes.
 
     Replies carry no likelihood under the intact model, since there is none in memory.
 
     Args:
         server: From `parse_backend`.
-        tokenizer: The tokenizer of the served checkpoint.
-        probes: Probe name to the examples that it is put to.
-        settings: How to ask; model attacks cannot be made on a server.
-        attack_data: What an attack on the prompt needs, by role.
+        asking: What to ask.
 
     Raises:
         InputError: An attack on weights, a probe that needs the model's distributions, or a server
             that does not answer as it should.
     """
+    refuse_unservable(asking)
+    model = served_model(server)
+
+    def complete(bodies: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
+        named = [{"model": model, **body} for body in bodies]
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            return list(pool.map(lambda body: _ask(server, "POST", "/completions", body), named))
+
+    return answers_through(complete, asking)
+
+
+def refuse_unservable(asking: Asking) -> None:
+    """Refuse what can only be asked of a model in memory.
+
+    Raises:
+        InputError: An attack on weights, a probe that needs the model's distributions, a format
+            that the tokenizer does not have, or examples that an attack shows and a probe asks.
+    """
+    tokenizer, probes, settings, attack_data = asking
     check_format(tokenizer, settings.format)
     if settings.attack.model != "none":
         raise InputError(
@@ -149,8 +179,7 @@ def ask_server(
             got="gcg",
             fix="attack it in memory (--backend hf)",
         )
-    by_name = {name: find_probe(name) for name in probes}
-    numeric = [name for name, probe in by_name.items() if not probe.decoded]
+    numeric = [name for name in probes if not find_probe(name).decoded]
     if numeric:
         raise InputError(
             "a server gives replies, and these probes need the model's distributions",
@@ -160,26 +189,29 @@ def ask_server(
     for examples in probes.values():
         for shown in (attack_data or {}).values():
             check_disjoint(shown.split("calibration"), examples)
-    model = replace(server, model=served_model(server))
-    asking = _Asking(model, tokenizer, settings, attack_data)
+
+
+def answers_through(complete: Complete, asking: Asking) -> list[Reply]:
+    """Return the replies to all probes of whatever completes prompts.
+
+    Args:
+        complete: Takes requests as a server of completions does, and returns such answers.
+        asking: What to ask; `refuse_unservable` has looked at it.
+
+    Raises:
+        InputError: An answer holds no reply.
+    """
     return [
         reply
-        for name, examples in probes.items()
-        for reply in _answers(asking, by_name[name], examples)
+        for name, examples in asking.probes.items()
+        for reply in _answers(complete, asking, find_probe(name), examples)
     ]
 
 
-class _Asking(NamedTuple):
-    """Who is asked, in whose tokens, and how."""
-
-    server: Server
-    tokenizer: Tokenizer
-    settings: EvaluationSettings
-    attack_data: Mapping[str, BehaviourSet] | None
-
-
-def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Reply]:
-    server, tokenizer, settings, attack_data = asking
+def _answers(
+    complete: Complete, asking: Asking, probe: Probe, examples: BehaviourSet
+) -> list[Reply]:
+    tokenizer, _, settings, attack_data = asking
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
     questions = questions_for(
         examples.examples,
@@ -189,9 +221,8 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         samples=settings.generation.samples,
         attack_data=attack_data,
     )
-    bodies = [_body(server.model, probe, question, settings.generation) for question in questions]
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        answers = list(pool.map(lambda body: _ask(server, "POST", "/completions", body), bodies))
+    end = tokenizer.eos_token_id
+    answers = complete([_body(probe, question, settings.generation, end) for question in questions])
     attack = settings.attack.label(prompted=prompted)
     replies = []
     for question, answer in zip(questions, answers, strict=True):
@@ -201,20 +232,31 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
     return replies
 
 
+# The whole softmax, whatever the checkpoint's generation_config.json says: vLLM takes from there
+# what a request leaves out. Other servers ignore what they do not know.
+_WHOLE: Mapping[str, object] = {
+    "top_p": 1.0,
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+
 def _body(
-    model: str, probe: Probe, question: Question, settings: GenerationSettings
+    probe: Probe, question: Question, settings: GenerationSettings, end: int | None
 ) -> dict[str, object]:
     """Return the request for one reply."""
     body: dict[str, object] = {
-        "model": model,
         "prompt": list(question.prompt.ids),
         "max_tokens": settings.max_new_tokens,
         "temperature": settings.temperature,
-        # The whole softmax, whatever the checkpoint's own settings say.
-        "top_p": 1.0,
+        **_WHOLE,
         "n": 1,
-        # Understood by vLLM; other servers ignore it.
+        # Understood by vLLM, which ends replies at the tokens of generation_config.json besides.
         "return_token_ids": True,
+        "stop_token_ids": [] if end is None else [end],
     }
     if settings.temperature > 0:
         label = f"reply/{probe.name}/{question.example.id}/{question.sample}"
@@ -243,6 +285,11 @@ def _read(answer: Mapping[str, Any], tokenizer: Tokenizer, prompt: PromptIds) ->
     finish = _FINISHES.get(str(choice.get("finish_reason")))
     if isinstance(tokens, list):
         ids = [int(token) for token in tokens]
+        # vLLM gives the token that ended the reply, and says which it was if it is not the
+        # tokenizer's own. In memory replies are without it.
+        ends = {tokenizer.eos_token_id, choice.get("stop_reason")}
+        if finish == "stop" and ids and ids[-1] in ends:
+            del ids[-1]
         return _Answer(spoken(tokenizer, prompt, ids, finish), ids)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     reply = spoken(tokenizer, prompt, ids, finish)

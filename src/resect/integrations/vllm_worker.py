@@ -3,11 +3,17 @@
     vllm serve MODEL --worker-extension-cls \
         resect.integrations.vllm_worker.ResectWorkerExtension
 
-    llm.collective_rpc("apply_weight_patch", args=("cut.patch.safetensors",))
+    llm.collective_rpc("load_with_patch", args=("cut.patch.safetensors",))
     llm.reset_prefix_cache()
 
 A server of which VLLM_SERVER_DEV_MODE=1 is set takes the same as POST /collective_rpc and
 /reset_prefix_cache.
+
+There are two ways. `load_with_patch` lets vLLM load its checkpoint again in place, with the values
+of a patch put into the tensors on their way, before vLLM shards, fuses or packs them: it works on
+every device, and what is served afterwards is the checkpoint and this one patch.
+`apply_weight_patch` writes into the weights as they lie in memory, without reading the checkpoint:
+not on a CPU, where vLLM has packed them, and patches of one after the other add up.
 
 Keys and values of earlier requests were computed with the weights of that time; without the reset
 they would be used again. This module needs torch and safetensors alone, so that it can stand in
@@ -19,15 +25,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 KIND = "resect.weight_patch"
-PLACE = "vllm.model_executor.model_loader.checkpoint_weight_patch"
+LOADERS = "vllm.model_executor.model_loader"
+PLACE = f"{LOADERS}.checkpoint_weight_patch"
 
 
 class Entry(NamedTuple):
@@ -58,11 +66,12 @@ class Report(TypedDict):
 
     Attributes:
         mask: Hash of the patch's mask.
-        direction: `cut` or `revert`.
+        direction: `cut` or `revert`; `none` for a checkpoint that was loaded without a patch.
         weights: Weights that the patch changes, in all workers together.
         tensors: Checkpoint tensors that it changes.
         loaded: How many of this worker's parameters its loader wrote into; 0 for a worker whose
-            layers (pipeline parallel) the patch does not touch.
+            layers (pipeline parallel) the patch does not touch. Of `load_with_patch`: checkpoint
+            tensors that were changed on their way.
     """
 
     mask: str
@@ -101,13 +110,77 @@ def read_patch(path: str | Path) -> Patch:
     return Patch(header["mask"], header["direction"], entries)
 
 
+class Weight(NamedTuple):
+    """A checkpoint tensor on its way to vLLM's loader, which takes plain pairs."""
+
+    name: str
+    tensor: Tensor
+
+
+def patched(weights: Iterable[Weight], unused: dict[str, Entry]) -> Iterator[Weight]:
+    """Yield checkpoint tensors with the values of a patch in their places.
+
+    Args:
+        weights: Names and tensors of a checkpoint, as one of vLLM's loaders reads them.
+        unused: Entries of the patch by name; those that were put in are taken out. What is left
+            when all tensors have passed fits none of them.
+    """
+    for name, tensor in weights:
+        entry = unused.get(name)
+        if entry is None or tuple(tensor.shape) != entry.shape:
+            yield Weight(name, tensor)
+            continue
+        del unused[name]
+        changed = tensor.clone(memory_format=torch.contiguous_format)
+        changed.view(-1)[entry.indices.long()] = entry.values.to(tensor.dtype)
+        yield Weight(name, changed)
+
+
+def by_name(patch: Patch) -> dict[str, Entry]:
+    """Return the entries of a patch by the names of their tensors."""
+    return {entry.name: entry for entry in patch.entries}
+
+
+def misfit(path: str, unused: Collection[str]) -> str:
+    """Say that a checkpoint lacks tensors of a patch."""
+    return f"{path} does not fit the checkpoint: no {next(iter(unused))} of the patch's shape"
+
+
 class ResectWorkerExtension:
     """Methods that vLLM mixes into its worker, for `collective_rpc` by name.
 
-    The worker gives `self.model_runner` (and in some versions `get_model()`).
+    The worker gives `self.model_runner` (and in some versions `get_model()`), and for
+    `load_with_patch` its `vllm_config` and `reload_weights`.
     """
 
     model_runner: Any
+    vllm_config: Any
+    reload_weights: Callable[..., None]
+
+    def load_with_patch(self, path: str = "") -> Report:
+        """Load the checkpoint again in place, with a patch put in before weights are packed.
+
+        Args:
+            path: A patch file that every worker can read; "" for the checkpoint as it is.
+
+        Raises:
+            RuntimeError: The checkpoint lacks a tensor of the patch; it was then loaded as it is.
+                After any other error do not ask this engine any more.
+            ValueError: The file is no patch; nothing was changed.
+        """
+        patch = read_patch(path) if path else Patch("", "none", [])
+        unused = by_name(patch)
+        self._resect_load(unused)
+        if unused:
+            self._resect_load({})
+            raise RuntimeError(misfit(path, unused))
+        return _report(patch, loaded=len(patch.entries))
+
+    def _resect_load(self, entries: dict[str, Entry]) -> None:
+        loaders = importlib.import_module(LOADERS)
+        loader = loaders.get_model_loader(self.vllm_config.load_config)
+        weights = loader.get_all_weights(self.vllm_config.model_config, self._resect_model())
+        self.reload_weights(weights_iterator=patched(weights, entries))
 
     def apply_weight_patch(self, path: str) -> Report:
         """Write the values of a patch into the model; a cut and its revert work alike.
@@ -143,13 +216,7 @@ class ResectWorkerExtension:
             for entry in patch.entries
         ]
         loaded = _through_loaders(lambda: patches.load_checkpoint_weight_patches(model, records))
-        return {
-            "mask": patch.mask,
-            "direction": patch.direction,
-            "weights": sum(entry.indices.numel() for entry in patch.entries),
-            "tensors": len(patch.entries),
-            "loaded": len(loaded),
-        }
+        return _report(patch, loaded=len(loaded))
 
     def _resect_model(self) -> nn.Module:
         get = getattr(self, "get_model", None) or getattr(self.model_runner, "get_model", None)
@@ -157,9 +224,20 @@ class ResectWorkerExtension:
         return model
 
 
+def _report(patch: Patch, *, loaded: int) -> Report:
+    return {
+        "mask": patch.mask,
+        "direction": patch.direction,
+        "weights": sum(entry.indices.numel() for entry in patch.entries),
+        "tensors": len(patch.entries),
+        "loaded": loaded,
+    }
+
+
 PACKED = (
     "this vLLM has packed the weights after loading, as it does on CPUs, so they cannot be patched "
-    "in place; serve the folder that `resect prune` writes, or serve on a GPU"
+    "in memory; call `load_with_patch` and not `apply_weight_patch` (of `switch`: reload=True), or "
+    "serve the folder that `resect prune` writes"
 )
 
 
@@ -206,12 +284,15 @@ class Engine(Protocol):
         """Forget the keys and values of earlier requests; False if some are in use."""
 
 
-def switch(llm: Engine, path: str | Path) -> list[Report]:
+def switch(llm: Engine, path: str | Path, *, reload: bool = False) -> list[Report]:
     """Apply a patch on every worker of a `vllm.LLM` and forget what was cached before.
 
     Args:
         llm: A `vllm.LLM` made with `worker_extension_cls` set to the class above.
         path: A patch of `resect mask patch`; one made with `--revert` mends.
+        reload: Load the checkpoint again with this patch in it, as has to be done on a CPU, where
+            vLLM packs weights. What other patches changed is then gone, and "" in place of a path
+            is the checkpoint as it is.
 
     Returns:
         What each worker says.
@@ -220,8 +301,9 @@ def switch(llm: Engine, path: str | Path) -> list[Report]:
         RuntimeError: No worker's loader took anything, or the prefix cache could not be reset, so
             that replies may mix both models.
     """
-    reports = llm.collective_rpc("apply_weight_patch", args=(str(path),))
-    if not any(report["loaded"] for report in reports):
+    method = "load_with_patch" if reload else "apply_weight_patch"
+    reports = llm.collective_rpc(method, args=(str(path),))
+    if path and not any(report["loaded"] for report in reports):
         raise RuntimeError("no worker's loader took any of the patched tensors")
     if llm.reset_prefix_cache() is False:
         raise RuntimeError(
