@@ -30,6 +30,7 @@ class _Served:
         self.bodies: list[dict[str, Any]] = []
         self.wrong: tuple[int, str] | None = None
         self.gives_ids = True
+        self.end = 1
         self._lock = threading.Lock()
         served = self
 
@@ -60,7 +61,9 @@ class _Served:
             settings = GenerationSettings(body["max_tokens"])
             ids = generate(self.model, self.tokenizer, [body["prompt"]], settings)[0]
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        more = {"token_ids": ids} if self.gives_ids else {}
+        # As vLLM: with the token that ended the reply, which is named if it is another's.
+        ended = {"token_ids": [*ids, self.end], "stop_reason": None if self.end == 1 else self.end}
+        more = ended if self.gives_ids else {}
         return {"choices": [{"text": text, "finish_reason": "stop", **more}]}
 
 
@@ -85,11 +88,11 @@ def _request(folder: Path, data: Path, **changes: Any) -> EvalRequest:
     )
 
 
-@pytest.mark.parametrize("gives_ids", [True, False])
+@pytest.mark.parametrize(("gives_ids", "end"), [(True, 1), (True, 9), (False, 1)])
 def test_a_server_replies_as_the_model_in_memory(
-    gives_ids: bool, folder: Path, served: _Served, tmp_path: Path
+    gives_ids: bool, end: int, folder: Path, served: _Served, tmp_path: Path
 ) -> None:
-    served.gives_ids = gives_ids
+    served.gives_ids, served.end = gives_ids, end
     request = _request(folder, tmp_path / "h.jsonl")
     evaluate_model(request, tmp_path / "memory")
     there = _request(folder, tmp_path / "h.jsonl", backend=served.backend)
@@ -102,7 +105,12 @@ def test_a_server_replies_as_the_model_in_memory(
     for name in ("example_id", "text", "prefix", "attack", "repetition", "outcome"):
         assert [row[name] for row in theirs] == [row[name] for row in mine], name
     assert all(row["nll"] is None for row in theirs)
-    assert all(body["temperature"] == 0 and body["model"] == "tiny" for body in served.bodies)
+    # What a request leaves out vLLM takes from the checkpoint's generation_config.json.
+    whole = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    whole |= {"presence_penalty": 0, "frequency_penalty": 0, "stop_token_ids": [1]}
+    whole |= {"model": "tiny"}
+    assert served.bodies
+    assert all(body.items() >= whole.items() for body in served.bodies)
     assert read_json(tmp_path / "served" / "results.json")["provenance"]["served"] == "tiny"
 
 

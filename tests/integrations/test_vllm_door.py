@@ -165,7 +165,7 @@ class Worker(ResectWorkerExtension):
         self.model_runner = types.SimpleNamespace(model=model)
         self.vllm_config = types.SimpleNamespace(load_config=LoadConfig(), model_config=checkpoint)
 
-    def reload_weights(self, weights_iterator: Iterable[tuple[str, Tensor]]) -> None:  # type: ignore[override]
+    def reload_weights(self, weights_iterator: Iterable[tuple[str, Tensor]]) -> None:
         self.model_runner.model.load_weights(weights_iterator)
 
 
