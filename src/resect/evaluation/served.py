@@ -163,7 +163,8 @@ def refuse_unservable(asking: Asking) -> None:
 
     Raises:
         InputError: An attack on weights, a probe that needs the model's distributions, a format
-            that the tokenizer does not have, or examples that an attack shows and a probe asks.
+            that the tokenizer does not have, examples that an attack shows and a probe asks, or
+            ones that cannot be asked so.
     """
     tokenizer, probes, settings, attack_data = asking
     check_format(tokenizer, settings.format)
@@ -189,6 +190,8 @@ def refuse_unservable(asking: Asking) -> None:
     for examples in probes.values():
         for shown in (attack_data or {}).values():
             check_disjoint(shown.split("calibration"), examples)
+    for name, examples in probes.items():
+        _questions(asking, find_probe(name), examples)
 
 
 def answers_through(complete: Complete, asking: Asking) -> list[Reply]:
@@ -208,21 +211,27 @@ def answers_through(complete: Complete, asking: Asking) -> list[Reply]:
     ]
 
 
-def _answers(
-    complete: Complete, asking: Asking, probe: Probe, examples: BehaviourSet
-) -> list[Reply]:
-    tokenizer, _, settings, attack_data = asking
+def _questions(asking: Asking, probe: Probe, examples: BehaviourSet) -> list[Question]:
+    settings = asking.settings
     prompted = settings.attack.opens(probe.name, default=probe.attacked)
-    questions = questions_for(
+    return questions_for(
         examples.examples,
-        tokenizer,
+        asking.tokenizer,
         settings.attack if prompted else NO_ATTACK,
         format=settings.format,
         samples=settings.generation.samples,
-        attack_data=attack_data,
+        attack_data=asking.attack_data,
     )
+
+
+def _answers(
+    complete: Complete, asking: Asking, probe: Probe, examples: BehaviourSet
+) -> list[Reply]:
+    tokenizer, settings = asking.tokenizer, asking.settings
+    questions = _questions(asking, probe, examples)
     end = tokenizer.eos_token_id
     answers = complete([_body(probe, question, settings.generation, end) for question in questions])
+    prompted = settings.attack.opens(probe.name, default=probe.attacked)
     attack = settings.attack.label(prompted=prompted)
     replies = []
     for question, answer in zip(questions, answers, strict=True):
