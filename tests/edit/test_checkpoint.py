@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import tiny
 from masked import make
-from resect.edit.checkpoint import prune_checkpoint, restore_checkpoint
+from resect.edit.checkpoint import fitted_to_files, prune_checkpoint, restore_checkpoint
 from resect.errors import InputError, MismatchError
 from resect.model import load_model, prunable_tensors
 
@@ -154,3 +154,20 @@ def test_wrong_folders_leave_nothing(tmp_path: Path) -> None:
         prune_checkpoint(source, mask, tmp_path / "m")
     assert not (tmp_path / "out").exists()
     assert not [path for path in tmp_path.iterdir() if ".part" in path.name]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
+def test_a_mask_is_fitted_to_the_files_or_refused(architecture: str, tmp_path: Path) -> None:
+    source = tiny.save(architecture, tmp_path / "m", max_shard_size="4KB")
+    mask = make(load_model(source).model)
+    before = tensors(source)
+    in_files = fitted_to_files(source, mask)
+    assert in_files.count == mask.count
+    for name, entry in in_files.tensors.items():
+        assert torch.equal(before[name].reshape(-1)[entry.index], entry.value)
+    other = tiny.save(architecture, tmp_path / "other", seed=1)
+    with pytest.raises(MismatchError, match="another value than in the mask"):
+        fitted_to_files(other, mask)
+    assert "another value" in str(fitted_to_files(other, mask, force=True).meta["forced"])
+    with pytest.raises(MismatchError, match="no tensor"):
+        fitted_to_files(tiny.save("bloom", tmp_path / "bloom"), mask, force=True)
