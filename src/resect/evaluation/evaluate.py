@@ -252,9 +252,7 @@ def _evaluate_engine(
             "tokenizer_fingerprint": tokenizer_fingerprint(asking.tokenizer),
             "model_cut": cut_record(request.model),
             "mask": None if asked.cut is None else _mask_record(asked.cut),
-            "forced": all_forced(
-                forced_of(request.model), forced_in({} if asked.cut is None else asked.cut.meta)
-            ),
+            "forced": forced_of(request.model) if asked.cut is None else forced_in(asked.cut.meta),
         }
         return _judge_all(folder, asked.replies, judging, provenance)
 
