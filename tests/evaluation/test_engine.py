@@ -5,6 +5,7 @@ The engine itself is asked in `tests/integrations/test_vllm_engine.py`.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -160,7 +161,7 @@ def test_backends_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"tensor_parallel_size": 2, "dtype": "bfloat16", "a": True}
     text = f"vllm:{here}#tensor_parallel_size=2,dtype=bfloat16,a=true"
     assert parse_engine(text) == EngineBackend(here, options)
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match=f"not installed beside resect[\\s\\S]*{engine.PYTHON}"):
         parse_engine("vllm")
     monkeypatch.setenv(engine.PYTHON, here)

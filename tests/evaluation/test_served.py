@@ -106,7 +106,13 @@ def test_a_server_replies_as_the_model_in_memory(
         assert [row[name] for row in theirs] == [row[name] for row in mine], name
     assert all(row["nll"] is None for row in theirs)
     # What a request leaves out vLLM takes from the checkpoint's generation_config.json.
-    whole = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    whole: dict[str, object] = {
+        "temperature": 0,
+        "top_p": 1,
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+    }
     whole |= {"presence_penalty": 0, "frequency_penalty": 0, "stop_token_ids": [1]}
     whole |= {"model": "tiny"}
     assert served.bodies
