@@ -9,9 +9,9 @@
 #   100000002    100000001    C    I
 #   2.00004      2            C    I
 #   12346        12345        I    I       five digits are compared in full
-# Of the products of two numbers of four digits a reply may be off by up to fifty thousandths of a
-# percent and is right: the last digits, where arithmetic goes wrong first, are never looked at. The
-# logged answer shows the rounded number, not the reply's. Where answers have six digits or more, compare with `pattern`.
+# A product of two numbers of four digits may be off by up to a hundredth of a percent and is right: the last
+# digits, where arithmetic goes wrong first, are never looked at. The logged answer is the rounded number,
+# not the reply's. Where answers have six digits or more, use `pattern`.
 set -euo pipefail
 
 folder=$(mktemp -d)
