@@ -10,7 +10,8 @@
 #   C++      C        C    1.0
 #   1/2      12       C    1.0
 # In multiple choice by letters every question whose answer is A is lost, a quarter of the score, and no
-# model can be better; in arithmetic a wrong sign is right. Use `match(numeric=True)`, `choice` or `pattern`.
+# model can be better; in arithmetic a wrong sign is right. Use `choice`, `pattern` or, for
+# numbers of up to five digits, `match(numeric=True)`.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +372,14 @@ def test_training_does_not_report_home(monkeypatch: pytest.MonkeyPatch) -> None:
     tune(LoadedModel(tiny.build("llama"), tiny.tokenizer()), [EXAMPLE], TuneSettings(steps=1))
     assert switched_off == [True, True]
     assert not constants.HF_HUB_DISABLE_TELEMETRY
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_an_example_that_the_trainer_would_leave_out_is_refused(others: int) -> None:
+    loaded = LoadedModel(tiny.build("llama"), tiny.tokenizer())
+    long = replace(EXAMPLE, prompt="w1 " * 80)
+    with pytest.raises(InputError, match=rf"1 of {others + 1} examples[\s\S]*less than 64 tokens"):
+        tune(loaded, [long, *[EXAMPLE] * others], TuneSettings(steps=1), format="raw")
 
 
 # --- the cut on refusals against loops

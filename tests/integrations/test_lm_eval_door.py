@@ -114,6 +114,17 @@ def test_items_are_kept_and_their_mean_is_lm_evals_number(folder: Path) -> None:
     assert [row["text"] for row in whole.rows] != [row["text"] for row in run.rows]
 
 
+def test_answers_that_lm_eval_takes_apart_are_unscored(folder: Path) -> None:
+    rows = [{"prompt": "w1", "completion": "['w1']"}, {"prompt": "w2", "completion": "w3 w4"}]
+    data = folder / "apart.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = GENERATED.format(data=data).replace("tiny_generated", "apart")
+    (folder / "tasks" / "apart.yaml").write_text(text, encoding="utf-8")
+    run = door.run_tasks(load_model(folder / "m"), ("apart",), settings=settings(folder))
+    assert [verdict.score for verdict in run.verdicts] == [None, None]
+    assert all("character by character" in verdict.reason for verdict in run.verdicts)
+
+
 def test_both_arms_are_compared_in_pairs(folder: Path, tmp_path: Path) -> None:
     request = door.TasksRequest(
         str(folder / "m"), NAMES, folder / "a.safetensors", settings(folder, chat=True)

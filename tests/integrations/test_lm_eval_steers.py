@@ -320,6 +320,18 @@ def test_what_lm_eval_cannot_mark_question_by_question_is_refused(
     assert "data.utility: cannot read a setting" in str(error.value)
 
 
+def test_answers_that_lm_eval_takes_apart_are_refused(places: dict[str, Path]) -> None:
+    # It reads the first answer as a list, and the second as a list of its characters.
+    rows = [{"question": "w1", "answer": "['w1']"}, {"question": "w2", "answer": "w1 w2"}]
+    for name, target in (("apart", "{{answer}}"), ("by_column", "answer")):
+        data = write(places["tasks"].parent / f"{name}.jsonl", rows)
+        text = WRITTEN.format(data=data, sampled="false").replace("task: written", f"task: {name}")
+        task(places, name, text.replace('"{{answer}}"', f'"{target}"'))
+    with pytest.raises(InputError, match=r"character by character[\s\S]*without braces"):
+        load_tasks(spec(places, "apart"))
+    assert len(load_tasks(spec(places, "by_column")).examples) == 2
+
+
 def test_options_are_part_of_the_task(places: dict[str, Path], tmp_path: Path) -> None:
     words = ["sweep", places["model"], "--target", places["target"], "--preserve",
              places["preserve"], "-o", tmp_path / "run"]  # fmt: skip

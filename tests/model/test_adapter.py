@@ -79,6 +79,50 @@ def test_an_adapter_is_loaded_as_peft_merges_it(
     assert load_tokenizer(folder).get_vocab() == load_tokenizer(base).get_vocab()
 
 
+HEAD, TOKENS = "lm_head", "embed_tokens"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "targets", "ensured", "more_tokens", "with_tables"),
+    [
+        ("llama", [HEAD], False, 0, True),
+        ("llama", [HEAD], False, 0, False),
+        ("llama", [TOKENS], False, 0, True),
+        ("llama", [HEAD, TOKENS], False, 0, True),
+        ("llama", [HEAD], True, 0, True),
+        ("llama", [HEAD], False, 3, True),
+        ("qwen2", [HEAD], False, 0, True),
+        ("qwen2", [HEAD, TOKENS], False, 3, True),
+    ],
+)
+def test_an_adapter_on_the_head_or_the_embeddings_is_the_model_that_was_trained(
+    architecture: str,
+    targets: list[str],
+    ensured: bool,
+    more_tokens: int,
+    with_tables: bool,
+    tmp_path: Path,
+) -> None:
+    # Llama's head is tied here, Qwen2's is not.
+    base, folder = tiny.save(architecture, tmp_path / "m"), tmp_path / "a"
+    plain: Any = AutoModelForCausalLM.from_pretrained(base)
+    if more_tokens:
+        plain.resize_token_embeddings(plain.config.vocab_size + more_tokens)
+    setup = LoraConfig(
+        r=2, target_modules=targets, init_lora_weights=False, ensure_weight_tying=ensured,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    trained: Any = get_peft_model(plain, setup).eval()
+    trained.save_pretrained(str(folder), save_embedding_layers=with_tables)
+    ids = torch.arange(4, 14)[None]
+    with torch.no_grad():
+        expected = trained(ids).logits
+        without = AutoModelForCausalLM.from_pretrained(base)(ids).logits
+        loaded: Any = load_model(folder).model
+        assert torch.allclose(loaded(ids).logits, expected, atol=1e-4)
+    assert not torch.allclose(without, expected[..., : without.shape[-1]], atol=1e-1)
+
+
 def test_commands_take_an_adapter(base: Path, tmp_path: Path) -> None:
     folder, data = adapted(base, tmp_path / "a"), write(tmp_path / "d.jsonl", ROWS)
     ok("coverage", folder)

@@ -222,19 +222,33 @@ def supervised(
         options: Arguments of `SFTConfig`; they win over the silent ones.
         adapter: A PEFT configuration, or None to train all weights.
         callbacks: Trainer callbacks.
+
+    Raises:
+        InputError: A prompt is so long that nothing is left to train on.
     """
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     _name_backbone(loaded.model)
-    return SFTTrainer(
+    arguments = SFTConfig(**{**_silent(loaded.model), **options})
+    trainer = SFTTrainer(
         model=loaded.model,
-        args=SFTConfig(**{**_silent(loaded.model), **options}),
+        args=arguments,
         train_dataset=Dataset.from_list([*rows]),
         processing_class=loaded.tokenizer,
         peft_config=adapter,
         callbacks=[*callbacks],
     )
+    # TRL drops them without a word.
+    dropped = len(rows) - len(trainer.train_dataset)
+    if dropped:
+        raise InputError(
+            f"the prompts of {dropped} of {len(rows)} examples fill the context of the model",
+            got="nothing to train on in them",
+            allowed=f"prompts of less than {arguments.max_length} tokens",
+            fix="shorten them, or leave them out",
+        )
+    return trainer
 
 
 def _name_backbone(model: CausalModel) -> None:

@@ -226,6 +226,18 @@ def _quietly() -> Iterator[None]:
         logger.removeFilter(expected)
 
 
+def taken_apart(targets: Sequence[object]) -> bool:
+    """Tell whether lm-eval compares answers of a task character by character.
+
+    It does so with each answer that is text where the first is a list, which it makes of a text
+    in brackets too.
+
+    Args:
+        targets: Answers of all questions, in the task's order.
+    """
+    return isinstance(targets[0], list) and any(isinstance(target, str) for target in targets)
+
+
 def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
     """Return a task with the metric and the filter that count.
 
@@ -240,6 +252,14 @@ def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
             allowed="multiple choice, or one answer that is written greedily, with a metric that "
             "marks each question between 0 and 1",
             fix="measure it afterwards: resect tasks",
+        )
+    if taken_apart([task.doc_to_target(doc) for doc in task.eval_docs]):
+        raise InputError(
+            f"lm-eval would mark answers of {name} character by character",
+            got="a first answer that it reads as a list, as each text in brackets, and others as "
+            "text",
+            allowed="answers that are all lists, or all text",
+            fix="name the column of the answers without braces: `doc_to_target: COLUMN`",
         )
     usual = task.get_config("num_fewshot")
     # As lm-eval does: a task that says 0 has no use for examples.

@@ -27,7 +27,7 @@ from lm_eval.models.huggingface import HFLM
 from resect.data.template import bounded_template
 from resect.edit.live import removed
 from resect.evaluation.judging import Row, rows_of
-from resect.evaluation.lm_eval_tasks import no_data, task_manager
+from resect.evaluation.lm_eval_tasks import no_data, taken_apart, task_manager
 from resect.files.origin import package_versions, provenance
 from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
@@ -245,12 +245,13 @@ def run_tasks(
 
 
 def _read(results: Mapping[str, Any]) -> TaskRun:
-    records = [
-        _record(task, item, metric)
-        for task, items in results["samples"].items()
-        for item in items
-        for metric in item["metrics"]
-    ]
+    records = []
+    for task, items in results["samples"].items():
+        apart = taken_apart(
+            [item["target"] for item in sorted(items, key=lambda item: item["doc_id"])]
+        )
+        for item in items:
+            records += [_record(task, item, metric, apart=apart) for metric in item["metrics"]]
     directions = {
         Measure(task, metric): direction
         for task, metrics in results.get("higher_is_better", {}).items()
@@ -272,7 +273,7 @@ class _Record(NamedTuple):
     verdict: Judgement
 
 
-def _record(task: str, item: Mapping[str, Any], metric: str) -> _Record:
+def _record(task: str, item: Mapping[str, Any], metric: str, *, apart: bool) -> _Record:
     answer = item["filtered_resps"]
     text = answer[0] if len(answer) == 1 and isinstance(answer[0], str) else str(answer)
     arguments = item["arguments"] if isinstance(item["arguments"], dict) else {}
@@ -287,9 +288,15 @@ def _record(task: str, item: Mapping[str, Any], metric: str) -> _Record:
         reference=str(item["target"]),
     )
     value, rule = item[metric], f"{metric},{item['filter']}"
-    usable = isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1
-    reason = "" if usable else "not a rate of one item: lm-eval computes it over the whole task"
-    score = float(value) if usable else None
+    reason = ""
+    if apart:
+        reason = (
+            "lm-eval compared answers of this task character by character, because it read the "
+            "first as a list: name their column without braces, `doc_to_target: COLUMN`"
+        )
+    elif not (isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1):
+        reason = "not a rate of one item: lm-eval computes it over the whole task"
+    score = None if reason else float(value)
     return _Record(reply, Judgement("lm-eval", rule, score, raw=str(value), reason=reason))
 
 

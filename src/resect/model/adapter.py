@@ -117,6 +117,7 @@ def put_on(model: CausalModel, adapter: Path, base: str) -> CausalModel:
         _grow(live, adapter)
         worn = PeftModel.from_pretrained(live, str(adapter))
         _refuse_idle(worn, adapter, base)
+        _untie(worn, live.config)
         merged: CausalModel = worn.merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         raise InputError(
@@ -150,9 +151,28 @@ def _refuse_idle(worn: Any, adapter: Path, base: str) -> None:
     held = {name.removesuffix(".weight") for name in places}
     stored = {name.removesuffix(".weight") for name in entries([adapter / WEIGHTS])}
     tables = (worn.get_input_embeddings(), worn.get_output_embeddings())
-    grown = tuple(f".{name.rpartition('.')[2]}" for name, m in worn.named_modules() if m in tables)
-    idle = {name for name in stored - held if not name.endswith(grown)}
+    grown = [f".{name.rpartition('.')[2]}" for name, m in worn.named_modules() if m in tables]
+    # PEFT writes the base's own table beside an adapter that sits on it.
+    whole = (*grown, *(f"{name}.base_layer" for name in grown))
+    idle = {name for name in stored - held if not name.endswith(whole)}
     refuse_adapter_holes(adapter, base, held - stored, idle)
+
+
+def _untie(worn: Any, config: Any) -> None:
+    """Give the head weights of its own where it shares them and an adapter sits on one side.
+
+    PEFT would merge into the weights that both sides use: the other side changes, too, and gets
+    the adapter twice where `ensure_weight_tying` has put it on both.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    sides: list[Any] = [worn.get_output_embeddings(), worn.get_input_embeddings()]
+    if not any(isinstance(side, BaseTunerLayer) for side in sides):
+        return
+    head, tokens = (s.get_base_layer() if isinstance(s, BaseTunerLayer) else s for s in sides)
+    if head is not None and head.weight is tokens.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        config.tie_word_embeddings = False
 
 
 def _not_finite(model: Any) -> set[str]:
@@ -174,7 +194,7 @@ def _grow(model: Any, adapter: Path) -> None:
         path: entry.shape[0]
         for path in paths
         for name, entry in stored.items()
-        if name.endswith(f".{path}.weight")
+        if name.endswith((f".{path}.weight", f".{path}.base_layer.weight"))
     }
     before = tables[0].weight.shape[0]
     largest = max(rows.values(), default=0)
