@@ -79,6 +79,15 @@ def test_a_cut_that_does_not_bite_supports_nothing() -> None:
     assert [claim.verdict for claim in (generation, refusal, double)] == ["not supported"] * 3
 
 
+def test_of_a_cut_that_breaks_the_model_its_cost_is_the_reason() -> None:
+    def rate(cell: Cell, probe: str) -> float:
+        return 0.05 if cell.cut is not None and cell.cut.kind == "target" else 0.9
+
+    generation, *_ = claims("dissociation", rate, {})
+    assert generation.verdict == "not supported"
+    assert "of utility" in generation.reason
+
+
 def test_every_variation_must_pass_by_its_bound() -> None:
     def rate(cell: Cell, probe: str) -> float:
         if probe != "generation" or cell.cut is None or cell.cut.kind == "random":
