@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -16,12 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 import resect
+import tiny
 import tiny_gguf
 from command_line import call, ok, write
 from resect.errors import InputError
 from resect.files import hash_file
 from resect.model import imported
-from resect.model.gguf import read_gguf
+from resect.model.gguf import is_gguf, read_gguf
 from resect.model.imported import checkpoint_of, import_gguf
 from resect.weights.mask import Mask
 
@@ -383,6 +385,109 @@ def test_what_cannot_be_imported_is_one_message(case: str, tmp_path: Path, cache
         assert message in " ".join(done.stderr.split())
         assert not (tmp_path / "new").exists()
         assert not (cache / "gguf").exists() or not list((cache / "gguf").iterdir())
+
+
+LIBRARY = "application/vnd.ollama.image"
+
+
+def ollama(folder: Path, file: Path, **changes: Any) -> Path:
+    """Put a file into a folder of models as Ollama lays it out; return the manifest of tiny:1b."""
+    blobs = folder / "blobs"
+    blobs.mkdir(parents=True)
+
+    def layer(kind: str, content: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / f"sha256-{digest}").write_bytes(content)
+        return {
+            "mediaType": f"{LIBRARY}.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(content),
+        }
+
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "layers": [
+            layer("template", b"{{ .Prompt }}"),
+            layer("model", file.read_bytes()) | changes,
+            layer("params", b"{}"),
+        ],
+    }
+    path = folder / "manifests" / "registry.ollama.ai" / "library" / "tiny" / "1b"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return path
+
+
+def test_a_manifest_of_ollama_leads_to_its_file(llama: Any, tmp_path: Path, cache: Path) -> None:
+    file = tiny_gguf.save(tmp_path / "m.gguf", llama, types="Q8_0")
+    manifest = ollama(tmp_path / "models", file)
+    (blob,) = (path for path in (tmp_path / "models" / "blobs").iterdir() if is_gguf(path))
+    folders = {checkpoint_of(place) for place in (file, manifest, blob)}
+    assert len(folders) == 1
+    assert resect.load_model(manifest).model.name_or_path == str(manifest)
+    ok("import", manifest, "-o", tmp_path / "folder")
+    record = json.loads((tmp_path / "folder" / "gguf.json").read_text(encoding="utf-8"))
+    assert record["source"] == [str(manifest)]
+    assert record["hash"] == hash_file(file)
+    # The way out takes it, too.
+    model = resect.load_model(manifest).model
+    mask = tiny.cut(model, 0.01)
+    mask.save(tmp_path / "cut.safetensors")
+    ok("prune", manifest, tmp_path / "cut.safetensors", "-o", tmp_path / "cut.gguf")
+    assert read_gguf(tmp_path / "cut.gguf").types == read_gguf(file).types
+
+
+MISSING = f"sha256:{'0' * 64}"
+BAD_MANIFESTS: dict[str, tuple[dict[str, Any], str]] = {
+    "no blob": ({"digest": MISSING}, f"sha256-{'0' * 64}"),
+    "no digest": ({"digest": "sha256:../../m.gguf"}, "names no blob"),
+    "tensors": ({"mediaType": f"{LIBRARY}.tensor"}, "no model that is one GGUF file"),
+    "adapter": ({"mediaType": f"{LIBRARY}.adapter"}, "no model that is one GGUF file"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MANIFESTS)
+def test_a_manifest_without_its_file_is_one_message(case: str, tmp_path: Path, llama: Any) -> None:
+    changes, message = BAD_MANIFESTS[case]
+    file = tiny_gguf.save(tmp_path / "m.gguf", llama)
+    manifest = ollama(tmp_path / "models", file, **changes)
+    for words in (("import", manifest, "-o", tmp_path / "new"), ("coverage", manifest)):
+        done = call(*words)
+        assert done.returncode == 2, done.stderr
+        assert message in " ".join(done.stderr.split())
+        assert str(manifest) in " ".join(done.stderr.split())
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_manifest_outside_of_its_folder_and_an_adapter_on_top_are_refused(
+    llama: Any, tmp_path: Path
+) -> None:
+    manifest = ollama(tmp_path / "models", tiny_gguf.save(tmp_path / "m.gguf", llama))
+    alone = Path(shutil.copy(manifest, tmp_path / "alone"))
+    with pytest.raises(InputError, match="no folder `manifests` above it"):
+        checkpoint_of(alone)
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["layers"].append({"mediaType": f"{LIBRARY}.adapter", "digest": MISSING})
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="puts an adapter on its model"):
+        checkpoint_of(manifest)
+
+
+def test_names_and_folders_of_ollama_lead_to_the_manifest(llama: Any, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    manifest = ollama(models, tiny_gguf.save(tmp_path / "m.gguf", llama))
+    cases: list[tuple[object, str]] = [
+        (models, str(manifest)),
+        ("tiny:1b", "manifests/registry.ollama.ai/library/tiny/1b"),
+        ("owner/tiny:1b", "manifests/registry.ollama.ai/owner/tiny/1b"),
+        (f"{models}/tiny:1b", "manifests/registry.ollama.ai/library/tiny/1b"),
+    ]
+    for place, message in cases:
+        for words in (("import", place, "-o", tmp_path / "new"), ("coverage", place)):
+            done = call(*words)
+            assert done.returncode == 2, done.stderr
+            assert message in " ".join(done.stderr.split()), (words, done.stderr)
 
 
 def test_a_missing_package_is_named(

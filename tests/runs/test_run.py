@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+import tiny
+from command_line import call, write
 from resect.errors import InputError
 from resect.files.tables import read_parquet
 from resect.organism import STAGES
 from resect.report import build_report
-from resect.runs.config import RunConfig, load_config, parse_config
+from resect.runs.config import RunConfig, dump_config, load_config, parse_config
 from resect.runs.measure import run_cells
 from resect.runs.run import (
     Shard,
@@ -216,6 +218,57 @@ def test_all_problems_of_a_config_are_listed_at_once() -> None:
 
 def test_shards_are_read() -> None:
     assert parse_shard("2/3") == Shard(1, 3)
-    for text in ("0/3", "4/3", "x", "1/", "1/0"):
+    for text in ("0/3", "4/3", "x", "1/", "1/0", "²/3"):
         with pytest.raises(InputError, match="cannot read the shard"):
             parse_shard(text)
+
+
+@pytest.mark.parametrize("text", ["0/16", "17/16", "/16"])
+def test_a_shard_out_of_range_says_how_an_array_writes_it(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_shard(text)
+    message = str(caught.value)
+    assert "from 0: --shard $((SLURM_ARRAY_TASK_ID + 1))/16" in message
+    assert "from 1: --shard $SLURM_ARRAY_TASK_ID/16" in message
+    assert ("outside of an array" in message) == (text == "/16")
+
+
+def test_a_run_that_lacks_cells_names_the_command_that_goes_on(tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    rows = tiny.rows(6, "c", split="calibration") + tiny.rows(6, "ee", split="evaluation")
+    sets = ("hazard", "preserve", "utility")
+    data = {name: str(write(tmp_path / f"{name}.jsonl", rows)) for name in sets}
+    values = {
+        "name": "halves",
+        "models": {"aligned": str(model)},
+        "data": data,
+        "targets": {"generation": {"data": "hazard"}},
+        "preserve": {"data": "preserve"},
+        "attack": {"name": "prefill", "tokens": 1},
+        "evaluation": {
+            "probes": {"generation": "hazard", "utility": "utility", "likelihood": "preserve"},
+            "judge": "keyword",
+            "max_new_tokens": 2,
+        },
+        "studies": {"frontier": {"fractions": [0.01], "protected": [0.01], "scopes": ["tensor"]}},
+    }
+    file, run = tmp_path / "my.yaml", tmp_path / "run"
+    file.write_text(dump_config(parse_config(values, "test")), encoding="utf-8")
+    total = len(plan_run(load_config(file)))
+    command = f"resect study run {run / 'config.yaml'} -o {run} --resume"
+    second = call("study", "run", file, "-o", run, "--shard", "2/2")
+    assert second.returncode == 0, second.stderr
+    here, missing = total - total // 2, total // 2
+    assert f"shard 2/2: its {here} cells are done, of {total} in the run" in flat(second.stdout)
+    assert f"{missing} cells are not done" in flat(second.stderr)
+    assert command in flat(second.stderr)
+    shown = call("study", "status", run)
+    assert f"{missing} of {total} cells are not done" in flat(shown.stderr)
+    assert command in flat(shown.stderr)
+    first = call("study", "run", file, "-o", run, "--shard", "1/2")
+    assert "all cells are done" in flat(first.stderr)
+    assert command in flat(first.stderr)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())

@@ -115,6 +115,11 @@ def study_status(
     table("parts", tables["parts"])
     if tables["parts"]:
         note(f"logs are under {folder}; a cell that two studies share is counted in both")
+    if tables["missing"]:
+        note(
+            f"{tables['missing']} of {tables['cells']} cells are not done; when no process is at "
+            f"them: {_going_on(folder)}"
+        )
 
 
 study_app = typer.Typer(no_args_is_help=True, help="Studies: a claim, its controls, its verdict.")
@@ -242,7 +247,12 @@ def run_study(
 
 def _say_submitted(output: Path) -> None:
     say(f"submitted; look with: resect study status {output}")
-    note(f"when all are done: resect study run {output / 'config.yaml'} -o {output} --resume")
+    note(f"when all are done: {_going_on(output)}")
+
+
+def _going_on(run: Path) -> str:
+    """Return the command that measures what a run lacks, weighs it and writes the report."""
+    return f"resect study run {run / 'config.yaml'} -o {run} --resume"
 
 
 def _steps(config: RunConfig, output: Path, launch: Launch | None) -> Steps:
@@ -260,17 +270,23 @@ def _measure_part(config: RunConfig, output: Path, cells: list[Cell], shard: Sha
     from resect.runs.launch import refuse_busy
     from resect.runs.measure import run_cells
     from resect.runs.run import open_run
-    from resect.studies.cells import needed_keep
+    from resect.studies.cells import is_done, needed_keep
 
     open_run(config, output, resume=True)
     refuse_busy(output)
     taken = shard.of(cells)
     label = f"shard {shard.index + 1}/{shard.count}"
-    with locked(output, Portion(shard.index + 1, shard.count)):
-        with progress(label) as update:
-            run_cells(config, output, taken, keep=needed_keep(config, cells), on_progress=update)
-        say(f"{len(taken)} of {len(cells)} cells are done")
-        note(f"when all are: resect study run {output / 'config.yaml'} -o {output} --resume")
+    with locked(output, Portion(shard.index + 1, shard.count)), progress(label) as update:
+        run_cells(config, output, taken, keep=needed_keep(config, cells), on_progress=update)
+    say(f"{label}: its {len(taken)} cells are done, of {len(cells)} in the run")
+    missing = sum(not is_done(output, cell) for cell in cells)
+    if missing:
+        note(
+            f"{missing} cells are not done, of other shards; when those have ended, this measures "
+            f"what they left and writes the report: {_going_on(output)}"
+        )
+    else:
+        note(f"all cells are done; the report: {_going_on(output)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -26,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from resect.data.load import BehaviourSet
 from resect.data.task import TaskSpec, parse_task
 from resect.data.template import bounded_template
-from resect.errors import InputError
+from resect.errors import InputError, nearest
 from resect.evaluation.tasks import CHANCE, METRIC, Answered, TaskSet
 from resect.files.origin import hash_value, package_versions
 from resect.model import LoadedModel
@@ -175,7 +175,15 @@ def task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager
         allowed = "what `resect lm-eval ls tasks` lists"
         if local is not None:
             allowed = f"{', '.join(local.all_tasks) or 'none'} in {include_path}, and {allowed}"
-        raise InputError("unknown task", got=", ".join(unknown), allowed=allowed)
+        near = (nearest(name, manager.all_tasks) for name in unknown)
+        raise InputError(
+            "unknown task",
+            got=", ".join(unknown),
+            allowed=allowed,
+            fix=next(
+                filter(None, near), "name the folder of tasks of your own with --include-path"
+            ),
+        )
     return manager
 
 

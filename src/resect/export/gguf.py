@@ -31,6 +31,7 @@ from resect.model.faults import some_of
 from resect.model.files import DTYPES
 from resect.model.gguf import SUFFIX, GgufFile, GgufTensor, dequantised, read_gguf
 from resect.model.imported import CUT_FACT, cut_of
+from resect.model.ollama import model_file
 from resect.weights.fit import all_forced, forceable, forced_in, one_line
 from resect.weights.mask import Mask, MaskTensor, agree
 
@@ -117,7 +118,7 @@ def export_gguf(
     """Write the GGUF file of a cut model.
 
     Args:
-        source: The GGUF file that the mask's model was imported from.
+        source: The GGUF file that the mask's model was imported from, or Ollama's manifest of it.
         mask: What to cut.
         target: New file, `*.gguf`.
         outtype: "keep" for the file's own types, or what its blocks are decoded to.
@@ -135,7 +136,7 @@ def export_gguf(
     source, target = Path(source).expanduser(), Path(target)
     _refuse(source, target, alpha)
     gate = gate_of(mask, run, alpha)
-    file = read_gguf(source)
+    file = read_gguf(model_file(source))
     cuts, forced = _checked(file, mask, force=force)
     out = OUT.get(outtype)
     changed = _changed(file, out)

@@ -22,6 +22,7 @@ from resect.errors import InputError
 from resect.files.reading import read_json, refuse_link_out
 from resect.model.adapter import tokenizer_files
 from resect.model.faults import load_whole, quiet
+from resect.model.ollama import refuse_models_folder
 
 # Kinds that transformers decodes without a GPU, by its class of settings.
 DECODED = {
@@ -111,6 +112,7 @@ def import_quantised(source: Path, target: Path) -> Decoded:
             target is not empty.
     """
     files.refuse_full_folder(target)
+    refuse_models_folder(source)
     method = quantised_folder(source)
     if method not in (*DECODED, *PACKAGED):
         raise InputError(

@@ -37,6 +37,7 @@ from resect.model.gguf import (
     read_by_nobody,
     read_gguf,
 )
+from resect.model.ollama import model_file, name_of_ollama
 from resect.records import CausalModel, Tokenizer
 
 RECORD = "gguf.json"
@@ -81,13 +82,13 @@ def checkpoint_of(place: str | Path) -> str:
     """Return a checkpoint folder for a GGUF file or an adapter, and any other place as it is.
 
     A file is imported and an adapter merged into the cache when it is first asked for, and that is
-    logged in one line.
+    logged in one line. A manifest of Ollama is the file that it names.
 
     Raises:
-        InputError: The file cannot be imported, the adapter not be merged, or the place ends in
-            `.gguf` and is no file.
+        InputError: The file cannot be imported, the adapter not be merged, the place ends in
+            `.gguf` and is no file, or is a manifest without its file.
     """
-    path = Path(place).expanduser()
+    path = model_file(Path(place).expanduser())
     if is_adapter(path):
         return str(merged_folder(path))
     if not is_gguf(path):
@@ -112,7 +113,7 @@ def checkpoint_of(place: str | Path) -> str:
 
 def name_source(model: CausalModel, place: str | Path) -> None:
     """Let a model that came from a GGUF file or an adapter name that, and not the cache."""
-    path = Path(place).expanduser()
+    path = model_file(Path(place).expanduser())
     if is_gguf(path) or is_adapter(path):
         vars(model)["name_or_path"] = str(place)
 
@@ -134,7 +135,7 @@ def import_gguf(
     """Write a checkpoint folder of a GGUF file: weights, configuration, tokenizer, chat template.
 
     Args:
-        paths: The file, or its parts in order.
+        paths: The file, a manifest of Ollama that names it, or its parts in order.
         target: New folder.
         on_meaning: Called before the long part with what the weights will be, in a line.
 
@@ -143,7 +144,7 @@ def import_gguf(
             gguf is missing, or the target is not empty.
     """
     files.refuse_full_folder(target)
-    with _whole(paths) as folder, _parsed_once():
+    with _whole([model_file(path) for path in paths]) as folder, _parsed_once():
         name = " ".join(map(str, paths))
         file = read_gguf(folder / _NAME, named=name)
         content = files.hash_file(folder / _NAME)
@@ -214,7 +215,7 @@ def _whole(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield a folder with the file and nothing else, which transformers would read as well."""
     for path in paths:
         if not path.is_file():
-            raise InputError("no such GGUF file", got=str(path))
+            raise InputError("no such GGUF file", got=str(path), fix=name_of_ollama(path))
     if len(paths) == 1:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / _NAME).symlink_to(paths[0].resolve())

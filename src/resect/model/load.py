@@ -20,6 +20,7 @@ from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
+from resect.model.ollama import name_of_ollama
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
@@ -284,11 +285,14 @@ def _source(text: str, *, words: bool = False) -> _Source:
             )
         return _Source(str(folder), None)
     name, _, revision = text.partition("@")
-    if text.startswith((".", "/", "~")) or name.count("/") != 1 or folder.exists():
+    # No id of the Hub has a colon.
+    path = text.startswith((".", "/", "~")) or ":" in name
+    if path or name.count("/") != 1 or folder.exists():
         raise InputError(
             "no such checkpoint folder",
             got=text,
             allowed="a folder, a GGUF file, or a Hub id owner/name",
+            fix=name_of_ollama(text),
         )
     return _Source(name, revision or None)
 

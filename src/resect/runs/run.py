@@ -83,9 +83,17 @@ def parse_shard(text: str) -> Shard:
         InputError: The text is something else.
     """
     index, _, count = text.partition("/")
-    if index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return Shard(int(index) - 1, int(count))
-    raise InputError("cannot read the shard", got=repr(text), allowed="i/n with 1 ≤ i ≤ n")
+    parts = count if count.isdecimal() and int(count) else "n"
+    unset = "" if index else "; outside of an array that variable is empty"
+    raise InputError(
+        "cannot read the shard",
+        got=repr(text),
+        allowed="i/n with 1 ≤ i ≤ n",
+        fix=f"in a Slurm array from 0: --shard $((SLURM_ARRAY_TASK_ID + 1))/{parts}; "
+        f"from 1: --shard $SLURM_ARRAY_TASK_ID/{parts}{unset}",
+    )
 
 
 def chosen_studies(config: RunConfig) -> list[str]:

@@ -60,10 +60,12 @@ PartRow = TypedDict(
 
 
 class Status(TypedDict):
-    """How far a run is, as rows of tables."""
+    """How far a run is: rows of tables, its cells, each once, and how many of them are not done."""
 
     studies: list[StudyRow]
     parts: list[PartRow]
+    cells: int
+    missing: int
 
 
 def launched_in(run: Path) -> Launched | None:
@@ -81,7 +83,8 @@ def status(run: Path) -> Status:
     """
     refuse_links_out(run)
     config = load_config(run / "config.yaml")
-    done = {cell.key for cell in plan_run(config) if is_done(run, cell)}
+    cells = plan_run(config)
+    done = {cell.key for cell in cells if is_done(run, cell)}
     with expecting(run / "launch" / "parts.json", "list of jobs"):
         launched = launched_in(run)
         launch = Launched(launcher="", parts=[]) if launched is None else launched
@@ -105,7 +108,8 @@ def status(run: Path) -> Status:
                 "failed": len(keys & failed - done),
             }
         )
-    return {"studies": studies, "parts": parts}
+    missing = len(cells) - len(done)
+    return {"studies": studies, "parts": parts, "cells": len(cells), "missing": missing}
 
 
 def _part_row(run: Path, row: PartOfLaunch, done: set[str], queue: Queued | None) -> PartRow:
