@@ -305,6 +305,10 @@ def test_what_lm_eval_cannot_mark_question_by_question_is_refused(
     ):
         with pytest.raises(InputError, match=said):
             load_tasks(spec(places, name, *settings))
+    with pytest.raises(InputError, match=r"got: writen\n.*\n  next step: did you mean 'written'"):
+        load_tasks(spec(places, "writen"))
+    with pytest.raises(InputError, match="tasks of your own with --include-path"):
+        load_tasks("lm-eval:qqqqqqqqq")
     for broken in ("lm-eval:", "lm-eval:one,one", "lm-eval:one#limit=3", "lm-eval:one#questions=0"):
         with pytest.raises(InputError, match="cannot read"):
             load_tasks(broken)

@@ -176,13 +176,12 @@ def task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager
         if local is not None:
             allowed = f"{', '.join(local.all_tasks) or 'none'} in {include_path}, and {allowed}"
         near = (nearest(name, manager.all_tasks) for name in unknown)
+        own = "name the folder of tasks of your own with --include-path"
         raise InputError(
             "unknown task",
             got=", ".join(unknown),
             allowed=allowed,
-            fix=next(
-                filter(None, near), "name the folder of tasks of your own with --include-path"
-            ),
+            fix=next(filter(None, near), "" if include_path else own),
         )
     return manager
 

@@ -1,7 +1,7 @@
 """Models as Ollama keeps them: a manifest that names layers, of which one is a GGUF file.
 
-A manifest is MODELS/manifests/registry.ollama.ai/library/NAME/TAG, JSON with the kind and the digest
-of each layer; a layer is a file MODELS/blobs/sha256-<64 hex digits>, whatever it holds.
+A manifest is MODELS/manifests/registry.ollama.ai/library/NAME/TAG, JSON with the kind and the
+digest of each layer; a layer is a file MODELS/blobs/sha256-<64 hex digits>, whatever it holds.
 """
 
 from __future__ import annotations
