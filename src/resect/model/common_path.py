@@ -6,8 +6,8 @@ the kernels of the processor that `OPENBLAS_CORETYPE` names, and blocks of the s
 gives for that one; those of Haswell need AVX2 and FMA alone, and less than half of the time.
 
 Functions of single numbers: for some MKL begins with the processor's estimate of 1/x or 1/√x, whose
-bits each maker chooses, and the last bit of what comes out depends on it. One square root in five is
-not the nearest number. NumPy's are made without such estimates (docs/design/organism.md).
+bits each maker chooses, and the last bit of what comes out depends on it. One square root in five
+is not the nearest number. NumPy's are made without such estimates (docs/design/organism.md).
 """
 
 from __future__ import annotations
