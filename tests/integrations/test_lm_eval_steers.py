@@ -15,7 +15,7 @@ from resect.data.load import load_data
 from resect.edit.many import NotTogether, Routes
 from resect.errors import InputError
 from resect.evaluation.ask import EvaluationSettings, ask_together
-from resect.evaluation.lm_eval_tasks import load_tasks
+from resect.evaluation.lm_eval_tasks import load_tasks, taken_apart
 from resect.files.reading import read_json
 from resect.files.tables import read_parquet
 from resect.integrations import lm_eval as door
@@ -322,6 +322,14 @@ def test_what_lm_eval_cannot_mark_question_by_question_is_refused(
         parse_config(values, "it")
     assert "evaluation.probes.generation: 'utility' is an lm-eval task" in str(error.value)
     assert "data.utility: cannot read a setting" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("targets", "apart"),
+    [([], False), (["a", ["b"]], False), ([["a"], ["b"]], False), ([["a"], "b"], True)],
+)
+def test_the_first_answer_decides(targets: list[object], apart: bool) -> None:
+    assert taken_apart(targets) == apart
 
 
 def test_answers_that_lm_eval_takes_apart_are_refused(places: dict[str, Path]) -> None:

@@ -240,9 +240,11 @@ def taken_apart(targets: Sequence[object]) -> bool:
     in brackets too.
 
     Args:
-        targets: Answers of all questions, in the task's order.
+        targets: Answers of all questions, in the task's order; none if there are no questions.
     """
-    return isinstance(targets[0], list) and any(isinstance(target, str) for target in targets)
+    return isinstance(next(iter(targets), None), list) and any(
+        isinstance(target, str) for target in targets
+    )
 
 
 def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
