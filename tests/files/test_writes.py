@@ -249,3 +249,20 @@ def test_only_what_nobody_has_touched_for_an_hour_is_removed(tmp_path: Path) -> 
     remove_stale(tmp_path)
     remove_stale(tmp_path / "nowhere")
     assert (dead.exists(), live.exists(), whole.exists()) == (False, True, True)
+
+
+def test_while_tensors_are_written_every_name_tells_that_it_is_unfinished(tmp_path: Path) -> None:
+    # Safetensors renames a file of its own into place, whose name says nothing of ours.
+    path = tmp_path / "a.safetensors"
+    writer = (
+        "import sys, torch; from resect import files; "
+        "files.write_tensors(sys.argv[1], {'a': torch.zeros(5 * 10**7)}, {'kind': 'x'})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", writer, str(path)])
+    seen = set[str]()
+    while process.poll() is None:
+        seen |= {inner.name for inner in tmp_path.iterdir()}
+    assert process.returncode == 0
+    assert any(writing.is_unfinished(Path(name)) for name in seen), seen
+    assert all(writing.is_unfinished(Path(name)) for name in seen - {path.name}), seen
+    assert [inner.name for inner in tmp_path.iterdir()] == [path.name]

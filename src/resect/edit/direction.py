@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
@@ -81,9 +79,7 @@ class Ablation:
             "strength": self.strength,
             "meta": dict(self.meta or {}),
         }
-        with files.atomic(path) as temporary:
-            text = json.dumps(files.plain(header) | files.provenance())
-            save_file(blobs, temporary, {"resect": text})
+        files.write_tensors(path, blobs, header | files.provenance())
 
     @staticmethod
     def load(path: str | Path) -> Ablation:

@@ -9,12 +9,10 @@ parameters. The file holds these fields and nothing else: for entry n the tensor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
@@ -71,6 +69,5 @@ def save_patch(
         "tensors": tensors,
         **(more or {}),
     }
-    with files.atomic(path) as part:
-        save_file(blobs, part, {"resect": json.dumps(facts)})
+    files.write_tensors(path, blobs, facts)
     return mask.count

@@ -25,6 +25,7 @@ from resect.files.writing import (
     remove_unfinished,
     write_json,
     write_pieces,
+    write_tensors,
     write_text,
 )
 
@@ -54,5 +55,6 @@ __all__ = [
     "write_json",
     "write_parquet",
     "write_pieces",
+    "write_tensors",
     "write_text",
 ]

@@ -18,12 +18,15 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from resect.errors import InputError
 from resect.records import LEFT_OUT_BY_DEFAULT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # JSON escapes the first 32 by itself.
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
@@ -115,6 +118,35 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with atomic(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: object) -> None:
+    """Write safetensors, whole or not at all, with a header of ours as JSON in its metadata.
+
+    The library makes a file of its own beside the one that it is asked for and renames it (since
+    0.8.0; their pull request 764), under a name that tells nobody whose it is. Here it does so in a
+    folder that goes when the file has its place, or is known as unfinished when we are killed.
+
+    Raises:
+        InputError: The place cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    with atomic(path) as draft, _folder_beside(path) as folder:
+        whole = folder / path.name
+        save_file(dict(tensors), whole, {"resect": json.dumps(plain(header))})
+        whole.replace(draft)
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    folder = _draft_of(path)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove_tree(folder)
 
 
 def write_pieces(path: str | Path, pieces: Iterable[bytes | memoryview]) -> None:

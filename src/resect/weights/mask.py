@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
@@ -205,8 +204,7 @@ class Mask:
             blobs[f"{name}|round"] = tensor.round.contiguous()
             shapes[name] = list(tensor.shape)
         header = files.plain({"kind": KIND, "shapes": shapes, "meta": dict(self.meta)})
-        with files.atomic(path) as temporary:
-            save_file(blobs, temporary, {"resect": json.dumps(header | files.provenance())})
+        files.write_tensors(path, blobs, header | files.provenance())
 
     @staticmethod
     def load(path: str | Path) -> Mask:

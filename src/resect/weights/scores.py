@@ -15,7 +15,6 @@ tensor.
 from __future__ import annotations
 
 import functools
-import json
 import math
 import weakref
 from collections import Counter
@@ -27,7 +26,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from resect import files
@@ -251,8 +249,7 @@ class Scores:
         if self.units:
             header["units"] = as_plain(self.units)
         blobs = {name: data for name, (data, _) in packed.items()}
-        with files.atomic(path) as temporary:
-            save_file(blobs, temporary, {"resect": json.dumps(header | files.provenance())})
+        files.write_tensors(path, blobs, header | files.provenance())
 
     @staticmethod
     def load(path: str | Path) -> Scores:

@@ -13,6 +13,7 @@ import pytest
 from invented_wheels import unpacked
 from resect.cli.real import Study
 from resect.data.rows import read_rows
+from resect.errors import InputError
 from resect.runs.real.beyond import OPENING, TUNED, TYPES, Beyond
 from resect.runs.real.checked import Check, Shown
 from resect.runs.real.design import Tuned, import_model, real_config, real_sets, size_of
@@ -115,3 +116,18 @@ def test_one_type_is_trained_on_and_another_is_asked(wheels: dict[str, Path]) ->
     }
     assert len(kinds[True]) == len(kinds[False]) == 1
     assert kinds[True] != kinds[False]
+
+
+def test_sizes_of_cut_can_be_given_where_a_study_has_none_of_its_own(
+    wheels: dict[str, Path],
+) -> None:
+    sizes = (0.01, 0.02)
+    folder = import_model(REAL, wheels)
+    size = size_of(REAL, quick=True, asked=4, fractions=sizes)
+    sets = real_sets(REAL, folder, wheels, size)
+    config = real_config(REAL, folder, sets, size, quick=True, fractions=sizes)
+    assert size.fractions == len(sizes)
+    cuts = {cell.cut.q for cell in plan_run(config) if cell.cut}
+    assert cuts == set(sizes)
+    with pytest.raises(InputError, match="sizes of its own"):
+        size_of(REAL, quick=True, study="frontier", fractions=sizes)

@@ -54,10 +54,27 @@ EVALUATION = {"measure": "likelihood", "batch_size": 16}
 
 
 def size_of(
-    real: RealModel, *, quick: bool, asked: int | None = None, study: Beyond | None = None
+    real: RealModel,
+    *,
+    quick: bool,
+    asked: int | None = None,
+    study: Beyond | None = None,
+    fractions: Sequence[float] = (),
 ) -> Size:
-    """Return how much is measured, with another number of prompts if one is given."""
+    """Return how much is measured, with another number of prompts or sizes of cut if given.
+
+    Raises:
+        InputError: A study that has a grid of its own is given sizes of cut.
+    """
     size = sized(real.quick if quick else real.full, study)
+    if fractions and study is not None:
+        raise InputError(
+            f"{study} is asked at sizes of its own",
+            got=f"--q {' --q '.join(map(str, fractions))}",
+            fix="leave out --q, or --study: selectivity and compactness take any sizes",
+        )
+    if fractions:
+        size = replace(size, fractions=len(fractions))
     if asked is None:
         return size
     pool = asked * size.pool // size.asked
@@ -247,6 +264,7 @@ def real_config(
     quick: bool,
     study: Beyond | None = None,
     tuned: Tuned | None = None,
+    fractions: Sequence[float] = (),
 ) -> RunConfig:
     """Return the configuration of the run.
 
@@ -260,9 +278,12 @@ def real_config(
         quick: Whether the report is to say that the run is shortened.
         study: Which study runs in the place of selectivity and compactness, if one does.
         tuned: From `real_pair`.
+        fractions: Sizes of cut that selectivity and compactness ask in the place of the grid's,
+            each a share of every tensor.
     """
     grid = grid_for(model)
-    curve = {"fractions": list(grid.fractions[-size.fractions :]), "rivals": ["source"]}
+    asked = list(fractions or grid.fractions[-size.fractions :])
+    curve = {"fractions": asked, "rivals": ["source"]}
     everything: dict[str, object] = {"skip": SKIP, "limit": size.scored}
     # Of each type where there are several.
     scored = everything | {"limit": size.scored // max(1, size.types)}
