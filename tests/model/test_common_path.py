@@ -21,9 +21,10 @@ from resect.model import take_pinned_path
 torch.manual_seed(0)
 a, b = torch.randn(37, 300), torch.randn(51, 300)
 plain = a @ b.T
+torch.set_num_threads(2)
 take_pinned_path()
 take_pinned_path()
-found = {"holds": holds}
+found = {"holds": holds, "threads": torch.get_num_threads()}
 left, right = a.clone().requires_grad_(), b.clone().requires_grad_()
 product = torch.nn.functional.linear(left.view(1, 37, 300), right)
 product.square().sum().backward()
@@ -125,6 +126,12 @@ def test_functions_of_numbers_are_those_of_numpy(values: dict[str, Any]) -> None
         for dtype in ("torch.float32", "torch.float64"):
             assert values[f"{name} {dtype}"] <= 1, name
             assert values[f"slope of {name} {dtype}"] < 1e-4, name
+
+
+@able
+def test_one_thread_computes_whatever_the_number_of_workers(values: dict[str, Any]) -> None:
+    # What several threads sum depends on how many there are, and workers share a machine's cores.
+    assert values["threads"] == 1
 
 
 def test_nothing_changes_where_the_path_was_not_taken() -> None:

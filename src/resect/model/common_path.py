@@ -47,14 +47,16 @@ def take_pinned_path() -> None:
 
 @functools.cache
 def take_common_path() -> Library:
-    """Have products and functions of numbers on the CPU go through NumPy from here on.
+    """Have products and functions of numbers on the CPU go through NumPy, in one thread.
 
-    Of products, those of two float32 matrices: torch's layers and autograd both call this operator.
+    What several threads sum depends on how many there are, which a machine's cores and `--jobs`
+    decide. Of products, those of two float32 matrices: torch's layers and autograd both call this operator.
     Batches of matrices (attention) and other dtypes are left to torch.
 
     Returns:
         What holds the change; it lasts as long as the process.
     """
+    torch.set_num_threads(1)
     kernels: dict[str, Callable[..., Tensor]] = {"mm": _product}
     for name, function in ELEMENTWISE.items():
         kernels[name] = functools.partial(_each, name, function)
