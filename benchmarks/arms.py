@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from resect.attribution.choices import cpu_tokens
@@ -42,6 +43,8 @@ from resect.stats import rng
 from resect.weights.scores import Scores
 
 REDUCTIONS = ("signed", "abs_of_mean", "mean_of_abs")
+# What is asked of a process beside the time of an arm.
+UNTIMED = ("parts", "operations")
 NAIVE_BATCH = 8
 
 
@@ -218,6 +221,19 @@ def memory_parts(model: Any, encoded: Sequence[Encoded]) -> dict[str, int]:
     }
 
 
+def operations(model: Any, encoded: Sequence[Encoded]) -> dict[str, int]:
+    """Return the multiplications and additions of each arm's products with matrices.
+
+    Attention of the CPU is one call that the counter does not see into: a hundredth of the whole.
+    """
+    counts = {}
+    for arm in ("naive", *REDUCTIONS):
+        with FlopCounterMode(display=False) as counter:
+            run_arm(arm, model, encoded)
+        counts[arm] = counter.get_total_flops()
+    return counts
+
+
 def _reset_peak() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -240,7 +256,8 @@ def measure(
 
     Args:
         case: Model and examples.
-        arm: `naive`, a reduction, `per_layer`, or `parts` for the sizes of what is needed.
+        arm: `naive`, a reduction, `per_layer`, or, measured without a clock, `parts` for the sizes
+            of what is needed and `operations` for what the products of each arm take.
         folder: Where the scores go, if they are wanted.
         longest: Only so many examples, the longest; None for all.
 
@@ -251,7 +268,7 @@ def measure(
     # Libraries load their code when it first runs; a tiny model brings that into the base.
     tiny = Case("warm-up", 64, 2, 64, 4, (8, 16))
     run_arm("naive", build(tiny), examples(tiny))
-    run_arm("naive" if arm == "parts" else arm, build(tiny), examples(tiny))
+    run_arm("naive" if arm in UNTIMED else arm, build(tiny), examples(tiny))
     base = psutil.Process().memory_info().rss
     model, encoded = build(case), examples(case)
     encoded = sorted(encoded, key=lambda row: -len(row.input_ids))[:longest] if longest else encoded
@@ -266,6 +283,8 @@ def measure(
             "bytes": memory_parts(model, encoded),
             "prunable": find_prunable(model).total,
         }
+    if arm == "operations":
+        return measured | {"operations": operations(model, encoded)}
     if arm != "per_layer":  # whose first layer of many is warm-up enough
         run_arm(arm, model, encoded[:2])
     _reset_peak()

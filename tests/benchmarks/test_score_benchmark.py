@@ -82,6 +82,19 @@ def test_memory_parts_count_what_is_there() -> None:
     assert parts["activations"] > 4 * tokens * len(blocks) * 3 * TINY.hidden
 
 
+def test_operations_are_those_of_every_matrix_and_token() -> None:
+    model, encoded = arms.build(TINY), arms.examples(TINY)
+    counts = arms.operations(model, encoded)
+    blocks = sum(w.numel() for w in model.model.layers.parameters() if w.dim() == 2)
+    head = model.lm_head.weight.numel()
+    # One batch, padded to the longest: once forward and twice back, two operations a weight.
+    tokens = len(encoded) * max(len(example.input_ids) for example in encoded)
+    assert counts["naive"] == 6 * tokens * (blocks + head)
+    # No padding between rows of one length, and logits of the scored half alone.
+    least = sum(6 * len(row.input_ids) * blocks + 6 * row.scored_tokens * head for row in encoded)
+    assert least * 0.9 < counts["signed"] < counts["naive"]
+
+
 def test_selection_is_timed_at_a_hundred_points(folder: Path) -> None:
     assert len(score.GRID) == 100
     assert all(seconds > 0 for seconds in score.time_selection(folder).values())
@@ -116,12 +129,12 @@ def results(seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("seconds", "met"), [(0.9, True), (1.6, False)])
+@pytest.mark.parametrize(("seconds", "met"), [(0.54, True), (0.61, False)])
 def test_targets_are_met_or_missed(seconds: float, met: bool) -> None:
     outcomes = {target.what: target.met for target in score.targets(results(seconds))}
     assert outcomes["signed, time over naive"] is met
     assert outcomes["mean_of_abs, time over naive"] is met
-    assert outcomes["per-layer time over signed"] is met
+    assert outcomes["per-layer time over signed"]
     assert outcomes["signed, most memory held"]
     assert outcomes["signed, file over dense scores and weights"]
     assert not outcomes["100 selections per model"]
