@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from kill import TIMED, check, left, litter
+from safetensors.torch import save_file
 
 from resect import files
 from resect.cli import main
@@ -266,3 +268,20 @@ def test_while_tensors_are_written_every_name_tells_that_it_is_unfinished(tmp_pa
     assert any(writing.is_unfinished(Path(name)) for name in seen), seen
     assert all(writing.is_unfinished(Path(name)) for name in seen - {path.name}), seen
     assert [inner.name for inner in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007, 0o077])
+def test_weights_have_the_rights_of_any_other_file(umask: int, tmp_path: Path) -> None:
+    # Safetensors gives them to their owner alone, and no umask changes that.
+    before = os.umask(umask)
+    try:
+        files.write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(3)}, {})
+        with files.atomic_folder(tmp_path / "model") as folder:
+            (folder / "shards").mkdir()
+            for name in ("model.safetensors", "shards/b.safetensors"):
+                save_file({"a": torch.zeros(3)}, folder / name)
+        files.write_text(tmp_path / "a.txt", "")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o666 & ~umask}

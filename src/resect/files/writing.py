@@ -93,6 +93,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     try:
         draft.mkdir(parents=True)
         yield draft
+        _open_to_others(draft)
         for file in draft.rglob("*"):
             if file.is_file():
                 _sync(file)
@@ -136,7 +137,26 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: objec
     with atomic(path) as draft, _folder_beside(path) as folder:
         whole = folder / path.name
         save_file(dict(tensors), whole, {"resect": json.dumps(plain(header))})
+        _open_to_others(folder)
         whole.replace(draft)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give files of safetensors the rights that any other new file of this process has.
+
+    The library makes them for their owner alone since 0.8.0 (their issue 782), whatever the umask,
+    so that a colleague, or the user that serves a model, finds a folder and no weights in it.
+    """
+    written = sorted(folder.rglob("*.safetensors"))
+    if not written:
+        return
+    usual = folder / f"{uuid.uuid4().hex}.mode"
+    usual.touch()
+    mode = usual.stat().st_mode
+    usual.unlink()
+    for file in written:
+        if not file.is_symlink():
+            file.chmod(mode)
 
 
 @contextlib.contextmanager

@@ -50,8 +50,8 @@ def take_common_path() -> Library:
     """Have products and functions of numbers on the CPU go through NumPy, in one thread.
 
     What several threads sum depends on how many there are, which a machine's cores and `--jobs`
-    decide. Of products, those of two float32 matrices: torch's layers and autograd both call this operator.
-    Batches of matrices (attention) and other dtypes are left to torch.
+    decide. Of products, those of two float32 matrices: torch's layers and autograd both call this
+    operator. Batches of matrices (attention) and other dtypes are left to torch.
 
     Returns:
         What holds the change; it lasts as long as the process.
