@@ -55,7 +55,9 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "left out" not in (tmp_path / "findings.json").read_text("utf-8")
 
 
-@pytest.mark.parametrize("section", ["", "gemma", "large", "transfer", "dissociation"])
+@pytest.mark.parametrize(
+    "section", ["", "gemma", "large", "gemma-large", "transfer", "dissociation"]
+)
 def test_the_page_of_real_models_is_that_of_its_runs_or_says_that_there_is_none(
     section: str,
 ) -> None:
