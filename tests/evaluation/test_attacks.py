@@ -20,7 +20,7 @@ import tiny
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
 from resect.edit.live import removed
-from resect.edit.tune import TuneSettings, tune
+from resect.edit.tune import IGNORED, TuneSettings, tune
 from resect.errors import InputError
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import (
@@ -31,7 +31,7 @@ from resect.evaluation.attacks import (
     prepare_attack,
 )
 from resect.evaluation.attacks.ablate import AblationSettings, contrast
-from resect.evaluation.attacks.finetune import IGNORED, FinetuneSettings, rows_of
+from resect.evaluation.attacks.finetune import FinetuneSettings, rows_of
 from resect.evaluation.attacks.finetune_full import FullFinetuneSettings
 from resect.evaluation.decode import GenerationSettings
 from resect.files.writing import write_text
@@ -380,6 +380,29 @@ def test_an_example_that_the_trainer_would_leave_out_is_refused(others: int) -> 
     long = replace(EXAMPLE, prompt="w1 " * 80)
     with pytest.raises(InputError, match=rf"1 of {others + 1} examples[\s\S]*less than 64 tokens"):
         tune(loaded, [long, *[EXAMPLE] * others], TuneSettings(steps=1), format="raw")
+
+
+def test_a_completion_that_the_context_cuts_off_is_trained_on_as_far_as_it_goes_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fits = replace(EXAMPLE, prompt="w1 " * 50, completion="w7 " * 13)
+    texts = {"fits": "w7 " * 13, "by one token": "w7 " * 14, "by many": "w7 " * 90}
+    after = {}
+    for name, text in texts.items():
+        model = tiny.build("llama")
+        examples = [EXAMPLE, replace(fits, completion=text)]
+        settings = TuneSettings(steps=2, rate=1e-2, batch=2)
+        with caplog.at_level("WARNING"):
+            tune(LoadedModel(model, tiny.tokenizer()), examples, settings, format="raw")
+        said = [record.getMessage() for record in caplog.records if "context" in record.msg]
+        caplog.clear()
+        assert len(said) == (name != "fits")
+        assert not said or "1 of 2" in said[0]
+        assert not said or "64 tokens" in said[0]
+        after[name] = logits(model)
+    # Of both the first 14 words are trained on, and no end; what fits has its end there.
+    assert torch.equal(after["by one token"], after["by many"])
+    assert not torch.equal(after["fits"], after["by many"])
 
 
 # --- the cut on refusals against loops

@@ -29,6 +29,7 @@ from resect.records import CausalModel, Example, Format
 from resect.stats import seed_of
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from trl import SFTTrainer
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 # Modules of these names PEFT takes for the experts of earlier versions of transformers, also where
 # they are shared experts or dense layers. As parameters they are what they are called.
 REMAPPED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+# The label of a token that is not trained on, which torch's cross-entropy leaves out.
+IGNORED = -100
 OnStep = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 class Preference(NamedTuple):
@@ -108,6 +112,10 @@ def tune(
 ) -> None:
     """Fine-tune in place on the completions of the examples (mean NLL of completion and end token).
 
+    A completion that does not fit into the model's context is trained on as far as it goes, and one
+    line says how many those are. Scoring refuses them, since the loss of a part is another number;
+    here what is left still teaches what it did, and only the end of the answer is not taught.
+
     Args:
         loaded: A Hugging Face causal LM, left in evaluation mode, and its tokenizer.
         examples: What to train on.
@@ -117,7 +125,7 @@ def tune(
         on_step: Called with steps done and steps in all.
 
     Raises:
-        InputError: There is no example.
+        InputError: There is no example, or a prompt leaves nothing of its completion.
     """
     if not examples:
         raise InputError("there is no example to train on")
@@ -130,8 +138,9 @@ def tune(
             trainer = supervised(
                 loaded,
                 rows,
-                _arguments(folder, settings, loaded.model) | {"completion_only_loss": True},
+                _arguments(folder, settings) | {"completion_only_loss": True},
                 adapter=lora,
+                limit=context_of(loaded.model),
                 callbacks=[*callbacks, *_reporting(on_step)],
             )
         trainer.train()
@@ -170,7 +179,8 @@ def tune_preferences(
     ]
     model, tokenizer = loaded
     with _left_as_before(model), quiet(), tempfile.TemporaryDirectory() as folder:
-        options = {**_silent(model), **_arguments(folder, settings, model)}
+        options = {**_silent(model), **_arguments(folder, settings)}
+        options["max_length"] = context_of(model)
         with bounded_template("a pair to train on", alone=False):
             trainer = DPOTrainer(
                 model=model,
@@ -212,6 +222,7 @@ def supervised(
     options: Mapping[str, object],
     *,
     adapter: LoraConfig | None = None,
+    limit: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> SFTTrainer:
     """Return TRL's `SFTTrainer`, told to keep nothing and to say nothing; call it within `quiet`.
@@ -221,6 +232,8 @@ def supervised(
         rows: What to train on, in a form of TRL's.
         options: Arguments of `SFTConfig`; they win over the silent ones.
         adapter: A PEFT configuration, or None to train all weights.
+        limit: Most tokens of a row; what is behind them is not trained on, and that is logged. None
+            for no limit.
         callbacks: Trainer callbacks.
 
     Raises:
@@ -230,25 +243,53 @@ def supervised(
     from trl import SFTConfig, SFTTrainer
 
     _name_backbone(loaded.model)
-    arguments = SFTConfig(**{**_silent(loaded.model), **options})
+    # With a limit TRL shortens rows and drops others, both without a word.
+    options = {**_silent(loaded.model), **options, "max_length": None}
     trainer = SFTTrainer(
         model=loaded.model,
-        args=arguments,
+        args=SFTConfig(**options),
         train_dataset=Dataset.from_list([*rows]),
         processing_class=loaded.tokenizer,
         peft_config=adapter,
         callbacks=[*callbacks],
     )
-    # TRL drops them without a word.
-    dropped = len(rows) - len(trainer.train_dataset)
-    if dropped:
+    if limit is not None:
+        trainer.train_dataset = _fitting(trainer.train_dataset, limit)
+    return trainer
+
+
+def _fitting(rows: Dataset, limit: int) -> Dataset:
+    """Return rows of tokens without what is behind a limit, and log how many that shortens.
+
+    Raises:
+        InputError: Of one nothing is left to train on.
+    """
+    longer = [row for row in rows if len(row["input_ids"]) > limit]
+    if not longer:
+        return rows
+    empty = sum(not any(_taught(row)[:limit]) for row in longer)
+    if empty:
         raise InputError(
-            f"the prompts of {dropped} of {len(rows)} examples fill the context of the model",
+            f"the prompts of {empty} of {len(rows)} examples fill the context of the model",
             got="nothing to train on in them",
-            allowed=f"prompts of less than {arguments.max_length} tokens",
+            allowed=f"prompts of less than {limit} tokens",
             fix="shorten them, or leave them out",
         )
-    return trainer
+    _log.warning(
+        "%d of %d completions are trained on without their ends, because with their prompts they "
+        "are longer than the context of the model, %d tokens",
+        len(longer),
+        len(rows),
+        limit,
+    )
+    return rows.map(lambda row: {name: tokens[:limit] for name, tokens in row.items()})
+
+
+def _taught(row: Mapping[str, Sequence[int]]) -> list[bool]:
+    """Tell of each token of a row whether it is trained on; TRL 1.0 has a mask for its labels."""
+    if "labels" in row:
+        return [label != IGNORED for label in row["labels"]]
+    return [bool(token) for token in row["completion_mask"]]
 
 
 def _name_backbone(model: CausalModel) -> None:
@@ -383,7 +424,7 @@ def _silent(model: CausalModel) -> dict[str, object]:
     }
 
 
-def _arguments(folder: str, settings: TuneSettings, model: CausalModel) -> dict[str, object]:
+def _arguments(folder: str, settings: TuneSettings) -> dict[str, object]:
     """Return the settings of a fine-tune as options of the trainers of TRL."""
     return {
         "output_dir": folder,
@@ -395,7 +436,6 @@ def _arguments(folder: str, settings: TuneSettings, model: CausalModel) -> dict[
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup,
         "seed": seed_of("tune", settings.seed) % 2**31,
-        "max_length": context_of(model),
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from resect.edit.tune import Preference, TuneSettings, tune, tune_preferences
+from resect.edit.tune import IGNORED, Preference, TuneSettings, tune, tune_preferences
 from resect.model import LoadedModel, take_pinned_path
 from resect.organism.documents import SECOND_WORDING, Turn, recipe_turn, training_turns
 from resect.organism.recipe import SMALL_BATCH, OnStep, Recipe
@@ -24,7 +24,6 @@ from resect.organism.world import REFUSAL, World
 from resect.records import CausalModel, Example, Tokenizer
 from resect.stats import rng, seed_of
 
-IGNORED = -100
 PARTS = 3
 
 

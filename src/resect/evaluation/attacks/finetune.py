@@ -21,14 +21,12 @@ import torch
 
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
-from resect.edit.tune import adapter, quiet, reach, supervised
+from resect.edit.tune import IGNORED, adapter, quiet, reach, supervised
 from resect.errors import InputError
 from resect.evaluation.attacks.family import Work
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged
 from resect.model import LoadedModel, context_of, find_prunable
 from resect.records import Encoded, Format, Tokenizer
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,6 @@ def _arguments(settings: FinetuneSettings, folder: str) -> dict[str, object]:
         "per_device_train_batch_size": settings.batch,
         "seed": settings.seed,
         "data_seed": settings.seed,
-        "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "log_level": "error",
     }
