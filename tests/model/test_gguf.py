@@ -25,6 +25,7 @@ from resect.files import hash_file
 from resect.model import imported
 from resect.model.gguf import is_gguf, read_gguf
 from resect.model.imported import checkpoint_of, import_gguf
+from resect.model.ollama import model_file
 from resect.weights.mask import Mask
 
 
@@ -472,6 +473,24 @@ def test_a_manifest_outside_of_its_folder_and_an_adapter_on_top_are_refused(
     manifest.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="puts an adapter on its model"):
         checkpoint_of(manifest)
+
+
+def test_a_projector_that_a_manifest_names_is_said_to_be_left_out(
+    llama: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = ollama(tmp_path / "models", tiny_gguf.save(tmp_path / "m.gguf", llama))
+    model_file(manifest)
+    assert not caplog.records
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["layers"].append({"mediaType": f"{LIBRARY}.projector", "digest": "sha256:" + 64 * "a"})
+    seeing = manifest.with_name("seeing")
+    seeing.write_text(json.dumps(content), encoding="utf-8")
+    blob = model_file(seeing)
+    assert blob == model_file(manifest)
+    assert model_file(seeing) == blob
+    (said,) = caplog.records
+    assert str(seeing) in said.getMessage()
+    assert "projector" in said.getMessage()
 
 
 def test_names_and_folders_of_ollama_lead_to_the_manifest(llama: Any, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ digest of each layer; a layer is a file MODELS/blobs/sha256-<64 hex digits>, wha
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +19,11 @@ from resect.errors import InputError
 MANIFESTS, BLOBS = "manifests", "blobs"
 REGISTRY, LIBRARY = "registry.ollama.ai", "library"
 KINDS = "application/vnd.ollama.image."
-MODEL, ADAPTER = f"{KINDS}model", f"{KINDS}adapter"
+MODEL, ADAPTER, PROJECTOR = f"{KINDS}model", f"{KINDS}adapter", f"{KINDS}projector"
 # A manifest has a line for each of a few layers, or of some thousand tensors.
 _MOST_BYTES = 2**22
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_log = logging.getLogger(__name__)
 
 
 class _Layer(NamedTuple):
@@ -32,6 +35,8 @@ class _Layer(NamedTuple):
 
 def model_file(path: Path) -> Path:
     """Return the GGUF file that a manifest of Ollama leads to, and any other path as it is.
+
+    A projector beside it, through which a model sees, is not part of it, and that is logged.
 
     Raises:
         InputError: A manifest names no model that is one GGUF file, or its file is missing; or the
@@ -66,7 +71,19 @@ def model_file(path: Path) -> Path:
             got=f"no {blob}",
             fix="fetch the model again with ollama pull, and give the manifest of a whole folder",
         )
+    if any(layer.kind == PROJECTOR for layer in layers):
+        _tell_of_projector(path)
     return blob
+
+
+@functools.cache
+def _tell_of_projector(path: Path) -> None:
+    """Log that a projector is left out, once for a manifest, which is followed several times."""
+    _log.warning(
+        "%s: its projector, through which the model sees, is left out; here is the language model "
+        "alone",
+        path,
+    )
 
 
 def name_of_ollama(place: str | Path) -> str:
