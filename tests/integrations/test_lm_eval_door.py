@@ -186,6 +186,19 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
         door.run_tasks(other, NAMES, settings=door.TaskSettings(include_path=folder / "none"))
 
 
+def test_a_task_that_runs_code_is_refused_before_anything_is_fetched(
+    folder: Path, tmp_path: Path
+) -> None:
+    text = GENERATED.format(data=tmp_path / "nowhere.jsonl") + "unsafe_code: true\n"
+    (tmp_path / "programs.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"runs the code[\s\S]*--confirm_run_unsafe_code"):
+        door.run_tasks(
+            load_model(folder / "other"),
+            ("tiny_generated",),
+            settings=door.TaskSettings(include_path=tmp_path),
+        )
+
+
 def test_both_ways_into_lm_eval() -> None:
     from lm_eval.api.registry import get_model
 

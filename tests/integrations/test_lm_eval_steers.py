@@ -344,6 +344,58 @@ def test_answers_that_lm_eval_takes_apart_are_refused(places: dict[str, Path]) -
     assert len(load_tasks(spec(places, "by_column")).examples) == 2
 
 
+UNFIT = {
+    "rolls": (ROLLING.replace("rolling\n", "rolls\n", 1), "it asks for loglikelihood_rolling"),
+    "programs": (
+        WRITTEN.replace("exact_match", "!function grading.passes").replace("written", "programs", 1)
+        + "unsafe_code: true\n",
+        "it runs the code that a model writes",
+    ),
+    "shown": (
+        WRITTEN.replace("written", "shown", 1) + "doc_to_image: picture\n",
+        "it shows pictures or sounds",
+    ),
+    "tries": (WRITTEN.replace("written", "tries", 1) + "repeats: 4\n", "it samples its answers"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+@pytest.mark.parametrize("through", ["", "a group", "a group in a group", "a tag"])
+def test_what_cannot_be_asked_is_refused_before_anything_is_fetched(
+    name: str, through: str, tmp_path: Path
+) -> None:
+    # What a task is marked by may fetch something itself, as that of humaneval does.
+    (tmp_path / "grading.py").write_text("raise ConnectionError('asked for')\n", encoding="utf-8")
+    text, reason = UNFIT[name]
+    text = text.format(data=tmp_path / "nowhere.jsonl", sampled="false")
+    files = {name: text}
+    if through == "a tag":
+        files[name] += "tag: many\n"
+    elif through:
+        files["outer"] = f"group: many\ntask: [{name}]\n"
+    if through == "a group in a group":
+        files["outer"] = f"group: many\ntask:\n- group: inner\n  task: [{{task: {name}}}]\n"
+    for file, content in files.items():
+        (tmp_path / f"{file}.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        load_tasks(f"lm-eval:{'many' if through else name}#include_path={tmp_path}")
+    assert f"the lm-eval task {name} cannot be asked question by question" in str(error.value)
+    assert reason in str(error.value)
+
+
+def test_a_group_that_has_its_tasks_sample_is_refused_before_anything_is_fetched(
+    tmp_path: Path,
+) -> None:
+    text = WRITTEN.format(data=tmp_path / "nowhere.jsonl", sampled="false")
+    group = "group: many\ntask: [{task: written, repeats: 3}]\n"
+    for file, content in (("written", text), ("many", group)):
+        (tmp_path / f"{file}.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="it samples its answers"):
+        load_tasks(f"lm-eval:many#include_path={tmp_path}")
+    with pytest.raises(InputError, match="cannot be had"):
+        load_tasks(f"lm-eval:written#include_path={tmp_path}")
+
+
 def test_options_are_part_of_the_task(places: dict[str, Path], tmp_path: Path) -> None:
     words = ["sweep", places["model"], "--target", places["target"], "--preserve",
              places["preserve"], "-o", tmp_path / "run"]  # fmt: skip

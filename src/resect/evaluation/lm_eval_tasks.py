@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lm_eval import evaluate
 from lm_eval.api.instance import Instance
@@ -33,13 +33,25 @@ from resect.model import LoadedModel
 from resect.records import Example
 from resect.stats import rng
 
-KINDS = ("multiple_choice", "generate_until", "loglikelihood")
+# What lm-eval takes for a task that does not say what it asks for.
+WRITTEN = "generate_until"
+KINDS = ("multiple_choice", WRITTEN, "loglikelihood")
+RUN_CODE = "--confirm_run_unsafe_code"
 # lm-eval's own seed of few-shot examples.
 FEW_SHOT_SEED = 1234
 AVERAGES = ("mean", "nanmean")
 MOST_NAMED = 8
 # How lines begin that lm-eval logs of every model in memory.
 IN_MEMORY = ("`pretrained` model kwarg is not of type", "Passed an already-initialized model")
+# What a group says of itself, and not of its tasks.
+_STRUCTURE = ("task", "group", "tag")
+
+
+class Unfit(NamedTuple):
+    """Why a task cannot be run as is asked, and what to do instead."""
+
+    reason: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -132,6 +144,8 @@ def load_tasks(text: str) -> TaskSet:
     spec = parse_task(text)
     manager = task_manager(spec.names, spec.include_path)
     with _building(spec):
+        for name, said in described(manager, spec.names).items():
+            _refuse_unfit(name, _unaskable(said))
         built = manager.load(list(spec.names))["tasks"]
         tasks = {name: _chosen(name, task, spec) for name, task in built.items()}
         examples, origin = [], {}
@@ -184,6 +198,58 @@ def task_manager(tasks: Sequence[str], include_path: Path | None) -> TaskManager
             fix=next(filter(None, near), "" if include_path else own),
         )
     return manager
+
+
+def described(manager: TaskManager, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what the files of lm-eval say of each task behind some names.
+
+    None is built for it: that fetches a task's data and runs the code that its file names, which
+    may fetch more. The file of humaneval asks the hub for a metric, for minutes without a network.
+
+    Args:
+        manager: Knows the names.
+        names: Names of tasks, groups or tags.
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    for name in names:
+        _describe(manager.task_index, {"task": name}, {}, tasks)
+    return tasks
+
+
+def _describe(
+    index: Mapping[str, Any],
+    member: Mapping[str, Any],
+    over: Mapping[str, Any],
+    tasks: dict[str, dict[str, Any]],
+) -> None:
+    """Add what is said of the tasks behind a member of a group, which may say more of them."""
+    name = member.get("group", member.get("task"))
+    entry = index.get(name)
+    # A tag has no file, and the names of its tasks in the place of its own tags.
+    own = member if entry is None else entry.cfg or {"task": sorted(entry.tags)}
+    merged = {**own, **over, **member}
+    said = {key: value for key, value in merged.items() if key not in _STRUCTURE}
+    if not isinstance(own.get("task"), list):
+        tasks[str(name)] = said
+        return
+    for inner in own["task"]:
+        _describe(index, inner if isinstance(inner, Mapping) else {"task": inner}, said, tasks)
+
+
+def unrunnable(said: Mapping[str, Any]) -> Unfit | None:
+    """Return why a model in memory is not asked a task, None if it is.
+
+    Args:
+        said: What is said of the task, from `described`.
+    """
+    if said.get("doc_to_image") or said.get("doc_to_audio"):
+        return Unfit("it shows pictures or sounds", "take a task that is text alone")
+    if said.get("unsafe_code"):
+        return Unfit(
+            "it runs the code that a model writes",
+            f"lm-eval's own command does so: resect lm-eval --model resect {RUN_CODE}",
+        )
+    return None
 
 
 def no_data(error: BaseException) -> InputError:
@@ -253,15 +319,19 @@ def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
     Raises:
         InputError: It cannot be asked question by question, or has no such metric or filter.
     """
-    reason = _unaskable(task)
-    if reason:
-        raise InputError(
-            f"the lm-eval task {name} cannot be asked question by question",
-            got=reason,
-            allowed="multiple choice, or one answer that is written greedily, with a metric that "
-            "marks each question between 0 and 1",
-            fix="measure it afterwards: resect tasks",
-        )
+    # A task that is a class says some of it when it is built.
+    _refuse_unfit(
+        name,
+        _unaskable(
+            {
+                "output_type": task.OUTPUT_TYPE,
+                "doc_to_image": getattr(task, "MULTIMODAL", False),
+                "unsafe_code": getattr(task, "UNSAFE_CODE", False),
+                "generation_kwargs": task.get_config("generation_kwargs"),
+                "repeats": task.get_config("repeats"),
+            }
+        ),
+    )
     if taken_apart([task.doc_to_target(doc) for doc in task.eval_docs]):
         raise InputError(
             f"lm-eval would mark answers of {name} character by character",
@@ -288,19 +358,31 @@ def _chosen(name: str, task: Any, spec: TaskSpec) -> _Task:
     return _Task(task, spec.metric or metrics[0], spec.filter or filters[0])
 
 
-def _unaskable(task: Any) -> str:
-    """Return why a task cannot be asked question by question, "" if it can."""
-    if task.OUTPUT_TYPE not in KINDS:
-        return f"it asks for {task.OUTPUT_TYPE}"
-    if getattr(task, "MULTIMODAL", False):
-        return "it shows pictures or sounds"
-    if getattr(task, "UNSAFE_CODE", False):
-        return "it runs the code that a model writes"
-    decoding = task.get_config("generation_kwargs")
+def _unaskable(said: Mapping[str, Any]) -> Unfit | None:
+    """Return why a task cannot be asked question by question, None if it can."""
+    unfit = unrunnable(said)
+    if unfit is not None:
+        return unfit
+    afterwards = "measure it afterwards: resect tasks"
+    kind = said.get("output_type", WRITTEN)
+    if kind not in KINDS:
+        return Unfit(f"it asks for {kind}", afterwards)
+    decoding = said.get("generation_kwargs")
     sampled = isinstance(decoding, Mapping) and decoding.get("do_sample")
-    if sampled or (task.get_config("repeats") or 1) > 1:
-        return "it samples its answers"
-    return ""
+    if sampled or (said.get("repeats") or 1) > 1:
+        return Unfit("it samples its answers", afterwards)
+    return None
+
+
+def _refuse_unfit(name: str, unfit: Unfit | None) -> None:
+    if unfit is not None:
+        raise InputError(
+            f"the lm-eval task {name} cannot be asked question by question",
+            got=unfit.reason,
+            allowed="multiple choice, or one answer that is written greedily, with a metric that "
+            "marks each question between 0 and 1",
+            fix=unfit.fix,
+        )
 
 
 def _refuse_unknown(task: str, setting: str, value: str, names: Sequence[str]) -> None:

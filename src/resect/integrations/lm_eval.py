@@ -26,8 +26,15 @@ from lm_eval.models.huggingface import HFLM
 
 from resect.data.template import bounded_template
 from resect.edit.live import removed
+from resect.errors import InputError
 from resect.evaluation.judging import Row, rows_of
-from resect.evaluation.lm_eval_tasks import no_data, taken_apart, task_manager
+from resect.evaluation.lm_eval_tasks import (
+    described,
+    no_data,
+    taken_apart,
+    task_manager,
+    unrunnable,
+)
 from resect.files.origin import package_versions, provenance
 from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
@@ -215,12 +222,19 @@ def run_tasks(
         settings: How to run them.
 
     Raises:
-        InputError: An unknown task, or its data cannot be had.
+        InputError: An unknown task, one that runs code or shows pictures, or its data cannot be
+            had.
         MismatchError: The mask belongs to another model.
     """
     settings = settings or TaskSettings()
     model, tokenizer = loaded
     manager = task_manager(tasks, settings.include_path)
+    for name, said in described(manager, tasks).items():
+        unfit = unrunnable(said)
+        if unfit is not None:
+            raise InputError(
+                f"the lm-eval task {name} is not run here", got=unfit.reason, fix=unfit.fix
+            )
     training = model.training
     # A copy, because lm-eval gives it a padding token; the caller's own stays as it is.
     wrapped = ResectLM(
