@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -14,13 +15,24 @@ from invented_wheels import unpacked
 from resect.cli.real import Study
 from resect.data.rows import read_rows
 from resect.errors import InputError
+from resect.files import hash_value, plain
 from resect.runs.real.beyond import OPENING, TUNED, TYPES, Beyond
 from resect.runs.real.checked import Check, Shown
 from resect.runs.real.design import Tuned, import_model, real_config, real_sets, size_of
 from resect.runs.real.models import MODELS
 from resect.runs.real.pair import Pair
 from resect.runs.real.prompts import Prompt
-from resect.runs.real.sets import SKIP, by_type, make_advice
+from resect.runs.real.sets import (
+    FEW,
+    PLAIN,
+    REFUSALS,
+    SKIP,
+    Manner,
+    Size,
+    by_type,
+    folder_of,
+    make_advice,
+)
 from resect.runs.run import plan_run
 from resect.runs.sets import Sets, Source
 from resect.studies.transfer import categories
@@ -131,3 +143,49 @@ def test_sizes_of_cut_can_be_given_where_a_study_has_none_of_its_own(
     assert cuts == set(sizes)
     with pytest.raises(InputError, match="sizes of its own"):
         size_of(REAL, quick=True, study="frontier", fractions=sizes)
+
+
+def test_answers_are_collected_anew_only_for_what_is_collected(
+    wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = import_model(REAL, wheels)
+    usual = size_of(REAL, quick=True, asked=4)
+    sizes = {
+        "usual": usual,
+        "more cuts": size_of(REAL, quick=True, asked=4, fractions=(0.1, 0.2, 0.3)),
+        "more draws": replace(usual, seeds=9),
+        "fewer rows a draw": replace(usual, scored=1),
+    }
+    others = {
+        "other prompts": replace(usual, asked=5),
+        "a larger pool": replace(usual, pool=9),
+        "longer answers": replace(usual, tokens=usual.tokens + 1),
+        "types": replace(usual, types=2),
+    }
+
+    def place(size: Size) -> Path:
+        return folder_of(str(folder), tmp_path, size)
+
+    assert len({place(size) for size in sizes.values()}) == 1
+    assert len({place(size) for size in [usual, *others.values()]}) == 1 + len(others)
+    assert place(usual) != folder_of(str(folder), tmp_path, usual, Manner(0.5, "###"))
+    sets = real_sets(REAL, folder, wheels, usual)
+    assert {path.parent.name for path in sets.values()} == {place(usual).name}
+
+
+@pytest.mark.parametrize("manner", [PLAIN, Manner(0.5, "###")])
+@pytest.mark.parametrize("types", [0, 3])
+def test_answers_that_were_collected_for_so_many_sizes_of_cut_are_found_for_any_number(
+    types: int, manner: Manner, tmp_path: Path
+) -> None:
+    collected = replace(REAL.full, types=types)
+    # As their folder was named when it bore the number of draws and of cuts too.
+    named = [str(tmp_path / "m"), collected, REFUSALS, SKIP, FEW]
+    named += [] if manner == PLAIN else [asdict(manner)]
+    before = tmp_path / f"sets-{hash_value(plain(named))}"
+    before.mkdir()
+    for count in (1, 2, 4, 12):
+        size = replace(collected, fractions=count)
+        assert folder_of(str(tmp_path / "m"), tmp_path, size, manner) == before
+    longer = replace(collected, tokens=99)
+    assert folder_of(str(tmp_path / "m"), tmp_path, longer, manner) != before

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ SKIP = 3
 BATCH = 16
 # Answers on which a control is matched in damage; up to two dozen passes go over them for a cut.
 FEW = 8
+# Numbers of sizes of cut that folders of answers bear in their names from when they did so.
+_CUTS_OF_EARLIER = range(1, 6)
 # A harmless answer to any harmful request, of about as many tokens as an answer of the model's own.
 REFUSALS = (
     "I'm sorry, but I can't help with that. What you ask for could do serious harm to other "
@@ -113,7 +115,7 @@ def make_sets(
         model: Folder of the model.
         read: Returns prompts or texts under `harm`, `benign`, `facts` and `prose`; called if a set
             is to be made.
-        folder: Where they are; in it they get a folder that is named by model, size and templates.
+        folder: Where they are; in it they get a folder of their own (`folder_of`).
         size: How much.
         on_progress: Called with prompts done and prompts in all, while answers are elicited.
         manner: How answers are had.
@@ -121,10 +123,7 @@ def make_sets(
     Raises:
         InputError: There are too few prompts, or the model gave too few answers.
     """
-    depends: list[object] = [model, size, REFUSALS, SKIP, FEW]
-    # Answers that were collected before there were manners keep their folder.
-    depends += [] if manner == PLAIN else [asdict(manner)]
-    folder = folder / f"sets-{files.hash_value(files.plain(depends))}"
+    folder = folder_of(model, folder, size, manner)
     names = ("harm", "benign", "few", "facts", "harmless", "prose")
     paths = {name: folder / f"{name}.jsonl" for name in names}
     if all(path.is_file() for path in paths.values()):
@@ -145,6 +144,28 @@ def make_sets(
     for name, path in paths.items():
         files.write_text(path, lines(sets[name]))
     return paths
+
+
+def folder_of(model: str, folder: Path, size: Size, manner: Manner = PLAIN) -> Path:
+    """Return where the sets of a model are, or will be: in a folder named by what is collected.
+
+    Args:
+        model: Folder of the model.
+        folder: Where such folders are.
+        size: How much; how often and at how many sizes of cut it is measured is no part of a name.
+        manner: How answers are had.
+    """
+
+    def named(collected: object) -> Path:
+        depends: list[object] = [model, collected, REFUSALS, SKIP, FEW]
+        # Answers that were collected before there were manners keep their folder.
+        depends += [] if manner == PLAIN else [asdict(manner)]
+        return folder / f"sets-{files.hash_value(files.plain(depends))}"
+
+    # Folders bore the whole size once. What is in them is the same for any number of cuts.
+    earlier = [size, *(replace(size, fractions=count) for count in _CUTS_OF_EARLIER)]
+    collected = {name: getattr(size, name) for name in ("asked", "pool", "tokens", "types")}
+    return next((path for path in map(named, earlier) if path.is_dir()), named(collected))
 
 
 def own_answers(
