@@ -118,7 +118,7 @@ def test_6_the_whole_in_one_command(hour: Hour) -> None:
     assert "Jaccard" in overlap.out
     assert not Path("sweep").exists()
     for said in (planned, ran):
-        assert re.search(r"\d+ cells, at most about \d+ min on this machine", said.notes)
+        assert re.search(r"\d+ cells, at most about [\d,]+ min on this machine", said.notes)
     assert "cells" in swept.notes + swept.out
     assert Path("run/report.html").is_file()
     assert not Path("resect-run").exists()

@@ -23,11 +23,13 @@ def matrix_rate(dtype: torch.dtype) -> float:
     # The best of several short ones, since others may use the machine meanwhile.
     for _ in range(20):
         start = time.perf_counter()
-        # A CPU without bf16 instructions takes seconds for a single product.
-        if start - begin > 1:
-            break
         torch.mm(square, square)[0, 0].item()  # waits for a GPU
-        seconds = min(seconds, time.perf_counter() - start)
+        end = time.perf_counter()
+        seconds = min(seconds, end - start)
+        # A CPU without bf16 instructions takes seconds for a single product. One is timed in any
+        # case: a busy machine may let a process wait that long before it begins.
+        if end - begin > 1:
+            break
     return 2.0 * side**3 / seconds
 
 
