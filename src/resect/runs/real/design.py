@@ -64,9 +64,17 @@ def size_of(
     """Return how much is measured, with another number of prompts or sizes of cut if given.
 
     Raises:
-        InputError: A study that has a grid of its own is given sizes of cut.
+        InputError: A study that has a grid of its own is given sizes of cut, or one is no share.
     """
     size = sized(real.quick if quick else real.full, study)
+    wrong = [q for q in fractions if not 0 < q <= 1]
+    if wrong:
+        raise InputError(
+            "a size of cut is no share of a tensor's weights",
+            got=", ".join(map(str, wrong)),
+            allowed="above 0 and at most 1",
+            fix="for instance --q 8e-4",
+        )
     if fractions and study is not None:
         raise InputError(
             f"{study} is asked at sizes of its own",
