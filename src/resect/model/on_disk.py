@@ -156,15 +156,18 @@ def _refuse_two_values(
 
     A model that is loaded keeps them apart, whatever its configuration says.
     """
-    used = {place.name for places in found.values() for place in places}
+    used = [place for places in found.values() for place in places]
+    unused = files.keys() - {place.name for place in used}
+    if not unused:
+        return
     layouts, tensors = Layouts(model), model.state_dict(keep_vars=True)
-    for name in files.keys() - used:
+    for name in sorted(unused):
         place = layouts.find(name, files[name].shape)
-        if place is None or place.parameter not in tensors:
+        parameter = tensors.get(place.parameter) if place else None
+        if place is None or parameter is None:
             continue
-        parameter = tensors[place.parameter]
-        for twin in (each for places in found.values() for each in places):
-            if tensors[twin.parameter] is not parameter or twin.offset != place.offset:
+        for twin in used:
+            if tensors.get(twin.parameter) is not parameter or twin.offset != place.offset:
                 continue
             if not torch.equal(read(files[name], name), read(files[twin.name], twin.name)):
                 raise InputError(
