@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import tiny
 from resect.attribution.engine import attribute_many
@@ -79,6 +81,29 @@ def test_what_cannot_be_streamed_is_refused(tmp_path: Path) -> None:
     block.__class__ = type("Scaling", (type(block),), members)
     with pytest.raises(CoverageError, match="between two blocks"):
         attribute_streamed(shelf, EXAMPLES)
+
+
+def test_a_head_that_differs_from_what_the_configuration_ties_it_to_is_refused(
+    tmp_path: Path,
+) -> None:
+    # Loading goes by the values: it ties two equal tensors, and keeps two that differ apart.
+    folder = tiny.save("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].clone()
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    shelf = open_shelf(folder)
+    model, _ = load_model(folder)
+    layer = model.get_output_embeddings()
+    assert layer is not None
+    assert layer.weight is model.get_input_embeddings().weight
+    assert shelf.fingerprint() == model_fingerprint(model)
+    head[0, 0] += 1
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"(?s)lm_head\.weight.*tie_word_embeddings"):
+        open_shelf(folder)
+    settings = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert open_shelf(folder).fingerprint() == model_fingerprint(load_model(folder)[0])
 
 
 LIMITED = [Encoded(f"e{n}", tuple(range(4 + n, 20 + n)), 4) for n in range(4)]

@@ -8,7 +8,7 @@ Where a checkpoint tensor lies in a parameter is what `resect.model.places` says
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
-from resect.model.places import RECORDED, Place, checkpoint_places
+from resect.model.places import RECORDED, Layouts, Place, checkpoint_places
 from resect.model.prunable import blocks
 from resect.model.stored import (
     NOTE,
@@ -145,7 +145,37 @@ def _found(model: CausalModel, files: Mapping[str, Entry]) -> dict[str, list[Pla
             expected = [place.name for place in checkpoint_places(module, [name])[name]]
             lacking = [each for each in expected if each not in files] or [name]
             raise _lacking(lacking[0])
+    _refuse_two_values(module, files, found)
     return found
+
+
+def _refuse_two_values(
+    model: nn.Module, files: Mapping[str, Entry], found: Mapping[str, Sequence[Place]]
+) -> None:
+    """Raise `InputError` if tensors of the files differ that are one parameter of the model.
+
+    A model that is loaded keeps them apart, whatever its configuration says.
+    """
+    used = [place for places in found.values() for place in places]
+    unused = files.keys() - {place.name for place in used}
+    if not unused:
+        return
+    layouts, tensors = Layouts(model), model.state_dict(keep_vars=True)
+    for name in sorted(unused):
+        place = layouts.find(name, files[name].shape)
+        parameter = tensors.get(place.parameter) if place else None
+        if place is None or parameter is None:
+            continue
+        for twin in used:
+            if tensors.get(twin.parameter) is not parameter or twin.offset != place.offset:
+                continue
+            if not torch.equal(read(files[name], name), read(files[twin.name], twin.name)):
+                raise InputError(
+                    "the configuration makes one weight of two that differ in the checkpoint",
+                    got=f"{name} and {twin.name}",
+                    fix='set "tie_word_embeddings": false in config.json: loading keeps the two '
+                    "apart, and reading block by block goes by the configuration",
+                )
 
 
 def _lacking(name: str) -> InputError:
