@@ -220,6 +220,39 @@ def weight_files(source: Path) -> list[Path]:
     return shards
 
 
+def hold_same(ours: Path, theirs: Path) -> bool | None:
+    """Tell whether two checkpoint folders hold the same weights, but for zeros and rounding.
+
+    Of each tensor that both name the first row is compared. Weights that are zero in ours may have
+    been cut, and a dtype of 16 bits rounds by 2⁻⁸ of a value at most.
+
+    Args:
+        ours: A folder.
+        theirs: Another one.
+
+    Returns:
+        None where they name no tensor in common.
+
+    Raises:
+        InputError: A folder lacks weights, or a file cannot be read.
+    """
+    mine, other = (entries(weight_files(folder)) for folder in (ours, theirs))
+    shared = [name for name in mine if name in other and mine[name].shape]
+    return all(_same_row(mine[name], other[name], name) for name in shared) if shared else None
+
+
+def _same_row(mine: Entry, other: Entry, name: str) -> bool:
+    """Tell whether the first rows of a tensor in two files are the same."""
+    rows = []
+    for entry in (mine, other):
+        with safe_open(entry.path, framework="pt") as file:
+            rows.append(file.get_slice(name)[:1].double())
+    first, second = rows
+    if first.shape != second.shape:
+        return False
+    return bool(((first - second).abs() <= 2**-7 * second.abs()).logical_or(first == 0).all())
+
+
 def refuse_adapter(folder: Path) -> None:
     """Refuse a folder with a low-rank adapter where a model is asked for.
 
