@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -157,8 +158,6 @@ def test_chunks_places_and_checkpointing_change_nothing(settings: dict[str, Any]
 
 
 def test_a_contrast_is_the_difference_of_two_signed_scores(tmp_path: Path) -> None:
-    import json
-
     model = tiny.build("llama")
     sets = []
     for name, count in (("a", 5), ("b", 3)):
@@ -188,3 +187,17 @@ def test_a_busy_machine_is_slow_and_not_at_rest(monkeypatch: pytest.MonkeyPatch)
     clock = itertools.count(0.0, 2.0)
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     assert matrix_rate(torch.float32) == pytest.approx(2 * 512**3 / 2)
+
+
+def test_a_contrast_that_says_the_same_is_refused(tmp_path: Path) -> None:
+    model, rows = tiny.build("llama"), tiny.rows(4, "a")
+    sets = []
+    for name, count in (("once", 1), ("twice", 2)):
+        path = tmp_path / f"{name}.jsonl"
+        doubled = [row | {"id": str(n)} for n, row in enumerate(rows * count)]
+        write_text(path, "\n".join(json.dumps(row) for row in doubled))
+        sets.append(load_data(path))
+    with pytest.raises(InputError, match="says the same as the target"):
+        attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1])
+    # One answer that differs is a contrast.
+    attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1].at(range(7)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -73,8 +73,8 @@ def test_few_texts_have_an_interval_of_student(count: int) -> None:
 
 
 def test_a_text_weighs_what_it_has_tokens() -> None:
-    texts = [Reply(str(n), "perplexity", "none", "", "", "", "", reference=f"w{n}", nll=nll,
-                   tokens=tokens) for n, (nll, tokens) in enumerate([(2.0, 90), (4.0, 10)])]  # fmt: skip
+    long, short = replies([2.0, 4.0])
+    texts = [replace(long, tokens=90), short]
     assert perplexity(texts)["perplexity"] == pytest.approx(math.exp(2.2))
 
 

@@ -197,17 +197,25 @@ def weight_files(source: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint folder.
 
     Raises:
-        InputError: It is no folder, or lacks them.
+        InputError: It is no folder, lacks them or holds two sets of them.
     """
     if not source.is_dir():
         raise InputError("no such checkpoint folder", got=str(source))
     refuse_adapter(source)
-    index = source / "model.safetensors.index.json"
+    index, whole = source / "model.safetensors.index.json", source / "model.safetensors"
     if index.is_file():
         with files.expecting(index, "index"):
             names = sorted(map(str, set(files.read_json(index)["weight_map"].values())))
+        if whole.is_file() and whole.name not in names:
+            # transformers reads the first and passes over the others, which are left of a save.
+            raise InputError(
+                f"{source} holds two sets of weights",
+                got=f"{whole.name}, and {len(names)} shards of {index.name}",
+                allowed="one of them",
+                fix=f"remove the one that is not the model: transformers loads {whole.name}",
+            )
     else:
-        names = ["model.safetensors"]
+        names = [whole.name]
     shards = [source / name for name in names]
     missing = [path.name for path in shards if path.parent != source or not path.is_file()]
     if missing:
