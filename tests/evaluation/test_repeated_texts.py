@@ -54,7 +54,7 @@ def student(values: Sequence[float]) -> tuple[float, float]:
 def test_twenty_copies_of_texts_have_the_perplexity_of_one() -> None:
     once, often = perplexity(replies(NLLS)), perplexity(replies(NLLS, times=20))
     for key in ("perplexity", "perplexity_low", "perplexity_high"):
-        assert once[key] == pytest.approx(often[key])  # type: ignore[literal-required]
+        assert once[key] == pytest.approx(often[key])
     # A file of one text says nothing of others.
     assert perplexity(replies([3.0], times=20))["perplexity_high"] is None
 
@@ -75,7 +75,11 @@ def test_few_texts_have_an_interval_of_student(count: int) -> None:
 def test_a_text_weighs_what_it_has_tokens() -> None:
     long, short = replies([2.0, 4.0])
     texts = [replace(long, tokens=90), short]
-    assert perplexity(texts)["perplexity"] == pytest.approx(math.exp(2.2))
+    rate = perplexity(texts)
+    assert rate["perplexity"] == pytest.approx(math.exp(2.2))
+    # One text decides it, and there is no other of its kind.
+    assert rate["perplexity_low"] is None
+    assert rate["perplexity_high"] is None
 
 
 @pytest.mark.parametrize("probe", ["perplexity", "likelihood"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypedDict
@@ -184,8 +185,14 @@ def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
     parts = [mean + weight * tokens * (nll - mean) for nll, tokens, _ in measured]
     # Records of earlier versions hold no texts.
     words = [reply.prompt or reply.reference or reply.example_id for _, _, reply in measured]
-    # One text says nothing about the spread between texts.
-    bounds = resampler.spread({"": parts}, {"": same_text(words)}).interval("")
+    groups = same_text(words)
+    shares: Counter[int] = Counter()
+    for group, (_, tokens, _) in zip(groups, measured, strict=True):
+        shares[group] += tokens
+    bounds = NOT_MEASURED
+    # One text says nothing about the spread between texts, nor do several if it decides the mean.
+    if 2 * max(shares.values()) <= count:
+        bounds = resampler.spread({"": parts}, {"": groups}).interval("")
     low = None if bounds.low is None else max(0.0, bounds.low)
     return Interval("perplexity", _exponential(mean), _exponential(low), _exponential(bounds.high))
 
