@@ -17,8 +17,8 @@ from resect.attribution.choices import CPU_ACTIVATIONS, CPU_TOKENS, cpu_tokens
 from resect.attribution.engine import attribute_many
 from resect.attribution.estimate import matrix_rate, plan_report
 from resect.attribution.plan import GIB, Work, activations_a_token, plan, shape_of, streamed
-from resect.attribution.score import attribute
-from resect.attribution.settings import Pass
+from resect.attribution.score import ScoreRequest, attribute, score_model
+from resect.attribution.settings import Origin, Pass
 from resect.data.load import load_data
 from resect.errors import InputError
 from resect.files.writing import write_text
@@ -201,3 +201,25 @@ def test_a_contrast_that_says_the_same_is_refused(tmp_path: Path) -> None:
         attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1])
     # One answer that differs is a contrast.
     attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1].at(range(7)))
+
+
+def test_category_and_limit_are_for_the_contrast_too(tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    of = {}
+    for name in ("target", "style"):
+        rows = [row | {"category": "ab"[n % 2]} for n, row in enumerate(tiny.rows(8, name))]
+        of[name] = [row for row in rows if row["category"] == "a"]
+        write_text(tmp_path / f"{name}.jsonl", "\n".join(map(json.dumps, rows)))
+        write_text(tmp_path / f"{name} a.jsonl", "\n".join(map(json.dumps, of[name])))
+    request = ScoreRequest(
+        str(model), str(tmp_path / "target.jsonl"), Pass(keep=0.2), Origin(category="a"),
+        contrast=str(tmp_path / "style.jsonl"),
+    )  # fmt: skip
+    alone = replace(
+        request, data=str(tmp_path / "target a.jsonl"), contrast=str(tmp_path / "style a.jsonl")
+    )
+    found, expected = score_model(request), score_model(alone)
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(tensor.index, found.tensors[name].index)
+        assert torch.equal(tensor.value, found.tensors[name].value)
+    assert score_model(replace(request, limit=2)).meta.examples == 4
