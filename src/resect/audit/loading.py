@@ -120,8 +120,10 @@ def _named_base(base: str, adapter: Path, named: str) -> tuple[str, ...]:
     if not named or named == base or ours.resolve() == theirs.resolve():
         return ()
     # An adapter of an adapter has no weights to compare with.
-    both = [(folder / "config.json").is_file() and has_weights(folder) for folder in (ours, theirs)]
-    same = hold_same(ours, theirs) if all(both) else None
+    readable = [
+        (folder / "config.json").is_file() and has_weights(folder) for folder in (ours, theirs)
+    ]
+    same = hold_same(ours, theirs) if all(readable) else None
     if same is None and name != base.rstrip("/").rpartition("/")[2].partition("@")[0].casefold():
         return (
             f"the adapter names {named} as its base and was put on {base}: if those are not the "

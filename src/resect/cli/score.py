@@ -167,10 +167,16 @@ def select(
     from resect.weights.scores import Scores
     from resect.weights.select import select as select_mask
 
-    kept = Scores.load(preserve)
-    mask = select_mask(Scores.load(target), kept, q=q, p=p, scope=scope, unit=unit, force=force)
+    protected = Scores.load(preserve)
+    mask = select_mask(
+        Scores.load(target), protected, q=q, p=p, scope=scope, unit=unit, force=force
+    )
     mask.save(output)
-    if p and kept.meta.ranks_targets and "abs_of_mean" in METHODS.get(kept.meta.method, {}):
+    if (
+        p
+        and protected.meta.ranks_targets
+        and "abs_of_mean" in METHODS.get(protected.meta.method, {})
+    ):
         note(
             f"{preserve} has signed scores, so that of what it needs only one sign is protected: "
             "resect score --reduction mean_of_abs takes the size"

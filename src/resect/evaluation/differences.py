@@ -183,14 +183,14 @@ def _measured(arm: Arm) -> dict[_Key, dict[str, float | None]]:
             likelihood = probe in PROBES and PROBES[probe].judged == "never"
             key = _Key(probe, str(row["attack"]), "" if likelihood else str(row["judge"]))
             score = row["nll"] if likelihood else row["score"]
-            told = normalised(str(row["prompt"]))
-            if likelihood and not told:
-                told = normalised(str(row["reference"]))
+            words = normalised(str(row["prompt"]))
+            if likelihood and not words:
+                words = normalised(str(row["reference"]))
         except KeyError as error:
             raise InputError(f"a record of {arm.name} lacks a column", got=str(error)) from error
         scores.setdefault(key, []).append(float(score) if isinstance(score, int | float) else None)
         # Records of earlier versions hold no texts of the probe perplexity.
-        prompts.setdefault(key, []).append(told or str(row["example_id"]))
+        prompts.setdefault(key, []).append(words or str(row["example_id"]))
     return {
         key: dict(
             zip(dict.fromkeys(prompts[key]), cluster_means(scores[key], prompts[key]), strict=True)

@@ -244,21 +244,21 @@ def hold_same(ours: Path, theirs: Path) -> bool | None:
     Raises:
         InputError: A folder lacks weights, or a file cannot be read.
     """
-    mine, other = (entries(weight_files(folder)) for folder in (ours, theirs))
-    shared = [name for name in mine if name in other and mine[name].shape]
-    return all(_same_row(mine[name], other[name], name) for name in shared) if shared else None
+    tensors, twins = (entries(weight_files(folder)) for folder in (ours, theirs))
+    shared = [name for name in tensors if name in twins and tensors[name].shape]
+    return all(_same_row(tensors[name], twins[name], name) for name in shared) if shared else None
 
 
-def _same_row(mine: Entry, other: Entry, name: str) -> bool:
+def _same_row(entry: Entry, twin: Entry, name: str) -> bool:
     """Tell whether the first rows of a tensor in two files are the same."""
     rows = []
-    for entry in (mine, other):
-        with safe_open(entry.path, framework="pt") as file:
+    for path in (entry.path, twin.path):
+        with safe_open(path, framework="pt") as file:
             rows.append(file.get_slice(name)[:1].double())
-    first, second = rows
-    if first.shape != second.shape:
+    row, twin_row = rows
+    if row.shape != twin_row.shape:
         return False
-    return bool(((first - second).abs() <= 2**-7 * second.abs()).logical_or(first == 0).all())
+    return bool(((row - twin_row).abs() <= 2**-7 * twin_row.abs()).logical_or(row == 0).all())
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -127,16 +127,16 @@ class Sets:
         """Write down what a data set holds; refuse another one in the same run."""
         path = self._run / "data" / f"{hash_value([name, seed])}.json"
         of_task = is_task(data.source)
-        more = {"asked": data.origin} if of_task else {"keys": _keys_of(data)}
+        origin = {"asked": data.origin} if of_task else {"keys": _keys_of(data)}
         if not path.exists():
-            write_json(path, {"name": name, "seed": seed, "hash": data.hash} | more)
+            write_json(path, {"name": name, "seed": seed, "hash": data.hash} | origin)
             return
-        before, place = read_json(path), str(at_seed(self._config.data[name], seed))
+        before, spec = read_json(path), str(at_seed(self._config.data[name], seed))
         if before["hash"] != data.hash:
-            raise _another(name, f"{data.hash} in {place}", str(before["hash"]))
+            raise _another(name, f"{data.hash} in {spec}", str(before["hash"]))
         # Runs of earlier versions say nothing of keys.
-        if not of_task and before.get("keys", more["keys"]) != more["keys"]:
-            raise _another(name, f"other keys or splits in {place}", "those of the first time")
+        if not of_task and before.get("keys", origin["keys"]) != origin["keys"]:
+            raise _another(name, f"other keys or splits in {spec}", "those of the first time")
 
     def calibration(self, target: Target, source: Source) -> BehaviourSet:
         """Return the examples that are scored; none of them is asked by a probe."""
