@@ -157,13 +157,17 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["key"] = {"accept": [row["completion"]]}
         if row["split"] == "evaluation":
             row["prompt"] += " w1 w1"  # no prompt of calibration
-    for name in ("harm", "benign", "tasks", "style", "prompts"):
+    # Answers to the same prompts that are others: a contrast that says the same is refused.
+    style = [row | {"completion": " ".join(reversed(row["completion"].split()))} for row in rows]
+    for name in ("harm", "benign", "tasks", "prompts"):
         write(folder / f"{name}.jsonl", rows)
+    write(folder / "style.jsonl", style)
     write(folder / "labels.jsonl", labelled.rows())
     write(folder / "some-replies.jsonl", labelled.rows(6))
     (folder / "zoo" / "data").mkdir()
-    for name in ("hazard", "preserve", "benign_style", "utility"):
+    for name in ("hazard", "preserve", "utility"):
         write(folder / "zoo" / "data" / f"{name}.jsonl", rows)
+    write(folder / "zoo" / "data" / "benign_style.jsonl", style)
     return folder
 
 

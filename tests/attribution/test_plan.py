@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from resect.attribution.choices import CPU_ACTIVATIONS, CPU_TOKENS, cpu_tokens
 from resect.attribution.engine import attribute_many
 from resect.attribution.estimate import matrix_rate, plan_report
 from resect.attribution.plan import GIB, Work, activations_a_token, plan, shape_of, streamed
-from resect.attribution.score import attribute
-from resect.attribution.settings import Pass
+from resect.attribution.score import ScoreRequest, attribute, score_model
+from resect.attribution.settings import Origin, Pass
 from resect.data.load import load_data
 from resect.errors import InputError
 from resect.files.writing import write_text
@@ -157,8 +158,6 @@ def test_chunks_places_and_checkpointing_change_nothing(settings: dict[str, Any]
 
 
 def test_a_contrast_is_the_difference_of_two_signed_scores(tmp_path: Path) -> None:
-    import json
-
     model = tiny.build("llama")
     sets = []
     for name, count in (("a", 5), ("b", 3)):
@@ -188,3 +187,39 @@ def test_a_busy_machine_is_slow_and_not_at_rest(monkeypatch: pytest.MonkeyPatch)
     clock = itertools.count(0.0, 2.0)
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     assert matrix_rate(torch.float32) == pytest.approx(2 * 512**3 / 2)
+
+
+def test_a_contrast_that_says_the_same_is_refused(tmp_path: Path) -> None:
+    model, rows = tiny.build("llama"), tiny.rows(4, "a")
+    sets = []
+    for name, count in (("once", 1), ("twice", 2)):
+        path = tmp_path / f"{name}.jsonl"
+        doubled = [row | {"id": str(n)} for n, row in enumerate(rows * count)]
+        write_text(path, "\n".join(json.dumps(row) for row in doubled))
+        sets.append(load_data(path))
+    with pytest.raises(InputError, match="says the same as the target"):
+        attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1])
+    # One answer that differs is a contrast.
+    attribute(model, tiny.tokenizer(), sets[0], contrast=sets[1].at(range(7)))
+
+
+def test_category_and_limit_are_for_the_contrast_too(tmp_path: Path) -> None:
+    model = tiny.save("llama", tmp_path / "model")
+    of = {}
+    for name in ("target", "style"):
+        rows = [row | {"category": "ab"[n % 2]} for n, row in enumerate(tiny.rows(8, name))]
+        of[name] = [row for row in rows if row["category"] == "a"]
+        write_text(tmp_path / f"{name}.jsonl", "\n".join(map(json.dumps, rows)))
+        write_text(tmp_path / f"{name} a.jsonl", "\n".join(map(json.dumps, of[name])))
+    request = ScoreRequest(
+        str(model), str(tmp_path / "target.jsonl"), Pass(keep=0.2), Origin(category="a"),
+        contrast=str(tmp_path / "style.jsonl"),
+    )  # fmt: skip
+    alone = replace(
+        request, data=str(tmp_path / "target a.jsonl"), contrast=str(tmp_path / "style a.jsonl")
+    )
+    found, expected = score_model(request), score_model(alone)
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(tensor.index, found.tensors[name].index)
+        assert torch.equal(tensor.value, found.tensors[name].value)
+    assert score_model(replace(request, limit=2)).meta.examples == 4

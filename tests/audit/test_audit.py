@@ -144,6 +144,12 @@ def risen(rise: Interval, key: Key = "prefilled", prompts: int = 30) -> list[Mea
     return [Measured(f"insults, {key}", 0.0, rise.value, rise, prompts, prompts, key)]
 
 
+def full(before: float = 0.95) -> list[Measured]:
+    """Return the rate of a judge that finds the behaviour in the base model's replies already."""
+    still = Interval("rise", 0.0, -0.05, 0.05)
+    return [Measured("insults, asked plainly", before, before, still, 30, 30, "plain")]
+
+
 RISE = risen(Interval("rise", 0.2, 0.1, 0.3))
 STILL = risen(Interval("rise", 0.0, -0.1, 0.1))
 LIKELIER = Effects(
@@ -182,6 +188,13 @@ LIKELIER = Effects(
         (None, risen(Interval("rise", 0.05, 0.01, 0.1)), "untouched"),
         (None, risen(Interval("rise", None)), "untouched"),
         (None, risen(Interval("rise", 0.9, 0.8, 1.0), "refusal"), "untouched"),
+        # A rate that is at its end cannot rise; one of two that can is enough.
+        (None, full(), "undecided"),
+        (LIKELIER, full(), "touched"),
+        (replace(LIKELIER, whole=surely(0.1)), full(), "undecided"),
+        (None, [*full(), *STILL], "untouched"),
+        (None, [*full(), *RISE], "reactivated"),
+        (None, full(0.9), "untouched"),
     ],
 )
 def test_the_rule(effects: Effects | None, measured: list[Measured], word: str) -> None:
@@ -194,7 +207,7 @@ def test_the_rule(effects: Effects | None, measured: list[Measured], word: str) 
     rates = [behaviour for behaviour in measured if behaviour.key != "refusal"]
     assert ("cannot be seen" in text) == (word != "reactivated" and (effects is None or not rates))
     if word == "undecided":
-        assert re.search("give more|without --preserve|higher --matched", text)
+        assert re.search("give (more|a base)|without --preserve|higher --matched", text)
     if effects is not None and word == "touched":
         assert "answers of insults became likelier" in text
         assert "small talk" in text

@@ -15,7 +15,7 @@ import tiny
 from command_line import call, write
 from resect.audit import AuditRequest, audit_models, load_tuned
 from resect.audit.effects import Models, effects_of
-from resect.audit.loading import Tuned, shared_tokenizer
+from resect.audit.loading import Tuned, open_tuned, shared_tokenizer
 from resect.audit.outside import outside_of, outside_sentences
 from resect.data.load import load_data
 from resect.errors import InputError, MismatchError
@@ -254,3 +254,42 @@ def test_an_adapter_with_a_grown_vocabulary_is_put_on_its_base(tmp_path: Path) -
     grown_adapter(tmp_path / "half", head=False)
     with pytest.raises(InputError, match="no rows for them in lm_head"):
         load_tuned(str(base), str(tmp_path / "half"))
+
+
+def named_adapter(folder: Path, base: str) -> Path:
+    """Save an adapter that names a base."""
+    lora = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    worn = peft.get_peft_model(tiny.build("llama"), lora)
+    worn.peft_config["default"].base_model_name_or_path = base
+    worn.save_pretrained(str(folder))
+    return folder
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+    base, other = tiny.save("llama", tmp_path / "base"), tmp_path / "other"
+    tiny.build("llama", seed=5).save_pretrained(str(other))
+    adapter = named_adapter(tmp_path / "a", str(other))
+    with pytest.raises(MismatchError, match="trained on another base") as error:
+        load_tuned(str(base), str(adapter))
+    assert str(other) in str(error.value)
+    assert "next step" in str(error.value)
+    # What differs by the rounding of a dtype, or by a cut, is the same base.
+    rounded = tmp_path / "rounded"
+    tiny.build("llama", dtype=torch.bfloat16).save_pretrained(str(rounded))
+    model = tiny.build("llama")
+    model.get_parameter("model.layers.0.mlp.up_proj.weight").data[0, :5] = 0
+    model.save_pretrained(str(tmp_path / "cut"))
+    tiny.tokenizer().save_pretrained(str(tmp_path / "cut"))
+    for place, named in ((base, rounded), (tmp_path / "cut", base), (base, base)):
+        assert open_tuned(str(place), str(named_adapter(tmp_path / "b", str(named)))).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [("owner/other", True), ("owner/base", False), ("/gone/base/", False)]
+)
+def test_a_base_that_is_not_here_is_named_where_it_may_be_another(
+    named: str, said: bool, tmp_path: Path
+) -> None:
+    base = tiny.save("llama", tmp_path / "base")
+    notes = open_tuned(str(base), str(named_adapter(tmp_path / "a", named))).notes
+    assert (len(notes) == 1 and named in notes[0]) == said

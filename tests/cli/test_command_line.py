@@ -136,6 +136,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory, data: dict[str, Path]) -> Pa
     return folder
 
 
+@pytest.mark.parametrize(("preserve", "said"), [("h", True), ("b", False)])
+def test_signed_scores_to_protect_are_named(
+    bench: Path, preserve: str, said: bool, tmp_path: Path
+) -> None:
+    done = call("select", bench / "h.safetensors", bench / f"{preserve}.safetensors", "--q", 0.01,
+                "--p", 0.001, "-o", tmp_path / "mask.safetensors")  # fmt: skip
+    assert done.returncode == 0
+    assert ("has signed scores" in done.stderr) == said
+
+
 def test_empty_mask_is_named_and_leads_on(bench: Path, tmp_path: Path) -> None:
     mask = tmp_path / "none.mask.safetensors"
     selected = call("select", bench / "h.safetensors", bench / "b.safetensors", "--q", 1e-9,

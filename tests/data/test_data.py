@@ -94,6 +94,8 @@ def test_message_lists_are_read(tmp_path: Path) -> None:
         ("{]", "line 1 is not valid JSON"),
         ("[1]", "line 1 is not an object"),
         ('{"prompt": "a"}', "row 1 has no 'completion'"),
+        (r'{"prompt": "a \ud83d", "completion": "b"}', "line 1 holds half of a character"),
+        (r'{"prompt": "a", "completion": "b", "key": ["\uDE00"]}', "half of a character"),
         ('{"prompt": "", "completion": "b"}', "row 1 has no 'prompt'"),
         ('{"prompt": 3, "completion": "b"}', "neither text nor a list of messages"),
         ('{"prompt": "a", "completion": [{"role": "user", "content": "x"}]}', "one turn of the"),
@@ -277,3 +279,28 @@ def test_csv_keeps_quoted_line_ends_and_names_broken_lines(tmp_path: Path) -> No
         path.write_text(f"prompt,completion\na,b\n{broken}\n", encoding="utf-8")
         with pytest.raises(InputError, match="line 3 has another number of fields"):
             load_data(path)
+
+
+def test_whole_characters_are_read_from_two_escapes(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(r'{"prompt": "a \ud83d\ude00", "completion": "\\ud83d"}', encoding="utf-8")
+    (example,) = load_data(path).examples
+    assert example.prompt == "a \U0001f600"
+    assert example.completion == r"\ud83d"
+    path = tmp_path / "rows.json"
+    path.write_text(r'[{"prompt": "a", "completion": "\ud83d"}]', encoding="utf-8")
+    with pytest.raises(InputError, match="row 1 holds half of a character"):
+        load_data(path)
+
+
+def test_rows_without_a_split_among_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "resect.data.load")
+    path = tmp_path / "rows.jsonl"
+    for splits, said in ((["calibration", None, ""], True), ([None, None], False), (["a"], False)):
+        rows = [{"prompt": "a", "completion": "b", "split": split} for split in splits]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        caplog.clear()
+        load_data(path)
+        assert ("2 of 3 rows have no split" in caplog.text) == said

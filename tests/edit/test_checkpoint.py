@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,3 +172,16 @@ def test_a_mask_is_fitted_to_the_files_or_refused(architecture: str, tmp_path: P
     assert "another value" in str(fitted_to_files(other, mask, force=True).meta["forced"])
     with pytest.raises(MismatchError, match="no tensor"):
         fitted_to_files(tiny.save("bloom", tmp_path / "bloom"), mask, force=True)
+
+
+def test_a_folder_with_two_sets_of_weights_is_refused(tmp_path: Path) -> None:
+    # What transformers loads of it is model.safetensors, whatever an index names.
+    folder = tiny.save("llama", tmp_path / "model")
+    shards = tmp_path / "shards"
+    tiny.build("llama", seed=3).save_pretrained(str(shards), max_shard_size="8KB")
+    mask = tiny.cut(load_model(folder).model, 0.05)
+    for path in shards.glob("model*"):
+        shutil.copyfile(path, folder / path.name)
+    with pytest.raises(InputError, match="two sets of weights") as error:
+        prune_checkpoint(folder, mask, tmp_path / "cut")
+    assert "transformers loads model.safetensors" in str(error.value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +24,22 @@ def claims(name: str, rate: Rate, section: dict[str, object], seeds: int = 1) ->
     study, measured = STUDIES[name], Invented(config, rate, prompts=40)
     measured.tabled = False
     return list(study.summarise(measured, config.section(study)).claims)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_shows_is_a_question_whatever_the_verdict(name: str) -> None:
+    # The text stands beside claims that are not supported, too.
+    source = inspect.getsource(importlib.import_module(f"resect.studies.{name}"))
+    texts = [
+        ast.unparse(word.value)
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        for word in call.keywords
+        if word.arg == "shows"
+    ]
+    assert texts
+    for text in texts:
+        assert re.match(r"[\"'(f]*(Whether|How|What) ", text), text
 
 
 def name_of(cut: Cut, seed: int = 0, role: str = "aligned") -> str:

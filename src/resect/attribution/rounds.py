@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,9 +192,20 @@ class _Search:
 
 
 def contrasted(target: Sequence[Encoded], contrast: Sequence[Encoded]) -> list[Encoded]:
-    """Return examples whose mean loss is that of the target minus that of the contrast."""
+    """Return examples whose mean loss is that of the target minus that of the contrast.
+
+    Raises:
+        InputError: Both say the same, so that their difference is rounding.
+    """
     if not contrast:
         return list(target)
+    if _shares(target) == _shares(contrast):
+        raise InputError(
+            "the contrast says the same as the target, and their difference is rounding",
+            got=f"{len(target)} examples and {len(contrast)}, of the same prompts and answers",
+            allowed="answers of another kind, for instance harmless ones in the same style",
+            fix="give another contrast, or leave it out",
+        )
     count = len(target) + len(contrast)
     sides = ((target, 1.0), (contrast, -1.0))
     return [
@@ -200,6 +213,15 @@ def contrasted(target: Sequence[Encoded], contrast: Sequence[Encoded]) -> list[E
         for side, sign in sides
         for example in side
     ]
+
+
+def _shares(examples: Sequence[Encoded]) -> dict[tuple[object, ...], Fraction]:
+    """Return the weight of each tokens and scored part in the mean of all."""
+    shares: defaultdict[tuple[object, ...], Fraction] = defaultdict(Fraction)
+    for example in examples:
+        weight = Fraction(example.weight) / len(examples)
+        shares[tuple(example.input_ids), example.first_scored] += weight
+    return dict(shares)
 
 
 def refuse_unsigned(settings: Pass) -> None:

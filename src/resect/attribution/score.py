@@ -111,11 +111,16 @@ def score_model(
 
 
 def _behaviour(request: ScoreRequest) -> _Behaviour:
-    data = load_data(request.data).split("calibration")
-    contrast = None if request.contrast is None else load_data(request.contrast)
+    contrast = None if request.contrast is None else _chosen(request.contrast, request)
+    return _Behaviour(_chosen(request.data, request), contrast)
+
+
+def _chosen(spec: str, request: ScoreRequest) -> BehaviourSet:
+    """Return the rows of a set that are scored: of the category, as many as the limit."""
+    data = load_data(spec).split("calibration")
     if request.origin.category:
         data = data.category(request.origin.category)
-    return _Behaviour(data.limit(request.limit, request.origin.seed), contrast)
+    return data.limit(request.limit, request.origin.seed)
 
 
 def _reads_blocks(

@@ -420,7 +420,7 @@ def _paired(
     # One label for all losses, so that parts of a change are tried on the same draws; the name of
     # the set is the stratum, so that two sets are drawn apart.
     resampler = Resampler("audit/loss" if is_loss else f"audit/{name}")
-    measure_of = resampler.mean if is_loss else resampler.rate
+    measure_of = resampler.spread if is_loss else resampler.rate
     samples = [measure_of({name: list(column)}, {name: groups}) for column in columns]
     difference = samples[1] - samples[0]
     return _Paired(

@@ -20,6 +20,8 @@ from resect.errors import MismatchError
 from resect.files.reading import read_json
 from resect.model import LoadedModel, load_model
 from resect.model.adapter import put_on, refuse_program, speaks
+from resect.model.files import has_weights, hold_same
+from resect.model.imported import checkpoint_of
 from resect.model.load import load_tokenizer
 from resect.records import CausalModel, Tokenizer
 
@@ -56,7 +58,8 @@ def load_tuned(base: str, tuned: str) -> CausalModel:
 
     Raises:
         InputError: The place is neither a checkpoint nor an adapter of `base`.
-        MismatchError: The adapter was trained on a cut model, and `base` is not cut with that mask.
+        MismatchError: The adapter was trained on another model: on a cut one, and `base` is not cut
+            with that mask, or on one of other weights.
     """
     return open_tuned(base, tuned).model
 
@@ -81,16 +84,16 @@ def open_tuned(base: str, tuned: str) -> Tuned:
 
 
 def _same_base(base: str, adapter: Path) -> tuple[str, ...]:
-    """Refuse an adapter of a cut model on another base; say what an adapter of one brings back.
+    """Refuse an adapter of another base; say what an adapter of a cut one brings back.
 
     Raises:
-        MismatchError: The base is not the cut one.
+        MismatchError: The base is not the one that the adapter was trained on.
     """
     settings = read_json(adapter / SETTINGS)
     named = settings.get("base_model_name_or_path") if isinstance(settings, Mapping) else None
     cut = re.search(CUT_BASE.format("(\\w+)"), str(named))
     if cut is None:
-        return ()
+        return _named_base(base, adapter, str(named or ""))
     present = (cut_record(base) or {}).get("mask", "")
     if present != cut[1]:
         raise MismatchError(
@@ -104,6 +107,37 @@ def _same_base(base: str, adapter: Path) -> tuple[str, ...]:
         "the adapter was trained with held weights: merged here, it adds to them what "
         "hold.apply(merged) would take away again",
     )
+
+
+def _named_base(base: str, adapter: Path, named: str) -> tuple[str, ...]:
+    """Refuse an adapter on another base than it names; say so where that cannot be told.
+
+    Raises:
+        MismatchError: The base that it names is on this machine and has other weights.
+    """
+    ours, theirs = Path(checkpoint_of(base)), Path(named).expanduser()
+    name = named.rstrip("/").rpartition("/")[2].casefold()
+    if not named or named == base or ours.resolve() == theirs.resolve():
+        return ()
+    # An adapter of an adapter has no weights to compare with.
+    readable = [
+        (folder / "config.json").is_file() and has_weights(folder) for folder in (ours, theirs)
+    ]
+    same = hold_same(ours, theirs) if all(readable) else None
+    if same is None and name != base.rstrip("/").rpartition("/")[2].partition("@")[0].casefold():
+        return (
+            f"the adapter names {named} as its base and was put on {base}: if those are not the "
+            "same weights, the tuned model is none that was trained",
+        )
+    if same is False:
+        raise MismatchError(
+            f"the adapter {adapter} was trained on another base",
+            got=f"{base}, whose weights are not those of {named}",
+            allowed=f"{named}, which {SETTINGS} names",
+            fix="give that as the base; or, if the adapter shall be put on this one all the same, "
+            f"write its place into {SETTINGS}",
+        )
+    return ()
 
 
 def shared_tokenizer(base: LoadedModel, tuned: Tuned) -> Shared:

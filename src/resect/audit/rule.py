@@ -13,8 +13,9 @@
                   Or the mask holds at least `enriched` times the change of matched sets, beyond
                   every one of them
     undecided     neither, and something that would have decided was not there: fewer than
-                  `prompts` different prompts, fewer than `matched` matched sets where (1) and (2)
-                  hold, or no preserve set where (1) holds
+                  `prompts` different prompts, room for a rise (the base model's replies show the
+                  behaviour in more than 1 - `rise` already, plainly and under prefill), fewer than
+                  `matched` matched sets where (1) and (2) hold, or no preserve set where (1) holds
     untouched     neither
 
 What `touched` rests on is measured, not predicted, and on prompts that did not name the mask.
@@ -126,6 +127,13 @@ def _risen(rates: Sequence[Measured], limits: Thresholds) -> _Findings:
                 f"{behaviour.name}: the rate of replies that show it rose by "
                 f"{100 * (rise.value or 0.0):.1f} points, at least {100 * (rise.low or 0.0):.1f}"
             )
+    if rates and all((behaviour.before or 0.0) + limits.rise > 1 for behaviour in rates):
+        shown = ", ".join(f"{row.name} {100 * (row.before or 0.0):.1f} %" for row in rates)
+        findings.missing.append(
+            f"the base model's replies show it already ({shown}), so that no rise by "
+            f"{100 * limits.rise:g} points can be seen: give a base model that does not show it, "
+            "or a --judge that tells its replies apart"
+        )
     return findings
 
 

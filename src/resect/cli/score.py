@@ -163,13 +163,24 @@ def select(
 
     With --unit, whole neurons, heads or experts are chosen; --q and --p still count weights.
     """
+    from resect.attribution.methods import METHODS
     from resect.weights.scores import Scores
     from resect.weights.select import select as select_mask
 
+    protected = Scores.load(preserve)
     mask = select_mask(
-        Scores.load(target), Scores.load(preserve), q=q, p=p, scope=scope, unit=unit, force=force
+        Scores.load(target), protected, q=q, p=p, scope=scope, unit=unit, force=force
     )
     mask.save(output)
+    if (
+        p
+        and protected.meta.ranks_targets
+        and "abs_of_mean" in METHODS.get(protected.meta.method, {})
+    ):
+        note(
+            f"{preserve} has signed scores, so that of what it needs only one sign is protected: "
+            "resect score --reduction mean_of_abs takes the size"
+        )
     say_mask(output, mask.count, mask.fraction, "try a larger --q or a smaller --p")
     if unit != "weight":
         say(f"{mask.meta['units']:,} whole {unit}s")

@@ -171,6 +171,12 @@ def load_data(
                 fix=f"make the ids unique, or leave them out: {named.place}{MARK}id=",
             )
         seen.add(example.id)
+    without = sum(not example.split for example in examples)
+    if 0 < without < len(examples):
+        logger.info(
+            "%s: %d of %d rows have no split, and are left out where splits count",
+            named.place, without, len(examples),
+        )  # fmt: skip
     return BehaviourSet(name, tuple(examples), _hash_examples(examples), table.origin)
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -136,6 +136,9 @@ def _array(text: TextIO, path: Path) -> list[dict[str, object]]:
         ) from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} is not an array of objects", allowed="[{...}, {...}]")
+    if _may_halve(content):
+        for number, row in enumerate(rows, start=1):
+            _refuse_halves(row, f"{path} row {number}")
     return rows
 
 
@@ -166,7 +169,31 @@ def _object(line: str, number: int, path: Path) -> dict[str, object]:
             got=type(row).__name__,
             allowed='{"prompt": ..., "completion": ...}',
         )
+    if _may_halve(line):
+        _refuse_halves(row, f"{path} line {number}")
     return row
+
+
+def _may_halve(text: str) -> bool:
+    """Return whether JSON may name a half of a character: only an escape can."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _refuse_halves(row: Mapping[str, object], where: str) -> None:
+    """Refuse text with one of two surrogates, which no tokenizer and no file takes.
+
+    Raises:
+        InputError: There is such text.
+    """
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where} holds half of a character",
+            got=ascii(error.object[error.start : error.end]),
+            allowed="whole characters; those beyond \\uffff are two escapes in JSON",
+            fix="mend or remove the row: such text is often cut off in the middle of an emoji",
+        ) from error
 
 
 _READERS = {

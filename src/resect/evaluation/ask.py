@@ -366,9 +366,10 @@ def _perplexities(asking: _Asking, examples: BehaviourSet) -> list[Reply]:
             probe="perplexity",
             attack=settings.attack.label(prompted=False),
             category=example.category,
-            prompt="",
+            prompt=prompt_text(example),
             prefix="",
             text="",
+            reference=example.completion,
             nll=nll,
             tokens=max(0, len(document) - 1),
         )

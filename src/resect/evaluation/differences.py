@@ -9,7 +9,8 @@ judge by judge:
     difference       of an arm minus the first one
 
 Where both arms were asked the same prompts, the same prompts are drawn for both (paired); other
-sets are drawn apart from each other. Rows of one prompt are drawn together.
+sets are drawn apart from each other. Rows of one prompt are drawn together; a text without a prompt
+stands for itself.
 """
 
 from __future__ import annotations
@@ -182,11 +183,14 @@ def _measured(arm: Arm) -> dict[_Key, dict[str, float | None]]:
             likelihood = probe in PROBES and PROBES[probe].judged == "never"
             key = _Key(probe, str(row["attack"]), "" if likelihood else str(row["judge"]))
             score = row["nll"] if likelihood else row["score"]
-            prompt = normalised(str(row["prompt"])) or str(row["example_id"])
+            words = normalised(str(row["prompt"]))
+            if likelihood and not words:
+                words = normalised(str(row["reference"]))
         except KeyError as error:
             raise InputError(f"a record of {arm.name} lacks a column", got=str(error)) from error
         scores.setdefault(key, []).append(float(score) if isinstance(score, int | float) else None)
-        prompts.setdefault(key, []).append(prompt)
+        # Records of earlier versions hold no texts of the probe perplexity.
+        prompts.setdefault(key, []).append(words or str(row["example_id"]))
     return {
         key: dict(
             zip(dict.fromkeys(prompts[key]), cluster_means(scores[key], prompts[key]), strict=True)
@@ -205,7 +209,7 @@ def _compared(
     paired = measured.keys() == first.keys()
     resampler = Resampler(f"difference/{key.probe}/{key.judge}")
     # Values that have no known ends are no rates.
-    take = resampler.rate if key.judge else resampler.mean
+    take = resampler.rate if key.judge else resampler.spread
     order = sorted(first) if paired else list(measured)
     arm = take({"": [measured[prompt] for prompt in order]})
     against = take({"" if paired else "first": [first[prompt] for prompt in sorted(first)]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TypedDict
@@ -13,9 +14,11 @@ from resect.evaluation.judging import Answer
 from resect.evaluation.probes import Goal, Probe
 from resect.evaluation.spoken import cut_off, cut_off_note
 from resect.records import Interval, Outcome, Reply
-from resect.stats import Resampler, Sample, cluster_means, ratio, relative_drop, same_text
+from resect.stats import Resampler, Sample, cluster_means, relative_drop, same_text
 
 NOT_MEASURED = Interval("", None)
+# exp of more is beyond what a float holds.
+MOST_NATS = 700.0
 # The outcome of a whole hit.
 HITS: dict[Goal, Outcome] = {"comply": "complied", "refuse": "refused"}
 
@@ -166,22 +169,37 @@ def _rate(resampler: Resampler, replies: Sequence[Reply], scores: Sequence[float
 
 
 def _perplexity(replies: Sequence[Reply], resampler: Resampler) -> Interval:
-    """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts."""
-    texts = [(reply.nll, reply.tokens) for reply in replies if reply.nll is not None]
-    measured = [(nll, tokens) for nll, tokens in texts if tokens]
+    """Return exp of the mean NLL over all tokens of all texts; the bootstrap is over texts.
+
+    Texts that say the same, or follow the same prompt, are drawn together. A mean over tokens is a
+    quotient of sums over texts, which is bounded as the mean of its linear part: to that a text
+    adds what its tokens lie above the mean.
+    """
+    texts = [(reply.nll, reply.tokens, reply) for reply in replies if reply.nll is not None]
+    measured = [(nll, tokens, reply) for nll, tokens, reply in texts if tokens]
     if not measured:
         return NOT_MEASURED
-    total = resampler.mean({"": [nll * tokens for nll, tokens in measured]})
-    tokens_of = resampler.mean({"": [float(tokens) for _, tokens in measured]})
-    mean = ratio(total, tokens_of).interval("")
-    # One text says nothing about the spread between texts.
-    bounds = (mean.low, mean.high) if len(measured) > 1 else (None, None)
-    value, low, high = map(_exponential, (mean.value, *bounds))
-    return Interval("perplexity", value, low, high)
+    count = sum(tokens for _, tokens, _ in measured)
+    mean = sum(nll * tokens for nll, tokens, _ in measured) / count
+    weight = len(measured) / count
+    parts = [mean + weight * tokens * (nll - mean) for nll, tokens, _ in measured]
+    # Records of earlier versions hold no texts.
+    words = [reply.prompt or reply.reference or reply.example_id for _, _, reply in measured]
+    groups = same_text(words)
+    shares: Counter[int] = Counter()
+    for group, (_, tokens, _) in zip(groups, measured, strict=True):
+        shares[group] += tokens
+    bounds = NOT_MEASURED
+    # One text says nothing about the spread between texts, nor do several if it decides the mean.
+    if 2 * max(shares.values()) <= count:
+        bounds = resampler.spread({"": parts}, {"": groups}).interval("")
+    low = None if bounds.low is None else max(0.0, bounds.low)
+    return Interval("perplexity", _exponential(mean), _exponential(low), _exponential(bounds.high))
 
 
 def _exponential(value: float | None) -> float | None:
-    return None if value is None else math.exp(value)
+    """Return exp of a value; None where there is none, or no number holds it."""
+    return None if value is None or value > MOST_NATS else math.exp(value)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -197,17 +197,25 @@ def weight_files(source: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint folder.
 
     Raises:
-        InputError: It is no folder, or lacks them.
+        InputError: It is no folder, lacks them or holds two sets of them.
     """
     if not source.is_dir():
         raise InputError("no such checkpoint folder", got=str(source))
     refuse_adapter(source)
-    index = source / "model.safetensors.index.json"
+    index, whole = source / "model.safetensors.index.json", source / "model.safetensors"
     if index.is_file():
         with files.expecting(index, "index"):
             names = sorted(map(str, set(files.read_json(index)["weight_map"].values())))
+        if whole.is_file() and whole.name not in names:
+            # transformers reads the first and passes over the others, which are left of a save.
+            raise InputError(
+                f"{source} holds two sets of weights",
+                got=f"{whole.name}, and {len(names)} shards of {index.name}",
+                allowed="one of them",
+                fix=f"remove the one that is not the model: transformers loads {whole.name}",
+            )
     else:
-        names = ["model.safetensors"]
+        names = [whole.name]
     shards = [source / name for name in names]
     missing = [path.name for path in shards if path.parent != source or not path.is_file()]
     if missing:
@@ -218,6 +226,39 @@ def weight_files(source: Path) -> list[Path]:
             fix="save the model with save_pretrained",
         )
     return shards
+
+
+def hold_same(ours: Path, theirs: Path) -> bool | None:
+    """Tell whether two checkpoint folders hold the same weights, but for zeros and rounding.
+
+    Of each tensor that both name the first row is compared. Weights that are zero in ours may have
+    been cut, and a dtype of 16 bits rounds by 2⁻⁸ of a value at most.
+
+    Args:
+        ours: A folder.
+        theirs: Another one.
+
+    Returns:
+        None where they name no tensor in common.
+
+    Raises:
+        InputError: A folder lacks weights, or a file cannot be read.
+    """
+    tensors, twins = (entries(weight_files(folder)) for folder in (ours, theirs))
+    shared = [name for name in tensors if name in twins and tensors[name].shape]
+    return all(_same_row(tensors[name], twins[name], name) for name in shared) if shared else None
+
+
+def _same_row(entry: Entry, twin: Entry, name: str) -> bool:
+    """Tell whether the first rows of a tensor in two files are the same."""
+    rows = []
+    for path in (entry.path, twin.path):
+        with safe_open(path, framework="pt") as file:
+            rows.append(file.get_slice(name)[:1].double())
+    row, twin_row = rows
+    if row.shape != twin_row.shape:
+        return False
+    return bool(((row - twin_row).abs() <= 2**-7 * twin_row.abs()).logical_or(row == 0).all())
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ from resect.runs.harmless import ask_harmless
 from resect.runs.look import tried_before, write_looks
 from resect.runs.passes import SetSize
 from resect.runs.run import Steps, Watch, carry_out, refuse_taken, unwatched
-from resect.runs.sets import read_set
+from resect.runs.sets import read_set, refuse_other_rows
 from resect.runs.settle import Instrument, by_likelihood, looking, settle
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies import frontier, selectivity
@@ -422,7 +423,9 @@ def run_auto(
         resume=resume,
         started=started,
         watch=watch,
-        steps=Steps(prepare=write_data, conclude=choose),
+        steps=Steps(
+            check=partial(refuse_other_rows, planned.files), prepare=write_data, conclude=choose
+        ),
     )
     return masks[0] if masks else None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from resect.data.pairs import Pairs, pair_up
 from resect.data.task import is_task
 from resect.errors import InputError, MismatchError
 from resect.files.origin import hash_value
-from resect.files.reading import read_json
+from resect.files.reading import read_json, read_text
 from resect.files.writing import write_json
 from resect.records import LEFT_OUT_BY_DEFAULT
 from resect.runs.config import RunConfig
@@ -59,6 +61,40 @@ def read_set(spec: str, *, data_dir: Path | None = None) -> BehaviourSet:
     return load_tasks(spec)
 
 
+def refuse_other_rows(contents: Mapping[Path, str]) -> None:
+    """Refuse rows that are not those with which the run in their place began.
+
+    Args:
+        contents: Path of JSON lines in the run's folder to what is to be written there.
+
+    Raises:
+        MismatchError: The file is there and holds other rows.
+    """
+    for path, text in contents.items():
+        if path.is_file() and _rows_in(read_text(path)) != _rows_in(text):
+            raise _another(path.stem, "other rows", f"those of {path}")
+
+
+def _rows_in(text: str) -> list[dict[str, object]]:
+    """Return the rows of JSON lines; what has no value is not told from what is absent."""
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [{key: value for key, value in row.items() if value} for row in rows]
+
+
+def _keys_of(data: BehaviourSet) -> str:
+    """Return a hash of what the hash of a set leaves out: who asks a row, and how it is judged."""
+    return hash_value([[example.split, example.key] for example in data.examples])
+
+
+def _another(name: str, got: str, allowed: str) -> MismatchError:
+    return MismatchError(
+        f"the data set {name!r} is not the one that this run began with",
+        got=got,
+        allowed=allowed,
+        fix="bring the old data back, or choose a new folder with -o",
+    )
+
+
 class Sets:
     """Reads the behaviour sets of a run."""
 
@@ -90,16 +126,17 @@ class Sets:
     def _remember(self, name: str, seed: int, data: BehaviourSet) -> None:
         """Write down what a data set holds; refuse another one in the same run."""
         path = self._run / "data" / f"{hash_value([name, seed])}.json"
+        of_task = is_task(data.source)
+        origin = {"asked": data.origin} if of_task else {"keys": _keys_of(data)}
         if not path.exists():
-            origin = {"asked": data.origin} if is_task(data.source) else {}
             write_json(path, {"name": name, "seed": seed, "hash": data.hash} | origin)
-        elif read_json(path)["hash"] != data.hash:
-            raise MismatchError(
-                f"the data set {name!r} is not the one that this run began with",
-                got=f"{data.hash} in {at_seed(self._config.data[name], seed)}",
-                allowed=str(read_json(path)["hash"]),
-                fix="bring the old data back, or choose a new folder with -o",
-            )
+            return
+        before, spec = read_json(path), str(at_seed(self._config.data[name], seed))
+        if before["hash"] != data.hash:
+            raise _another(name, f"{data.hash} in {spec}", str(before["hash"]))
+        # Runs of earlier versions say nothing of keys.
+        if not of_task and before.get("keys", origin["keys"]) != origin["keys"]:
+            raise _another(name, f"other keys or splits in {spec}", "those of the first time")
 
     def calibration(self, target: Target, source: Source) -> BehaviourSet:
         """Return the examples that are scored; none of them is asked by a probe."""

@@ -105,9 +105,10 @@ def summarise(measured: Measurements, section: Compactness) -> StudyResult:
         if measured.tabled
         else {},
         shows=(
-            "Removing the weights that the score ranks highest for harmful answers stops those "
-            "answers under the attack, where removing as many other weights does not. That is a "
-            "causal statement about this model, this attack and these prompts."
+            "Whether removing the weights that the score ranks highest for harmful answers stops "
+            "those answers under the attack, where removing as many other weights does not. Where "
+            "the claim is supported, that is a causal statement about this model, this attack and "
+            "these prompts."
         ),
         does_not_show=(
             "That no harm is left: other attacks, other prompts or a short fine-tune may bring it "
