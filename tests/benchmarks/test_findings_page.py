@@ -57,7 +57,17 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "section",
-    ["", "gemma", "large", "gemma-large", "transfer", "dissociation", "compression", "emergent"],
+    [
+        "",
+        "gemma",
+        "large",
+        "gemma-large",
+        "transfer",
+        "dissociation",
+        "compression",
+        "emergent",
+        "frontier",
+    ],
 )
 def test_the_page_of_real_models_is_that_of_its_runs_or_says_that_there_is_none(
     section: str,
