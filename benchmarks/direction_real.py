@@ -46,7 +46,8 @@ from resect.runs.real.beyond import OPENING, RATE
 from resect.runs.real.checked import PHRASES, TOKENS, judge_of
 from resect.runs.real.sets import SKIP
 from resect.runs.real.sets import lines as rows_in_lines
-from resect.runs.run import measure_cells, open_run
+from resect.runs.run import open_run
+from resect.runs.workers import measure_cells
 from resect.stats import Sample, relative_drop
 from resect.stats.groups import ALIKE, near_duplicates
 from resect.studies.cells import Cell, Cut, Tuning, is_done, needed_keep

@@ -183,7 +183,7 @@ def test_lock_files_of_many_folders_are_few_and_old_ones_go(
 WORKER = """
 import multiprocessing, sys, time
 def work():
-    from resect.runs.run import exit_with_parent
+    from resect.runs.workers import exit_with_parent
     exit_with_parent()
     import os
     print(os.getpid(), flush=True)

@@ -18,7 +18,6 @@ from resect.report import build_report
 from resect.runs.config import RunConfig, dump_config, load_config, parse_config
 from resect.runs.measure import run_cells
 from resect.runs.run import (
-    Shard,
     chosen_studies,
     measure_all,
     open_run,
@@ -26,6 +25,7 @@ from resect.runs.run import (
     plan_run,
     summarise_run,
 )
+from resect.runs.workers import Shard
 from resect.studies import STUDIES
 from resect.studies.cells import is_done, needed_keep, record_path
 from resect.studies.emergent import EXPLAINED

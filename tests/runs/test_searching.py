@@ -174,18 +174,37 @@ def test_a_stopped_search_goes_on_and_ends_the_same(
         assert tables_of(run, study) == tables_of(searched, study)
 
 
-def test_one_process_asks(values: dict[str, Any], tmp_path: Path) -> None:
+def test_one_command_asks(values: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(values, "halving")
-    with pytest.raises(InputError, match="one process"):
-        carry_out(config, tmp_path / "run", resume=False, jobs=2)
-    assert not (tmp_path / "run").exists()
     file = tmp_path / "study.yaml"
     file.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
-    for words in (["--shard", "1/2"], ["--launcher", "local"], ["-j", "2"]):
+    for words in (["--shard", "1/2"], ["--launcher", "local"]):
         refused = call("study", "run", file, "-o", tmp_path / "run", *words)
         assert refused.returncode == 2
-        assert "one process" in refused.stdout + refused.stderr
+        assert "one command" in refused.stdout + refused.stderr
         assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_ask_the_same_of_several_models(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    # Two draws on one model: each is searched by itself.
+    config = config_of(values | {"seeds": [0, 1]}, "halving")
+    folders = [tmp_path / name for name in ("alone", "together")]
+    told: list[tuple[int, int]] = []
+    for folder, jobs in zip(folders, (1, 2), strict=True):
+        open_run(config, folder, resume=False)
+        measure_all(config, folder, jobs=jobs, on_progress=lambda done, of: told.append((done, of)))
+        summarise_run(config, folder)
+    one, other = folders
+    assert records(one) == records(other)
+    assert {rows[0]["seed"] for rows in records(one).values()} == {0, 1}
+    assert json.loads((one / "search.json").read_text("utf-8")) == json.loads(
+        (other / "search.json").read_text("utf-8")
+    )
+    assert results_of(one)["studies"] == results_of(other)["studies"]
+    assert told[-1][0] == told[-1][1]
+    assert all(done <= of for done, of in told)
 
 
 def test_plans_say_the_largest_number_of_questions(tmp_path: Path) -> None:

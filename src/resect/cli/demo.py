@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from resect.cli.options import Jobs, RunFolder
+from resect.cli.options import Jobs, RunFolder, SearchName
 from resect.cli.show import measuring, note, pin_organism, progress, show_verdicts
 
 
@@ -24,6 +24,7 @@ def demo(
     study: Annotated[
         list[str] | None, typer.Option(help="A study to run, once or more; all if left out.")
     ] = None,
+    search: SearchName = "full",
     portable: Annotated[
         bool,
         typer.Option(
@@ -41,7 +42,7 @@ def demo(
     start = time.perf_counter()
     chosen = range(seed, seed + (seeds or (1 if quick else 5)))
     workers = jobs or os.cpu_count() or 1
-    config = demo_config(tuple(chosen), quick=quick, studies=study)
+    config = demo_config(tuple(chosen), quick=quick, studies=study, search=search)
 
     def train() -> None:
         with progress("training organisms") as update:

@@ -24,7 +24,8 @@ from resect.cli.show import (
 
 if TYPE_CHECKING:
     from resect.runs.config import RunConfig
-    from resect.runs.run import Shard, Steps
+    from resect.runs.run import Steps
+    from resect.runs.workers import Shard
     from resect.studies.cells import Cell
 
 

@@ -31,6 +31,10 @@ class PromptIds:
     prefix: str = ""
 
 
+# Prompts that a tokenizer has encoded, by all that they were written from.
+Written = dict[tuple[object, ...], PromptIds]
+
+
 def prompt_text(example: Example) -> str:
     """Return the prompt as one text, for `raw` format and for display."""
     if isinstance(example.prompt, str):

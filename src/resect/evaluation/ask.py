@@ -27,7 +27,7 @@ from resect.evaluation.decode import GenerationSettings, generate, mean_nlls, re
 from resect.evaluation.divergence import Comparison, Intact, Name
 from resect.evaluation.likelihood import Reading, Span, read
 from resect.evaluation.probes import Probe, find_probe
-from resect.evaluation.questions import questions_for, refuse_long
+from resect.evaluation.questions import Around, questions_for, refuse_long
 from resect.evaluation.recognition import NAME as RECOGNITION
 from resect.evaluation.recognition import recognise
 from resect.evaluation.sharing import rows_each
@@ -148,8 +148,8 @@ def ask(
         attack_data: What the attack needs, by role. One on weights comes after the cut: it is
             made on the cut model, as an attacker of a released checkpoint would.
         on_attack: Called with what the attack did to the model or showed it, if it did.
-        intact: Where the probe likelihood keeps what the intact model says, for calls with the same
-            model.
+        intact: Where prompts and, by the probe likelihood, what the intact model says are kept for
+            calls with the same model.
 
     Raises:
         InputError: An unknown probe, a prompt that leaves no room for a reply, an attack without
@@ -161,7 +161,8 @@ def ask(
         for examples in probes.values():
             if attack_data is not None and role in attack_data:
                 check_disjoint(attack_data[role].split("calibration"), examples)
-    with made(loaded.model, variant):
+    attacked = settings.attack.on_model is not None
+    with made(loaded.model, variant if attacked else None):
         patch = prepare_attack(loaded, settings.attack, attack_data, format=settings.format)
     asking = _Asking(
         loaded, settings, partial(_attacked, loaded.model, variant, patch), intact, attack_data
@@ -190,7 +191,7 @@ def _sought(asking: _Asking, probes: Mapping[str, BehaviourSet]) -> Suffix:
     model, tokenizer = asking.loaded
     questions = questions_for(
         prompted, tokenizer, attack, format=settings.format, samples=1,
-        attack_data=asking.attack_data, frame=settings.frame,
+        attack_data=asking.attack_data, around=Around(settings.frame),
     )  # fmt: skip
     context, length = context_of(model), attack.suffix.length
     refuse_long(questions, context and context - length, fix="shorten it or the suffix")
@@ -311,8 +312,8 @@ def _answers(asking: _Asking, probe: Probe, examples: BehaviourSet) -> list[Repl
         format=settings.format,
         samples=generation.samples,
         attack_data=asking.attack_data,
-        frame=settings.frame,
-        suffix=asking.suffix if prompted else "",
+        around=Around(settings.frame, asking.suffix if prompted else ""),
+        written=None if asking.intact is None else asking.intact.written,
     )
     shown = prompted and settings.attack.shots is not None
     fewer = ", or show fewer examples before it" if shown else ""

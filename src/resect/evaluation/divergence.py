@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from resect.attribution.head import Head, Places, Top, at_once, opened, pieces
+from resect.data.encode import Written
 from resect.errors import not_finite
 from resect.evaluation.decode import (
     Likelihood,
@@ -47,13 +48,18 @@ InForce = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 class Intact:
-    """What the intact model said of references, kept from one variant to the next.
+    """What all variants of a model have in common, kept from one to the next.
 
-    Beyond `KEPT_BYTES` nothing more is kept, and is computed again.
+    What the intact model said of references: beyond `KEPT_BYTES` nothing more is kept, and is
+    computed again.
+
+    Attributes:
+        written: Prompts as its tokenizer has encoded them, for `attack_prompt`.
     """
 
     def __init__(self) -> None:
         """Begin with nothing."""
+        self.written: Written = {}
         self._kept: dict[tuple[object, ...], list[Tensor]] = {}
         self._room = KEPT_BYTES
 

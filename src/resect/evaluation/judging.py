@@ -134,13 +134,18 @@ def rows_of(replies: Sequence[Reply], judgements: Sequence[Judgement] | None) ->
     """Return a row for each reply; the columns of the judgement are null if there are none yet."""
     blank: Row = {column.name: None for column in fields(Judgement)}
     marked = any(map(is_marked, replies))
-    rows: list[Row] = [asdict(reply) for reply in replies]
+    rows: list[Row] = [_columns(reply) for reply in replies]
     if not marked:
         # Records look as they did before there were marks.
         rows = [{key: value for key, value in row.items() if key != "mark"} for row in rows]
     if judgements is None:
         return [{**row, **blank} for row in rows]
-    return [{**row, **asdict(judgement)} for row, judgement in zip(rows, judgements, strict=True)]
+    return [{**row, **_columns(judged)} for row, judged in zip(rows, judgements, strict=True)]
+
+
+def _columns(record: Reply | Judgement) -> Row:
+    """Return the fields of a record by name; what is in them is shared and not copied."""
+    return {column.name: getattr(record, column.name) for column in fields(record)}
 
 
 def reply_of(row: Mapping[str, Any]) -> Reply:

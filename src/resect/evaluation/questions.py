@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from resect.data.encode import PromptIds, prompt_text
+from resect.data.encode import PromptIds, Written, prompt_text
 from resect.data.load import BehaviourSet
 from resect.errors import InputError
 from resect.evaluation.attacks import AttackSettings, attack_prompt, shots_for
@@ -49,6 +49,21 @@ class Question(NamedTuple):
         )
 
 
+class Around(NamedTuple):
+    """What stands around each question.
+
+    Attributes:
+        frame: A text in which it stands (`framed`).
+        suffix: Words right behind it, from `seek_suffix`.
+    """
+
+    frame: str = ""
+    suffix: str = ""
+
+
+PLAIN = Around()
+
+
 def questions_for(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
@@ -57,8 +72,8 @@ def questions_for(
     format: Format,
     samples: int,
     attack_data: Mapping[str, BehaviourSet] | None = None,
-    frame: str = "",
-    suffix: str = "",
+    around: Around = PLAIN,
+    written: Written | None = None,
 ) -> list[Question]:
     """Return the questions of a set: `samples` for each example, side by side.
 
@@ -69,8 +84,8 @@ def questions_for(
         format: `raw` or `chat`.
         samples: Replies to each.
         attack_data: What the attack needs, by role.
-        frame: A text in which each question stands (`framed`).
-        suffix: Words right behind it, from `seek_suffix`.
+        around: What stands around each question.
+        written: Prompts that this tokenizer has encoded, as for `attack_prompt`.
 
     Raises:
         InputError: A prompt cannot be written under the attack, or it lacks data.
@@ -78,8 +93,10 @@ def questions_for(
     questions: list[Question] = []
     shots = shots_for(attack, attack_data, examples)
     for example, before in zip(examples, shots, strict=True):
-        within = framed(example, frame)
-        prompt = attack_prompt(attack, within, tokenizer, format, before, suffix=suffix)
+        within = framed(example, around.frame)
+        prompt = attack_prompt(
+            attack, within, tokenizer, format, before, suffix=around.suffix, written=written
+        )
         questions += [Question(example, sample, prompt) for sample in range(samples)]
     return questions
 

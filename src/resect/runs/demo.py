@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from resect.errors import unknown_name
 from resect.organism import Order, Recipe, build_many, organism_root
+from resect.records import Search
 from resect.runs.config import RunConfig, named, parse_config
 from resect.studies import STUDIES
 
@@ -28,7 +29,11 @@ def build_organisms(
 
 
 def demo_config(
-    seeds: tuple[int, ...], *, quick: bool, studies: Sequence[str] | None = None
+    seeds: tuple[int, ...],
+    *,
+    quick: bool,
+    studies: Sequence[str] | None = None,
+    search: Search = "full",
 ) -> RunConfig:
     """Return the configuration of the demonstration, of some studies or of all that read replies.
 
@@ -66,6 +71,7 @@ def demo_config(
                 "utility": "tasks",
                 "likelihood": "benign",
             },
+            "search": search,
             "max_new_tokens": 24,
             "batch_size": 64,
             # Invented questions are of few words, so that most share one with many others.

@@ -28,7 +28,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -319,7 +319,7 @@ def _judge(cell: Cell, config: RunConfig, run: Path) -> None:
     rows = read_parquet(path)
     replies = [reply_of(row) for row in rows]
     verdicts = judge_replies(replies, evaluation_settings(config, cell.attack))
-    judged = [row | asdict(verdict) for row, verdict in zip(rows, verdicts, strict=True)]
+    judged = [row | vars(verdict) for row, verdict in zip(rows, verdicts, strict=True)]
     write_parquet(path, judged)
     path.replace(record_path(run, cell))
     note_cell(run, cell, judged)

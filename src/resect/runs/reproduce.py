@@ -32,13 +32,8 @@ from resect.files.reading import read_json, refuse_links_out
 from resect.files.tables import read_parquet
 from resect.organism import Recipe, organism_root
 from resect.runs.config import RunConfig, load_config
-from resect.runs.run import (
-    OnProgress,
-    Watch,
-    carry_out,
-    chosen_studies,
-    unwatched,
-)
+from resect.runs.run import Watch, carry_out, chosen_studies, unwatched
+from resect.runs.workers import OnProgress
 from resect.studies.cells import judged_records
 from resect.weights.mask import Mask
 

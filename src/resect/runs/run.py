@@ -7,8 +7,6 @@ folder, so the same shards can be given to any scheduler with `--shard i/n`.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
 import shlex
 import sys
 import time
@@ -30,7 +28,6 @@ from resect.records import StudyResult
 from resect.runs.config import RunConfig, dump_config, load_config
 from resect.runs.joint import facts_of
 from resect.runs.judged import judge_error, refuse_another_judge, write_judge
-from resect.runs.measure import run_cells
 from resect.runs.searching import (
     facts_of_search,
     is_searched,
@@ -39,11 +36,11 @@ from resect.runs.searching import (
     with_searches,
 )
 from resect.runs.sets import tasks_of
+from resect.runs.workers import OnProgress, Shard, measure_cells, silent
 from resect.studies import STUDIES
 from resect.studies.cells import (
     Cell,
     asked_path,
-    is_done,
     lacks_verdicts,
     mask_path,
     merge,
@@ -58,22 +55,8 @@ from resect.weights.fit import all_forced
 if TYPE_CHECKING:
     from resect.report.traced import TracedMask
 
-OnProgress = Callable[[int, int], None]
 # Shows progress while its block runs, as `resect.cli.show.progress` does.
 Watch = Callable[[], contextlib.AbstractContextManager[OnProgress]]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the cells a process takes: number `index` of `count`, from 0."""
-
-    index: int = 0
-    count: int = 1
-
-    def of(self, cells: list[Cell]) -> list[Cell]:
-        """Return a contiguous part, so that cells of one model stay together."""
-        start, stop = (len(cells) * edge // self.count for edge in (self.index, self.index + 1))
-        return cells[start:stop]
 
 
 def parse_shard(text: str) -> Shard:
@@ -175,14 +158,10 @@ def _set_unjudged_apart(config: RunConfig, run: Path) -> None:
                 path.replace(asked_path(run, cell))
 
 
-def _silent(_done: int, _total: int) -> None:
-    """Report progress to nobody."""
-
-
 @contextlib.contextmanager
 def unwatched() -> Iterator[OnProgress]:
     """Show no progress."""
-    yield _silent
+    yield silent
 
 
 @dataclass(frozen=True)
@@ -230,12 +209,11 @@ def carry_out(
         The path of `results.json`; None if `steps.measure` has left cells for later.
 
     Raises:
-        InputError: The folder is in use or holds something else, several processes are to search
-            a grid, or a step met a problem that the user can fix.
+        InputError: The folder is in use or holds something else, a launcher is to search a grid,
+            or a step met a problem that the user can fix.
     """
     steps = steps or Steps()
-    dealt = "" if jobs <= 1 else f"-j {jobs}"
-    refuse_shared_search(config, "the launcher" if steps.measure else dealt)
+    refuse_shared_search(config, "the launcher" if steps.measure else "")
     open_run(config, run, resume=resume)
     steps.check()
     with locked(run):
@@ -256,15 +234,6 @@ def carry_out(
     return results
 
 
-def _work(config: RunConfig, run: Path, cells: list[Cell], keep: float, threads: int) -> None:
-    """Measure one shard; the body of a worker process."""
-    import torch
-
-    exit_with_parent()
-    torch.set_num_threads(threads)
-    run_cells(config, run, cells, keep=keep)
-
-
 def measure_all(
     config: RunConfig, run: Path, *, jobs: int, on_progress: OnProgress | None = None
 ) -> None:
@@ -274,66 +243,11 @@ def measure_all(
         InputError: A worker met a problem that the user can fix; it is raised here again.
     """
     cells = plan_run(config)
-    report = on_progress or _silent
+    report = on_progress or silent
     if is_searched(config):
-        search_all(config, run, cells, report)
+        search_all(config, run, cells, report, jobs=jobs)
         return
     measure_cells(config, run, cells, keep=needed_keep(config, cells), jobs=jobs, report=report)
-
-
-def measure_cells(
-    config: RunConfig,
-    run: Path,
-    cells: list[Cell],
-    *,
-    keep: float,
-    jobs: int,
-    report: OnProgress = _silent,
-) -> None:
-    """Measure some cells of a run as far as they are not done, each worker a contiguous part.
-
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        cells: Each variant once.
-        keep: From `needed_keep` over all cells of the run, so that they share their scores.
-        jobs: Worker processes.
-        report: Called with cells done and cells in all.
-
-    Raises:
-        InputError: A worker met a problem that the user can fix; it is raised here again.
-    """
-    todo = [cell for cell in cells if not is_done(run, cell)]
-    report(len(cells) - len(todo), len(cells))
-    if not todo:
-        return
-    if jobs <= 1:
-        run_cells(config, run, cells, keep=keep, on_progress=report)
-        return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
-    # A process that is ended by a signal breaks a ProcessPoolExecutor with a clear error, where a
-    # multiprocessing.Pool would wait for ever.
-    from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {
-            pool.submit(_work, config, run, Shard(index, jobs).of(cells), keep, threads)
-            for index in range(jobs)
-        }
-        pending = futures
-        try:
-            while pending:
-                done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-                todo = [cell for cell in todo if not is_done(run, cell)]
-                report(len(cells) - len(todo), len(cells))
-        except BaseException:
-            # The pool would wait for the other shards to end; they go on with --resume.
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
 
 
 def summarise_run(config: RunConfig, run: Path, *, seconds: float | None = None) -> Path:
@@ -428,23 +342,3 @@ def _instrument(run: Path) -> dict[str, object]:
     """Return what a first look said of the instrument, if there was one."""
     path = run / INSTRUMENT_FILE
     return {"instrument": read_json(path)["said"]} if path.exists() else {}
-
-
-def exit_with_parent() -> None:
-    """End this worker when the process that started it ends, however that happens.
-
-    Otherwise the worker of a killed run would go on beside the next process that takes the run up.
-    """
-    import multiprocessing
-    import threading
-    from multiprocessing.connection import wait
-
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

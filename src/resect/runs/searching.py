@@ -20,8 +20,9 @@ from resect.files.writing import plain, write_json
 from resect.records import StudyResult
 from resect.runs.config import RunConfig
 from resect.runs.measure import Measuring
+from resect.runs.workers import OnProgress, Workers, measure_cells
 from resect.studies import STUDIES, Measurements, Study
-from resect.studies.cells import Cell, is_done, needed_keep
+from resect.studies.cells import Cell, Cut, is_done, needed_keep
 from resect.studies.effects import columns, effect, utility_probe
 from resect.studies.halves import Half
 from resect.studies.halving import HARM, Searched, answer, on_grid, on_test
@@ -39,7 +40,7 @@ def is_searched(config: RunConfig) -> bool:
 
 
 def refuse_shared_search(config: RunConfig, dealt_by: str) -> None:
-    """Refuse to deal the cells of a searched run to several processes.
+    """Refuse to deal the cells of a searched run to processes that know nothing of each other.
 
     Args:
         config: The run.
@@ -50,10 +51,11 @@ def refuse_shared_search(config: RunConfig, dealt_by: str) -> None:
     """
     if dealt_by and is_searched(config):
         raise InputError(
-            "a run whose grid is searched is asked by one process: what is asked next depends on "
+            "a run whose grid is searched is asked by one command: what is asked next depends on "
             "what was answered",
             got=dealt_by,
-            allowed="one process, or `search: full` under evaluation",
+            allowed="-j, which searches several models at a time, or `search: full` under "
+            "evaluation",
             fix=f"leave {dealt_by} out",
         )
 
@@ -105,7 +107,9 @@ def search_all(
     config: RunConfig,
     run: Path,
     cells: Sequence[Cell],
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
+    *,
+    jobs: int = 1,
 ) -> None:
     """Ask what the studies of a run need, model by model, and write `search.json`.
 
@@ -114,36 +118,71 @@ def search_all(
         run: Its folder.
         cells: Its merged cells.
         on_progress: Called with what was asked and what is asked at most, in cells and their parts.
+        jobs: Worker processes. Whole cells are dealt to all of them; the models are searched one by
+            each, since the steps of one follow from each other.
 
     Raises:
-        InputError: As `resect.runs.measure.run_cells`.
+        InputError: As `resect.runs.workers.measure_cells`.
     """
-    measuring = Measuring(config, run, needed_keep(config, cells))
+    keep = needed_keep(config, cells)
     choices = _all_choices(config)
     whole = whole_cells(config, cells)
-    total = len(whole) + len(_parts(config, choices, whole))
-    done: set[str] = set()
+    parts = _parts(config, choices, whole)
+    total = len(whole) + len(parts)
 
-    def ask(batch: Sequence[Cell]) -> None:
-        # In the order of files, so that cells of one model stand together.
-        batch = sorted(batch, key=lambda cell: (cell.seed, cell.role, cell.key))
-        start = len(done)
+    def tell(count: int, _of: int = 0) -> None:
+        on_progress(min(count, total), total)
 
-        def tell(count: int, _of: int) -> None:
-            on_progress(min(start + count, total), total)
-
-        measuring.measure(batch, tell)
-        done.update(cell.key for cell in batch)
-
-    on_progress(0, total)
-    ask(whole)
-    rows: list[Row] = []
-    for seed in config.seeds:
-        measured = measurements_of(config, run)
-        reasons = answer(measured, choices, seed, ask)
-        rows += [{"seed": seed, "cut": plain(cut), "why": text} for cut, text in reasons.items()]
-    on_progress(total, total)
+    measure_cells(config, run, whole, keep=keep, jobs=jobs, report=tell)
+    # A model by each process, and no more threads for it than it has.
+    searching = min(jobs, len(config.seeds))
+    if searching <= 1:
+        reasons = _search_alone(config, run, keep, lambda: tell(_asked_so_far(run, whole, parts)))
+    else:
+        reasons = Workers(config, run, keep, searching).each(
+            _search_model,
+            [(config, run, seed) for seed in config.seeds],
+            lambda: tell(_asked_so_far(run, whole, parts)),
+        )
+    tell(total)
+    rows = [
+        {"seed": seed, "cut": plain(cut), "why": text}
+        for seed, of_seed in zip(config.seeds, reasons, strict=True)
+        for cut, text in of_seed.items()
+    ]
     write_json(run / FILE, {"rule": RULE, "why": rows})
+
+
+def _search_alone(
+    config: RunConfig, run: Path, keep: float, tell: Callable[[], None]
+) -> list[dict[Cut, str]]:
+    measuring = Measuring(config, run, keep)
+    return [_search_model(measuring, config, run, seed, tell) for seed in config.seeds]
+
+
+def _search_model(
+    measuring: Measuring,
+    config: RunConfig,
+    run: Path,
+    seed: int,
+    tell: Callable[[], None] = lambda: None,
+) -> dict[Cut, str]:
+    """Search the grids of one model; the body of a worker."""
+
+    def ask(cells: list[Cell]) -> None:
+        measuring.measure(_in_order(cells))
+        tell()
+
+    return answer(measurements_of(config, run), _all_choices(config), seed, ask)
+
+
+def _in_order(cells: Iterable[Cell]) -> list[Cell]:
+    """Return cells in the order of files, so that those of one model stand together."""
+    return sorted(cells, key=lambda cell: (cell.seed, cell.role, cell.key))
+
+
+def _asked_so_far(run: Path, whole: Sequence[Cell], parts: Iterable[Cell]) -> int:
+    return len(whole) + sum(is_done(run, cell) for cell in parts)
 
 
 def _parts(config: RunConfig, choices: Sequence[Searched], whole: Iterable[Cell]) -> list[Cell]:

@@ -23,7 +23,7 @@ from dataclasses import Field, dataclass, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from resect.data.encode import PromptIds, encode
+from resect.data.encode import PromptIds, Written, encode
 from resect.data.load import BehaviourSet
 from resect.errors import InputError, unknown_name
 from resect.evaluation.attacks.ablate import AblationSettings
@@ -150,6 +150,7 @@ def attack_prompt(
     shots: Sequence[Example] = (),
     *,
     suffix: str = "",
+    written: Written | None = None,
 ) -> PromptIds:
     """Encode one prompt under the prompt part of an attack, after some examples.
 
@@ -160,6 +161,8 @@ def attack_prompt(
         format: `raw` or `chat`.
         shots: Examples before the question.
         suffix: Words right behind it, from `seek_suffix`.
+        written: Prompts that this tokenizer has encoded, which are not encoded again; this one is
+            added.
 
     Raises:
         InputError: The attack is unknown.
@@ -168,7 +171,13 @@ def attack_prompt(
         raise unknown_name("attack", settings.name, list(PROMPT_ATTACKS))
     attack = PROMPT_ATTACKS[settings.name]
     shown = followed(preceded(framed(example, settings.frame), shots, format), suffix)
-    return attack(shown, tokenizer, format, settings.tokens, settings.phrase)
+    if written is None:
+        return attack(shown, tokenizer, format, settings.tokens, settings.phrase)
+    # All that the attacks on prompts read of an example.
+    name = (shown.prompt, shown.completion, settings.name, settings.tokens, settings.phrase, format)
+    if name not in written:
+        written[name] = attack(shown, tokenizer, format, settings.tokens, settings.phrase)
+    return written[name]
 
 
 def shots_for(

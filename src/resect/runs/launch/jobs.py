@@ -19,7 +19,8 @@ from resect.runs.launch.part import Part
 from resect.runs.launch.resources import Resources, planned
 from resect.runs.launch.slurm import queued
 from resect.runs.launch.status import is_dead, launched_in, said_by
-from resect.runs.run import OnProgress, Shard, plan_run
+from resect.runs.run import plan_run
+from resect.runs.workers import OnProgress, Shard
 from resect.studies.cells import Cell, is_done
 
 if TYPE_CHECKING:
