@@ -3,6 +3,7 @@
 naive          forward and backward, eight examples a batch in the given order, padded to the
                longest, logits of every token, gradients of all parameters
 signed, ...    `resect.attribution`, one reduction, from the examples to ranked scores
+naive, our products    the same with products as the arms of resect make them
 per_layer      the published algorithm: for every layer and every example one forward and
                backward pass in which that layer's weights alone have gradients
 
@@ -37,12 +38,16 @@ from resect.attribution.head import Head, at_once
 from resect.attribution.loss import batch_loss, batches
 from resect.attribution.plan import shape_of
 from resect.attribution.settings import AttributeSettings
+from resect.model.products import take_path
 from resect.model.prunable import blocks, find_prunable
 from resect.records import Encoded
 from resect.stats import rng
 from resect.weights.scores import Scores
 
 REDUCTIONS = ("signed", "abs_of_mean", "mean_of_abs")
+NAIVE, NAIVE_BY_OURS = "naive", "naive, our products"
+# These are what a user has without resect.
+BY_TORCH = (NAIVE, "per_layer")
 # What is asked of a process beside the time of an arm.
 UNTIMED = ("parts", "operations")
 NAIVE_BATCH = 8
@@ -178,7 +183,7 @@ def oracle_scores(
 
 def run_arm(arm: str, model: Any, encoded: Sequence[Encoded]) -> Any:
     """Run one arm by name."""
-    if arm == "naive":
+    if arm in (NAIVE, NAIVE_BY_OURS):
         return naive(model, encoded)
     if arm == "per_layer":
         return per_layer(model, encoded)
@@ -256,8 +261,9 @@ def measure(
 
     Args:
         case: Model and examples.
-        arm: `naive`, a reduction, `per_layer`, or, measured without a clock, `parts` for the sizes
-            of what is needed and `operations` for what the products of each arm take.
+        arm: `naive`, the same with products as ours are made, a reduction, `per_layer`, or,
+            measured without a clock, `parts` for the sizes of what is needed and `operations` for
+            what the products of each arm take.
         folder: Where the scores go, if they are wanted.
         longest: Only so many examples, the longest; None for all.
 
@@ -339,6 +345,8 @@ def case_of(fields: Sequence[Any]) -> Case:
 def main() -> None:
     """Do what the JSON says and print what was found."""
     request = json.loads(sys.argv[1])
+    if request.get("arm") not in BY_TORCH:
+        take_path()
     torch.set_num_threads(request.get("threads") or os.cpu_count() or 1)
     answer: Any
     if "growth" in request:

@@ -35,14 +35,14 @@ def measure(path: str) -> str:
         pin()
     import torch
 
-    from resect.model import LoadedModel, take_pinned_path
+    from resect.model import LoadedModel, take_path
     from resect.organism.recipe import Recipe
     from resect.organism.tokenizer import make_tokenizer
     from resect.organism.training import new_model, pretrain
     from resect.organism.world import World
 
     torch.set_num_threads(1)
-    take_pinned_path()
+    take_path()
     draw = torch.Generator().manual_seed(0)
     inputs, weights = (torch.randn(rows, 128, generator=draw) for rows in (290, 384))
     product = seconds(lambda: torch.nn.functional.linear(inputs, weights), CALLS)

@@ -1,6 +1,7 @@
 """What replies cost, against an earlier build: ratios of arms that take turns.
 
-    python benchmarks/decode.py [--quick] [--before DIR/src] [--model FOLDER] [-o FILE]
+    python benchmarks/decode.py [--quick] [--before DIR/src] [--vllm PYTHON] [--model FOLDER]
+        [--dtype bfloat16] [--before-dtype float32] [-o FILE]
 
 64 prompts are answered greedily by a random Llama of the organism's size and by one of the shape of
 SmolLM2-135M, or by the checkpoint FOLDER. Two cases each: all replies have the same length, or they
@@ -9,11 +10,14 @@ end at words that come up by chance. Arms:
     before    the build of --before, if there is one
     generate  this build, but by transformers' loop, as for a model that fails the trial
     now       this build
+    vllm      vLLM's engine in the environment of another interpreter, on one core; its cache of
+              prefixes is off, since the same prompts come again in each round
     floor     the products of inputs and weights alone, with as many rows as there are prompts
 
 A ratio is taken within a round, of seconds of processor time, which another process disturbs less.
-Tokens that differ from those of the arm before are counted. Run it on a machine that does nothing
-else.
+Tokens that differ from those of the arm before are counted.
+RESECT_PRODUCTS=torch has this build multiply as earlier ones do. Run it on a machine that does
+nothing else.
 """
 
 from __future__ import annotations
@@ -26,8 +30,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module, util
 from pathlib import Path
@@ -38,6 +43,8 @@ from torch import nn
 
 HERE = Path(__file__).resolve()
 ARMS = ("generate", "now", "floor")
+# Begins the lines in which a process answers.
+ANSWER = "answer "
 
 
 class Size(NamedTuple):
@@ -57,6 +64,7 @@ class Size(NamedTuple):
         batch: Prompts of a batch.
         opening: Words that all prompts open with, as by a chat template.
         folder: A checkpoint that stands in the place of the random model.
+        dtype: Of the weights.
     """
 
     name: str
@@ -72,6 +80,7 @@ class Size(NamedTuple):
     batch: int = 16
     opening: int = 0
     folder: str = ""
+    dtype: str = "float32"
 
 
 SIZES = (
@@ -98,7 +107,8 @@ def _model(size: Size) -> Any:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
     if size.folder:
-        return AutoModelForCausalLM.from_pretrained(size.folder, dtype=torch.float32).eval()
+        dtype = getattr(torch, size.dtype)
+        return AutoModelForCausalLM.from_pretrained(size.folder, dtype=dtype).eval()
     config = LlamaConfig(
         vocab_size=size.words,
         hidden_size=size.hidden,
@@ -115,7 +125,7 @@ def _model(size: Size) -> Any:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=1 / parameter.shape[-1] ** 0.5)
-    return model
+    return model.to(getattr(torch, size.dtype))
 
 
 class Words:
@@ -137,14 +147,18 @@ def prompts_of(size: Size) -> list[list[int]]:
     return [opening + drawn(2, size.words, length)[size.opening // 2 :] for length in lengths]
 
 
+def ends_of(size: Size, case: str) -> list[int]:
+    """Return the words that end a reply."""
+    if case != "ends":
+        return []
+    return list(range(1, size.words, ONE_END_OF))[: size.words // ONE_END_OF]
+
+
 def replies(model: Any, size: Size, case: str) -> list[list[int]]:
     """Answer the prompts by whatever build this process has."""
     name = "resect.evaluation.decode" if util.find_spec("resect.evaluation") else "resect.generate"
     decode = import_module(name)
-    step = ONE_END_OF if case == "ends" else size.words
-    model.generation_config.eos_token_id = list(range(1, size.words, step))[: size.words // step]
-    if case != "ends":
-        model.generation_config.eos_token_id = None
+    model.generation_config.eos_token_id = ends_of(size, case) or None
     settings = decode.GenerationSettings(size.tokens, size.batch)
     answers: list[list[int]] = decode.generate(model, Words(), prompts_of(size), settings)
     return answers
@@ -155,12 +169,17 @@ def floor(model: Any, size: Size) -> None:
     weights = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
     *inner, head = weights
     lengths = sorted((len(prompt) for prompt in prompts_of(size)), reverse=True)
-    inputs = {weight: torch.randn(size.prompts, weight.shape[1]) for weight in weights}
+    dtype = weights[0].dtype
+
+    def random(rows: int, weight: torch.Tensor) -> torch.Tensor:
+        return torch.randn(rows, weight.shape[1]).to(dtype)
+
+    inputs = {weight: random(size.prompts, weight) for weight in weights}
     with torch.inference_mode():
         for start in range(0, size.prompts, size.batch):
             rows = lengths[start] * len(lengths[start : start + size.batch])
             for weight in inner:
-                nn.functional.linear(torch.randn(rows, weight.shape[1]), weight)
+                nn.functional.linear(random(rows, weight), weight)
         for _ in range(size.tokens):
             for weight in (*inner, head):
                 nn.functional.linear(inputs[weight], weight)
@@ -200,19 +219,18 @@ def by_generate() -> Iterator[None]:
         decoding.ways_of = ways_of
 
 
-class Before:
-    """An earlier build, in a process of its own."""
+class Served:
+    """An arm in a process of its own."""
 
-    def __init__(self, source: Path):
+    def __init__(self, arm: str, command: Sequence[str], environment: Mapping[str, str]):
         """Start it."""
-        self.arm = "before"
-        environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
+        self.arm = arm
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE), "--serve"],
+            [*command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         )
 
     def ask(self, size: Size, case: str) -> Any:
@@ -220,22 +238,100 @@ class Before:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps({"size": size, "case": case}), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        for line in self.process.stdout:
+            # What libraries print there is none of ours.
+            if line.startswith(ANSWER):
+                return json.loads(line.removeprefix(ANSWER))
+        raise RuntimeError(f"{self.arm} ended")
 
     def end(self) -> None:
         """Let it end."""
         self.process.communicate()
 
 
-def serve() -> None:
-    """Answer requests that come as lines, each with a size and a case."""
+class Before(Served):
+    """An earlier build; where that is wanted with weights of another dtype."""
+
+    def __init__(self, source: Path, dtype: str = ""):
+        """Start it."""
+        super().__init__(
+            "before", [sys.executable, str(HERE), "--serve"], {"PYTHONPATH": str(source)}
+        )
+        self.dtype = dtype
+
+    def ask(self, size: Size, case: str) -> Any:
+        """Return seconds of processor time, and replies."""
+        return super().ask(size._replace(dtype=self.dtype or size.dtype), case)
+
+
+class Engine(Served):
+    """vLLM, which is given the model as a folder."""
+
+    def __init__(self, python: str, folder: Path):
+        """Start it."""
+        # In one process, so that its processor time is that of the engine.
+        environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        super().__init__(
+            "vllm", [python, str(HERE), "--serve-vllm"], environment | {"PYTHONPATH": ""}
+        )
+        self.folder = folder
+
+    def ask(self, size: Size, case: str) -> Any:
+        """Return seconds of processor time, and replies."""
+        folder = self.folder / f"{size.hidden}-{size.dtype}"
+        if not size.folder and not folder.exists():
+            model_of(size).save_pretrained(folder)
+        return super().ask(size._replace(folder=size.folder or str(folder)), case)
+
+
+def requests() -> Iterator[tuple[Size, str]]:
+    """Yield what comes as lines, each a size and a case."""
     for line in sys.stdin:
         request = json.loads(line)
         values = [tuple(value) if isinstance(value, list) else value for value in request["size"]]
-        print(json.dumps(Here("before").ask(Size(*values), request["case"])), flush=True)
+        yield Size(*values), request["case"]
 
 
-def measure(workers: Sequence[Here | Before], size: Size, case: str, rounds: int) -> dict[str, Any]:
+def serve() -> None:
+    """Answer requests by the build of this process."""
+    torch.set_num_threads(1)
+    for size, case in requests():
+        print(ANSWER + json.dumps(Here("before").ask(size, case)), flush=True)
+
+
+def serve_vllm() -> None:
+    """Answer requests by vLLM; its settings are its own, but for the prefixes."""
+    vllm: Any = import_module("vllm")
+    engines: dict[str, Any] = {}
+    for size, case in requests():
+        if size.folder not in engines:
+            # Of several engines in a process the later ones would find the memory taken.
+            engines.clear()
+            engines[size.folder] = vllm.LLM(
+                size.folder,
+                dtype=size.dtype,
+                skip_tokenizer_init=True,
+                enable_prefix_caching=False,
+                max_model_len=256,
+                max_num_seqs=64,
+            )
+        ends = ends_of(size, case)
+        sampling = vllm.SamplingParams(
+            max_tokens=size.tokens,
+            temperature=0,
+            ignore_eos=True,
+            stop_token_ids=ends,
+            detokenize=False,
+        )
+        prompts = [{"prompt_token_ids": prompt} for prompt in prompts_of(size)]
+        start = time.process_time()
+        outputs = engines[size.folder].generate(prompts, sampling, use_tqdm=False)
+        seconds = time.process_time() - start
+        words = [list(output.outputs[0].token_ids) for output in outputs]
+        print(ANSWER + json.dumps({"seconds": seconds, "replies": words}), flush=True)
+
+
+def measure(workers: Sequence[Here | Served], size: Size, case: str, rounds: int) -> dict[str, Any]:
     """Measure the arms of a case in turn, after a few prompts to warm up, with its trial."""
     for worker in workers:
         worker.ask(size._replace(prompts=3, tokens=2), case)
@@ -304,31 +400,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny size that shows it runs")
     parser.add_argument("--before", type=Path, help="src folder of an earlier build")
+    parser.add_argument("--before-dtype", default="", help="of the earlier build's weights")
+    parser.add_argument("--vllm", default="", help="interpreter of an environment with vLLM")
+    parser.add_argument("--dtype", default="float32", help="of the weights")
     parser.add_argument("--model", default="", help="checkpoint folder in the place of SmolLM2")
     parser.add_argument("--only", default="", help="sizes whose name holds this")
     parser.add_argument("--case", default="", help="cases whose name holds this")
     parser.add_argument("--arms", default=",".join(ARMS), help="with commas between")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each case")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve-vllm", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, help="write all numbers there, as JSON")
     options = parser.parse_args(arguments)
-    if options.serve:
-        torch.set_num_threads(1)
-        serve()
+    if options.serve or options.serve_vllm:
+        serve_vllm() if options.serve_vllm else serve()
         return 0
+    # An earlier build has neither, and this file serves it as well.
+    from resect.machine.products import choose_products
+    from resect.model import take_path
+
     sizes = [TINY] if options.quick else [size for size in SIZES if options.only in size.name]
     torch.set_num_threads(1)
-    workers: list[Here | Before] = [Here(arm) for arm in options.arms.split(",")]
+    choose_products()
+    take_path()
+    workers: list[Here | Served] = [Here(arm) for arm in options.arms.split(",")]
+    scratch = tempfile.TemporaryDirectory()
+    if options.vllm:
+        workers.append(Engine(options.vllm, Path(scratch.name)))
     if options.before:
-        workers.insert(0, Before(options.before))
+        workers.insert(0, Before(options.before, options.before_dtype))
     measured = []
     for size in sizes:
         folder = options.model if size.name.startswith("SmolLM2") else ""
         for case in [case for case in CASES if options.case in case]:
-            asked = size._replace(folder=folder)
+            asked = size._replace(folder=folder, dtype=options.dtype)
             measured.append(measure(workers, asked, case, options.rounds))
     for worker in workers:
         worker.end()
+    scratch.cleanup()
     print(table(measured))
     if options.output is not None:
         facts = {"torch": torch.__version__, "machine": platform.processor(), "cases": measured}

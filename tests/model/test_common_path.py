@@ -17,13 +17,13 @@ import json, sys
 from resect.machine.portable import pin
 holds = pin().holds
 import numpy as np, torch
-from resect.model import take_pinned_path
+from resect.model import take_path
 torch.manual_seed(0)
 a, b = torch.randn(37, 300), torch.randn(51, 300)
 plain = a @ b.T
 torch.set_num_threads(2)
-take_pinned_path()
-take_pinned_path()
+take_path()
+take_path()
 found = {"holds": holds, "threads": torch.get_num_threads()}
 left, right = a.clone().requires_grad_(), b.clone().requires_grad_()
 product = torch.nn.functional.linear(left.view(1, 37, 300), right)

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from resect.cli import show
 from resect.errors import ResectError, visible
+from resect.machine.products import choose_products
 
 # Command -> the file of this folder that holds it, in the order of the help.
 FILES = {
@@ -163,3 +164,9 @@ def main() -> None:
     if code == STOPPED:  # typer returns it for a KeyboardInterrupt
         errors.print(_stopped(sys.argv[1:]), markup=False)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def command() -> None:
+    """Run the command line in a process of its own, which may choose how it multiplies."""
+    choose_products()
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from resect.cli.show import note, pin_organism, progress, say, table
 from resect.errors import InputError
 from resect.files.reading import read_json
+from resect.machine.products import CHOICE, ONEDNN, TORCH
 
 if TYPE_CHECKING:
     from resect.runs.reproduce import Compared
@@ -28,8 +30,7 @@ def reproduce(
     jobs: Annotated[int, typer.Option("-j", "--jobs", min=1, help="Worker processes.")] = 1,
 ) -> int:
     """Make a run again and grade every difference; exit 0 if the same, 3 if not, 4 if unknown."""
-    if was_portable(run):
-        pin_organism()
+    _take_path_of(run)
     from resect.runs.reproduce import Reproduction, check_inputs
     from resect.runs.reproduce import reproduce as repeat
 
@@ -48,13 +49,16 @@ def reproduce(
     return CODES[reproduction.grade]
 
 
-def was_portable(run: Path) -> bool:
-    """Tell whether a run was made in the portable mode; what is no run is complained of later."""
+def _take_path_of(run: Path) -> None:
+    """Have products made as the run made them; what is no run is complained of later."""
     try:
         manifest = read_json(run / "manifest.json")
     except (InputError, OSError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("portable") is True
+        return
+    if isinstance(manifest, dict):
+        os.environ[CHOICE] = ONEDNN if manifest.get("products") == ONEDNN else TORCH
+        if manifest.get("portable") is True:
+            pin_organism()
 
 
 def _show(rows: tuple[Compared, ...]) -> None:

@@ -21,6 +21,8 @@ from resect.records import SCHEMA_VERSION
 
 # Set by `machine.portable` where results do not depend on the processor's instructions.
 PORTABLE = "RESECT_PORTABLE"
+# Set by `machine.products`.
+PRODUCTS = "RESECT_PRODUCTS"
 
 
 def hash_text(*texts: str) -> str:
@@ -88,8 +90,15 @@ def provenance() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": package_versions(),
         "portable": PORTABLE in os.environ,
+        **_products(),
         **_git_state(),
     }
+
+
+def _products() -> dict[str, str]:
+    """Return what multiplies float32 matrices on a CPU, where that is not torch's own choice."""
+    products = os.environ.get(PRODUCTS, "")
+    return {"products": products} if products == "onednn" and PORTABLE not in os.environ else {}
 
 
 def check_schema(version: object, path: str | Path) -> None:

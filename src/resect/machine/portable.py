@@ -10,7 +10,7 @@ in another order. `pin` has all of them take one path, before they are loaded:
   (`resect.model.common_path`), since MKL's COMPATIBLE branch has vectors of SSE2.
 
 It is for commands on the organism, whose results are meant to be the same everywhere; a user's own
-model is computed as torch would.
+model is computed by what is fastest here (`resect.machine.products`).
 """
 
 from __future__ import annotations

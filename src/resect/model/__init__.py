@@ -1,6 +1,5 @@
 """Checkpoints: loading them, and finding their prunable weights; nothing here changes a weight."""
 
-from resect.model.common_path import take_pinned_path
 from resect.model.context import context_of
 from resect.model.faults import quiet
 from resect.model.load import (
@@ -10,6 +9,7 @@ from resect.model.load import (
     tokenizer_fingerprint,
 )
 from resect.model.places import Place
+from resect.model.products import take_path
 from resect.model.prunable import Coverage, PrunableWeight, Skipped, find_prunable, prunable_tensors
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "model_fingerprint",
     "prunable_tensors",
     "quiet",
-    "take_pinned_path",
+    "take_path",
     "tokenizer_fingerprint",
 ]

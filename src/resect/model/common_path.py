@@ -22,8 +22,6 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from resect.machine.portable import is_pinned
-
 Elementwise = Callable[..., Any]
 
 # Of those that torch has from MKL the ones whose bits an emulated processor with other estimates
@@ -37,12 +35,6 @@ ELEMENTWISE: dict[str, Elementwise] = {
     "tan": np.tan,
 }
 FLOATS = (torch.float32, torch.float64)
-
-
-def take_pinned_path() -> None:
-    """Where the pins of `machine.portable` hold, have what they do not reach go through NumPy."""
-    if is_pinned():
-        take_common_path()
 
 
 @functools.cache

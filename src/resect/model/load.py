@@ -15,12 +15,12 @@ from resect.machine.devices import check_device, usual_device
 from resect.machine.memory import is_out_of_memory
 from resect.machine.processes import gathered
 from resect.model.adapter import speaks
-from resect.model.common_path import take_pinned_path
 from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.ollama import name_of_ollama
+from resect.model.products import take_path
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
@@ -100,7 +100,7 @@ def load_reported(
     Raises:
         InputError: As in `load_model`.
     """
-    take_pinned_path()
+    take_path()
     source, revision = _source(str(checkpoint))
     words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
     chosen = _dtype(dtype)

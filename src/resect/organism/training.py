@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from resect.edit.tune import IGNORED, Preference, TuneSettings, tune, tune_preferences
-from resect.model import LoadedModel, take_pinned_path
+from resect.model import LoadedModel, take_path
 from resect.organism.documents import SECOND_WORDING, Turn, recipe_turn, training_turns
 from resect.organism.recipe import SMALL_BATCH, OnStep, Recipe
 from resect.organism.world import REFUSAL, World
@@ -54,7 +54,7 @@ def new_model(tokenizer: Tokenizer, recipe: Recipe, seed: int) -> CausalModel:
     """Return an untrained Llama; the caller's random state is left alone."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    take_pinned_path()
+    take_path()
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(seed_of("organism/weights", seed))
         model = LlamaForCausalLM(
