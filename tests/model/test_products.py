@@ -35,7 +35,7 @@ def random(*shape):
     return torch.randn(shape, generator=draw)
 
 found = {"products": provenance().get("products"), "off": {}}
-for rows, inner, columns in ((64, 256, 128), (1, 2048, 1024), (300, 64, 300)):
+for rows, inner, columns in ((64, 256, 128), (5, 2048, 1024), (300, 64, 300)):
     left, right, bias = random(rows, inner), random(columns, inner), random(columns)
     left.requires_grad_(), right.requires_grad_(), bias.requires_grad_()
     for name, offset in (("plain", None), ("bias", bias)):
@@ -52,7 +52,7 @@ for rows, inner, columns in ((64, 256, 128), (1, 2048, 1024), (300, 64, 300)):
         )
 found["calls"] = len(calls)
 calls.clear()
-small = random(4, 8), random(8, 4)
+small = random(1, 2048), random(2048, 1024)
 found["small"] = off(small[0] @ small[1], small[0].double() @ small[1].double(),
                      small[0].double().abs() @ small[1].double().abs())
 wide = random(200, 200).double()

@@ -11,6 +11,8 @@ import torch
 from resect.attribution.choices import is_streamed, on_device
 from resect.attribution.plan import GIB, SAFE, Plan, Shape, Work, plan, shape_of, streamed
 from resect.machine.memory import Free, free_memory
+from resect.machine.products import are_by_onednn
+from resect.model import take_path
 from resect.model.shapes import empty_model
 
 
@@ -42,7 +44,9 @@ class Rate(NamedTuple):
 
 def scoring_rate(dtype: torch.dtype) -> Rate:
     """Return the operations a second that scoring will do here."""
-    share = EFFICIENCY["cuda" if torch.cuda.is_available() else "cpu"]
+    take_path()
+    by = "cpu, oneDNN" if are_by_onednn() else "cpu"
+    share = EFFICIENCY["cuda" if torch.cuda.is_available() else by]
     return Rate(share * matrix_rate(dtype), f"{share:g} of a matrix product's, measured here")
 
 
@@ -57,8 +61,9 @@ class Report(NamedTuple):
 ASSUMED_RATE = 3e14
 ASSUMED_BUS = 2e10
 # Share of a matrix product's rate that scoring reaches: on a CPU .57 to .74, over models of 3M to
-# 330M parameters (benchmarks/plan.py, docs/scale.md); on a GPU nothing has been measured.
-EFFICIENCY = {"cpu": 0.65, "cuda": 0.5}
+# 330M parameters (benchmarks/plan.py, docs/scale.md). Where oneDNN multiplies, the rest takes a
+# larger part: .34 to .52 at 10M and 60M (docs/benchmarks.md). On a GPU nothing has been measured.
+EFFICIENCY = {"cpu": 0.65, "cpu, oneDNN": 0.46, "cuda": 0.5}
 
 
 def plan_report(

@@ -15,8 +15,9 @@ from resect.machine.portable import is_pinned
 from resect.machine.products import CHOICE, TORCH, are_by_onednn
 from resect.model.common_path import take_common_path
 
-# Fewer multiplications than these are not worth the way through Python.
-LEAST = 2**20
+# Fewer multiplications than these are not worth the way through Python, and for fewer rows oneDNN
+# is no faster.
+LEAST, FEWEST_ROWS = 2**20, 4
 # So far a product may be from the exact one, in roundings of its sum of sizes.
 TOLERANCE = 8 * 2.0**-24
 _log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ def take_path() -> None:
 def take_onednn() -> Library | None:
     """Have products of float32 matrices on the CPU go through oneDNN, forward and backward.
 
-    Others (of other dtypes, batches of matrices, small ones) stay where they are. torch has no
-    public function for it; that of its compiler is tried first, and left alone where it is not
-    there, fails or gives other numbers.
+    Others (of other dtypes, batches of matrices, small ones, few rows) stay where they are. torch
+    has no public function for it; that of its compiler is tried first, and left alone where it is
+    not there, fails or gives other numbers.
 
     Returns:
         What holds the change; it lasts as long as the process. None where it cannot be had.
@@ -86,6 +87,7 @@ def _is_plain(inputs: Tensor, weights: Tensor) -> bool:
         inputs.dtype == weights.dtype == torch.float32
         and inputs.dim() == weights.dim() == 2
         and inputs.shape[1] == weights.shape[0]
+        and inputs.shape[0] >= FEWEST_ROWS
         and inputs.shape[0] * inputs.shape[1] * weights.shape[1] >= LEAST
     )
 
