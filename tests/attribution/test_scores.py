@@ -19,7 +19,7 @@ from resect.attribution.sums import Sums
 from resect.errors import InputError
 from resect.model import find_prunable
 from resect.records import CausalModel, Encoded, Scope
-from resect.weights.candidates import Candidates
+from resect.weights.candidates import Candidates, descending
 from resect.weights.scores import Scores, TensorScores
 from resect.weights.select import select
 
@@ -270,6 +270,37 @@ def test_candidates_are_those_of_a_full_sort(trend: str, keep: float) -> None:
         expected = sorted({*head, *(row for row in whole if row[1] == number)})
         assert entries[name].index.tolist() == [index for _, _, index in expected], name
         assert entries[name].value.tolist() == [-value for value, _, _ in expected]
+
+
+@pytest.mark.parametrize("kind", ["any", "few values", "zeros of both signs", "least and largest"])
+def test_scores_fall_and_ties_stay_in_their_order(kind: str) -> None:
+    draw = torch.Generator().manual_seed(len(kind))
+    scores = torch.randn(3000, generator=draw)
+    if kind == "few values":
+        scores = scores.round()
+    if kind == "zeros of both signs":
+        scores = torch.where(scores > 1, scores, 0.0 * scores)
+        assert {0, 1} == set(scores[scores == 0].signbit().int().tolist())
+    if kind == "least and largest":
+        numbers = torch.finfo(torch.float32)
+        ends = torch.tensor([1e-45, numbers.tiny, numbers.max, 1.0])
+        scores = scores.sign() * ends[torch.randint(4, (3000,), generator=draw)]
+    for some in (scores, scores[:1], scores[:0], scores[::3]):
+        twin = some.sort(descending=True, stable=True).indices
+        assert torch.equal(descending(some), twin)
+
+
+def test_candidates_take_their_weights_from_any_order_in_memory() -> None:
+    draw = torch.Generator().manual_seed(5)
+    scores, weight = (torch.randn(30, 20, generator=draw) for _ in range(2))
+    found = []
+    for laid in (weight, weight.t().contiguous().t()):
+        candidates = Candidates(0.1, scores.numel())
+        candidates.add("t", scores, laid)
+        found.append(candidates.finish()["t"])
+    one, other = found
+    assert torch.equal(one.weight, weight.flatten()[one.index])
+    assert torch.equal(one.weight, other.weight)
 
 
 def test_candidates_hold_no_second_copy_of_the_scores() -> None:
