@@ -1,13 +1,14 @@
 """What many cuts cost together, against one by one: ratios of arms that take turns in one process.
 
-    python benchmarks/together.py [--quick] [-o FILE]
+    python benchmarks/together.py [--quick] [--size smollm2] [--dtype bfloat16] [--case few]
+        [-o FILE]
 
-A random Llama of the organism's size is cut in 64 ways, half of them nested cuts of one ranking and
-half random ones. Three cases: likelihoods of many answers, likelihoods of few prompts a cut, and
-greedy replies to few prompts a cut. Each round asks all cuts one by one (today's way, the default)
-and together, in turn and in the other order the next time; a ratio is taken within a round. Beside
-it stand the rows of a pass, and what of replies and likelihoods differs between the two. Run it on
-a machine that does nothing else.
+A random Llama of the organism's size, or of that of SmolLM2-135M, is cut in 64 ways, half of them
+nested cuts of one ranking and half random ones. Three cases: likelihoods of many answers,
+likelihoods of few prompts a cut, and greedy replies to few prompts a cut. Each round asks all cuts
+one by one (the default) and together, in turn and in the other order the next time; a ratio is
+taken within a round. Beside it stand the rows of a pass, and what of replies and likelihoods
+differs between the two. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from resect.evaluation.ask import EvaluationSettings, ask, ask_together
 from resect.evaluation.decode import GenerationSettings
 from resect.evaluation.drift import drift
 from resect.files.writing import write_json
-from resect.model import LoadedModel, prunable_tensors
+from resect.machine.products import choose_products
+from resect.model import LoadedModel, prunable_tensors, take_path
 from resect.records import Example, Reply
 from resect.stats import rng
 from resect.weights.mask import Mask, MaskTensor
@@ -66,6 +68,11 @@ class Size(NamedTuple):
     rounds: int = 5
 
 
+# By the name of the model whose size it is.
+SIZES = {
+    "organism": Size(),
+    "smollm2": Size(576, 30, 49152, length=24, tokens=48, rounds=2),
+}
 TINY = Size(16, 2, 64, cuts=6, together=4, many=5, few=2, length=4, tokens=3, rounds=1)
 # Largest share of the weights that a cut takes.
 LARGEST = 0.01
@@ -84,7 +91,7 @@ def tokenizer(words: int) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", eos_token="w1")
 
 
-def build(size: Size) -> LoadedModel:
+def build(size: Size, dtype: str = "float32") -> LoadedModel:
     """Return a random model with its tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -104,7 +111,7 @@ def build(size: Size) -> LoadedModel:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=2 / parameter.shape[-1] ** 0.5)
-    return LoadedModel(model, tokenizer(size.words))
+    return LoadedModel(model.to(getattr(torch, dtype)), tokenizer(size.words))
 
 
 def questions(size: Size, count: int) -> BehaviourSet:
@@ -252,14 +259,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure all cases and print their table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny size that shows it runs")
+    parser.add_argument("--size", choices=list(SIZES), default="organism", help="of which model")
+    parser.add_argument("--dtype", default="float32", help="of the weights")
+    parser.add_argument("--case", default="", help="cases whose name holds this")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("-o", "--output", type=Path, help="write all numbers there, as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    size = TINY if options.quick else Size()
-    loaded = build(size)
+    if not options.quick:
+        choose_products()
+        take_path()
+    size = TINY if options.quick else SIZES[options.size]
+    loaded = build(size, options.dtype)
     masks = cuts(loaded.model, size)
-    measured = [measure(loaded, masks, case, size) for case in cases(size)]
+    chosen = [case for case in cases(size) if options.case in case.name]
+    measured = [measure(loaded, masks, case, size) for case in chosen]
     print(table(measured))
     if options.output is not None:
         facts = {
