@@ -67,6 +67,7 @@ def test_a_run_is_kept_and_tabled(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "compression",
         "emergent",
         "frontier",
+        "relearning",
     ],
 )
 def test_the_page_of_real_models_is_that_of_its_runs_or_says_that_there_is_none(
