@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import tiny
 from command_line import call, write
 from resect.errors import InputError
 from resect.files.origin import hash_value
-from resect.files.tables import read_parquet
+from resect.files.tables import read_parquet, write_parquet
 from resect.report.shared import searched_grid
 from resect.runs import measure
 from resect.runs.config import RunConfig, parse_config
 from resect.runs.run import carry_out, measure_all, open_run, plan_run, summarise_run
-from resect.runs.searching import choices_of, most_questions
+from resect.runs.searching import choices_of, facts_of_search, most_questions
 from resect.studies import STUDIES
 from resect.studies.cells import Cell, record_path
 from tiny_organism import tiny_organism
@@ -144,6 +145,25 @@ def test_the_report_says_what_was_not_asked_and_why(values: dict[str, Any], sear
     most = most_questions(config, plan_run(config), counts.__getitem__)
     assert asked <= most.count + len(plan_run(config)) < most.grid
     assert searched_grid({}) == ""
+
+
+def test_the_grid_is_counted_whole_where_the_intact_model_is_attacked_too(
+    values: dict[str, Any], searched: Path, tmp_path: Path
+) -> None:
+    config, run = config_of(values, "halving"), tmp_path / "run"
+    shutil.copytree(searched, run)
+    cells = plan_run(config)
+    before = facts_of_search(config, run, cells)["search"]
+    intact = next(cell for cell in cells if cell.cut is None)
+    # An attack is put to one probe alone, and to fewer prompts.
+    attacked = replace(intact, attack="prefill:3", probes=("generation",))
+    rows = [row for row in read_parquet(record_path(run, intact)) if row["probe"] == "generation"]
+    write_parquet(record_path(run, attacked), rows[:5])
+    after = facts_of_search(config, run, [*cells, attacked])["search"]
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    assert after["grid"] == before["grid"] + 5
+    assert after["asked"] == before["asked"] + 5
 
 
 def test_a_stopped_search_goes_on_and_ends_the_same(

@@ -248,11 +248,11 @@ def facts_of_search(config: RunConfig, run: Path, cells: Sequence[Cell]) -> dict
     if not is_searched(config):
         return {}
     measured = measurements_of(config, run)
-    counts = {
-        cell.seed: Counter(row["probe"] for row in measured.rows(cell))
-        for cell in cells
-        if _is_intact(cell) and cell.role == config.subject
-    }
+    counts: dict[int, Counter[str]] = {seed: Counter() for seed in config.seeds}
+    for cell in cells:
+        # Of several intact cells some are attacked, and asked less.
+        if _is_intact(cell) and cell.role == config.subject:
+            counts[cell.seed] |= Counter(row["probe"] for row in measured.rows(cell))
     counted = {cell: len(measured.rows(cell)) for cell in cells}
     whole = {
         cell: sum(counts[cell.seed][probe] for probe in cell.probes)
