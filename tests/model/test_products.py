@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from resect.cli.reproduce import _take_path_of
 from resect.errors import InputError
 from resect.files.origin import provenance
 from resect.machine import portable, products
@@ -154,3 +155,15 @@ def test_a_library_that_is_not_there_leaves_torch(
     assert "products" not in provenance()
     monkeypatch.setattr(taken, "_by_onednn", lambda one, other, *_bias: 1.001 * (one @ other))
     assert not taken._works()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "choice"), [({"products": "onednn"}, "onednn"), ({}, "torch")]
+)
+def test_a_run_is_reproduced_by_the_products_that_it_had(
+    manifest: dict[str, str], choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(products.CHOICE, "torch" if choice == "onednn" else "onednn")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    _take_path_of(tmp_path)
+    assert os.environ[products.CHOICE] == choice

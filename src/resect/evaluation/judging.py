@@ -9,7 +9,7 @@ and `judge_at` numbers the judges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,18 +134,14 @@ def rows_of(replies: Sequence[Reply], judgements: Sequence[Judgement] | None) ->
     """Return a row for each reply; the columns of the judgement are null if there are none yet."""
     blank: Row = {column.name: None for column in fields(Judgement)}
     marked = any(map(is_marked, replies))
-    rows: list[Row] = [_columns(reply) for reply in replies]
+    # Fields by name; what is in them is shared with the replies and not copied.
+    rows: list[Row] = [dict(vars(reply)) for reply in replies]
     if not marked:
         # Records look as they did before there were marks.
         rows = [{key: value for key, value in row.items() if key != "mark"} for row in rows]
     if judgements is None:
         return [{**row, **blank} for row in rows]
-    return [{**row, **_columns(judged)} for row, judged in zip(rows, judgements, strict=True)]
-
-
-def _columns(record: Reply | Judgement) -> Row:
-    """Return the fields of a record by name; what is in them is shared and not copied."""
-    return {column.name: getattr(record, column.name) for column in fields(record)}
+    return [{**row, **vars(judged)} for row, judged in zip(rows, judgements, strict=True)]
 
 
 def reply_of(row: Mapping[str, Any]) -> Reply:
@@ -175,7 +171,7 @@ def _graded_again(row: Row) -> Row:
     if content_share(reply.key, reply.prefix, reply.text) is None:
         return row
     (judgement,) = find_judge("exact")([reply], [find_probe(reply.probe).goal])
-    return row | asdict(judgement)
+    return row | vars(judgement)
 
 
 def write_asked(path: Path, variant: str, answers: Sequence[Answer]) -> None:

@@ -136,13 +136,17 @@ def search_all(
     measure_cells(config, run, whole, keep=keep, jobs=jobs, report=tell)
     # A model by each process, and no more threads for it than it has.
     searching = min(jobs, len(config.seeds))
+
+    def tell_asked() -> None:
+        tell(_asked_so_far(run, whole, parts))
+
     if searching <= 1:
-        reasons = _search_alone(config, run, keep, lambda: tell(_asked_so_far(run, whole, parts)))
+        reasons = _search_alone(config, run, keep, tell_asked)
     else:
         reasons = Workers(config, run, keep, searching).each(
             _search_model,
             [(config, run, seed) for seed in config.seeds],
-            lambda: tell(_asked_so_far(run, whole, parts)),
+            tell_asked,
         )
     tell(total)
     rows = [
