@@ -33,7 +33,7 @@ Measure = Literal["replies", "likelihood"]
 Search = Literal["full", "halving"]
 # How replies are decoded: side by side where a model has shown to be fit for that, or batch by
 # batch as transformers does.
-DecodingMode = Literal["fast", "exact"]
+DecodingMode = Literal["fast", "exact", "continuous"]
 Reduction = Literal["signed", "mean_of_abs", "abs_of_mean"]
 Scope = Literal["tensor", "model"]
 # What is cut as a whole (resect.weights.units).

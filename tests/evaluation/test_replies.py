@@ -28,6 +28,7 @@ PROMPTS = [
     for number, length in enumerate(LENGTHS)
 ]
 NEW = 12
+WIDE_AND_NARROW = (torch.float32, torch.bfloat16)
 OWN = ("llama", "gemma3", "qwen3", "gpt_neox", "gpt2", "bloom", "qwen3_moe", "phi3", "gemma2")
 
 
@@ -213,6 +214,62 @@ def test_a_lead_that_said_too_much_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     assert ways(model).rounding == float("inf")
     assert decoded(model, PROMPTS, settings) == twin
     assert shifted.times == times
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"),
+    [
+        *((name, dtype) for name in ("llama", "gemma3", "bloom") for dtype in WIDE_AND_NARROW),
+        ("qwen3_moe", torch.float32),
+    ],
+)
+def test_continuous_differs_by_rounding_alone(architecture: str, dtype: torch.dtype) -> None:
+    """Where a token is another one, the model finds both as likely, but for rounding."""
+    model, settings = build(architecture, dtype=dtype), GenerationSettings(NEW, 2)
+    model.generation_config.eos_token_id = some_ends(model, settings)
+    every = replace(settings, decoding="continuous")
+    decoded(model, PROMPTS[:1], every)  # the trial
+    assert ways(model).rounding <= (tried.MOST_OF_16_BITS if dtype.itemsize == 2 else tried.MOST)
+    twin, seen = generated(model, PROMPTS, settings), Rows(model)
+    answers = decoded(model, PROMPTS, every)
+    # More rows than a batch, and no batch again.
+    assert max(rows for rows, tokens in seen.calls if tokens == 1) > 4
+    assert sum(tokens > 1 for _, tokens in seen.calls) == len(by_length(PROMPTS, 2))
+    for prompt, ours_, usual in zip(PROMPTS, answers, twin, strict=True):
+        same = [a == b for a, b in zip([*ours_, None], [*usual, None], strict=False)]
+        if all(same):
+            continue
+        place = same.index(False)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *usual[:place]]])).logits[0, -1].float()
+        ends = model.generation_config.eos_token_id
+        likely = [
+            logits[[row[place]] if place < len(row) else ends].max() for row in (ours_, usual)
+        ]
+        assert abs(likely[0] - likely[1]) <= 2 * ways(model).rounding * logits.abs().max()
+
+
+def test_continuous_leaves_a_model_alone_that_minds_its_neighbours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, settings = build("llama", dtype=torch.bfloat16), GenerationSettings(NEW, 3)
+    forward = type(model).forward
+
+    def minding(*args: Any, **named: Any) -> Any:
+        output = forward(*args, **named)
+        output.logits = output.logits.roll(len(named["input_ids"]), -1)
+        return output
+
+    monkeypatch.setattr(type(model), "forward", minding)
+    every = replace(settings, decoding="continuous")
+    assert decoded(model, PROMPTS, every) == generated(model, PROMPTS, settings)
+    assert ways(model) == tried.Ways(True, float("inf"), ways(model).bytes_a_token)
+
+
+def test_continuous_draws_what_fast_draws() -> None:
+    model, settings = build("llama"), GenerationSettings(NEW, 3, 0.8)
+    answers = decoded(model, PROMPTS, replace(settings, decoding="continuous"))
+    assert answers == decoded(model, PROMPTS, settings)
 
 
 def test_tokens_as_likely_as_each_other_are_decoded_as_before() -> None:

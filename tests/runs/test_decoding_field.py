@@ -62,7 +62,7 @@ def test_exact_reaches_those_who_ask() -> None:
     asked = EvalRequest("model", ("generation",), ("data",), decoding="exact")
     assert _settings(asked).generation.decoding == "exact"
     assert _provenance(asked, {})["request"]["decoding"] == "exact"  # type: ignore[index]
-    with pytest.raises(InputError, match=r"evaluation\.decoding: Input should be 'fast' or"):
+    with pytest.raises(InputError, match=r"evaluation\.decoding: Input should be 'fast',"):
         parse_config(values(decoding="quick"), "test")
 
 
@@ -85,7 +85,8 @@ def test_the_option_reaches_the_request(
         "eval": ["--probe", "generation", "--data", "a.jsonl"],
     }[command]
     arguments = [command, "model", *options, "-o", str(tmp_path / "out")]
-    for more, mode in (([], "fast"), (["--decoding", "exact"], "exact")):
+    named = [(["--decoding", mode], mode) for mode in ("exact", "continuous")]
+    for more, mode in (([], "fast"), *named):
         done = CliRunner().invoke(app, [*arguments, *more])
         assert isinstance(done.exception, _StopError), done.output
         assert seen[-1].decoding == mode

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
+from invented_run import invented_config
 from resect.edit.many import NotTogether
 from resect.errors import InputError
 from resect.evaluation.attacks import parse_attack
 from resect.files.origin import hash_value
 from resect.files.tables import read_parquet
-from resect.report.shared import shared_passes
+from resect.report.shared import beside_others, shared_passes
 from resect.runs import measure
 from resect.runs.config import parse_config
 from resect.runs.joint import TOO_LARGE, alike, companions, why_alone
-from resect.runs.run import measure_all, open_run, summarise_run
+from resect.runs.run import _scored_by, measure_all, open_run, summarise_run
 from resect.runs.sweep import SweepRequest, sweep_config
 from resect.studies.cells import Cell, Cut, Tuning
 from tiny_organism import tiny_organism
@@ -89,6 +90,16 @@ def test_a_model_that_does_not_pass_the_trial_is_asked_cut_by_cut(
     assert told["provenance"]["together"] == {
         "most": 4, "cells": 0, "alone": {"its rows are in another order": count},
     }  # fmt: skip
+
+
+def test_reports_say_that_replies_depend_on_those_beside_them() -> None:
+    assert beside_others({}) == ""
+    assert "can depend on the prompts beside it" in beside_others({"decoding": "continuous"})
+    values = invented_config({"compactness": {}}).model_dump(mode="json")
+    for mode, said in (("fast", {}), ("exact", {}), ("continuous", {"decoding": "continuous"})):
+        evaluation = values["evaluation"] | {"decoding": mode}
+        facts = _scored_by(parse_config(values | {"evaluation": evaluation}, "test"))
+        assert {name: facts[name] for name in facts if name == "decoding"} == said
 
 
 def test_reports_say_what_was_asked_together() -> None:

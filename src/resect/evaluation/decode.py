@@ -55,7 +55,8 @@ class GenerationSettings:
         samples: Replies to each prompt; more than one only when sampling.
         seed: Seed of the streams.
         decoding: `exact` decodes each batch by transformers' `generate`, and nothing else; `fast`
-            by the fastest way that gives its tokens (`resect.evaluation.replies`).
+            by the fastest way that gives its tokens; `continuous` side by side, with tokens that
+            can differ by rounding (`resect.evaluation.replies`).
     """
 
     max_new_tokens: int = 256

@@ -8,7 +8,8 @@
                             have ended
 
 Of the last the replies count whose tokens led by more than rounding; the other batches go the
-second way. Who asks for `exact` gets the first alone. Legend: B batch, T tokens.
+second way. Who asks for `exact` gets the first alone, and who asks for `continuous` all replies of
+the last as they are, in 16 bits too. Legend: B batch, T tokens.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from torch import Tensor
 from resect.evaluation.padding import Padded, padded
 from resect.evaluation.picking import Draw, Finite
 from resect.evaluation.steps import Ending, Steps, stepped
-from resect.evaluation.tried import SAFETY, distrust, ways_of
+from resect.evaluation.tried import SAFETY, Ways, distrust, ways_of
 from resect.evaluation.wide import SPARE, Answer, Batch, Name, Wide
+from resect.model.packed import packed
 from resect.records import CausalModel, DecodingMode
 
 # Rows that are under way at once, and bytes of their keys and values, unless a batch has more.
 MOST_ROWS, MOST_BYTES = 128, 2**29
+# Less than any lead.
+NONE = -1.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Decoding:
         uniforms: [prompts, T] numbers in [0, 1) that tokens are drawn with, fp64; None takes the
             likeliest.
         temperature: Of drawing.
-        mode: `exact` goes the first way whatever the model is, and tries nothing.
+        mode: `exact` goes the first way whatever the model is, and tries nothing; `continuous`
+            goes the last, and takes every token, however little it leads.
     """
 
     model: CausalModel
@@ -64,9 +69,13 @@ class Decoding:
         """
         if not batches:
             return {}
+        with packed(self.model, self._calls(batches)):
+            return self._replies(batches)
+
+    def _replies(self, batches: Sequence[Sequence[int]]) -> dict[Name, list[int]]:
         if self.mode == "exact":
             return _joined(self._by_generate(batch) for batch in batches)
-        ways = ways_of(self.model, self.prompts, self.ending, self.copies)
+        ways = self._ways()
         if not ways.ours:
             return _joined(self._by_generate(batch) for batch in batches)
         steps = Steps(self.model)
@@ -76,11 +85,22 @@ class Decoding:
             return _joined(self._by_steps(steps, batch) for batch in batches)
         return self._side_by_side(steps, batches)
 
+    def _ways(self) -> Ways:
+        every = self.mode == "continuous"
+        return ways_of(self.model, self.prompts, self.ending, self.copies, every=every)
+
+    def _calls(self, batches: Sequence[Sequence[int]]) -> int:
+        """Return how often the model is called if it goes the fastest way, and no reply ends."""
+        wide = self.mode == "continuous" or self.model.dtype == torch.float32
+        if self.uniforms is not None or self.mode == "exact" or not wide:
+            return len(batches) * self.ending.longest
+        return -(-sum(map(len, batches)) // MOST_ROWS) * self.ending.longest
+
     def _side_by_side(
         self, steps: Steps, batches: Sequence[Sequence[int]]
     ) -> dict[Name, list[int]]:
         """Return the replies of all batches at once, and those that are not sure batch by batch."""
-        ways = ways_of(self.model, self.prompts, self.ending, self.copies)
+        ways = self._ways()
         width, largest = len(self.prompts[batches[0][0]]), len(batches[0])
         bytes_a_row = ways.bytes_a_token * (width + self.ending.longest + SPARE)
         rows = min(MOST_ROWS, MOST_BYTES // max(1, bytes_a_row))
@@ -91,7 +111,7 @@ class Decoding:
             self.ending,
             finite,
             most=most,
-            enough=SAFETY * ways.rounding,
+            enough=NONE if self.mode == "continuous" else SAFETY * ways.rounding,
             copies=self.copies,
             opening=_opening(self.prompts),
         )

@@ -6,7 +6,8 @@ A few short pieces of the prompts at hand go through the model.
   does not is decoded by `generate`, as it always was.
 - What another number of rows and other columns change in the logits is the rounding of the model.
   Where more prompts than a batch go side by side (`resect.evaluation.wide`), a token counts whose
-  lead is `SAFETY` times that.
+  lead is `SAFETY` times that. Who takes every token (`continuous`) asks of the rounding only
+  that it be no more than that of the model's numbers.
 
 Legend: B rows, V vocabulary.
 """
@@ -39,6 +40,8 @@ SAFETY = 8.0
 LEAST = 2.0**-22
 # A model in which more than that changes needs nearly all of its tokens again.
 MOST = 2.0**-12
+# In 16 bits so much may change: dozens of blocks each round to one part in 256.
+MOST_OF_16_BITS = 2.0**-4
 # Operations of which the least change of the input can change the output by much.
 CHOICES = {"topk", "sort", "argsort", "argmax", "argmin", "kthvalue", "round", "floor", "ceil"}
 # More columns before the first token than in the batch that is compared.
@@ -64,6 +67,7 @@ class _Settings(NamedTuple):
     """What else a trial depends on."""
 
     copies: bool
+    every: bool
     dtype: torch.dtype
     device: str
     attention: str
@@ -83,7 +87,12 @@ _ODD = (
 
 
 def ways_of(
-    model: CausalModel, prompts: Sequence[Sequence[int]], ending: Ending, copies: int = 1
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    ending: Ending,
+    copies: int = 1,
+    *,
+    every: bool = False,
 ) -> Ways:
     """Return how a model may be decoded; it is tried once.
 
@@ -93,14 +102,15 @@ def ways_of(
         prompts: Token ids, of which pieces are taken.
         ending: Where replies end.
         copies: How often each batch must stand in a pass.
+        every: Whether every token is taken, however little it leads.
     """
     device = str(model.device)
     attention = str(getattr(model.config, "_attn_implementation", ""))
-    settings = _Settings(copies > 1, model.dtype, device, attention)
+    settings = _Settings(copies > 1, every, model.dtype, device, attention)
     ways = _WAYS.setdefault(model, {})
     if settings not in ways:
         try:
-            ways[settings] = _tried(model, prompts, ending, copies)
+            ways[settings] = _tried(model, prompts, ending, copies, every=every)
         except (NotTogether, *_ODD):
             ways[settings] = Ways(ours=False)
     return ways[settings]
@@ -114,7 +124,12 @@ def distrust(model: CausalModel) -> None:
 
 
 def _tried(
-    model: CausalModel, prompts: Sequence[Sequence[int]], ending: Ending, copies: int
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    ending: Ending,
+    copies: int,
+    *,
+    every: bool,
 ) -> Ways:
     from resect.evaluation.room import Room
 
@@ -132,9 +147,14 @@ def _tried(
     bytes_a_token = prefilled.room.bytes_a_token
     # Of 16 bits, rounding is as large as many leads. In the other case all rows of a batch turn
     # their keys as the longest does.
-    if model.dtype != torch.float32 or turns_by_length(model):
+    narrow = model.dtype != torch.float32
+    if (narrow and not every) or turns_by_length(model):
         return Ways(ours=True, bytes_a_token=bytes_a_token)
-    return Ways(True, _rounding(steps, batch, prefilled, copies), bytes_a_token)
+    changes = _rounding(steps, batch, prefilled, copies)
+    if changes.chooses and not every:
+        return Ways(ours=True, bytes_a_token=bytes_a_token)
+    fit = changes.largest <= (MOST_OF_16_BITS if narrow else MOST)
+    return Ways(True, changes.largest if fit else math.inf, bytes_a_token)
 
 
 class _Generated(Protocol):
@@ -168,12 +188,21 @@ def _is_generate(steps: Steps, batch: Padded, ending: Ending) -> bool:
     )
 
 
-def _rounding(steps: Steps, batch: Padded, prefilled: Prefilled, copies: int) -> float:
-    """Return what rounding changes in logits: of prompts in two parts, and of a token behind them.
+class _Changes(NamedTuple):
+    """What the batch of a row changes in its logits.
 
-    inf stands for a model whose numbers depend on its batch by more than that, or can: which
-    experts a token goes to is one thing or another, however small the rounding.
+    Attributes:
+        largest: As a part of the largest logit.
+        chooses: Whether the model takes the best of several or rounds, so that more can change:
+            which experts a token goes to is one thing or another, however small the rounding.
     """
+
+    largest: float
+    chooses: bool
+
+
+def _rounding(steps: Steps, batch: Padded, prefilled: Prefilled, copies: int) -> _Changes:
+    """Return what rounding changes in logits: of prompts in two parts, and of a token behind."""
     from resect.evaluation.room import Room
 
     (rows, width), device = batch.ids.shape, batch.ids.device
@@ -201,12 +230,10 @@ def _rounding(steps: Steps, batch: Padded, prefilled: Prefilled, copies: int) ->
             seen = batch.mask[:, : columns.stop]
             again = steps.logits(batch.ids[:, columns], seen, positions[:, columns], begun)
         whole = behind(range(units), 0).logits
-    if choices.seen:
-        return math.inf
     largest = max(LEAST, _off(logits, _Compared(again, torch.arange(rows, device=device))))
     for chosen in ([0], range(units // 2 + 1), [*range(units)] * 4):
         largest = max(largest, _off(whole, behind(chosen, SHIFT)))
-    return largest if largest <= MOST else math.inf
+    return _Changes(largest, choices.seen)
 
 
 class _Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]

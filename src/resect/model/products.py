@@ -14,6 +14,7 @@ from torch.library import Library
 from resect.machine.portable import is_pinned
 from resect.machine.products import CHOICE, TORCH, are_by_onednn
 from resect.model.common_path import take_common_path
+from resect.model.packed import packed_for
 
 # Fewer multiplications than these are not worth the way through Python, and for fewer rows oneDNN
 # is no faster.
@@ -78,13 +79,17 @@ def _works() -> bool:
 
 
 def _by_onednn(inputs: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weights.t(), bias, "none", [], "")
+    ready = packed_for(weights)
+    matrix = weights.t() if ready is None else ready
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
     return product
 
 
 def _is_plain(inputs: Tensor, weights: Tensor) -> bool:
+    """Tell whether oneDNN is to multiply these; of 16 bits it does so anyhow, faster if packed."""
     return (
-        inputs.dtype == weights.dtype == torch.float32
+        inputs.dtype == weights.dtype
+        and (inputs.dtype == torch.float32 or packed_for(weights) is not None)
         and inputs.dim() == weights.dim() == 2
         and inputs.shape[1] == weights.shape[0]
         and inputs.shape[0] >= FEWEST_ROWS
@@ -104,7 +109,7 @@ def _product_and_bias(
     bias: Tensor, inputs: Tensor, weights: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
     """Return `beta` times a bias [M] or [N, M] and `alpha` times the product of two matrices."""
-    plain = beta == alpha == 1 and bias.shape == weights.shape[1:] and bias.dtype == torch.float32
+    plain = beta == alpha == 1 and bias.shape == weights.shape[1:] and bias.dtype == inputs.dtype
     if plain and _is_plain(inputs, weights):
         return _by_onednn(inputs, weights, bias)
     empty = inputs.new_empty(0)

@@ -18,7 +18,7 @@ from resect.report.harmless import harmless_sentence
 from resect.report.judge import JudgeFile, read_judge
 from resect.report.measured import UNKNOWN, Measured
 from resect.report.page import Figure, figure_of
-from resect.report.shared import by_tasks, searched_grid, shared_passes
+from resect.report.shared import beside_others, by_tasks, searched_grid, shared_passes
 from resect.report.tables import Table, tables_of
 from resect.report.words import SIGNS, effects_of, is_range, quote, slug
 
@@ -128,6 +128,7 @@ class Contents:
             by_tasks(origin),
             searched_grid(origin),
             shared_passes(origin),
+            beside_others(origin),
             self.harmless,
         )
         return " ".join(filter(None, parts))

@@ -1,4 +1,4 @@
-"""What a page says of how cuts were asked: together, not everything, or by lm-eval."""
+"""What a page says of how variants were asked: together, not everything, or by lm-eval."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def by_tasks(provenance: Mapping[str, object]) -> str:
     """
     tasks = provenance.get("utility_tasks")
     return f"Utility is asked and marked by {tasks}." if isinstance(tasks, str) else ""
+
+
+def beside_others(provenance: Mapping[str, object]) -> str:
+    """Return a sentence on replies whose tokens can depend on the prompts beside them; else "".
+
+    Args:
+        provenance: Of a run's `results.json`.
+    """
+    if provenance.get("decoding") != "continuous":
+        return ""
+    return (
+        "Replies were decoded by continuous batching: where two tokens are equally likely but for "
+        "rounding, which of them is said can depend on the prompts beside it, as it does on the "
+        "size of a batch (evaluation.decoding)."
+    )
 
 
 def searched_grid(provenance: Mapping[str, object]) -> str:

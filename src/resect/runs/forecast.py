@@ -27,7 +27,14 @@ from resect.machine.memory import Free
 from resect.model.shapes import PUBLISHED, empty_model
 from resect.records import CausalModel
 from resect.runs.config import RunConfig
-from resect.runs.passes import Decoder, SetSize, asking, intact_once, mean_tokens
+from resect.runs.passes import (
+    Decoder,
+    SetSize,
+    asking,
+    goes_side_by_side,
+    intact_once,
+    mean_tokens,
+)
 from resect.runs.searching import most_questions
 from resect.runs.speed import Assumed, here
 from resect.runs.twins import is_shared
@@ -384,6 +391,6 @@ def _asking_memory(config: RunConfig, shaped: Shaped, assumed: Assumed) -> float
     decoder, evaluation = _decoder(shaped), config.evaluation
     a_row = length * decoder.bytes_a_token
     rows = evaluation.batch_size * evaluation.together * a_row
-    if decoder.side_by_side and evaluation.decoding == "fast":
+    if goes_side_by_side(decoder, evaluation.decoding):
         rows = max(rows, min(MOST_ROWS * a_row, MOST_BYTES))
     return float(shaped.shape.parameters + rows)

@@ -31,7 +31,7 @@ from resect.evaluation.probes import Probe, find_probe
 from resect.evaluation.replies import MOST_BYTES, MOST_ROWS
 from resect.evaluation.wide import LEAVING, SPARE
 from resect.evaluation.windows import LONGEST_WINDOW
-from resect.records import Example, Format, Tokenizer
+from resect.records import DecodingMode, Example, Format, Tokenizer
 from resect.runs.config import RunConfig
 from resect.runs.joint import MOST_CUT, why_alone
 from resect.studies.cells import Cell
@@ -115,13 +115,18 @@ class Decoder:
     Attributes:
         vocabulary: Number of words.
         bytes_a_token: Of keys and values, in each row.
-        side_by_side: Whether a trial may let it decode more than a batch at once: numbers of
+        side_by_side: Whether a trial may find that more than a batch gives its tokens: numbers of
             float32 and no choice of experts.
     """
 
     vocabulary: int
     bytes_a_token: float
     side_by_side: bool
+
+
+def goes_side_by_side(decoder: Decoder, mode: DecodingMode) -> bool:
+    """Tell whether greedy replies of more than a batch may be decoded at once."""
+    return mode == "continuous" or (decoder.side_by_side and mode == "fast")
 
 
 def size_of_set(tokenizer: Tokenizer, data: BehaviourSet, format: Format) -> SetSize:
@@ -252,7 +257,7 @@ def _answered(
     evaluation = config.evaluation
     attack = parse_attack(cell.attack) if cell.attack else _usual(config)
     opens = attack.name == "prefill" and attack.opens(probe.name, default=probe.attacked)
-    wide = decoder.side_by_side and not cell.temperature and evaluation.decoding == "fast"
+    wide = goes_side_by_side(decoder, evaluation.decoding) and not cell.temperature
     manner = _Manner(
         decoder if wide else None,
         evaluation.batch_size,

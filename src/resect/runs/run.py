@@ -335,7 +335,8 @@ def _scored_by(config: RunConfig) -> dict[str, str]:
     evaluation = config.evaluation
     if evaluation.measure == "likelihood":
         return {"measure": "likelihood"}
-    return {"judge": evaluation.judge, "judge_kind": kind_of_judge(evaluation.judge)}
+    decoding = {"decoding": evaluation.decoding} if evaluation.decoding == "continuous" else {}
+    return {"judge": evaluation.judge, "judge_kind": kind_of_judge(evaluation.judge)} | decoding
 
 
 def _instrument(run: Path) -> dict[str, object]:

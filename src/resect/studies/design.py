@@ -153,7 +153,9 @@ class Evaluation(Section):
             (docs/design/halving.md).
         decoding: How replies are decoded. `fast` decodes them by our own loop, and side by side,
             where a trial shows the model to be fit for that (docs/design/decoding.md), and is not
-            written; `exact` tries nothing and leaves each batch to transformers' `generate`.
+            written; `exact` tries nothing and leaves each batch to transformers' `generate`;
+            `continuous` decodes greedy replies side by side in 16 bits as well, and takes tokens
+            that lead by less than rounding as they come.
     """
 
     probes: dict[str, DataName]
