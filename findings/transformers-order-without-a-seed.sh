@@ -3,8 +3,7 @@
 # `seed` or `data_seed`; with "group_by_length" it depends on `seed` alone.
 #
 # One would expect what the docstring says: `data_seed` is the seed of "data samplers", and is `seed` where it is
-# not set.
-# Seen here, for a small Llama that is tuned on 16 rows for two epochs:
+# not set. Seen here, for a small Llama that is tuned on 16 rows for two epochs:
 #                     seed 1 and seed 2      seed 1, data_seed 1 and 2
 #   random            two orders             two orders
 #   group_by_length   two orders             one order
