@@ -7,12 +7,13 @@
 SmolLM2-135M, or by the checkpoint FOLDER. Two cases each: all replies have the same length, or they
 end at words that come up by chance. Arms:
 
-    before    the build of --before, if there is one
-    generate  this build, but by transformers' loop, as for a model that fails the trial
-    now       this build
-    vllm      vLLM's engine in the environment of another interpreter, on one core; its cache of
-              prefixes is off, since the same prompts come again in each round
-    floor     the products of inputs and weights alone, with as many rows as there are prompts
+    before        the build of --before, if there is one
+    generate      this build, but by transformers' loop, as for a model that fails the trial
+    now           this build
+    continuous    this build, with `decoding: continuous`
+    vllm          vLLM's engine in the environment of another interpreter, on one core; its cache
+                  of prefixes is off, since the same prompts come again in each round
+    floor         the products of inputs and weights alone, with as many rows as there are prompts
 
 A ratio is taken within a round, of seconds of processor time, which another process disturbs less.
 Tokens that differ from those of the arm before are counted.
@@ -42,7 +43,7 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).resolve()
-ARMS = ("generate", "now", "floor")
+ARMS = ("generate", "now", "continuous", "floor")
 # Begins the lines in which a process answers.
 ANSWER = "answer "
 
@@ -154,12 +155,12 @@ def ends_of(size: Size, case: str) -> list[int]:
     return list(range(1, size.words, ONE_END_OF))[: size.words // ONE_END_OF]
 
 
-def replies(model: Any, size: Size, case: str) -> list[list[int]]:
-    """Answer the prompts by whatever build this process has."""
+def replies(model: Any, size: Size, case: str, **named: str) -> list[list[int]]:
+    """Answer the prompts by whatever build this process has, with settings of its own."""
     name = "resect.evaluation.decode" if util.find_spec("resect.evaluation") else "resect.generate"
     decode = import_module(name)
     model.generation_config.eos_token_id = ends_of(size, case) or None
-    settings = decode.GenerationSettings(size.tokens, size.batch)
+    settings = decode.GenerationSettings(size.tokens, size.batch, **named)
     answers: list[list[int]] = decode.generate(model, Words(), prompts_of(size), settings)
     return answers
 
@@ -200,7 +201,8 @@ class Here:
             floor(model, size)
         else:
             with by_generate() if self.arm == "generate" else contextlib.nullcontext():
-                answers = replies(model, size, case)
+                named = {"decoding": self.arm} if self.arm == "continuous" else {}
+                answers = replies(model, size, case, **named)
         return {"seconds": time.process_time() - start, "replies": answers}
 
     def end(self) -> None:
@@ -212,7 +214,7 @@ def by_generate() -> Iterator[None]:
     """Take every model for one that can only be decoded by transformers' loop."""
     decoding = import_module("resect.evaluation.replies")
     ways_of, ways = decoding.ways_of, import_module("resect.evaluation.tried").Ways(ours=False)
-    decoding.ways_of = lambda *_: ways
+    decoding.ways_of = lambda *_, **_named: ways
     try:
         yield
     finally:
@@ -235,9 +237,13 @@ class Served:
 
     def ask(self, size: Size, case: str) -> Any:
         """Return seconds of processor time, and replies."""
+        return self.answer({"size": size, "case": case})
+
+    def answer(self, request: Mapping[str, object]) -> Any:
+        """Return what the process says to a request."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        print(json.dumps({"size": size, "case": case}), file=self.process.stdin, flush=True)
+        print(json.dumps(request), file=self.process.stdin, flush=True)
         for line in self.process.stdout:
             # What libraries print there is none of ours.
             if line.startswith(ANSWER):

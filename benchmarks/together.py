@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from words import tokenizer
 
 from resect.data.load import BehaviourSet
 from resect.edit.trial import routes_of
@@ -76,19 +77,6 @@ SIZES = {
 TINY = Size(16, 2, 64, cuts=6, together=4, many=5, few=2, length=4, tokens=3, rounds=1)
 # Largest share of the weights that a cut takes.
 LARGEST = 0.01
-
-
-def tokenizer(words: int) -> Any:
-    """Return a tokenizer that knows so many invented words."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {f"w{number}": number for number in range(words)}
-    backend = Tokenizer(WordLevel(vocabulary, unk_token="w0"))
-    backend.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="w0", eos_token="w1")
 
 
 def build(size: Size, dtype: str = "float32") -> LoadedModel:
