@@ -14,7 +14,7 @@ from resect import HoldMask
 from resect.attribution.engine import attribute_many
 from resect.edit import apply
 from resect.errors import InputError
-from resect.model import find_prunable
+from resect.model import find_prunable, prunable_tensors
 
 
 class Watched:
@@ -73,6 +73,44 @@ def test_a_wrapped_model_is_one_message(wrap: Callable[[Any], Any]) -> None:
         with pytest.raises(InputError, match="another library") as caught:
             use()
         assert "cut first" in str(caught.value)
+
+
+def pruned(model: Any) -> nn.Module:
+    from torch.nn.utils import prune
+
+    layer: nn.Module = model.model.layers[1].mlp.up_proj
+    prune.random_unstructured(layer, "weight", amount=0.1)
+    return layer
+
+
+def normed(model: Any) -> nn.Module:
+    from torch.nn.utils import weight_norm
+
+    layer: nn.Module = model.model.layers[1].mlp.up_proj
+    weight_norm(layer)  # type: ignore[no-untyped-call]
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.parametrize(("change", "names"), [(pruned, "weight_orig"), (normed, "weight_g")])
+def test_weights_that_are_computed_are_refused(
+    change: Callable[[Any], nn.Module], names: str
+) -> None:
+    """They would be scored and cut under names that no checkpoint has."""
+    model = tiny.build("llama")
+    layer = change(model)
+    for use in (
+        lambda: find_prunable(model),
+        lambda: attribute_many(model, tiny.tokenizer(), tiny.examples(2)),
+    ):
+        with pytest.raises(InputError, match="computed from others") as caught:
+            use()
+        assert f"layers.1.mlp.up_proj.weight, from {names}" in str(caught.value)
+    if names == "weight_orig":
+        from torch.nn.utils import prune
+
+        prune.remove(layer, "weight")
+        assert "model.layers.1.mlp.up_proj.weight" in prunable_tensors(model)
 
 
 def test_a_model_may_be_cut_and_then_wrapped() -> None:

@@ -9,6 +9,7 @@ a cut that silently misses a part of the model would make every later number wro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Literal, NamedTuple
@@ -140,8 +141,8 @@ def find_prunable(model: CausalModel, *, allow_partial: bool = False) -> Coverag
 
     Raises:
         CoverageError: There is such a weight; all are listed.
-        InputError: There is nothing to prune, the weights are quantised, or another library has
-            wrapped the model.
+        InputError: There is nothing to prune, the weights are quantised or computed from others
+            in each call, or another library has wrapped the model.
     """
     modules = _modules_of(model)
     decoder = Decoder(model, modules)
@@ -226,7 +227,28 @@ def _modules_of(model: CausalModel) -> dict[str, nn.Module]:
                 fix="give the model that is inside, if it is as it was; else cut first, with "
                 "resect.apply or resect prune, and wrap what is cut",
             )
+    _refuse_computed(modules)
     return modules
+
+
+def _refuse_computed(modules: Mapping[str, nn.Module]) -> None:
+    """Refuse weights that are no parameters, but made of others whenever their module is called.
+
+    `torch.nn.utils.prune` keeps the parameter under another name and puts its product with a mask
+    there; `weight_norm` makes it of two parameters. A cut of what is computed from would stand
+    under names that no checkpoint has.
+    """
+    for name, module in modules.items():
+        weight = vars(module).get("weight")
+        made_of = [own for own, _ in module.named_parameters(recurse=False)]
+        if isinstance(weight, Tensor) and weight.dim() > 1 and made_of:
+            raise InputError(
+                "a weight is computed from others in each call, as torch.nn.utils.prune does it",
+                got=f"{name}.weight, from {', '.join(made_of)}",
+                allowed="weights that are parameters",
+                fix="make it one first, with torch.nn.utils.prune.remove(module, 'weight') or "
+                "torch.nn.utils.remove_weight_norm(module)",
+            )
 
 
 def _kind(name: str, layout: Layout, owner: nn.Module) -> str:
