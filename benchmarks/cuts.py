@@ -120,9 +120,11 @@ def cuts(size: Size, count: int) -> list[Any]:
 
 
 def _removed(masks: Any, weight: torch.Tensor, share: float, ranking: int, place: int) -> Any:
-    """Return the first weights of a random order of them all."""
+    """Return the first weights of a random order, of which no more is drawn than a cut takes."""
     draw = torch.Generator().manual_seed(1000 * ranking + place)
-    order = torch.randperm(weight.numel(), generator=draw)
+    drawn = torch.randint(weight.numel(), (int(2 * LARGEST * weight.numel()),), generator=draw)
+    drawn = drawn.unique()
+    order = drawn[torch.randperm(len(drawn), generator=draw)]
     index = order[: int(share * weight.numel())].sort().values
     rounds = torch.zeros(len(index), dtype=torch.uint8)
     return masks.MaskTensor(tuple(weight.shape), index, weight.flatten()[index].clone(), rounds)

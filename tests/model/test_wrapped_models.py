@@ -79,7 +79,7 @@ def pruned(model: Any) -> nn.Module:
     from torch.nn.utils import prune
 
     layer: nn.Module = model.model.layers[1].mlp.up_proj
-    prune.random_unstructured(layer, "weight", amount=0.1)
+    prune.random_unstructured(layer, "weight", amount=0.1)  # type: ignore[no-untyped-call]
     return layer
 
 
@@ -87,7 +87,7 @@ def normed(model: Any) -> nn.Module:
     from torch.nn.utils import weight_norm
 
     layer: nn.Module = model.model.layers[1].mlp.up_proj
-    weight_norm(layer)  # type: ignore[no-untyped-call]
+    weight_norm(layer)
     return layer
 
 
@@ -109,7 +109,7 @@ def test_weights_that_are_computed_are_refused(
     if names == "weight_orig":
         from torch.nn.utils import prune
 
-        prune.remove(layer, "weight")
+        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
         assert "model.layers.1.mlp.up_proj.weight" in prunable_tensors(model)
 
 
