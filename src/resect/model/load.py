@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +12,18 @@ import torch
 from resect.errors import InputError
 from resect.machine.devices import check_device, usual_device
 from resect.machine.memory import is_out_of_memory
-from resect.machine.processes import gathered
 from resect.model.adapter import speaks
 from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.ollama import name_of_ollama
+from resect.model.prints import fingerprint_of
 from resect.model.products import take_path
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SAMPLE = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -308,29 +306,17 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def model_fingerprint(model: CausalModel) -> str:
-    """Return 16 hex digits over names, shapes, dtypes and a sample of values of all parameters.
+    """Return 32 hex digits over names, shapes, dtypes and all values of all parameters.
 
-    Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
-    models and still tells any two training runs apart. A model that was loaded in another dtype
-    than its files ask for, and is as it was loaded, has the fingerprint of its files.
+    How they are made is in `resect.model.prints`; one changed weight changes them. A model that was
+    loaded in another dtype than its files ask for, and is as it was loaded, has the fingerprint of
+    its files.
     """
     here = fingerprint_of(
         (name, parameter.detach()) for name, parameter in model.named_parameters()
     )
     stored = stored_of(model)
     return stored.fingerprint if stored is not None and stored.loaded == here else here
-
-
-def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return the fingerprint of a model of which one parameter at a time is there."""
-    digest = hashlib.sha256()
-    for name, parameter in parameters:
-        digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = gathered(parameter.detach()).reshape(-1)
-        step = max(1, flat.numel() // SAMPLE)
-        # Through float32, because numpy has no bfloat16; the conversion loses nothing.
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

@@ -20,8 +20,9 @@ from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
-from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
+from resect.model.load import DTYPES, leave_weights, load_tokenizer
 from resect.model.places import RECORDED, Layouts, Place, checkpoint_places
+from resect.model.prints import fingerprint_of
 from resect.model.prunable import blocks
 from resect.model.stored import (
     NOTE,

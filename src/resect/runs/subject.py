@@ -8,6 +8,7 @@ from pathlib import Path
 from resect.edit.checkpoint import forced_of
 from resect.errors import MismatchError
 from resect.evaluation.divergence import Intact
+from resect.files.origin import same_print
 from resect.files.reading import read_json
 from resect.files.writing import write_json
 from resect.model import (
@@ -102,7 +103,7 @@ class Subjects:
             return
         before = read_json(path)
         for noun, name in (("model", "fingerprint"), ("tokenizer of the model", "tokenizer")):
-            if before[name] != prints[name]:
+            if not same_print(before[name], prints[name]):
                 raise MismatchError(
                     f"the {noun} {subject.role!r} is not the one that this run began with",
                     got=f"{prints[name]} in {subject.place}",
