@@ -185,6 +185,15 @@ def _refuse_mute(speaker: Tokenizer, place: str | Path) -> None:
         )
 
 
+def folder_of(checkpoint: str | Path) -> Path | None:
+    """Return the checkpoint folder of a place on this machine; None for a Hub id without one.
+
+    Raises:
+        InputError: The place is a path, and no checkpoint is there.
+    """
+    return _folder_of(*_source(str(checkpoint)))
+
+
 def _folder_of(source: str, revision: str | None) -> Path | None:
     """Return the folder that a model was loaded from, None if there is none on this machine."""
     if Path(source).is_dir():
