@@ -101,7 +101,7 @@ def load_reported(
     take_path()
     source, revision = _source(str(checkpoint))
     words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
-    chosen = _dtype(dtype)
+    chosen = find_dtype(dtype)
     device = find_device(device)
     # Only now: a place that does not exist is told without the seconds that this takes.
     from transformers import AutoModelForCausalLM
@@ -304,7 +304,8 @@ def _source(text: str, *, words: bool = False) -> _Source:
     return _Source(name, revision or None)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+    """Return the dtype to load in; refuse an unknown one before anything is loaded."""
     if dtype is None:
         return "auto"
     if isinstance(dtype, torch.dtype):
