@@ -137,3 +137,11 @@ def test_a_deep_model_in_shards_has_the_same_ranking(tmp_path: Path) -> None:
         shared, either = shared + len(in_memory & from_disk), either + len(in_memory | from_disk)
     # Only what is as close as rounding to the edge of the ranking may differ.
     assert shared > 0.999 * either
+
+
+def test_what_a_class_leaves_in_float32_makes_no_other_fingerprint(tmp_path: Path) -> None:
+    folder = tiny.save("gpt_oss", tmp_path / "model", dtype=torch.float16)
+    loaded = [load_model(folder, dtype=dtype).model for dtype in (None, "float16", "float32")]
+    assert len({parameter.dtype for parameter in loaded[0].parameters()}) == 2
+    prints = {model_fingerprint(model) for model in loaded}
+    assert prints == {open_shelf(folder).fingerprint()}

@@ -19,8 +19,9 @@ from torch import Tensor
 import tiny
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet, load_data
+from resect.edit.fitting import IGNORED
 from resect.edit.live import removed
-from resect.edit.tune import IGNORED, TuneSettings, tune
+from resect.edit.tune import TuneSettings, tune
 from resect.errors import InputError
 from resect.evaluation.ask import EvaluationSettings, ask
 from resect.evaluation.attacks import (

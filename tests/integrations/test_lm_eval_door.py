@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +218,57 @@ def test_the_local_task_that_the_docs_show_runs(folder: Path, tmp_path: Path) ->
     request = door.TasksRequest(str(folder / "m"), ("my_questions",), None, settings, None)
     (row,) = door.measure_tasks(request, tmp_path / "out")
     assert (row["task"], row["items"]) == ("my_questions", 4)
+
+
+MISSING = "there/is-none.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "said"),
+    [
+        ("nowhere", {}, "unknown task"),
+        ("tiny_generated", {"dtype": "float8"}, "unknown dtype"),
+        ("tiny_generated", {"mask": Path("none.safetensors")}, "none.safetensors"),
+        ("tiny_generated", {"model": "./none"}, "no such checkpoint folder"),
+        ("lost", {}, "the data of a task cannot be had"),
+        ("broken", {}, "lm-eval cannot build broken"),
+        ("programs", {}, "runs the code"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_the_model_is_loaded(
+    task: str,
+    changes: dict[str, Any],
+    said: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door, "load_model", lambda *_args, **_options: pytest.fail("it was loaded"))
+    for name, place, addition in (
+        ("tiny_generated", folder / "items.jsonl", ""),
+        ("lost", tmp_path / MISSING, ""),
+        ("programs", folder / "items.jsonl", "unsafe_code: true\n"),
+        ("broken", folder / "items.jsonl", "filter_list: [{name: a, filter: [{function: no}]}]\n"),
+    ):
+        text = GENERATED.format(data=place).replace("tiny_generated", name) + addition
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    request = replace(
+        door.TasksRequest(
+            str(folder / "m"), (task,), None, door.TaskSettings(include_path=tmp_path)
+        ),
+        **changes,
+    )
+    with pytest.raises(InputError, match=said):
+        door.measure_tasks(request, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_chat_without_a_template_is_refused_before_the_model_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "load_model", lambda *_args, **_options: pytest.fail("it was loaded"))
+    shutil.copytree(folder / "m", tmp_path / "m")
+    (tmp_path / "m" / "chat_template.jinja").unlink()
+    request = door.TasksRequest(str(tmp_path / "m"), NAMES, None, settings(folder, chat=True))
+    with pytest.raises(InputError, match="has no chat template"):
+        door.measure_tasks(request, tmp_path / "out")

@@ -36,7 +36,7 @@ class Identity(NamedTuple):
 
     Attributes:
         model_id: Folder or id as given.
-        model_fingerprint: 16 hex digits.
+        model_fingerprint: 32 hex digits.
         tokenizer_fingerprint: 16 hex digits.
         streamed: The model is read block by block from disk.
     """

@@ -22,7 +22,6 @@ Several processes share the examples: each reads every block, and sums are added
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from resect.attribution.settings import Origin, Pass
 from resect.attribution.sums import EACH, Statistic, Sums
 from resect.edit.forward import forward_of
 from resect.errors import CoverageError, InputError, ResectError
+from resect.files.scratch import scratch_folder
 from resect.machine.memory import returned
 from resect.machine.processes import ALONE, Processes
 from resect.model.faults import first_line
@@ -221,8 +221,8 @@ class Blocks:
         """Yield each weight, its values and its means over examples, the last block first."""
         depth, owners = len(self._shelf.blocks), self._owners()
         count = len(self.encoded)
-        with returned(), tempfile.TemporaryDirectory(prefix="resect-", dir=self._scratch) as folder:
-            store = _Store(Path(folder))
+        with returned(), scratch_folder(self._scratch) as folder:
+            store = _Store(folder)
             self._forwards(store)
             self._end(store, depth)
             for position in reversed(range(depth)):

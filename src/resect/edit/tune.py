@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from resect.data.template import bounded_template
+from resect.edit.fitting import fitting, fitting_pairs
 from resect.errors import InputError
 from resect.model import LoadedModel, context_of, find_prunable
 from resect.model.blocks import STATE_SPACE
@@ -29,7 +30,6 @@ from resect.records import CausalModel, Example, Format
 from resect.stats import seed_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from trl import SFTTrainer
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 # Modules of these names PEFT takes for the experts of earlier versions of transformers, also where
 # they are shared experts or dense layers. As parameters they are what they are called.
 REMAPPED = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-# The label of a token that is not trained on, which torch's cross-entropy leaves out.
-IGNORED = -100
 OnStep = Callable[[int, int], None]
-_log = logging.getLogger(__name__)
 
 
 class Preference(NamedTuple):
@@ -159,12 +156,18 @@ def tune_preferences(
 ) -> None:
     """Train in place by direct preference optimisation (Rafailov et al. 2023), in chat format.
 
+    Answers that do not fit into the model's context are compared as far as they go, and one line
+    says of how many pairs.
+
     Args:
         loaded: A Hugging Face causal LM, a copy of which is the reference, and its tokenizer.
         pairs: What is preferred to what.
         settings: How; `method` must be `full`.
         beta: Weight of the divergence from the reference.
         on_step: Called with steps done and steps in all.
+
+    Raises:
+        InputError: The answers of a pair do not differ within the context.
     """
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
@@ -179,8 +182,8 @@ def tune_preferences(
     ]
     model, tokenizer = loaded
     with _left_as_before(model), quiet(), tempfile.TemporaryDirectory() as folder:
-        options = {**_silent(model), **_arguments(folder, settings)}
-        options["max_length"] = context_of(model)
+        # With a limit TRL shortens answers and drops pairs, both without a word.
+        options = {**_silent(model), **_arguments(folder, settings), "max_length": None}
         with bounded_template("a pair to train on", alone=False):
             trainer = DPOTrainer(
                 model=model,
@@ -190,6 +193,9 @@ def tune_preferences(
                 processing_class=tokenizer,
                 callbacks=_reporting(on_step),
             )
+        limit = context_of(model)
+        if limit is not None:
+            trainer.train_dataset = fitting_pairs(trainer.train_dataset, limit)
         trainer.train()
 
 
@@ -254,42 +260,8 @@ def supervised(
         callbacks=[*callbacks],
     )
     if limit is not None:
-        trainer.train_dataset = _fitting(trainer.train_dataset, limit)
+        trainer.train_dataset = fitting(trainer.train_dataset, limit)
     return trainer
-
-
-def _fitting(rows: Dataset, limit: int) -> Dataset:
-    """Return rows of tokens without what is behind a limit, and log how many that shortens.
-
-    Raises:
-        InputError: Of one nothing is left to train on.
-    """
-    longer = [row for row in rows if len(row["input_ids"]) > limit]
-    if not longer:
-        return rows
-    empty = sum(not any(_taught(row)[:limit]) for row in longer)
-    if empty:
-        raise InputError(
-            f"the prompts of {empty} of {len(rows)} examples fill the context of the model",
-            got="nothing to train on in them",
-            allowed=f"prompts of less than {limit} tokens",
-            fix="shorten them, or leave them out",
-        )
-    _log.warning(
-        "%d of %d completions are trained on without their ends, because with their prompts they "
-        "are longer than the context of the model, %d tokens",
-        len(longer),
-        len(rows),
-        limit,
-    )
-    return rows.map(lambda row: {name: tokens[:limit] for name, tokens in row.items()})
-
-
-def _taught(row: Mapping[str, Sequence[int]]) -> list[bool]:
-    """Tell of each token of a row whether it is trained on; TRL 1.0 has a mask for its labels."""
-    if "labels" in row:
-        return [label != IGNORED for label in row["labels"]]
-    return [bool(token) for token in row["completion_mask"]]
 
 
 def _name_backbone(model: CausalModel) -> None:

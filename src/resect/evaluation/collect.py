@@ -199,7 +199,12 @@ def _resume(parts: Path, origin: Origin) -> None:
         files.write_json(path, origin)
         return
     before, now = _flat(files.read_json(path)), _flat(origin)
-    changed = [name for name in now if now[name] != before.get(name)]
+    changed = [
+        name
+        for name in now
+        if now[name] != before.get(name)
+        and not (name == "model_fingerprint" and files.same_print(now[name], before.get(name)))
+    ]
     if changed:
         raise InputError(
             f"another collection was begun in {parts}",

@@ -36,6 +36,7 @@ from resect.stats import rng
 # What lm-eval takes for a task that does not say what it asks for.
 WRITTEN = "generate_until"
 KINDS = ("multiple_choice", WRITTEN, "loglikelihood")
+BY_ITSELF = "resect tasks MODEL --task NAME -o FOLDER"
 RUN_CODE = "--confirm_run_unsafe_code"
 # lm-eval's own seed of few-shot examples.
 FEW_SHOT_SEED = 1234
@@ -143,7 +144,7 @@ def load_tasks(text: str) -> TaskSet:
     """
     spec = parse_task(text)
     manager = task_manager(spec.names, spec.include_path)
-    with _building(spec):
+    with building(spec.names, f"see whether it runs by itself: {BY_ITSELF}"):
         for name, said in described(manager, spec.names).items():
             _refuse_unfit(name, _unaskable(said))
         built = manager.load(list(spec.names))["tasks"]
@@ -262,8 +263,16 @@ def no_data(error: BaseException) -> InputError:
 
 
 @contextlib.contextmanager
-def _building(spec: TaskSpec) -> Iterator[None]:
-    """Say in one message why tasks cannot be built."""
+def building(names: Sequence[str], fix: str) -> Iterator[None]:
+    """Say in one message why tasks cannot be built.
+
+    Args:
+        names: What they are called.
+        fix: The next step if lm-eval, or what a task names, cannot.
+
+    Raises:
+        InputError: They cannot be built.
+    """
     try:
         with _quietly():
             yield
@@ -273,9 +282,9 @@ def _building(spec: TaskSpec) -> Iterator[None]:
         raise no_data(error) from error
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"lm-eval cannot build {', '.join(spec.names)}",
+            f"lm-eval cannot build {', '.join(names)}",
             got=f"{type(error).__name__}: {error}".splitlines()[0],
-            fix="see whether it runs by itself: resect tasks MODEL --task NAME -o FOLDER",
+            fix=fix,
         ) from error
 
 

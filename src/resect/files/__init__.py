@@ -8,6 +8,7 @@ from resect.files.origin import (
     hash_value,
     package_versions,
     provenance,
+    same_print,
 )
 from resect.files.reading import expecting, read_as, read_json
 from resect.files.tables import read_parquet, write_parquet
@@ -52,6 +53,7 @@ __all__ = [
     "remove_folder",
     "remove_stale",
     "remove_unfinished",
+    "same_print",
     "write_json",
     "write_parquet",
     "write_pieces",

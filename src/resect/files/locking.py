@@ -132,7 +132,7 @@ def locked(folder: str | Path, portion: Portion = WHOLE) -> Iterator[None]:
     with _one_at_a_time(Path(folder)):
         _refuse_overlap(path, portion, owner)
         if not files.create_json(path, owner):
-            raise _taken(path, _owner(path))
+            raise _taken(path, owner_of(path))
         try:
             _refuse_overlap(path, portion, owner)
             if not _others(path):
@@ -149,7 +149,7 @@ def locked(folder: str | Path, portion: Portion = WHOLE) -> Iterator[None]:
 def _release(path: Path, owner: Owner) -> None:
     # Gone with the whole folder, or deleted by hand and owned by another one since.
     with contextlib.suppress(OSError):
-        if _owner(path) == owner:
+        if owner_of(path) == owner:
             path.unlink()
             path.parent.rmdir()
 
@@ -205,17 +205,17 @@ def _others(path: Path) -> dict[Path, Portion]:
 def _refuse_overlap(path: Path, portion: Portion, mine: Owner) -> None:
     """Refuse if a live process owns an overlapping part; remove claims of dead ones."""
     claims = _others(path)
-    if path.exists() and _owner(path) != mine:
+    if path.exists() and owner_of(path) != mine:
         claims[path] = portion
     for claim, claimed in claims.items():
-        owner = _owner(claim)
+        owner = owner_of(claim)
         if owner is not None and owner.is_dead:
             claim.unlink(missing_ok=True)
         elif portion.overlaps(claimed) and claim.exists():
             raise _taken(claim, owner)
 
 
-def _owner(path: Path) -> Owner | None:
+def owner_of(path: Path) -> Owner | None:
     """Return who made a claim; None if the file is gone or does not say."""
     try:
         return Owner(**files.read_json(path))

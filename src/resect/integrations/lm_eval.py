@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +24,14 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import model_registry
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from resect.data.template import bounded_template
 from resect.edit.live import removed
 from resect.errors import InputError
 from resect.evaluation.judging import Row, rows_of
 from resect.evaluation.lm_eval_tasks import (
+    building,
     described,
     no_data,
     taken_apart,
@@ -40,8 +43,8 @@ from resect.files.tables import write_parquet
 from resect.files.writing import atomic_folder, refuse_full_folder, write_json
 from resect.integrations.cuts import as_mask, check_mask, mask_facts
 from resect.model import LoadedModel, load_model, model_fingerprint
-from resect.model.load import find_device
-from resect.records import CausalModel, Judgement, Reply
+from resect.model.load import find_device, find_dtype, load_tokenizer
+from resect.records import CausalModel, Judgement, Reply, Tokenizer
 from resect.stats import Resampler, Sample, same_text
 from resect.weights.mask import Mask
 
@@ -206,12 +209,39 @@ class TaskRun:
         return {measure: same_text(texts) for measure, texts in prompts.items()}
 
 
+def built_tasks(tasks: Sequence[str], settings: TaskSettings) -> TaskManager:
+    """Return a manager that has built some tasks and gives them whenever they are asked for.
+
+    That takes no model: it reads lm-eval's index and the tasks' data.
+
+    Args:
+        tasks: Names of tasks, groups or tags.
+        settings: How they are to be run.
+
+    Raises:
+        InputError: An unknown task, one that runs code or shows pictures, or one that lm-eval
+            cannot build or have the data of.
+    """
+    manager = task_manager(tasks, settings.include_path)
+    with building(tasks, "mend its file, or see what lm-eval says of it: resect lm-eval validate"):
+        for name, said in described(manager, tasks).items():
+            unfit = unrunnable(said)
+            if unfit is not None:
+                raise InputError(
+                    f"the lm-eval task {name} is not run here", got=unfit.reason, fix=unfit.fix
+                )
+        built = manager.load(list(tasks))
+    vars(manager)["load"] = lambda _names: built
+    return manager
+
+
 def run_tasks(
     loaded: LoadedModel,
     tasks: Sequence[str],
     *,
     mask: Mask | None = None,
     settings: TaskSettings | None = None,
+    manager: TaskManager | None = None,
 ) -> TaskRun:
     """Run lm-eval tasks on a model in memory and keep every item.
 
@@ -220,21 +250,15 @@ def run_tasks(
         tasks: Names of tasks, groups or tags.
         mask: Weights that are removed while the model answers.
         settings: How to run them.
+        manager: From `built_tasks`, if they were built already.
 
     Raises:
-        InputError: An unknown task, one that runs code or shows pictures, or its data cannot be
-            had.
+        InputError: As `built_tasks`.
         MismatchError: The mask belongs to another model.
     """
     settings = settings or TaskSettings()
     model, tokenizer = loaded
-    manager = task_manager(tasks, settings.include_path)
-    for name, said in described(manager, tasks).items():
-        unfit = unrunnable(said)
-        if unfit is not None:
-            raise InputError(
-                f"the lm-eval task {name} is not run here", got=unfit.reason, fix=unfit.fix
-            )
+    manager = manager or built_tasks(tasks, settings)
     training = model.training
     # A copy, because lm-eval gives it a padding token; the caller's own stays as it is.
     wrapped = ResectLM(
@@ -340,12 +364,18 @@ def measure_tasks(request: TasksRequest, output: Path) -> list[Row]:
         MismatchError: The mask belongs to another model.
     """
     refuse_full_folder(output)
+    find_dtype(request.dtype)
+    find_device(None)
     mask = as_mask(request.mask)
+    # Says in a moment that there is no such model, which weights take minutes for.
+    _refuse_without_template(load_tokenizer(request.model), request)
+    manager = built_tasks(request.tasks, request.settings)
     loaded = load_model(request.model, dtype=request.dtype)
     check_mask(loaded.model, mask)
-    runs = {"intact": run_tasks(loaded, request.tasks, settings=request.settings)}
+    ask = partial(run_tasks, loaded, request.tasks, settings=request.settings, manager=manager)
+    runs = {"intact": ask()}
     if mask is not None:
-        runs["cut"] = run_tasks(loaded, request.tasks, mask=mask, settings=request.settings)
+        runs["cut"] = ask(mask=mask)
     rows = compare(runs["intact"], runs.get("cut"))
     with atomic_folder(output) as folder:
         for name, run in runs.items():
@@ -363,6 +393,16 @@ def measure_tasks(request: TasksRequest, output: Path) -> list[Row]:
         }
         write_json(folder / "results.json", {"tasks": rows, "provenance": origin})
     return rows
+
+
+def _refuse_without_template(tokenizer: Tokenizer, request: TasksRequest) -> None:
+    """Raise `InputError` if prompts are to go through a chat template that is not there."""
+    if request.settings.chat and not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"the tokenizer of {request.model} has no chat template",
+            got="--chat",
+            fix="leave --chat out, or save the tokenizer with its template",
+        )
 
 
 def compare(intact: TaskRun, cut: TaskRun | None) -> list[Row]:

@@ -82,6 +82,15 @@ def merged_folder(adapter: Path) -> Path:
     return folder
 
 
+def base_of(adapter: Path) -> Path:
+    """Return the folder of the base that an adapter is to be merged with.
+
+    Raises:
+        InputError: It is not on this machine, or the adapter is for something else.
+    """
+    return _base_of(adapter, _settings(adapter))
+
+
 def refuse_program(adapter: Path) -> None:
     """Refuse an adapter whose weights are in no safe format, or absent.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,19 +12,18 @@ import torch
 from resect.errors import InputError
 from resect.machine.devices import check_device, usual_device
 from resect.machine.memory import is_out_of_memory
-from resect.machine.processes import gathered
 from resect.model.adapter import speaks
 from resect.model.decoded import plain_weights, quantised_folder
 from resect.model.faults import LOAD_FAULTS, first_line, quiet, refuse_encoder, refuse_holes
 from resect.model.files import ADAPTER, adapter_instead, refuse_adapter
 from resect.model.imported import checkpoint_of, name_source
 from resect.model.ollama import name_of_ollama
+from resect.model.prints import fingerprint_of
 from resect.model.products import take_path
 from resect.model.stored import note_files, stored_of
 from resect.records import CausalModel, Tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SAMPLE = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -103,7 +101,7 @@ def load_reported(
     take_path()
     source, revision = _source(str(checkpoint))
     words_from = _source(str(checkpoint if tokenizer is None else tokenizer), words=True)
-    chosen = _dtype(dtype)
+    chosen = find_dtype(dtype)
     device = find_device(device)
     # Only now: a place that does not exist is told without the seconds that this takes.
     from transformers import AutoModelForCausalLM
@@ -185,6 +183,15 @@ def _refuse_mute(speaker: Tokenizer, place: str | Path) -> None:
             got=type(speaker).__name__,
             fix="save the tokenizer with its class named in tokenizer_config.json",
         )
+
+
+def folder_of(checkpoint: str | Path) -> Path | None:
+    """Return the checkpoint folder of a place on this machine; None for a Hub id without one.
+
+    Raises:
+        InputError: The place is a path, and no checkpoint is there.
+    """
+    return _folder_of(*_source(str(checkpoint)))
 
 
 def _folder_of(source: str, revision: str | None) -> Path | None:
@@ -297,7 +304,8 @@ def _source(text: str, *, words: bool = False) -> _Source:
     return _Source(name, revision or None)
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+def find_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
+    """Return the dtype to load in; refuse an unknown one before anything is loaded."""
     if dtype is None:
         return "auto"
     if isinstance(dtype, torch.dtype):
@@ -308,29 +316,17 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def model_fingerprint(model: CausalModel) -> str:
-    """Return 16 hex digits over names, shapes, dtypes and a sample of values of all parameters.
+    """Return 32 hex digits over names, shapes, dtypes and all values of all parameters.
 
-    Of each parameter at most `SAMPLE` values at even distances are read, which is quick for large
-    models and still tells any two training runs apart. A model that was loaded in another dtype
-    than its files ask for, and is as it was loaded, has the fingerprint of its files.
+    How they are made is in `resect.model.prints`; one changed weight changes them. A model that was
+    loaded in another dtype than its files ask for, and is as it was loaded, has the fingerprint of
+    its files.
     """
     here = fingerprint_of(
         (name, parameter.detach()) for name, parameter in model.named_parameters()
     )
     stored = stored_of(model)
     return stored.fingerprint if stored is not None and stored.loaded == here else here
-
-
-def fingerprint_of(parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Return the fingerprint of a model of which one parameter at a time is there."""
-    digest = hashlib.sha256()
-    for name, parameter in parameters:
-        digest.update(f"{name}/{tuple(parameter.shape)}/{parameter.dtype}".encode())
-        flat = gathered(parameter.detach()).reshape(-1)
-        step = max(1, flat.numel() // SAMPLE)
-        # Through float32, because numpy has no bfloat16; the conversion loses nothing.
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:

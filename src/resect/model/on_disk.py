@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,15 @@ from resect.machine.memory import returned
 from resect.model.faults import refuse_encoder
 from resect.model.files import Entry, entries, read, read_into, weight_files
 from resect.model.imported import checkpoint_of, name_source
-from resect.model.load import DTYPES, fingerprint_of, leave_weights, load_tokenizer
+from resect.model.load import (
+    DTYPES,
+    folder_of,
+    leave_weights,
+    load_tokenizer,
+    tokenizer_fingerprint,
+)
 from resect.model.places import RECORDED, Layouts, Place, checkpoint_places
+from resect.model.prints import fingerprint_of
 from resect.model.prunable import blocks
 from resect.model.stored import (
     NOTE,
@@ -225,6 +233,30 @@ def open_shelf(folder: str | Path, *, dtype: str | None = None, device: str | No
     tokenizer = load_tokenizer(source)
     with returned():
         return Shelf(model.eval(), tokenizer, source, torch.device(device or usual_device()))
+
+
+class PrintsOnDisk(NamedTuple):
+    """What `model_fingerprint` and `tokenizer_fingerprint` return of a checkpoint once loaded."""
+
+    fingerprint: str
+    tokenizer: str
+
+
+def prints_on_disk(checkpoint: str | Path) -> PrintsOnDisk:
+    """Return the fingerprints of a checkpoint, of which one block at a time is in memory.
+
+    Args:
+        checkpoint: As for `load_model`; nothing is fetched.
+
+    Raises:
+        InputError: It is not on this machine, or its weights do not fit its configuration.
+        CoverageError: A weight on disk has no place of its own in a parameter.
+    """
+    folder = folder_of(checkpoint)
+    if folder is None:
+        raise InputError("the model is not on this machine", got=str(checkpoint))
+    shelf = open_shelf(folder, device="cpu")
+    return PrintsOnDisk(shelf.fingerprint(), tokenizer_fingerprint(shelf.tokenizer))
 
 
 def _keep_wide(model: CausalModel) -> None:

@@ -116,6 +116,8 @@ def note_files(
     loaded = expected = fingerprint(Named(*item) for item in parameters.items())
     if chosen is not None and chosen != asked:
         name_rounding(files, chosen)
+    # A class may leave some parameters in float32 whatever is asked for.
+    if chosen not in (None, asked) or len(dtypes) > 1:
         expected = fingerprint(_read(parameters, files, inside, asked))
     vars(model)[NOTE] = Stored(files, inside, loaded, expected)
 

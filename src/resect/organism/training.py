@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from resect.edit.tune import IGNORED, Preference, TuneSettings, tune, tune_preferences
+from resect.edit.fitting import IGNORED
+from resect.edit.tune import Preference, TuneSettings, tune, tune_preferences
 from resect.model import LoadedModel, take_path
 from resect.organism.documents import SECOND_WORDING, Turn, recipe_turn, training_turns
 from resect.organism.recipe import SMALL_BATCH, OnStep, Recipe

@@ -35,7 +35,8 @@ from resect.runs.searching import (
     search_all,
     with_searches,
 )
-from resect.runs.sets import tasks_of
+from resect.runs.sets import refuse_other_data, tasks_of
+from resect.runs.subject import refuse_replaced
 from resect.runs.workers import OnProgress, Shard, measure_cells, silent
 from resect.studies import STUDIES
 from resect.studies.cells import (
@@ -105,6 +106,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
     Raises:
         InputError: The folder holds something else, or a run and `resume` is off, or judge or
             floor of coherence cannot be used.
+        MismatchError: A model or a data file is not the one that the run began with.
     """
     find_judge(config.evaluation.judge)
     floor_for(config.evaluation.judge, config.evaluation.coherence)
@@ -118,6 +120,8 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
             )
         refuse_taken(run, resume=resume)
         refuse_another_judge(config, run)
+        refuse_replaced(config, run)
+        refuse_other_data(config, run)
         _set_unjudged_apart(config, run)
         return
     refuse_taken(run, resume=resume)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resect.data.load import BehaviourSet, check_disjoint, load_data
+from resect.data.load import BehaviourSet, check_disjoint, file_of, load_data
 from resect.data.pairs import Pairs, pair_up
 from resect.data.task import is_task
 from resect.errors import InputError, MismatchError
@@ -125,7 +125,7 @@ class Sets:
 
     def _remember(self, name: str, seed: int, data: BehaviourSet) -> None:
         """Write down what a data set holds; refuse another one in the same run."""
-        path = self._run / "data" / f"{hash_value([name, seed])}.json"
+        path = _note(self._run, name, seed)
         of_task = is_task(data.source)
         origin = {"asked": data.origin} if of_task else {"keys": _keys_of(data)}
         if not path.exists():
@@ -245,6 +245,29 @@ class Sets:
 def _draw_of(source: Source) -> int:
     """Return the seed of the draw of calibration examples."""
     return source.seed if source.draw is None else source.draw
+
+
+def refuse_other_data(config: RunConfig, run: Path) -> None:
+    """Refuse to go on with a run, or to report it, where its data files hold other rows.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+
+    Raises:
+        MismatchError: One does.
+    """
+    sets = Sets(config, run)
+    for name, spec in config.data.items():
+        for seed in config.seeds:
+            # What is fetched is read where it is needed.
+            if _note(run, name, seed).exists() and file_of(at_seed(spec, seed)) is not None:
+                sets.named(name, seed)
+
+
+def _note(run: Path, name: str, seed: int) -> Path:
+    """Return the file that says what a data set was when the run began."""
+    return run / "data" / f"{hash_value([name, seed])}.json"
 
 
 def tasks_of(run: Path) -> dict[str, str]:

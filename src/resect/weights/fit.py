@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from resect.errors import MismatchError
+from resect.files.origin import same_print
 from resect.weights.mask import Mask, revalued
 
 
@@ -101,7 +102,7 @@ def _other_print(mask: Mask, prints: Prints) -> MismatchError | None:
         return None
     for subject, fingerprint in (("model", prints.model), ("tokenizer", prints.tokenizer)):
         expected = mask.meta.get(f"{subject}_fingerprint")
-        if expected and fingerprint and expected != fingerprint:
+        if expected and fingerprint and not same_print(expected, fingerprint):
             return MismatchError(
                 f"the {subject} is not the one that the mask was made with, though all masked "
                 "weights have their values",

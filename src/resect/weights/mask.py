@@ -136,7 +136,7 @@ class Mask:
             MismatchError: Fingerprints, tensors, shapes, dtypes or values at shared places differ.
         """
         prints = [side.meta.get("model_fingerprint") for side in (self, mask)]
-        if None not in prints and prints[0] != prints[1]:
+        if None not in prints and not files.same_print(*prints):
             raise _different_models(f"fingerprints {prints[0]} and {prints[1]}")
         for name in [*self.tensors, *mask.tensors]:
             mine, theirs = self.tensors.get(name), mask.tensors.get(name)

@@ -49,7 +49,7 @@ class ScoreMeta:
         reduction: `signed` (facilitation), `opposite`, `mean_of_abs` or `abs_of_mean`.
         keep: Largest fraction that can be selected.
         model_id: Folder or id as given.
-        model_fingerprint: 16 hex digits.
+        model_fingerprint: 32 hex digits; 16 where a version up to 0.1.0 made them.
         tokenizer_fingerprint: 16 hex digits.
         data_hash: 16 hex digits.
         examples: Number of examples.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from resect.errors import InputError, MismatchError
+from resect.files.origin import same_print
 from resect.records import Scope, Unit
 from resect.weights.mask import Mask, MaskTensor
 from resect.weights.scores import Scores
@@ -155,7 +156,7 @@ def _differences(target: Scores, preserve: Scores | None, *, force: bool) -> str
         ("models", target.meta.model_fingerprint, preserve.meta.model_fingerprint),
         ("tokenizers", target.meta.tokenizer_fingerprint, preserve.meta.tokenizer_fingerprint),
     ):
-        if expected == actual:
+        if same_print(expected, actual):
             continue
         got = f"{expected} ({target.meta.model_id}) and {actual} ({preserve.meta.model_id})"
         if not force:

@@ -21,7 +21,8 @@ import torch
 
 from resect.data.encode import encode
 from resect.data.load import BehaviourSet
-from resect.edit.tune import IGNORED, adapter, quiet, reach, supervised
+from resect.edit.fitting import IGNORED
+from resect.edit.tune import adapter, quiet, reach, supervised
 from resect.errors import InputError
 from resect.evaluation.attacks.family import Work
 from resect.evaluation.attacks.patch import Patch, children_of, replaced, replacements, unchanged

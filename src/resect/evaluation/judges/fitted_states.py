@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from resect.errors import MismatchError
 from resect.evaluation.judges.fitted_ngrams import MOST_OF_PROMPT
+from resect.files.origin import same_print
 from resect.records import Encoded, Example, Format
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class States:
         from resect.model import load_model, model_fingerprint
 
         loaded = load_model(place or self.model)
-        if (fingerprint := model_fingerprint(loaded.model)) != self.fingerprint:
+        fingerprint = model_fingerprint(loaded.model)
+        if not same_print(fingerprint, self.fingerprint):
             raise MismatchError(
                 "the judge was fitted on the hidden states of another model",
                 got=f"{place or self.model} with the fingerprint {fingerprint}",
