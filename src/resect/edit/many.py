@@ -302,6 +302,13 @@ def _planned(cut: _Cut, edits: Sequence[_Edit]) -> _Changes:
     )
 
 
+class _Pairs(NamedTuple):
+    """Variants [k], and of each an input or an output [k]."""
+
+    variants: Tensor
+    places: Tensor
+
+
 class _Sum:
     """The corrections of one matrix, of all variants, as one sparse product.
 
@@ -312,8 +319,8 @@ class _Sum:
         changed: For each of the P pairs its variant and its output; None where all are changed.
     """
 
-    read: tuple[Tensor, Tensor] | None = None
-    changed: tuple[Tensor, Tensor] | None = None
+    read: _Pairs | None = None
+    changed: _Pairs | None = None
 
     def __init__(self, changes: _Changes, variants: int):
         """Sort the corrections of V variants by what they read and what they change."""
@@ -328,11 +335,12 @@ class _Sum:
         by_output = changes.variant * self.outputs + outputs
         read, input_places = torch.unique(by_input, return_inverse=True)
         changed, output_places = torch.unique(by_output, return_inverse=True)
-        shape = (variants * self.outputs, variants * self.inputs)
+        shape = torch.Size((variants * self.outputs, variants * self.inputs))
         if len(changed) + len(read) < PICKED * sum(shape):
-            self.read = (read // self.inputs, read % self.inputs)
-            self.changed = (changed // self.outputs, changed % self.outputs)
-            by_input, by_output, shape = input_places, output_places, (len(changed), len(read))
+            self.read = _Pairs(read // self.inputs, read % self.inputs)
+            self.changed = _Pairs(changed // self.outputs, changed % self.outputs)
+            by_input, by_output = input_places, output_places
+            shape = torch.Size((len(changed), len(read)))
         self.matrix = _by_rows(torch.stack([by_output, by_input]), changes.delta, shape)
 
     def added(self, vectors: Tensor, output: Tensor) -> Tensor:
@@ -358,7 +366,7 @@ class _Sum:
         return flat.view(output.shape)
 
 
-def _by_rows(places: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+def _by_rows(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
     """Return a sparse matrix with values [k] in places [2, k], in the form that multiplies best.
 
     On a CPU torch goes through the entries of one by coordinates one after the other; of one by
