@@ -8,11 +8,11 @@ cut in many ways, half of them nested cuts of one ranking and half random ones, 
 weights. Cases: greedy replies to 64 prompts a cut, and to four; the likelihood of 400 answers with
 the divergence from the intact model. Arms, each in a process of its own with one thread:
 
-    before        the build of --before, with weights of float32
-    now           this build
-    together      this build, 16 cuts in a pass (`evaluation.together`)
-    bfloat16      this build, weights of bfloat16
-    continuous    the same with `evaluation.decoding: continuous`
+    before    the build of --before, with weights of float32
+    now       this build; an arm whose name holds one of these words does so:
+              together      16 cuts share a pass (`evaluation.together`)
+              continuous    replies are decoded so (`evaluation.decoding`)
+              bfloat16      the weights are of that type
 
 A ratio is taken within a round, of seconds of processor time. The model is loaded, its cuts are
 made and it is tried before. Tokens that differ from those of the earlier build are counted, and how
@@ -38,10 +38,17 @@ from decode import ANSWER, SIZES, Served, Size, different, model_of
 from words import tokenizer
 
 HERE = Path(__file__).resolve()
-ARMS = ("now", "together", "bfloat16", "continuous")
-NARROW = ("bfloat16", "continuous")
+TOGETHER, CONTINUOUS, NARROW = "together", "continuous", "bfloat16"
+ARMS = (
+    "now",
+    "together",
+    "together continuous",
+    "bfloat16",
+    "bfloat16 continuous",
+    "bfloat16 together continuous",
+)
 # Cuts that share a pass, and the largest share of the weights that a cut takes.
-TOGETHER, LARGEST = 16, 0.01
+IN_A_PASS, LARGEST = 16, 0.01
 # Words of prompts and answers: of the shortest and of the longest.
 LENGTHS = (24, 48)
 
@@ -135,18 +142,18 @@ def ask(arm: str, size: Size, case: Case, count: int) -> dict[str, Any]:
     build = Build()
     asking = build.named("evaluation.ask", "evaluate")
     decoding = build.named("evaluation.decode", "generate").GenerationSettings(case.tokens or 1, 16)
-    if arm == "continuous":
-        decoding = import_module("dataclasses").replace(decoding, decoding=arm)
+    if CONTINUOUS in arm:
+        decoding = import_module("dataclasses").replace(decoding, decoding=CONTINUOUS)
     settings = asking.EvaluationSettings(format="raw", generation=decoding)
     probes = {"refusal" if case.tokens else "likelihood": questions(size, case.prompts)}
     loaded = import_module("resect.model").LoadedModel(model_of(size), tokenizer(size.words))
     masks, several = cuts(size, count), []
     start = time.process_time()
-    if arm == "together":
+    if TOGETHER in arm:
         routes = import_module("resect.edit.trial").routes_of(loaded.model, range(2, size.words))
         intact = import_module("resect.evaluation.divergence").Intact()
-        for first in range(0, count, TOGETHER):
-            group = masks[first : first + TOGETHER]
+        for first in range(0, count, IN_A_PASS):
+            group = masks[first : first + IN_A_PASS]
             several += asking.ask_together(loaded, probes, settings, group, routes, intact=intact)
     elif build.now:
         intact = import_module("resect.evaluation.divergence").Intact()
@@ -170,7 +177,7 @@ class Arm(Served):
 
     def asked(self, size: Size, case: Case, count: int) -> Any:
         """Return what `ask` does, by this build."""
-        dtype = "bfloat16" if self.arm in NARROW else "float32"
+        dtype = NARROW if NARROW in self.arm else "float32"
         return self.answer({"size": size._replace(dtype=dtype), "case": case, "count": count})
 
 

@@ -18,16 +18,28 @@ def test_the_arms_ask_the_same(
     monkeypatch.setenv(CHOICE, TORCH)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     script, path = mapped.script("cuts"), tmp_path / "cuts.json"
-    arguments = ["--quick", "--cuts", "3", "--rounds", "1", "--arms", "now,together,continuous"]
+    arguments = [
+        "--quick",
+        "--cuts",
+        "3",
+        "--rounds",
+        "1",
+        "--arms",
+        "now,together continuous,bfloat16",
+    ]
     assert script.main([*arguments, "-o", str(path)]) == 0
     replies, likelihood = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert 0 < replies["tokens"] <= 3 * 5 * 3
     # The earlier build is this one here.
-    assert replies["arms"]["now"]["different"] == replies["arms"]["together"]["different"] == 0
+    assert (
+        replies["arms"]["now"]["different"]
+        == replies["arms"]["together continuous"]["different"]
+        == 0
+    )
     assert likelihood["arms"]["now"]["nll"] == 0
-    assert likelihood["arms"]["together"]["nll"] < 1e-5
-    assert 0 < likelihood["arms"]["continuous"]["nll"] < 0.1
-    assert "| replies | 3 | together |" in capsys.readouterr().out
+    assert likelihood["arms"]["together continuous"]["nll"] < 1e-5
+    assert 0 < likelihood["arms"]["bfloat16"]["nll"] < 0.1
+    assert "| replies | 3 | together continuous |" in capsys.readouterr().out
 
 
 def test_half_of_the_cuts_are_nested() -> None:
