@@ -333,13 +333,13 @@ class _Sum:
         self.variants = variants
         by_input = changes.variant * self.inputs + inputs
         by_output = changes.variant * self.outputs + outputs
-        read, input_places = torch.unique(by_input, return_inverse=True)
-        changed, output_places = torch.unique(by_output, return_inverse=True)
         shape = torch.Size((variants * self.outputs, variants * self.inputs))
-        if len(changed) + len(read) < PICKED * sum(shape):
+        used = [_used(by, size) for by, size in zip((by_output, by_input), shape, strict=True)]
+        if sum(used) < PICKED * sum(shape):
+            read, by_input = torch.unique(by_input, return_inverse=True)
+            changed, by_output = torch.unique(by_output, return_inverse=True)
             self.read = _Pairs(read // self.inputs, read % self.inputs)
             self.changed = _Pairs(changed // self.outputs, changed % self.outputs)
-            by_input, by_output = input_places, output_places
             shape = torch.Size((len(changed), len(read)))
         self.matrix = _by_rows(torch.stack([by_output, by_input]), changes.delta, shape)
 
@@ -364,6 +364,13 @@ class _Sum:
             change = self.matrix @ seen[self.read].to(dtype)  # [P, N]
             places[self.changed] = (places[self.changed].to(dtype) + change).to(output.dtype)
         return flat.view(output.shape)
+
+
+def _used(places: Tensor, size: int) -> int:
+    """Return how many different numbers there are below `size` among places [k]."""
+    used = torch.zeros(size, dtype=torch.bool, device=places.device)
+    used[places] = True
+    return int(used.sum())
 
 
 def _by_rows(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
