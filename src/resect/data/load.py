@@ -252,8 +252,27 @@ def _read(named: Named, data_dir: Path | None, needs: _Needs) -> Table:
                 fix="leave the columns out, or read a copy of the set by the path of its file",
             )
         return read_preset(find_preset(title), revision or None, split or None, data_dir)
-    raise InputError(
-        "no such data file" if suffix_of(path) in SUFFIXES else "no such data file or preset",
+    raise _no_such(name)
+
+
+def refuse_unknown(spec: str) -> None:
+    """Refuse a SPEC that names nothing, before anything is read or written.
+
+    Raises:
+        InputError: It is no file here, no preset, no set of the Hub and no task.
+    """
+    if is_task(spec) or file_of(spec) is not None:
+        return
+    name = _named(spec).place
+    title = name.partition(":")[0].partition("@")[0]
+    if not (name.startswith(HUB_PREFIX) or title.endswith(".yaml") or title in preset_names()):
+        raise _no_such(name)
+
+
+def _no_such(name: str) -> InputError:
+    of_file = suffix_of(Path(name)) in SUFFIXES
+    return InputError(
+        "no such data file" if of_file else "no such data file or preset",
         got=name,
         allowed=SPEC_HELP.format(", ".join(SUFFIXES), ", ".join(preset_names())),
     )

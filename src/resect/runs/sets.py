@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from resect.data.load import BehaviourSet, check_disjoint, file_of, load_data
+from resect.data.load import (
+    BehaviourSet,
+    check_disjoint,
+    file_of,
+    load_data,
+    refuse_unknown,
+)
 from resect.data.pairs import Pairs, pair_up
 from resect.data.task import is_task
 from resect.errors import InputError, MismatchError
@@ -263,6 +269,17 @@ def refuse_other_data(config: RunConfig, run: Path) -> None:
             # What is fetched is read where it is needed.
             if _note(run, name, seed).exists() and file_of(at_seed(spec, seed)) is not None:
                 sets.named(name, seed)
+
+
+def refuse_no_data(config: RunConfig) -> None:
+    """Refuse to begin a run whose data sets are not there: its folder would be taken for nothing.
+
+    Raises:
+        InputError: One names no file here, no preset, no set of the Hub and no task.
+    """
+    for spec in config.data.values():
+        for seed in config.seeds:
+            refuse_unknown(at_seed(spec, seed))
 
 
 def _note(run: Path, name: str, seed: int) -> Path:
