@@ -36,7 +36,7 @@ from resect.runs.searching import (
     with_searches,
 )
 from resect.runs.sets import refuse_no_data, refuse_other_data, tasks_of
-from resect.runs.subject import refuse_no_model, refuse_replaced
+from resect.runs.subject import refuse_replaced
 from resect.runs.workers import OnProgress, Shard, measure_cells, silent
 from resect.studies import STUDIES
 from resect.studies.cells import (
@@ -105,7 +105,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
 
     Raises:
         InputError: The folder holds something else, or a run and `resume` is off, or judge or
-            floor of coherence cannot be used, or a model or a data set is not there.
+            floor of coherence cannot be used, or a data set is not there.
         MismatchError: A model or a data file is not the one that the run began with.
     """
     find_judge(config.evaluation.judge)
@@ -125,8 +125,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
         _set_unjudged_apart(config, run)
         return
     refuse_taken(run, resume=resume)
-    refuse_no_data(config)
-    refuse_no_model(config)
+    refuse_no_data(config, run)
     write_text(path, dump_config(config))
 
 

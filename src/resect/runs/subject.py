@@ -25,7 +25,6 @@ from resect.model import (
     model_fingerprint,
     tokenizer_fingerprint,
 )
-from resect.model.load import folder_of
 from resect.model.on_disk import PrintsOnDisk, prints_on_disk
 from resect.model.stamps import Stamp, stamps_of
 from resect.runs.config import RunConfig
@@ -158,19 +157,6 @@ def refuse_replaced(config: RunConfig, run: Path) -> None:
                 )
                 continue
             _compare(path, checkpoint, seen[checkpoint], stamps)
-
-
-def refuse_no_model(config: RunConfig) -> None:
-    """Refuse to begin a run whose models are not there: its folder would be taken for nothing.
-
-    Raises:
-        InputError: A path leads to none. Whether the Hub has an id is seen when it is fetched.
-    """
-    for model in config.models.values():
-        for seed in config.seeds:
-            checkpoint = at_seed(model, seed)
-            if not Path(checkpoint).expanduser().exists():
-                folder_of(checkpoint)
 
 
 def _stamps(checkpoint: str) -> dict[str, Stamp]:
