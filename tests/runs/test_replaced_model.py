@@ -15,9 +15,12 @@ import yaml
 import tiny
 from command_line import call, ok, write
 from resect.edit.checkpoint import prune_checkpoint
+from resect.errors import InputError
 from resect.model import load_model, prunable_tensors
 from resect.model.on_disk import open_shelf
 from resect.model.stamps import stamps_of
+from resect.runs.config import parse_config
+from resect.runs.run import Steps, carry_out
 from resect.weights.mask import Mask, MaskTensor
 
 
@@ -211,3 +214,19 @@ def test_data_that_are_not_there_are_named_before_there_is_a_folder(
     assert done.returncode == 2
     assert "no such data file" in done.stderr
     assert not run.exists()
+
+
+def test_data_that_a_command_prepares_need_not_be_there_before(
+    finished: Finished, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(finished.config.read_text(encoding="utf-8"))
+    data = tmp_path / "prepared.jsonl"
+    config = parse_config(values | {"data": values["data"] | {"harm": str(data)}}, "test")
+
+    def prepare() -> None:
+        shutil.copy2(finished.data, data)
+
+    with pytest.raises(InputError, match="no such data file"):
+        carry_out(config, tmp_path / "run", resume=False)
+    carry_out(config, tmp_path / "run", resume=False, steps=Steps(prepare=prepare))
+    assert (tmp_path / "run" / "results.json").exists()

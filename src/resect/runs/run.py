@@ -105,7 +105,7 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
 
     Raises:
         InputError: The folder holds something else, or a run and `resume` is off, or judge or
-            floor of coherence cannot be used, or a data set is not there.
+            floor of coherence cannot be used.
         MismatchError: A model or a data file is not the one that the run began with.
     """
     find_judge(config.evaluation.judge)
@@ -125,7 +125,6 @@ def open_run(config: RunConfig, run: Path, *, resume: bool) -> None:
         _set_unjudged_apart(config, run)
         return
     refuse_taken(run, resume=resume)
-    refuse_no_data(config, run)
     write_text(path, dump_config(config))
 
 
@@ -175,13 +174,14 @@ class Steps:
 
     Attributes:
         check: Called once the folder is opened and not yet locked.
-        prepare: Called before anything is measured; the folder is locked from here on.
+        prepare: Called before anything is measured; the folder is locked from here on. Models and
+            data may come of it; without it, data must be there before there is a folder.
         measure: Takes the place of `measure_all`; returns whether all cells are done.
         conclude: Called with the path of `results.json`, before the report is built.
     """
 
     check: Callable[[], None] = lambda: None
-    prepare: Callable[[], None] = lambda: None
+    prepare: Callable[[], None] | None = None
     measure: Callable[[OnProgress], bool] | None = None
     conclude: Callable[[Path], None] = lambda _results: None
 
@@ -219,10 +219,13 @@ def carry_out(
     """
     steps = steps or Steps()
     refuse_shared_search(config, "the launcher" if steps.measure else "")
+    if steps.prepare is None and not (run / "config.yaml").exists():
+        refuse_no_data(config)
     open_run(config, run, resume=resume)
     steps.check()
     with locked(run):
-        steps.prepare()
+        if steps.prepare is not None:
+            steps.prepare()
         with watch() as update:
             if steps.measure is None:
                 measure_all(config, run, jobs=jobs, on_progress=update)

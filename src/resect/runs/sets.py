@@ -271,20 +271,15 @@ def refuse_other_data(config: RunConfig, run: Path) -> None:
                 sets.named(name, seed)
 
 
-def refuse_no_data(config: RunConfig, run: Path) -> None:
+def refuse_no_data(config: RunConfig) -> None:
     """Refuse to begin a run whose data sets are not there: its folder would be taken for nothing.
-
-    Args:
-        config: The run's configuration.
-        run: Its folder; what is to be written there is not there yet.
 
     Raises:
         InputError: One names no file here, no preset, no set of the Hub and no task.
     """
     for spec in config.data.values():
         for seed in config.seeds:
-            if not Path(spec).resolve().is_relative_to(run.resolve()):
-                refuse_unknown(at_seed(spec, seed))
+            refuse_unknown(at_seed(spec, seed))
 
 
 def _note(run: Path, name: str, seed: int) -> Path:
