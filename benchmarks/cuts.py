@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from decode import ANSWER, SIZES, Served, Size, different, model_of
+from decode import ANSWER, SIZES, Served, Size, different, keep, model_of, size_of
 from words import tokenizer
 
 HERE = Path(__file__).resolve()
@@ -189,8 +188,7 @@ def serve(arm: str) -> None:
         import_module("resect.model").take_path()
     for line in sys.stdin:
         request = json.loads(line)
-        values = [tuple(value) if isinstance(value, list) else value for value in request["size"]]
-        answer = ask(arm, Size(*values), Case(*request["case"]), request["count"])
+        answer = ask(arm, size_of(request["size"]), Case(*request["case"]), request["count"])
         print(ANSWER + json.dumps(answer), flush=True)
 
 
@@ -280,9 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     for arm in arms:
         arm.end()
     print(table(measured))
-    if options.output is not None:
-        facts = {"torch": torch.__version__, "machine": platform.processor(), "cases": measured}
-        options.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    keep(options.output, measured)
     return 0
 
 

@@ -294,8 +294,19 @@ def requests() -> Iterator[tuple[Size, str]]:
     """Yield what comes as lines, each a size and a case."""
     for line in sys.stdin:
         request = json.loads(line)
-        values = [tuple(value) if isinstance(value, list) else value for value in request["size"]]
-        yield Size(*values), request["case"]
+        yield size_of(request["size"]), request["case"]
+
+
+def size_of(values: Sequence[Any]) -> Size:
+    """Return the size that went through JSON."""
+    return Size(*(tuple(value) if isinstance(value, list) else value for value in values))
+
+
+def keep(path: Path | None, measured: Sequence[Mapping[str, object]]) -> None:
+    """Write all numbers of the cases as JSON, if anywhere."""
+    if path is not None:
+        facts = {"torch": torch.__version__, "machine": platform.processor(), "cases": measured}
+        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def serve() -> None:
@@ -445,9 +456,7 @@ def main(arguments: list[str] | None = None) -> int:
         worker.end()
     scratch.cleanup()
     print(table(measured))
-    if options.output is not None:
-        facts = {"torch": torch.__version__, "machine": platform.processor(), "cases": measured}
-        options.output.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    keep(options.output, measured)
     return 0
 
 

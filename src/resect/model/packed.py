@@ -114,6 +114,12 @@ def _reordered(matrix: Tensor) -> Tensor:
     return ordered
 
 
+def multiplied(inputs: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return inputs [N, K] times a weight [M, K], packed or not, with a bias [M], by oneDNN."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
+    return product
+
+
 @functools.cache
 def _same_bits(dtype: torch.dtype) -> bool:
     """Tell whether products with packed weights are those with plain ones, to the bit."""
@@ -126,10 +132,8 @@ def _same_bits(dtype: torch.dtype) -> bool:
         for rows in TRIED:
             inputs = torch.randn(rows, 576, generator=draw).to(dtype)
             for offset in (None, bias):
-                product = torch.ops.mkldnn._linear_pointwise(
-                    inputs, ordered, offset, "none", [], ""
-                )
-                if not torch.equal(product, nn.functional.linear(inputs, weight, offset)):
+                usual = nn.functional.linear(inputs, weight, offset)
+                if not torch.equal(multiplied(inputs, ordered, offset), usual):
                     return False
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

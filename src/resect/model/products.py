@@ -14,7 +14,7 @@ from torch.library import Library
 from resect.machine.portable import is_pinned
 from resect.machine.products import CHOICE, TORCH, are_by_onednn
 from resect.model.common_path import take_common_path
-from resect.model.packed import packed_for
+from resect.model.packed import multiplied, packed_for
 
 # Fewer multiplications than these are not worth the way through Python, and for fewer rows oneDNN
 # is no faster.
@@ -80,9 +80,7 @@ def _works() -> bool:
 
 def _by_onednn(inputs: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
     ready = packed_for(weights)
-    matrix = weights.t() if ready is None else ready
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
-    return product
+    return multiplied(inputs, weights.t() if ready is None else ready, bias)
 
 
 def _is_plain(inputs: Tensor, weights: Tensor) -> bool:

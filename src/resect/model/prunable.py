@@ -240,8 +240,10 @@ def _refuse_computed(modules: Mapping[str, nn.Module]) -> None:
     """
     for name, module in modules.items():
         weight = vars(module).get("weight")
+        if not isinstance(weight, Tensor) or weight.dim() < 2:
+            continue
         made_of = [own for own, _ in module.named_parameters(recurse=False)]
-        if isinstance(weight, Tensor) and weight.dim() > 1 and made_of:
+        if made_of:
             raise InputError(
                 "a weight is computed from others in each call, as torch.nn.utils.prune does it",
                 got=f"{name}.weight, from {', '.join(made_of)}",
